@@ -1,0 +1,99 @@
+"""What happens to an image before the model sees it; travels with the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Size (rows, columns), normalisation, resizing and class labels, in timm's terms.
+
+    `labels` are the class names in the order of the logits; empty where they are not known.
+
+    Raises:
+        ValueError: a size, statistic or mode that cannot be.
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size must be two positive numbers, got {self.image_size}")
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise ValueError("mean and std need one value per channel, std above zero")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}"
+            )
+        if self.crop_mode not in CROP_MODES:
+            raise ValueError(f"crop_mode must be one of {', '.join(CROP_MODES)}, got {self.crop_mode!r}")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must lie in (0, 1], got {self.crop_pct}")
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "C Y X"]:
+        """One RGB image to the tensor the model takes."""
+        return _transform(self)(image)
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The part of the image the model sees, at its resolution, for showing maps over it."""
+        values = self(image)
+        shown = values * values.new_tensor(self.std)[:, None, None]
+        shown = (shown + values.new_tensor(self.mean)[:, None, None]).clamp(0, 1)
+        return Image.fromarray((shown * 255).round().byte().permute(1, 2, 0).numpy())
+
+    def label(self, index: int) -> str:
+        """Name of a class, or `class 7` where names are not known."""
+        return self.labels[index] if index < len(self.labels) else f"class {index}"
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal Preprocess back."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Preprocess:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not the fields of a Preprocess.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            for key in ("image_size", "mean", "std", "labels"):
+                data[key] = tuple(data[key])
+            return cls(**data)
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not the preprocessing of a PruneScope model: {error}") from error
+
+
+@cache
+def _transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
+    # timm takes about half a second to import: only whoever transforms an image pays for it
+    from timm.data import create_transform
+
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        input_size=(len(preprocess.mean), *preprocess.image_size),
+        mean=preprocess.mean,
+        std=preprocess.std,
+        interpolation=preprocess.interpolation,
+        crop_pct=preprocess.crop_pct,
+        crop_mode=preprocess.crop_mode,
+    )
+    return transform

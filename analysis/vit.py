@@ -1,0 +1,348 @@
+"""The model itself: a plain Vision Transformer in which every block has widths of its own.
+
+This one file needs only torch. A copy of it travels inside every exported bundle, so that a
+pruned model loads anywhere without the project that pruned it:
+
+    from safetensors.torch import load_file
+    from vit import Architecture, ViT
+    model = ViT(Architecture.from_json(open("architecture.json").read())).eval()
+    model.load_state_dict(load_file("model.safetensors"))
+
+Axes in shape comments: B images, L blocks, H heads of a block, N tokens (prefix tokens included),
+D channels of a head (Dqk for queries and keys, Dv for values), E embedding width, F hidden width
+of an MLP. A dense ViT is the case Dqk = Dv = E / H in every block. State-dict names are timm's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+POOLS = ("token", "avg")
+
+
+@dataclass(frozen=True)
+class BlockWidths:
+    """Widths of one block: `heads` heads of `qk` query-key and `v` value channels, `mlp` neurons."""
+
+    heads: int
+    qk: int
+    v: int
+    mlp: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _require_count(f"block width {field.name!r}", getattr(self, field.name), 1)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that shapes a `ViT`, as data: frozen, hashable, to and from JSON.
+
+    `scale` is the factor on the attention scores. It belongs to the model as trained,
+    1/sqrt(head_dim of the dense model), and stays whatever the query-key width becomes.
+    `distilled` adds DeiT's distillation token and second head; `registers` are DINOv2's.
+    `pos_embed_prefix` says whether the position embedding covers the prefix tokens;
+    `norm_before_pool` whether the last LayerNorm stands before pooling (timm's `norm`) or
+    after it (timm's `fc_norm`). `num_classes` 0 means no head: the output is the pooled feature.
+
+    Raises:
+        ValueError: a width below one, or a combination that is no network.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    embed_dim: int
+    blocks: tuple[BlockWidths, ...]
+    num_classes: int
+    scale: float
+    in_channels: int = 3
+    class_token: bool = True
+    distilled: bool = False
+    registers: int = 0
+    pos_embed_prefix: bool = True
+    layer_scale: bool = False
+    qkv_bias: bool = True
+    pre_norm: bool = False
+    pool: str = "token"
+    norm_before_pool: bool = True
+    norm_eps: float = 1e-6
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        for name, least in (("embed_dim", 1), ("num_classes", 0), ("in_channels", 1), ("registers", 0)):
+            _require_count(name, getattr(self, name), least)
+        for size, patch in zip(self.image_size, self.patch_size, strict=True):
+            _require_count("patch_size", patch, 1)
+            _require_count("image_size", size, patch)
+        if not self.blocks:
+            raise ValueError("an Architecture needs at least one block")
+        if self.pool not in POOLS:
+            raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if self.pool == "token" and not self.class_token:
+            raise ValueError("pool 'token' needs a class token; use pool 'avg'")
+        if self.distilled and not (self.class_token and self.pool == "token" and self.norm_before_pool):
+            raise ValueError("a distilled model needs a class token, pool 'token' and norm_before_pool")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be positive, got {self.scale}")
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks L."""
+        return len(self.blocks)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
+    def prefix_names(self) -> tuple[str, ...]:
+        """Names of the tokens before the patches, in order: class, distillation, register 1.."""
+        names = ["class"] * self.class_token + ["distillation"] * self.distilled
+        return (*names, *(f"register {i + 1}" for i in range(self.registers)))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens N of one image, prefix tokens included."""
+        return len(self.prefix_names) + self.grid[0] * self.grid[1]
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal Architecture back."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not the fields of an Architecture.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            blocks = tuple(BlockWidths(**block) for block in data.pop("blocks"))
+            height, width = data.pop("image_size")
+            patch_height, patch_width = data.pop("patch_size")
+            return cls(
+                image_size=(height, width), patch_size=(patch_height, patch_width), blocks=blocks, **data
+            )
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not the architecture of a PruneScope model: {error}") from error
+
+
+def _require_count(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quick_gelu": QuickGELU,
+}
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and projects each to E channels: B C H W -> B N E."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(
+            arch.in_channels,
+            arch.embed_dim,
+            kernel_size=arch.patch_size,
+            stride=arch.patch_size,
+            # a norm right behind makes the bias redundant; timm's CLIP models have none
+            bias=not arch.pre_norm,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose query-key and value widths may differ.
+
+    Rows of `qkv` are timm's order: all heads' queries, all heads' keys, all heads' values.
+    `fused` False computes softmax(q k^T) v in plain products: what FLOP counters and ONNX need.
+    """
+
+    def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
+        super().__init__()
+        self.heads, self.qk_dim, self.v_dim = widths.heads, widths.qk, widths.v
+        self.scale = arch.scale
+        self.fused = True
+        self.qkv = nn.Linear(arch.embed_dim, sum(self.qkv_rows), bias=arch.qkv_bias)
+        self.proj = nn.Linear(widths.heads * widths.v, arch.embed_dim)
+
+    @property
+    def qkv_rows(self) -> tuple[int, int, int]:
+        """Rows of `qkv` that are queries, keys and values."""
+        return self.heads * self.qk_dim, self.heads * self.qk_dim, self.heads * self.v_dim
+
+    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """B N (rows of qkv) -> q and k: B H N Dqk, v: B H N Dv."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.split(self.qkv_rows, dim=-1)
+        )
+        return q, k, v
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Attention maps softmax(scale q k^T), rows summing to one: B H N N."""
+        return ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split_heads(self.qkv(x))
+        out = self._fused(q, k, v) if self.fused else self.weights(q, k) @ v  # B H N Dv
+        return self.proj(out.transpose(1, 2).flatten(2))  # B N E
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # The fast kernels want Dqk = Dv. Zero channels change neither q k^T nor the first
+        # Dv channels of the result, and padding costs far less than leaving the kernel.
+        width = max(self.qk_dim, self.v_dim)
+        q, k, v = (F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)[..., : self.v_dim]
+
+
+class Mlp(nn.Module):
+    """fc2(act(fc1(x))) with F hidden neurons: B N E -> B N E."""
+
+    def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(arch.embed_dim, widths.mlp)
+        self.act = ACTIVATIONS[arch.activation]()
+        self.fc2 = nn.Linear(widths.mlp, arch.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """Multiplies each of the E channels by a learned factor."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(arch.embed_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(arch.embed_dim, eps=arch.norm_eps)
+        self.attn = Attention(arch, widths)
+        self.ls1 = LayerScale(arch) if arch.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(arch.embed_dim, eps=arch.norm_eps)
+        self.mlp = Mlp(arch, widths)
+        self.ls2 = LayerScale(arch) if arch.layer_scale else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class ViT(nn.Module):
+    """A Vision Transformer of the given `Architecture`: images B C H W -> logits B num_classes."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        prefix, patches = len(arch.prefix_names), arch.grid[0] * arch.grid[1]
+        embedded = patches + (prefix if arch.pos_embed_prefix else 0)
+
+        def token(count: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(1, count, arch.embed_dim))
+
+        self.cls_token = token(1) if arch.class_token else None
+        self.dist_token = token(1) if arch.distilled else None
+        self.reg_token = token(arch.registers) if arch.registers else None
+        self.pos_embed = token(embedded)
+        self.patch_embed = PatchEmbed(arch)
+
+        def norm(here: bool) -> nn.Module:
+            return nn.LayerNorm(arch.embed_dim, eps=arch.norm_eps) if here else nn.Identity()
+
+        self.norm_pre = norm(arch.pre_norm)
+        blocks = nn.ModuleList(Block(arch, widths) for widths in arch.blocks)
+        self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]  # the list says Module
+        self.norm = norm(arch.norm_before_pool)
+        self.fc_norm = norm(not arch.norm_before_pool)
+
+        def head() -> nn.Module:
+            return nn.Linear(arch.embed_dim, arch.num_classes) if arch.num_classes else nn.Identity()
+
+        self.head = head()
+        self.head_dist = head() if arch.distilled else None
+
+    def init_weights(self) -> None:
+        """Set the weights for training from scratch, as timm does: truncated normal, std 0.02."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images B C H W to the tokens that enter the first block, B N E.
+
+        Raises:
+            ValueError: the images have another size than the model.
+        """
+        if tuple(images.shape[-2:]) != self.arch.image_size:
+            raise ValueError(
+                f"this model takes images of {self.arch.image_size} pixels, got {tuple(images.shape[-2:])}"
+            )
+        x = self.patch_embed(images)
+        if not self.arch.pos_embed_prefix:
+            x = x + self.pos_embed
+        prefix = (self.cls_token, self.dist_token, self.reg_token)
+        x = torch.cat([*(t.expand(x.shape[0], -1, -1) for t in prefix if t is not None), x], dim=1)
+        return self.norm_pre(x + self.pos_embed if self.arch.pos_embed_prefix else x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Tokens B N E behind the last block to logits B num_classes (two heads: their mean)."""
+        x = self.norm(x)
+        if self.head_dist is not None:
+            return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
+        pooled = x[:, 0] if self.arch.pool == "token" else x[:, len(self.arch.prefix_names) :].mean(dim=1)
+        return self.head(self.fc_norm(pooled))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.classify(x)
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """Compute attention in plain products inside the `with`; restores what was before."""
+        modules = [module for module in self.modules() if isinstance(module, Attention)]
+        before = [module.fused for module in modules]
+        try:
+            for module in modules:
+                module.fused = False
+            yield
+        finally:
+            for module, fused in zip(modules, before, strict=True):
+                module.fused = fused
