@@ -1,0 +1,153 @@
+"""Train the demo model on scenes, from scratch, on a CPU.
+
+    python benchmarks/train_demo.py --steps 8000 --out build/demo
+
+The class token learns the shape; during training alone, a second head asks every patch token
+which share of its patch shows the shape (token labelling, Jiang et al. 2021), which makes the
+little ViT learn several times faster. Warm-up, a constant rate, then a linear decay to zero over
+the last quarter: until the decay begins, a run resumed with another --steps is the same run.
+Killed? The same command goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from analysis.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
+from analysis.vit import Architecture, BlockWidths, ViT
+
+PATCH = 8
+ARCHITECTURE = Architecture(
+    image_size=(SIZE, SIZE),
+    patch_size=(PATCH, PATCH),
+    embed_dim=192,
+    blocks=(BlockWidths(heads=6, qk=32, v=32, mlp=768),) * 6,
+    num_classes=len(CLASSES),
+    scale=32**-0.5,
+)
+PATCH_LOSS = 0.5
+
+
+class SceneStream(Dataset[tuple[Tensor, int, Tensor]]):
+    """Scenes start .. stop - 1 as (image, label, share of each patch the shape covers)."""
+
+    def __init__(self, split: str, start: int, stop: int) -> None:
+        self.split, self.start, self.stop = split, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor]:
+        scene = render(self.split, self.start + index)
+        image = torch.from_numpy(scene.image).permute(2, 0, 1).float().div_(127.5).sub_(1)
+        mask = torch.from_numpy(scene.mask).float()
+        share = F.avg_pool2d(mask[None, None], PATCH).flatten()  # N
+        return image, scene.label, share
+
+
+class Student(nn.Module):
+    """The ViT and the patch head that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = ViT(ARCHITECTURE)
+        self.vit.init_weights()
+        self.patch_head = nn.Linear(ARCHITECTURE.embed_dim, len(CLASSES) + 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.vit.embed(images)
+        for block in self.vit.blocks:
+            x = block(x)
+        return self.vit.classify(x), self.patch_head(self.vit.norm(x)[:, 1:])
+
+
+def loss_of(logits: Tensor, patch_logits: Tensor, label: Tensor, share: Tensor) -> Tensor:
+    """Cross-entropy of the class token plus that of the patches against their soft labels."""
+    target = F.one_hot(label, len(CLASSES) + 1)[:, None] * share[..., None]  # B N classes+1
+    target[..., -1] = 1 - share
+    patches = F.cross_entropy(patch_logits.flatten(0, 1), target.flatten(0, 1))
+    return F.cross_entropy(logits, label, label_smoothing=0.05) + PATCH_LOSS * patches
+
+
+def rate_at(step: int, steps: int, peak: float, warmup: int = 400) -> float:
+    """Learning rate: linear warm-up, constant, linear decay over the last quarter."""
+    return peak * min(1.0, (step + 1) / warmup, (steps - step) / (steps / 4))
+
+
+@torch.inference_mode()
+def accuracy(model: ViT, split: str, images: int) -> float:
+    model.eval()
+    right = 0
+    for batch, label, _ in DataLoader(SceneStream(split, 0, images), batch_size=128):
+        right += int((model(batch).argmax(-1) == label).sum())
+    return right / images
+
+
+def train(args: argparse.Namespace) -> ViT:
+    """Run, or go on with, the training; returns the averaged (EMA) model."""
+    torch.manual_seed(args.seed)
+    student = Student()
+    ema = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    decayed = [p for p in student.parameters() if p.ndim > 1]
+    others = [p for p in student.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, fused=True)
+    checkpoint = args.out / "checkpoint.pt"
+    start, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        student.load_state_dict(state["student"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, seconds = state["step"], state["seconds"]
+    forward = torch.compile(student) if args.compile else student
+    stream = SceneStream("train", start * args.batch, args.steps * args.batch)
+    began = time.perf_counter()
+    loader = DataLoader(stream, batch_size=args.batch, num_workers=1, prefetch_factor=8)
+    for step, (images, label, share) in enumerate(loader, start=start):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, args.steps, args.lr)
+        loss = loss_of(*forward(images), label, share)
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update_parameters(student)
+        if (step + 1) % args.every == 0 or step + 1 == args.steps:
+            spent = seconds + time.perf_counter() - began
+            line = {"step": step + 1, "loss": round(loss.item(), 4), "seconds": round(spent)}
+            line["calibration_top1"] = accuracy(ema.module.vit, "calibration", CALIBRATION_IMAGES)
+            print(json.dumps(line), flush=True)
+            state = {"student": student.state_dict(), "ema": ema.state_dict(), "step": step + 1}
+            state |= {"optimizer": optimizer.state_dict(), "seconds": spent}
+            partial = checkpoint.with_suffix(".partial")
+            torch.save(state, partial)
+            partial.replace(checkpoint)
+    return ema.module.vit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--compile", action="store_true", help="torch.compile (needs a C++ compiler)")
+    parser.add_argument("--out", type=Path, default=Path("build/demo"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    train(args)
+
+
+if __name__ == "__main__":
+    main()
