@@ -1,0 +1,102 @@
+"""What a model costs, from its `Architecture` alone: parameters, MACs, bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from analysis.vit import Architecture, BlockWidths
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """Parameters and multiply-accumulates (MACs, for one image) of one part of a network."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """Cost of one block; `attention` is qkv, the two attention products and proj."""
+
+    attention: PartCost
+    mlp: PartCost
+
+    @property
+    def params(self) -> int:
+        return self.attention.params + self.mlp.params
+
+    @property
+    def macs(self) -> int:
+        return self.attention.macs + self.mlp.macs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of a network for one image. `stem` is patches, tokens and position embedding."""
+
+    stem: PartCost
+    blocks: tuple[BlockCost, ...]
+    head: PartCost
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return self.stem.params + sum(block.params for block in self.blocks) + self.head.params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image, both attention products included."""
+        return self.stem.macs + sum(block.macs for block in self.blocks) + self.head.macs
+
+    @property
+    def gmacs(self) -> float:
+        """MACs in units of 10^9; papers on ViTs call this number GFLOPs."""
+        return self.macs / 1e9
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights in float32."""
+        return 4 * self.params
+
+
+def cost(arch: Architecture) -> Cost:
+    """Count parameters and MACs analytically (methods.md section 5).
+
+    MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F. Norms,
+    activations, softmax and bias additions are no multiply-accumulates and count zero, as in
+    the papers and in torch's FlopCounterMode (which counts two FLOPs per MAC).
+    """
+    return Cost(_stem(arch), tuple(_block(arch, widths) for widths in arch.blocks), _head(arch))
+
+
+def _stem(arch: Architecture) -> PartCost:
+    patches = math.prod(arch.grid)
+    prefix = len(arch.prefix_names)
+    weights = arch.embed_dim * arch.in_channels * math.prod(arch.patch_size)
+    embedded = patches + (prefix if arch.pos_embed_prefix else 0)
+    extra = 2 * arch.embed_dim if arch.pre_norm else arch.embed_dim  # norm_pre, or the conv's bias
+    return PartCost(weights + extra + (prefix + embedded) * arch.embed_dim, patches * weights)
+
+
+def _block(arch: Architecture, widths: BlockWidths) -> BlockCost:
+    tokens, embed = arch.num_tokens, arch.embed_dim
+    qkv_rows = widths.heads * (2 * widths.qk + widths.v)
+    values = widths.heads * widths.v
+    besides = 2 * embed + (embed if arch.layer_scale else 0)  # LayerNorm, LayerScale
+    attention = PartCost(
+        params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + besides,
+        macs=tokens * embed * (qkv_rows + values) + widths.heads * tokens**2 * (widths.qk + widths.v),
+    )
+    mlp = PartCost(
+        params=widths.mlp * (2 * embed + 1) + embed + besides,
+        macs=2 * tokens * embed * widths.mlp,
+    )
+    return BlockCost(attention, mlp)
+
+
+def _head(arch: Architecture) -> PartCost:
+    heads = (2 if arch.distilled else 1) if arch.num_classes else 0
+    weights = arch.embed_dim * arch.num_classes
+    return PartCost(2 * arch.embed_dim + heads * (weights + arch.num_classes), heads * weights)

@@ -1,0 +1,115 @@
+"""Accuracy with its uncertainty, and how far two models agree image by image."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Batches = Iterable[tuple[Tensor, Tensor]]  # images B C Y X, labels B
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on `images` images as fractions; `top1_low` and `top1_high` bound it at 95 %.
+
+    `predictions` and `labels` hold one class index per image, in the order of the batches;
+    `confidences` the softmax value of each prediction.
+    """
+
+    top1: float
+    top5: float
+    top1_low: float
+    top1_high: float
+    images: int
+    seconds: float
+    predictions: tuple[int, ...]
+    labels: tuple[int, ...]
+    confidences: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two models on the same images: share of equal predictions, and which images flipped.
+
+    `flips` are indices of images with different predictions; `lost` those of them that only the
+    first model got right, `gained` those that only the second did.
+    """
+
+    share: float
+    flips: tuple[int, ...]
+    lost: tuple[int, ...]
+    gained: tuple[int, ...]
+
+
+def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927); the default z gives 95 %.
+
+    Raises:
+        ValueError: no trials, or more successes than trials.
+    """
+    if not 0 <= right <= total or total == 0:
+        raise ValueError(f"an interval needs 0 <= right <= total and total > 0, got {right} of {total}")
+    share, spread = right / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
+    """Top-1 and top-5 of a model that is in evaluation mode; `seconds` include reading the images.
+
+    With fewer than five classes, top-5 counts the classes there are.
+
+    Raises:
+        ValueError: no images.
+    """
+    began = time.perf_counter()
+    ranks, chosen, labels, confidences = [], [], [], []
+    with torch.inference_mode():
+        for images, label in batches:
+            probabilities = model(images).softmax(dim=-1)  # B classes
+            own = probabilities.gather(-1, label[:, None])
+            ranks.append((probabilities > own).sum(dim=-1))  # B
+            confidence, prediction = probabilities.max(dim=-1)
+            chosen.append(prediction)
+            confidences.append(confidence)
+            labels.append(label)
+    if not labels:
+        raise ValueError("there are no images to evaluate on")
+    prediction, truth, rank = torch.cat(chosen), torch.cat(labels), torch.cat(ranks)
+    right, total = int((prediction == truth).sum()), len(truth)
+    low, high = wilson(right, total)
+    return Evaluation(
+        top1=right / total,
+        top5=int((rank < 5).sum()) / total,
+        top1_low=low,
+        top1_high=high,
+        images=total,
+        seconds=time.perf_counter() - began,
+        predictions=tuple(prediction.tolist()),
+        labels=tuple(truth.tolist()),
+        confidences=tuple(torch.cat(confidences).tolist()),
+    )
+
+
+def agreement(first: Evaluation, second: Evaluation) -> Agreement:
+    """Compare two evaluations of the same images.
+
+    Raises:
+        ValueError: they are not of the same images.
+    """
+    if first.labels != second.labels:
+        raise ValueError("both evaluations must be of the same images in the same order")
+    triples = list(zip(first.predictions, second.predictions, first.labels, strict=True))
+    flips = tuple(i for i, (a, b, _) in enumerate(triples) if a != b)
+    return Agreement(
+        share=1 - len(flips) / len(triples),
+        flips=flips,
+        lost=tuple(i for i in flips if triples[i][0] == triples[i][2]),
+        gained=tuple(i for i in flips if triples[i][1] == triples[i][2]),
+    )

@@ -1,0 +1,96 @@
+"""Slow twins, written from the formulas with loops and N x N matrices, sharing no code with the project."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def pair_scores(q: Tensor, k: Tensor, gamma: int) -> Tensor:
+    """SNP equation for one head: q, k N D; cosines of whole N x N matrices taken as vectors."""
+    u, s, vh = torch.linalg.svd(q @ k.T)
+    scores = []
+    for i in range(q.shape[1]):
+        pair = torch.outer(q[:, i], k[:, i]).flatten()
+        total = 0.0
+        for j in range(gamma):
+            direction = (s[j] * torch.outer(u[:, j], vh[j])).flatten()
+            total += abs(float(direction @ pair / (direction.norm() * pair.norm())))
+        scores.append(total)
+    return torch.tensor(scores, dtype=q.dtype)
+
+
+def dissimilarity(weight: Tensor) -> Tensor:
+    """SNP value and MLP score: sum over the other rows of 1 - |cosine|."""
+    scores = []
+    for i in range(len(weight)):
+        total = 0.0
+        for other in range(len(weight)):
+            if other != i:
+                a, b = weight[i], weight[other]
+                total += 1 - abs(float((a * b).sum() / math.sqrt(float((a * a).sum() * (b * b).sum()))))
+        scores.append(total)
+    return torch.tensor(scores, dtype=weight.dtype)
+
+
+def rollout(maps: list[Tensor], fuse: str, discard: float, prefix: int) -> Tensor:
+    """Rollout of one image with plain lists; maps: per block H N N."""
+    n = maps[0].shape[-1]
+    total = [[float(i == j) for j in range(n)] for i in range(n)]
+    for block in maps:
+        join = {"mean": lambda values: sum(values) / len(values), "max": max, "min": min}[fuse]
+        rows = []
+        for i in range(n):
+            row = [join([float(head[i, j]) for head in block]) for j in range(n)]
+            droppable = sorted(range(prefix, n), key=lambda j: row[j])
+            for j in droppable[: int(discard * (n - prefix))]:
+                row[j] = 0.0
+            row[i] += 1.0
+            rows.append([value / sum(row) for value in row])
+        total = [
+            [sum(rows[i][m] * total[m][j] for m in range(n)) for j in range(n)] for i in range(n)
+        ]
+    return torch.tensor(total, dtype=torch.float64)
+
+
+def block_forward(x: Tensor, state: dict[str, Tensor], heads: list[int], plan_block: object, widths: tuple[int, int], scale: float, eps: float) -> Tensor:
+    """One pruned block on tokens N E of one image, by loops over what a plan keeps.
+
+    Reads the dense weights (`norm1.weight`, `attn.qkv.weight`, ...) and the plan's indices;
+    `widths` are the dense query-key and value widths, `heads` the dense head count as a list.
+    """
+    qk_width, v_width = widths
+    count = len(heads)
+    normed = layer_norm(x, state["norm1.weight"], state["norm1.bias"], eps)
+    out = state["attn.proj.bias"].expand(len(x), -1).clone()
+    weight, bias = state["attn.qkv.weight"], state["attn.qkv.bias"]
+    for head, pairs, values in zip(plan_block.heads, plan_block.qk, plan_block.v, strict=True):
+        scores = torch.zeros(len(x), len(x), dtype=x.dtype)
+        for channel in pairs:
+            q_row = head * qk_width + channel
+            k_row = count * qk_width + q_row
+            q = normed @ weight[q_row] + bias[q_row]
+            k = normed @ weight[k_row] + bias[k_row]
+            scores += torch.outer(q, k) * scale
+        attention = scores.exp() / scores.exp().sum(dim=1, keepdim=True)
+        for channel in values:
+            v_row = 2 * count * qk_width + head * v_width + channel
+            v = normed @ weight[v_row] + bias[v_row]
+            out += torch.outer(attention @ v, state["attn.proj.weight"][:, head * v_width + channel])
+    x = x + out * state.get("ls1.gamma", torch.ones(1, dtype=x.dtype))
+    normed = layer_norm(x, state["norm2.weight"], state["norm2.bias"], eps)
+    out = state["mlp.fc2.bias"].expand(len(x), -1).clone()
+    for neuron in plan_block.mlp:
+        a = normed @ state["mlp.fc1.weight"][neuron] + state["mlp.fc1.bias"][neuron]
+        gelu = a * 0.5 * (1 + torch.erf(a / math.sqrt(2)))
+        out += torch.outer(gelu, state["mlp.fc2.weight"][:, neuron])
+    return x + out * state.get("ls2.gamma", torch.ones(1, dtype=x.dtype))
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm from its definition."""
+    mean = x.mean(dim=-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(dim=-1, keepdim=True)
+    return (x - mean) / (variance + eps).sqrt() * weight + bias

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import VARIANTS, random_images, random_vit
+from torch.utils.flop_counter import FlopCounterMode
+
+from analysis.cost import cost
+from analysis.vit import Architecture, BlockWidths, ViT
+
+
+def deit(heads: int) -> Architecture:
+    return Architecture((224, 224), (16, 16), 64 * heads, (BlockWidths(heads, 64, 64, 256 * heads),) * 12, 1000, 0.125)
+
+
+def test_macs_are_half_of_the_counted_flops(variant: ViT) -> None:
+    images = random_images(variant.arch, count=1)
+    with FlopCounterMode(display=False) as counter, variant.plain_attention(), torch.no_grad():
+        variant(images)
+    assert counter.get_total_flops() == 2 * cost(variant.arch).macs
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_are_those_of_the_model(name: str) -> None:
+    arch = VARIANTS[name]
+    model = random_vit(arch)
+    costs = cost(arch)
+    assert costs.params == sum(parameter.numel() for parameter in model.parameters())
+    assert costs.bytes == sum(p.numel() * p.element_size() for p in model.parameters())
+    for block, module in zip(costs.blocks, model.blocks, strict=True):
+        assert block.params == sum(parameter.numel() for parameter in module.parameters())
+        assert block.mlp.params - sum(p.numel() for p in module.mlp.parameters()) in (
+            2 * arch.embed_dim,  # LayerNorm
+            3 * arch.embed_dim,  # and LayerScale
+        )
+
+
+@pytest.mark.parametrize(("heads", "gmacs", "params"), [(3, 1.2537, 5.717), (6, 4.5989, 22.051), (12, 17.5638, 86.568)])
+def test_published_models(heads: int, gmacs: float, params: float) -> None:
+    costs = cost(deit(heads))
+    assert round(costs.gmacs, 4) == gmacs
+    assert round(costs.params / 1e6, 3) == params

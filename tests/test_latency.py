@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from conftest import TINY, random_vit
+
+from analysis.latency import bench, compare, torch_runner
+
+SHAPE = (3, 16, 24)
+
+
+def sleeper(milliseconds: float):
+    return lambda images: time.sleep(milliseconds / 1000)
+
+
+def test_a_clear_difference_is_told() -> None:
+    timing = bench(sleeper(2), sleeper(8), SHAPE, [1], rounds=5, warmup=1)[1]
+    assert timing.verdict == "faster"
+    assert timing.speedup == pytest.approx(timing.b_ms.p50 / timing.a_ms.p50)
+    assert 2 < timing.speedup < 6
+    assert bench(sleeper(8), sleeper(2), SHAPE, [1], rounds=5, warmup=1)[1].verdict == "slower"
+
+
+def test_overlap_is_not_distinguishable() -> None:
+    timing = compare([1.0, 2.0, 3.0], [1.5, 2.5, 3.5])
+    assert timing.verdict == "not distinguishable"
+    assert timing.speedup == 1.25
+
+
+def test_percentiles_against_sorting() -> None:
+    samples = [float(i) for i in (9, 3, 7, 1, 5, 10, 2, 8, 4, 6, 0)]
+    timing = compare(samples, samples)
+    assert (timing.a_ms.p10, timing.a_ms.p50, timing.a_ms.p90) == pytest.approx((1.0, 5.0, 9.0))
+
+
+def test_runs_alternate_and_warm_up() -> None:
+    calls: list[tuple[str, int]] = []
+    shares: list[float] = []
+    bench(
+        lambda images: calls.append(("a", len(images))),
+        lambda images: calls.append(("b", len(images))),
+        SHAPE,
+        [1, 8],
+        rounds=3,
+        warmup=1,
+        progress=shares.append,
+    )
+    for batch in (1, 8):
+        order = "".join(name for name, size in calls if size == batch)
+        assert order in ("abbaabba", "baabbaab")
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_thread_count_is_set_and_restored() -> None:
+    before = torch.get_num_threads()
+    seen = []
+    model = random_vit(TINY)
+
+    def run(images: torch.Tensor) -> object:
+        seen.append(torch.get_num_threads())
+        return torch_runner(model)(images)
+
+    bench(run, run, SHAPE, [2], rounds=2, threads=1)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("settings", [{"batches": [0]}, {"batches": []}, {"rounds": 0}, {"threads": -1}])
+def test_bad_settings_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        bench(sleeper(0), sleeper(0), SHAPE, **settings)
