@@ -1,0 +1,1 @@
+"""Makes a smaller Vision Transformer, never changes the one it is given."""

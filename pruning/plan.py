@@ -1,0 +1,135 @@
+"""The decision as data: which parts of a dense model stay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+
+from analysis.vit import Architecture, BlockWidths
+
+Indices = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What stays of one block, as indices into the dense block.
+
+    `heads` are the heads that stay; `qk` and `v` hold, for each of them in that order, the
+    query-key pairs and value neurons that stay; `mlp` the MLP neurons. Within a block every
+    head keeps the same number of pairs, and the same number of value neurons.
+
+    Raises:
+        ValueError: nothing left of a structure, indices unsorted or double, or uneven heads.
+    """
+
+    heads: Indices
+    qk: tuple[Indices, ...]
+    v: tuple[Indices, ...]
+    mlp: Indices
+
+    def __post_init__(self) -> None:
+        _require_indices("heads", self.heads)
+        _require_indices("mlp", self.mlp)
+        for name, per_head in (("qk", self.qk), ("v", self.v)):
+            if len(per_head) != len(self.heads):
+                raise ValueError(
+                    f"{name} needs one list for each of the {len(self.heads)} heads that stay, "
+                    f"got {len(per_head)}"
+                )
+            for kept in per_head:
+                _require_indices(name, kept)
+            if len({len(kept) for kept in per_head}) > 1:
+                raise ValueError(f"every head of a block must keep the same number of {name} channels")
+
+    @property
+    def widths(self) -> BlockWidths:
+        """Widths of the block that remains."""
+        return BlockWidths(len(self.heads), len(self.qk[0]), len(self.v[0]), len(self.mlp))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays of a dense model: channels of the residual stream, and a `BlockPlan` per block."""
+
+    embed: Indices
+    blocks: tuple[BlockPlan, ...]
+
+    def __post_init__(self) -> None:
+        _require_indices("embed", self.embed)
+
+    @classmethod
+    def keep_all(cls, dense: Architecture) -> Plan:
+        """The plan that removes nothing."""
+        return cls(
+            embed=tuple(range(dense.embed_dim)),
+            blocks=tuple(
+                BlockPlan(
+                    heads=tuple(range(widths.heads)),
+                    qk=(tuple(range(widths.qk)),) * widths.heads,
+                    v=(tuple(range(widths.v)),) * widths.heads,
+                    mlp=tuple(range(widths.mlp)),
+                )
+                for widths in dense.blocks
+            ),
+        )
+
+    def architecture(self, dense: Architecture) -> Architecture:
+        """The architecture that remains of `dense`.
+
+        Raises:
+            ValueError: the plan was made for another architecture.
+        """
+        if len(self.blocks) != dense.depth:
+            raise ValueError(f"this plan is for {len(self.blocks)} blocks, the model has {dense.depth}")
+        _require_within("embed", self.embed, dense.embed_dim)
+        for block, widths in zip(self.blocks, dense.blocks, strict=True):
+            _require_within("heads", block.heads, widths.heads)
+            _require_within("mlp", block.mlp, widths.mlp)
+            for qk, v in zip(block.qk, block.v, strict=True):
+                _require_within("qk", qk, widths.qk)
+                _require_within("v", v, widths.v)
+        return replace(dense, embed_dim=len(self.embed), blocks=tuple(block.widths for block in self.blocks))
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal Plan back."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not a plan.
+        """
+        try:
+            data = json.loads(text)
+            blocks = tuple(
+                BlockPlan(
+                    heads=tuple(block["heads"]),
+                    qk=tuple(map(tuple, block["qk"])),
+                    v=tuple(map(tuple, block["v"])),
+                    mlp=tuple(block["mlp"]),
+                )
+                for block in data["blocks"]
+            )
+            return cls(embed=tuple(data["embed"]), blocks=blocks)
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not a PruneScope plan: {error}") from error
+
+
+def _require_indices(name: str, kept: Indices) -> None:
+    if not kept:
+        raise ValueError(f"a plan must keep something of {name}, got nothing")
+    if any(not isinstance(index, int) or index < 0 for index in kept):
+        raise ValueError(f"{name} must be whole numbers of at least 0")
+    if any(first >= second for first, second in pairwise(kept)):
+        raise ValueError(f"{name} must be in rising order without repeats")
+
+
+def _require_within(name: str, kept: Indices, width: int) -> None:
+    if kept[-1] >= width:
+        raise ValueError(
+            f"this plan keeps {name} index {kept[-1]}, but the model has only {width}: it was made "
+            "for another architecture"
+        )

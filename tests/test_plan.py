@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from conftest import TINY
+
+from analysis.vit import BlockWidths
+from pruning.plan import BlockPlan, Plan
+
+BLOCK = BlockPlan(heads=(0, 2), qk=((1, 3), (0, 7)), v=((2,), (5,)), mlp=(0, 1, 31))
+PLAN = Plan(embed=(0, 5, 23), blocks=(BLOCK, BLOCK))
+
+
+def test_says_what_remains() -> None:
+    after = PLAN.architecture(TINY)
+    assert after.embed_dim == 3
+    assert after.blocks == (BlockWidths(2, 2, 1, 3),) * 2
+    assert after.scale == TINY.scale
+
+
+def test_keep_all_is_the_dense_architecture() -> None:
+    assert Plan.keep_all(TINY).architecture(TINY) == TINY
+
+
+def test_survives_json_and_hashes() -> None:
+    again = Plan.from_json(PLAN.to_json())
+    assert again == PLAN and hash(again) == hash(PLAN)
+
+
+@pytest.mark.parametrize("text", ["", "3", "{}", '{"embed": [0], "blocks": [{"heads": [0]}]}'])
+def test_bad_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a PruneScope plan"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heads": ()}, "must keep something of heads"),
+        ({"mlp": ()}, "must keep something of mlp"),
+        ({"mlp": (3, 1)}, "mlp must be in rising order"),
+        ({"mlp": (1, 1)}, "without repeats"),
+        ({"mlp": (-1, 1)}, "at least 0"),
+        ({"qk": ((1, 3), (0,))}, "same number of qk channels"),
+        ({"v": ((1,),)}, "one list for each of the 2 heads"),
+    ],
+)
+def test_impossible_blocks_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(BLOCK, **change)
+
+
+def test_another_models_plan_is_refused() -> None:
+    with pytest.raises(ValueError, match="for 2 blocks, the model has 3"):
+        PLAN.architecture(replace(TINY, blocks=TINY.blocks + TINY.blocks[:1]))
+    with pytest.raises(ValueError, match="keeps embed index 23, but the model has only 12"):
+        PLAN.architecture(replace(TINY, embed_dim=12))
+    with pytest.raises(ValueError, match="keeps mlp index 31, but the model has only 16"):
+        PLAN.architecture(replace(TINY, blocks=(BlockWidths(3, 8, 8, 16),) * 2))
