@@ -1,0 +1,124 @@
+"""Weight files: read without running anything in them, and checked tensor by tensor."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PICKLED = (".pth", ".pt", ".bin")
+# where training scripts keep the weights inside a checkpoint, the averaged ones first, as timm does
+_NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "encoder")
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Named float32 tensors of a .safetensors file or a .pth, .pt or .bin checkpoint.
+
+    Checkpoints are unpacked from the usual nests (`model`, `state_dict`, `model_ema`) and from the
+    prefixes of DistributedDataParallel and torch.compile.
+
+    Raises:
+        ValueError: no such file, not readable, refused because it could run code, or not weights.
+    """
+    file = file.expanduser()
+    if file.suffix not in (".safetensors", *PICKLED):
+        raise ValueError(f"weights must be a .safetensors, .pth, .pt or .bin file, got {file}")
+    if not file.is_file():
+        raise ValueError(f"there is no weights file at {file}")
+    loaded = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickled(file)
+    return unpack(loaded, file)
+
+
+def unpack(loaded: Any, source: object) -> dict[str, Tensor]:
+    """The named tensors inside a loaded checkpoint, floats as float32.
+
+    Raises:
+        ValueError: an entry is no tensor, or holds NaN or infinity.
+    """
+    state: dict[str, Tensor] = {}
+    for name, value in _unwrap(loaded, source).items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{source}: weights must be tensors, {name!r} is a {type(value).__name__}")
+        state[name] = value.to(torch.float32) if value.is_floating_point() else value
+        if not state[name].isfinite().all():
+            raise ValueError(f"{source}: all weights must be finite, {name!r} holds NaN or infinity")
+    return state
+
+
+def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object) -> None:
+    """Check that names and shapes are exactly those of the model, and all tensors floats.
+
+    Raises:
+        ValueError: naming the first tensor that does not fit, with counts.
+    """
+    shapes = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    problems = []
+    if shapes:
+        got, want = (" x ".join(map(str, s[shapes[0]].shape)) for s in (state, expected))
+        problems.append(f"{len(shapes)} of another shape (first {shapes[0]!r}: {got}, must be {want})")
+    if missing:
+        problems.append(f"{len(missing)} missing (first {missing[0]!r})")
+    if unknown:
+        problems.append(f"{len(unknown)} unknown (first {unknown[0]!r})")
+    if problems:
+        raise ValueError(
+            f"{source} holds the weights of another architecture: "
+            f"of {len(expected)} tensors expected, {', '.join(problems)}"
+        )
+    whole = next((name for name, value in state.items() if not value.is_floating_point()), None)
+    if whole is not None:
+        raise ValueError(f"{source}: weights must be floats, {whole!r} is {state[whole].dtype}")
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{file} is not a complete safetensors file ({error}); copy or download it again"
+        ) from error
+
+
+def _read_pickled(file: Path) -> Any:
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if start != b"PK" and not start.startswith(b"\x80"):  # zip archive, or a pickle of protocol 2 and up
+        raise ValueError(f"{file} is not a PyTorch checkpoint; give one, or a .safetensors file")
+    try:
+        # Namespace: training scripts store their arguments with it; rebuilding one runs nothing
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript and pickle protocols, both refused below
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} is refused because it holds more than tensors and could run code when loaded; "
+            "convert it to .safetensors where you trust it"
+        ) from error
+    except Exception as error:  # torch passes on whatever its reader stumbles over
+        what = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(f"{file} cannot be read as a PyTorch checkpoint ({what[:120]})") from error
+
+
+def _unwrap(loaded: Any, source: object) -> dict[str, Any]:
+    from timm.models import clean_state_dict
+
+    while isinstance(loaded, dict):
+        nest = next((name for name in _NESTS if isinstance(loaded.get(name), dict)), None)
+        if nest is None:
+            break
+        loaded = loaded[nest]
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(name, str) for name in loaded):
+        raise ValueError(f"{source} must hold named tensors (a state_dict), got {type(loaded).__name__}")
+    state: dict[str, Any] = clean_state_dict(loaded)
+    return state
