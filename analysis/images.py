@@ -1,0 +1,147 @@
+"""Reads one image, however odd, as 8-bit RGB; what cannot be read is refused in one sentence."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 100  # resizing the short side of a thread-like image to 224 would take gigabytes
+
+# Pillow knows many more, some of which start other programs (EPS runs Ghostscript): the formats
+# that photographs come in are enough.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm"),
+}
+EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
+
+
+class BadImageError(ValueError):
+    """A file that cannot be read as an image; its message is one sentence for the user."""
+
+
+def read_image(source: Path | BinaryIO | bytes, name: str | None = None) -> Image.Image:
+    """Read an image as RGB, upright; of an animation, the first frame.
+
+    Transparent parts become white. Greyscale of more than 8 bits is scaled from its full range
+    (integers 0 to 65535, floats 0 to 1 or 0 to 255), or from lowest to highest where values lie
+    outside of it [ours]. A stream is read from its start and left open. `name` is what errors
+    call the image, by default the name of the file.
+
+    Raises:
+        BadImageError: no image, damaged, empty, above `MAX_PIXELS`, or longer than `MAX_ASPECT`
+            times its width.
+    """
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), name or "the image")
+    if not isinstance(source, Path):
+        return _read(source, name or Path(str(getattr(source, "name", "the image"))).name)
+    name = name or source.name
+    try:
+        with source.open("rb") as file:
+            return _read(file, name)
+    except OSError as error:
+        raise BadImageError(f"{name} cannot be opened: {error.strerror}") from error
+
+
+def _read(file: BinaryIO, name: str) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow warns of large images and of odd metadata; the first is bounded here, the second harmless
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        image = _decode(file, name)
+        orientation = _orientation(image)
+        rgb = _to_rgb(image, name)
+    rgb.info = {}
+    rgb.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(rgb)
+
+
+def _decode(file: BinaryIO, name: str) -> Image.Image:
+    """The image with its pixels loaded, in the mode of the file."""
+    try:
+        image = Image.open(file, formats=tuple(FORMATS))
+        _check_size(image, name)
+        image.load()
+        return image
+    except BadImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError(_unidentified(file, name)) from error
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))  # too many for Pillow to say how wide and high
+        size = f"{int(pixels[0]) / 1e6:.0f} megapixels" if pixels else "far more"
+        raise BadImageError(_too_large(name, size)) from error
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(f"{name} is damaged or cut short: {reason}") from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    short, long = sorted(image.size)
+    if short * long > MAX_PIXELS:
+        raise BadImageError(_too_large(name, f"{image.width} x {image.height}"))
+    if long > MAX_ASPECT * short:
+        raise BadImageError(
+            f"{name} is too thin: an image may be at most {MAX_ASPECT} times as long as wide, "
+            f"got {image.width} x {image.height}"
+        )
+
+
+def _too_large(name: str, size: str) -> str:
+    return f"{name} is too large: an image may have at most {MAX_PIXELS // 10**6} megapixels, got {size}"
+
+
+def _unidentified(file: BinaryIO, name: str) -> str:
+    if file.seekable():
+        file.seek(0)
+        if not file.read(1):
+            return f"{name} is empty"
+    return f"{name} is not an image: its content cannot be read as any of {', '.join(FORMATS)}"
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (ValueError, TypeError, LookupError, SyntaxError, OSError, struct.error):
+        return 1  # damaged metadata says nothing about the pixels: show them as they lie
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _to_eight_bits(image, name)
+    try:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        seen = image.convert("RGBA")
+    except ValueError as error:
+        raise BadImageError(f"{name} has colours of mode {image.mode}, which cannot become RGB") from error
+    white = Image.new("RGB", seen.size, "white")
+    white.paste(seen, mask=seen.getchannel("A"))
+    return white
+
+
+def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
+    # convert("L") would clip everything above 255 to white
+    values = np.asarray(image, dtype=np.float32)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise BadImageError(f"{name} holds values that are not finite numbers")
+    for full in (1.0, 255.0) if image.mode == "F" else (65535.0,):
+        if low >= 0 and high <= full:
+            low, high = 0.0, full
+            break
+    scaled = (values - low) * (255 / (high - low if high > low else 1.0))
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
