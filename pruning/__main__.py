@@ -1,0 +1,277 @@
+"""The command line: `python -m pruning COMMAND`.
+
+Every command takes --json for one JSON object on standard output; progress and logs go to standard
+error. Exit code 0, 2 for bad input with one clear line, 1 for a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from tqdm import tqdm
+
+from analysis.data import open_data
+from analysis.evaluate import evaluate
+from analysis.latency import Runner, bench, torch_runner
+from analysis.models import LoadedModel, architecture, load
+from pruning.bundle import require_free, write_bundle
+from pruning.criteria import CRITERIA
+from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
+from pruning.job import Job, Outcome, Progress, cost_report, prune, tracked
+from pruning.selection import PerBlock, Ratios, presets
+
+Result = dict[str, Any]
+
+
+class _Bars:
+    """Progress on standard error: one tqdm bar for each thing that is being done."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: tqdm[NoReturn] | None = None
+
+    def __call__(self, what: str, share: float) -> None:
+        if self._bar is None or self._what != what:
+            self.close()
+            layout = "{l_bar}{bar}| {elapsed}<{remaining}"
+            # disable=None: no bar where standard error is not a terminal
+            self._bar = tqdm(total=100, desc=what, bar_format=layout, file=sys.stderr, disable=None)
+            self._what = what
+        self._bar.update(round(share * 100) - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _estimate(args: argparse.Namespace, progress: Progress) -> Result:
+    dense = architecture(args.model)
+    job = Job(model=args.model, data="", **_what_to_remove(args))
+    return cost_report(dense, job.target(dense))
+
+
+def _prune(args: argparse.Namespace, progress: Progress) -> Result:
+    job = Job(
+        model=args.model,
+        data=args.data,
+        method=args.method,
+        weights=str(args.weights) if args.weights else None,
+        options=tuple(args.option),
+        calibration=args.calibration,
+        limit=args.limit,
+        seed=args.seed,
+        **_what_to_remove(args),
+    )
+    require_free(args.out)  # now, not after minutes of work
+    outcome = prune(job, progress=progress)
+    _write(outcome, args.out)
+    return outcome.report() | {"out": str(args.out)}
+
+
+def _write(outcome: Outcome, out: Path) -> None:
+    write_bundle(
+        out,
+        outcome.pruned.model,
+        outcome.pruned.preprocess,
+        name=outcome.pruned.name,
+        report=outcome.report(),
+        plan=outcome.plan,
+    )
+
+
+def _evaluate(args: argparse.Namespace, progress: Progress) -> Result:
+    loaded = load(args.model, args.weights)
+    images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)
+    if args.limit is not None:
+        images = images.sample(args.limit, args.seed)
+    result = evaluate(loaded.model, tracked(images, loaded, "Evaluating", progress))
+    names = ("top1", "top5", "top1_low", "top1_high", "images", "seconds")
+    return {name: getattr(result, name) for name in names} | {
+        "images_per_second": result.images / result.seconds
+    }
+
+
+def _bench(args: argparse.Namespace, progress: Progress) -> Result:
+    a, b = load(args.model, args.weights), load(args.against, args.against_weights)
+    shapes = [(m.model.arch.in_channels, *m.model.arch.image_size) for m in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"both models must take images of one size, got {shapes[0]} and {shapes[1]}")
+    threads = args.threads or torch.get_num_threads()
+    results: Result = {"a": args.model, "b": args.against, "threads": threads, "rounds": args.rounds}
+    for backend in args.backend:
+        with tempfile.TemporaryDirectory() as folder:
+            timings = bench(
+                _runner(backend, a, Path(folder) / "a.onnx", threads),
+                _runner(backend, b, Path(folder) / "b.onnx", threads),
+                shapes[0],
+                args.batch,
+                threads=threads,
+                rounds=args.rounds,
+                progress=partial(progress, f"Timing {backend}"),
+            )
+        results[backend] = {"batches": {str(batch): asdict(timing) for batch, timing in timings.items()}}
+    return results | results[args.backend[0]]
+
+
+def _runner(backend: str, loaded: LoadedModel, file: Path, threads: int) -> Runner:
+    if backend == "torch":
+        return torch_runner(loaded.model)
+    export_onnx(loaded.model, file)
+    return onnx_runner(file, threads)
+
+
+def _export(args: argparse.Namespace, progress: Progress) -> Result:
+    loaded = load(args.model, args.weights)
+    files = export_formats(loaded, args.format, args.out)
+    return {name: str(path) for name, path in files.items()}
+
+
+def _what_to_remove(args: argparse.Namespace) -> Result:
+    ratios = {field.name: getattr(args, field.name) for field in fields(Ratios)}
+    return {
+        "ratios": Ratios(**{name: value for name, value in ratios.items() if value is not None}),
+        "preset": args.preset,
+        "align": args.align,
+    }
+
+
+def _per_block(text: str) -> PerBlock:
+    numbers = tuple(float(word) for word in text.split(","))
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _option(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE with a whole number, got {text!r}") from error
+
+
+def _listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        values = [kind(word) for word in text.split(",")]
+        for value in values:
+            if allowed and value not in allowed:
+                raise argparse.ArgumentTypeError(f"{value!r} is none of {', '.join(allowed)}")
+        return values
+
+    return parse
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments are one line on standard error and exit code 2, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m pruning", description=__doc__.partition("\n")[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace, Progress], Result], help: str) -> _Parser:
+        sub: _Parser = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        sub.add_argument(
+            "--model", required=True, metavar="M", help="demo, a timm name, hf-hub:ID or a bundle"
+        )
+        return sub
+
+    estimate = command("estimate", _estimate, "Parameters, GMACs and bytes before and after, without images.")
+    _add_ratios(estimate)
+    pruned = command("prune", _prune, "Score, cut, evaluate, and write the smaller model as a bundle.")
+    _add_ratios(pruned)
+    pruned.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(CRITERIA)}")
+    pruned.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE")
+    pruned.add_argument("--calibration", metavar="D", help="other images to measure importance on")
+    pruned.add_argument("--out", type=Path, required=True, metavar="DIR")
+    evaluated = command("evaluate", _evaluate, "Top-1 and top-5 with a 95 % interval, images per second.")
+    for sub in (pruned, evaluated):
+        sub.add_argument(
+            "--data",
+            required=True,
+            metavar="D",
+            help="demo, an image folder, a zip of one, or cifar10:FOLDER",
+        )
+        sub.add_argument("--limit", type=int, metavar="N", help="test on at most N images")
+        sub.add_argument("--seed", type=int, default=0)
+    timed = command("bench", _bench, "Latency of two models, measured in turns, with a verdict.")
+    timed.add_argument("--against", required=True, metavar="B", help="the model to compare with")
+    timed.add_argument("--against-weights", type=Path, metavar="FILE")
+    timed.add_argument("--batch", type=_listed(int), default=[1, 8], metavar="1,8")
+    timed.add_argument("--threads", type=int, metavar="N")
+    timed.add_argument("--rounds", type=int, default=30)
+    timed.add_argument(
+        "--backend", type=_listed(str, ("torch", "onnx")), default=["torch"], metavar="torch,onnx"
+    )
+    exported = command("export", _export, "Write bundle, ONNX or pt2, each checked against the model.")
+    exported.add_argument(
+        "--format", type=_listed(str, FORMATS), default=["bundle"], metavar=",".join(FORMATS)
+    )
+    exported.add_argument("--out", type=Path, required=True, metavar="DIR")
+    for sub in (pruned, evaluated, timed, exported, estimate):
+        sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
+    return parser
+
+
+def _add_ratios(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
+    parser.add_argument("--align", type=int, default=1, metavar="N", help="round widths to multiples of N")
+    for field in fields(Ratios):
+        kind = float if field.name == "embed" else _per_block
+        parser.add_argument(
+            f"--{field.name}", type=kind, metavar="R", help=f"fraction of {field.name} to remove"
+        )
+
+
+def _print(result: Result, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if not isinstance(value, dict):
+            print(f"{name:20} {f'{value:,.4f}' if isinstance(value, float) else value}")
+        elif name == "batches":
+            for batch, timing in value.items():
+                print(f"batch {batch}: {timing['speedup']:.2f}x, {timing['verdict']}")
+                for side in ("a_ms", "b_ms"):
+                    shown = ", ".join(f"{key} {ms:.2f}" for key, ms in timing[side].items())
+                    print(f"  {side:6} {shown}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    bars = _Bars()
+    try:
+        result = args.run(args, bars)
+    except ValueError as error:
+        bars.close()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ExportError) as error:
+        bars.close()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        bars.close()
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 1
+    bars.close()
+    _print(result, args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
