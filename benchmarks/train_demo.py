@@ -13,15 +13,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from datetime import date
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
+from results import machine
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from analysis.cost import cost
+from analysis.data import batches, open_data
+from analysis.evaluate import evaluate
+from analysis.models import DEMO, load
+from analysis.preprocess import Preprocess
 from analysis.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
 from analysis.vit import Architecture, BlockWidths, ViT
 
@@ -35,6 +46,32 @@ ARCHITECTURE = Architecture(
     scale=32**-0.5,
 )
 PATCH_LOSS = 0.5
+
+CARD = """\
+---
+library_name: prunescope
+pipeline_tag: image-classification
+license: apache-2.0
+tags: [vision-transformer, image-classification, safetensors]
+---
+
+# PruneScope demo
+
+A Vision Transformer of 6 blocks x 6 heads, embedding 192, patch 8, {params} parameters and {gmacs} GMACs,
+that tells which of ten bright shapes a 64 x 64 scene shows. The scenes are rendered by
+`analysis/scenes.py`; nothing else was used to train it.
+
+Top-1 on the fixed test split: **{top1}** (95 % Wilson interval {interval}, {images} scenes, weights as
+stored, in half precision).
+
+Trained from scratch by
+
+    {command}
+
+AdamW, weight decay 0.05, label smoothing 0.05, gradient norm 1, weights averaged (EMA 0.999); {seen} scenes,
+each seen once. The training was paused and resumed, beside other work on the same machine: {minutes} minutes
+of wall-clock time in all. {date}, {machine}.
+"""
 
 
 class SceneStream(Dataset[tuple[Tensor, int, Tensor]]):
@@ -92,8 +129,8 @@ def accuracy(model: ViT, split: str, images: int) -> float:
     return right / images
 
 
-def train(args: argparse.Namespace) -> ViT:
-    """Run, or go on with, the training; returns the averaged (EMA) model."""
+def train(args: argparse.Namespace) -> tuple[ViT, float]:
+    """Run, or go on with, the training; returns the averaged (EMA) model and the seconds it took."""
     torch.manual_seed(args.seed)
     student = Student()
     ema = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.999))
@@ -102,13 +139,14 @@ def train(args: argparse.Namespace) -> ViT:
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, fused=True)
     checkpoint = args.out / "checkpoint.pt"
-    start, seconds = 0, 0.0
+    start, seconds, spent = 0, 0.0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         student.load_state_dict(state["student"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["step"], state["seconds"]
+        spent = seconds
     forward = torch.compile(student) if args.compile else student
     stream = SceneStream("train", start * args.batch, args.steps * args.batch)
     began = time.perf_counter()
@@ -132,7 +170,34 @@ def train(args: argparse.Namespace) -> ViT:
             partial = checkpoint.with_suffix(".partial")
             torch.save(state, partial)
             partial.replace(checkpoint)
-    return ema.module.vit
+    return ema.module.vit, spent
+
+
+def write_demo(model: ViT, args: argparse.Namespace, seconds: float) -> None:
+    """Store the model in half precision, and its card with the accuracy of what was stored."""
+    DEMO.mkdir(exist_ok=True)
+    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, DEMO / "model.safetensors")
+    (DEMO / "architecture.json").write_text(ARCHITECTURE.to_json())
+    (DEMO / "preprocess.json").write_text(Preprocess((SIZE, SIZE), labels=CLASSES).to_json())
+    loaded = load("demo")
+    tested = open_data("demo", loaded.preprocess, len(CLASSES), "test")
+    result = evaluate(loaded.model, batches(tested, loaded.preprocess, 100))
+    low, high = result.top1_low, result.top1_high
+    print(f"top-1 {result.top1:.2%} ({low:.2%} to {high:.2%}) on {result.images} test scenes")
+    command = f"--steps {args.steps} --batch {args.batch} --lr {args.lr:g} --seed {args.seed}"
+    figures = {
+        "params": f"{cost(ARCHITECTURE).params:,}",
+        "gmacs": f"{cost(ARCHITECTURE).gmacs:.4f}",
+        "top1": f"{result.top1:.2%}".replace("%", " %"),
+        "interval": f"{low:.2%} to {high:.2%}".replace("%", " %"),
+        "images": f"{result.images:,}",
+        "command": f"python benchmarks/train_demo.py {command}" + (" --compile" if args.compile else ""),
+        "seen": f"{args.steps * args.batch:,}",
+        "minutes": f"{seconds / 60:.0f}",
+        "machine": machine(),
+        "date": date.today().isoformat(),
+    }
+    (DEMO / "README.md").write_text(CARD.format(**figures), encoding="utf-8")
 
 
 def main() -> None:
@@ -146,7 +211,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    train(args)
+    model, seconds = train(args)
+    write_demo(model, args, seconds)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,19 @@ def rollout(maps: list[Tensor], fuse: str, discard: float, prefix: int) -> Tenso
                 row[j] = 0.0
             row[i] += 1.0
             rows.append([value / sum(row) for value in row])
-        total = [
-            [sum(rows[i][m] * total[m][j] for m in range(n)) for j in range(n)] for i in range(n)
-        ]
+        total = [[sum(rows[i][m] * total[m][j] for m in range(n)) for j in range(n)] for i in range(n)]
     return torch.tensor(total, dtype=torch.float64)
 
 
-def block_forward(x: Tensor, state: dict[str, Tensor], heads: list[int], plan_block: object, widths: tuple[int, int], scale: float, eps: float) -> Tensor:
+def block_forward(
+    x: Tensor,
+    state: dict[str, Tensor],
+    heads: list[int],
+    plan_block: object,
+    widths: tuple[int, int],
+    scale: float,
+    eps: float,
+) -> Tensor:
     """One pruned block on tokens N E of one image, by loops over what a plan keeps.
 
     Reads the dense weights (`norm1.weight`, `attn.qkv.weight`, ...) and the plan's indices;

@@ -10,7 +10,9 @@ from analysis.vit import Architecture, BlockWidths, ViT
 
 
 def deit(heads: int) -> Architecture:
-    return Architecture((224, 224), (16, 16), 64 * heads, (BlockWidths(heads, 64, 64, 256 * heads),) * 12, 1000, 0.125)
+    return Architecture(
+        (224, 224), (16, 16), 64 * heads, (BlockWidths(heads, 64, 64, 256 * heads),) * 12, 1000, 0.125
+    )
 
 
 def test_macs_are_half_of_the_counted_flops(variant: ViT) -> None:
@@ -35,7 +37,9 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("heads", "gmacs", "params"), [(3, 1.2537, 5.717), (6, 4.5989, 22.051), (12, 17.5638, 86.568)])
+@pytest.mark.parametrize(
+    ("heads", "gmacs", "params"), [(3, 1.2537, 5.717), (6, 4.5989, 22.051), (12, 17.5638, 86.568)]
+)
 def test_published_models(heads: int, gmacs: float, params: float) -> None:
     costs = cost(deit(heads))
     assert round(costs.gmacs, 4) == gmacs

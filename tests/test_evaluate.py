@@ -22,7 +22,10 @@ def batches(logits: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tens
 
 def test_counts_against_loops() -> None:
     generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(40, 12, generator=generator), torch.randint(0, 12, (40,), generator=generator)
+    logits, labels = (
+        torch.randn(40, 12, generator=generator),
+        torch.randint(0, 12, (40,), generator=generator),
+    )
     result = evaluate(Table(), batches(logits, labels))
     first = five = 0
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):

@@ -11,7 +11,9 @@ from analysis.rollout import FUSIONS, rollout
 
 def random_maps(blocks: int = 3, n: int = 7) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.rand(2, 4, n, n, generator=generator, dtype=torch.float64).softmax(-1) for _ in range(blocks)]
+    return [
+        torch.rand(2, 4, n, n, generator=generator, dtype=torch.float64).softmax(-1) for _ in range(blocks)
+    ]
 
 
 @pytest.mark.parametrize("fuse", FUSIONS)

@@ -40,7 +40,9 @@ def test_the_object_is_inside_and_brighter_than_its_surroundings(index: int) -> 
     assert 0.015 < scene.mask.mean() < 0.5
 
 
-@pytest.mark.parametrize(("split", "index", "message"), [("val", 0, "split must be one of"), ("test", -1, "0 or more")])
+@pytest.mark.parametrize(
+    ("split", "index", "message"), [("val", 0, "split must be one of"), ("test", -1, "0 or more")]
+)
 def test_unknown_scenes_are_refused(split: str, index: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         render(split, index)

@@ -105,8 +105,13 @@ def test_keeps_the_highest_against_sorting() -> None:
 
 
 def test_equal_scores_keep_the_lower_index() -> None:
-    flat = Scores(*(tuple(torch.ones_like(part) for part in group) for group in
-                    (make_scores().qk, make_scores().v, make_scores().mlp, make_scores().heads)), torch.ones(24))
+    flat = Scores(
+        *(
+            tuple(torch.ones_like(part) for part in group)
+            for group in (make_scores().qk, make_scores().v, make_scores().mlp, make_scores().heads)
+        ),
+        torch.ones(24),
+    )
     plan = select(flat, TINY, shrink(TINY, Ratios(mlp=0.5, embed=0.5)))
     assert plan.embed == tuple(range(12))
     assert plan.blocks[0].mlp == tuple(range(16))

@@ -48,7 +48,9 @@ def test_cut_equals_loops_over_what_the_plan_keeps(what: str, name: str) -> None
     x = model.double().embed(images.double())[0].detach()
     for index, widths in enumerate(model.arch.blocks):
         prefix = f"blocks.{index}."
-        state = {key.removeprefix(prefix): value for key, value in model.state_dict().items() if prefix in key}
+        state = {
+            key.removeprefix(prefix): value for key, value in model.state_dict().items() if prefix in key
+        }
         heads = list(range(widths.heads))
         sizes = (widths.qk, widths.v)
         x = reference.block_forward(x, state, heads, plan.blocks[index], sizes, model.arch.scale, 1e-6)
@@ -99,7 +101,9 @@ def test_cut_has_the_planned_architecture_and_its_cost(variant: ViT) -> None:
     small = cut(variant, plan)
     assert small.arch == plan.architecture(variant.arch)
     fresh = ViT(small.arch)
-    assert {k: v.shape for k, v in small.state_dict().items()} == {k: v.shape for k, v in fresh.state_dict().items()}
+    assert {k: v.shape for k, v in small.state_dict().items()} == {
+        k: v.shape for k, v in fresh.state_dict().items()
+    }
 
 
 def test_cut_twice_equals_cut_once() -> None:

@@ -1,0 +1,100 @@
+"""The demo measured: accuracy, one pruning run, latency in turns, cost of scoring, slider speed.
+
+python benchmarks/demo.py --write
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from results import parser, percent, report, table
+
+from analysis.cost import cost
+from analysis.latency import Timing, bench, torch_runner
+from analysis.models import architecture, load
+from analysis.vit import Architecture, ViT
+from pruning.criteria import SnpOptions, snp
+from pruning.job import Job, Outcome, prune
+from pruning.selection import Ratios, preset_ratios, shrink
+
+RATIOS = Ratios(qk=0.5, v=0.25, mlp=0.25)
+
+
+def pruning_table(outcome: Outcome) -> str:
+    figures = outcome.report()
+    rows = []
+    for name, when in (("dense", "before"), ("pruned", "after")):
+        top1 = percent(*(figures[f"{key}_{when}"] for key in ("top1", "top1_low", "top1_high")))
+        params, gmacs = figures[f"params_{when}"], figures[f"gmacs_{when}"]
+        rows.append([name, f"{params:,}", f"{gmacs:.4f}", top1])
+    words = (
+        f"SNP removing 50 % of query-key pairs, 25 % of value and of MLP neurons, before fine-tuning, on all "
+        f"{figures['images']:,} test scenes; scoring, cutting and both evaluations took "
+        f"{figures['seconds']:.0f} s.\n\n"
+    )
+    return words + table(["", "Parameters", "GMACs", "Top-1 (95 % interval)"], rows)
+
+
+def latency_table(timings: dict[int, Timing]) -> str:
+    rows = []
+    for batch, timing in timings.items():
+        shown = [f"{t.p50:.2f} ({t.p10:.2f} to {t.p90:.2f})" for t in (timing.b_ms, timing.a_ms)]
+        rows.append([str(batch), *shown, f"{timing.speedup:.2f}", timing.verdict])
+    head = ["Batch", "Dense ms (p10 to p90)", "Pruned ms (p10 to p90)", "Speed-up", "Verdict of pruned"]
+    return "Pruned against dense, timed in turns, 60 rounds.\n\n" + table(head, rows)
+
+
+def scoring_cost(dense: Architecture) -> str:
+    """Processor seconds of SNP scoring against plain forward passes of the same 64 images."""
+    torch.manual_seed(0)
+    model = ViT(dense).eval()
+    model.init_weights()
+    images = torch.randn(64, 3, *dense.image_size)
+    ratios = []
+    for _ in range(5):
+        began = time.process_time()
+        with torch.inference_mode():
+            for batch in images.split(32):
+                model(batch)
+        forward = time.process_time() - began
+        began = time.process_time()
+        snp(model, images.split(32), SnpOptions())
+        ratios.append((time.process_time() - began) / forward)
+    median, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    return (
+        f"Scoring DeiT-Tiny by SNP on 64 images costs {median:.2f} times a plain forward pass of the same "
+        f"images (processor time, median of 5 turns, {low:.2f} to {high:.2f})."
+    )
+
+
+def slider_speed(dense: Architecture) -> str:
+    ratios = preset_ratios("snp-deit-tiny", dense)
+    spent = []
+    for _ in range(200):
+        began = time.perf_counter()
+        cost(shrink(dense, ratios))
+        spent.append((time.perf_counter() - began) * 1000)
+    return f"From ratios to a new estimate of DeiT-Tiny: {statistics.median(spent):.2f} ms (median of 200)."
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    torch.set_num_threads(args.threads)
+    outcome = prune(Job("demo", "demo", ratios=RATIOS))
+    report("The demo, pruned", pruning_table(outcome), args.write)
+    timings = bench(
+        torch_runner(outcome.pruned.model), torch_runner(load("demo").model), (3, 64, 64), (1, 8), rounds=60
+    )
+    report("The demo, latency", latency_table(timings), args.write)
+    deit = architecture("deit_tiny_patch16_224")
+    report("Cost of scoring and of a slider", f"{scoring_cost(deit)}\n\n{slider_speed(deit)}", args.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Zero-shot accuracy of DeiT-Tiny when only query-key pairs are removed: SNP against the baselines.
+
+    PRUNESCOPE_DATA=FOLDER python benchmarks/qk_ordering.py --write
+
+Calibrated on photos that are not tested on; tested on all 650 photos of the validation subset.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from results import data_folder, parser, percent, report, table
+
+from analysis.models import load
+from pruning.criteria import CRITERIA
+from pruning.job import Job, Outcome, prune
+from pruning.selection import Ratios
+
+
+def outcomes(ratios: list[float], methods: list[str]) -> dict[tuple[str, float], Outcome]:
+    folder = data_folder()
+    weights = folder / "deit_tiny_patch16_224.safetensors"
+    job = Job(
+        model="deit_tiny_patch16_224",
+        data=str(folder / "imagenet-val-650.zip"),
+        calibration=str(folder / "imagenette-train.zip"),
+        weights=str(weights),
+    )
+    dense, before, found = load(job.model, weights), None, {}
+    for ratio in ratios:
+        for method in methods:
+            outcome = prune(replace(job, method=method, ratios=Ratios(qk=ratio)), dense=dense, before=before)
+            before = outcome.before
+            found[method, ratio] = outcome
+            print(method, ratio, outcome.after.top1, f"{outcome.seconds:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    args = arguments.parse_args()
+    torch.set_num_threads(args.threads)
+    methods = list(CRITERIA)
+    found = outcomes(args.ratios, methods)
+    dense = next(iter(found.values())).before
+    rows = []
+    for method in methods:
+        runs = [found[method, ratio].after for ratio in args.ratios]
+        rows.append(
+            [CRITERIA[method].title, *(percent(run.top1, run.top1_low, run.top1_high) for run in runs)]
+        )
+    body = (
+        "Top-1 of DeiT-Tiny (LayerNorms rounded) before fine-tuning, only query-key pairs removed, with "
+        f"95 % Wilson intervals, on {dense.images} photos, an easy subset of the ImageNet-1k validation set; "
+        f"dense: {percent(dense.top1, dense.top1_low, dense.top1_high)}. SNP: 64 calibration images, "
+        "gamma 16.\n\n"
+    )
+    report(
+        "Query-key pairs alone, DeiT-Tiny",
+        body + table(["Method", *(f"{ratio:.0%} removed".replace("%", " %") for ratio in args.ratios)], rows),
+        args.write,
+    )
+    for ratio in (0.5, 0.7):
+        if ratio in args.ratios and not found["snp", ratio].after.top1 > found["l2", ratio].after.top1:
+            sys.exit(f"SNP is not ahead of L2 at {ratio:.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What the benchmark scripts share: where they ran, and their sections in RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import sys
+from datetime import date
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Arguments every script takes."""
+    arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--write", action="store_true", help="put the result into RESULTS.md")
+    arguments.add_argument("--threads", type=int, default=2, help="torch threads")
+    return arguments
+
+
+def data_folder() -> Path:
+    """Real weights and photos; they are not part of the project."""
+    folder = Path(os.environ.get("PRUNESCOPE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        sys.exit("set PRUNESCOPE_DATA to the folder of the real weights and photos")
+    return folder
+
+
+def report(title: str, body: str, write: bool) -> None:
+    """Print a section with command, date and machine; with `write`, replace it in RESULTS.md."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    section = f"## {title}\n\n`{command}`, {date.today().isoformat()}, {machine()}.\n\n{body.strip()}\n"
+    print(section)
+    if not write:
+        return
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
+    found = re.compile(rf"## {re.escape(title)}\n.*?(?=\n## |\Z)", re.DOTALL)
+    known = found.search(text)
+    text = found.sub(lambda _: section, text) if known else f"{text.rstrip()}\n\n{section}"
+    RESULTS.write_text(text, encoding="utf-8")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(share: float, low: float, high: float) -> str:
+    """A fraction with its 95 % interval, in percent."""
+    return f"{share:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
+
+
+def machine() -> str:
+    """Processor, cores, torch and its threads, in words."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        name = found.group(1) if found else name
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__} on {torch.get_num_threads()} threads"

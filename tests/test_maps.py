@@ -1,0 +1,110 @@
+"""Maps of one image against the attention matrices themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from analysis.capture import capture
+from analysis.maps import PATCH_MEAN, attention_maps, default_row, query_rows, rollout_maps
+from analysis.rollout import rollout
+from analysis.vit import Architecture, BlockWidths, ViT
+
+
+def model(**changes: object) -> ViT:
+    settings: dict[str, object] = {
+        "image_size": (16, 24),
+        "patch_size": (8, 8),
+        "embed_dim": 12,
+        "blocks": (BlockWidths(2, 6, 6, 16), BlockWidths(3, 4, 5, 8)),
+        "num_classes": 7,
+        "scale": 6**-0.5,
+        "registers": 2,
+    }
+    torch.manual_seed(0)
+    vit = ViT(Architecture(**(settings | changes)))  # type: ignore[arg-type]
+    vit.init_weights()
+    for parameter in vit.parameters():
+        parameter.data.mul_(8)  # attention far from uniform
+    return vit.eval()
+
+
+def attention(vit: ViT, image: torch.Tensor) -> list[torch.Tensor]:
+    with capture(vit) as record:
+        return [block.attention for block in record(image[None])]
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+def test_maps_are_the_rows_of_the_attention(image: torch.Tensor) -> None:
+    vit = model()
+    found = attention_maps(vit, image)
+    for maps, on_prefix, full in zip(found.blocks, found.on_prefix, attention(vit, image), strict=True):
+        for head in range(full.shape[1]):
+            for row in range(4):
+                # rows: class, two registers, mean of the six patches; patches 3 to a line
+                whole = full[0, head, row] if row < 3 else sum(full[0, head, 3 + i] for i in range(6)) / 6
+                for y in range(2):
+                    for x in range(3):
+                        torch.testing.assert_close(maps[head, row, y, x], whole[3 + 3 * y + x])
+                torch.testing.assert_close(on_prefix[head, row], whole[:3].sum())
+
+
+def test_probabilities_are_those_of_the_model(image: torch.Tensor) -> None:
+    vit = model()
+    found = attention_maps(vit, image)
+    expected = vit(image[None]).softmax(-1)[0].detach()
+    torch.testing.assert_close(found.probabilities, expected)
+    top = found.top(3)
+    assert [index for index, _ in top] == expected.argsort(descending=True)[:3].tolist()
+    assert len(found.top(99)) == 7
+
+
+def test_a_model_without_classes_has_no_probabilities(image: torch.Tensor) -> None:
+    assert attention_maps(model(num_classes=0), image).top() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "read"),
+    [
+        ({}, ("class", "register 1", "register 2", PATCH_MEAN), 0),
+        ({"distilled": True, "registers": 0}, ("class", "distillation", PATCH_MEAN), 0),
+        ({"pool": "avg", "registers": 0}, ("class", PATCH_MEAN), 1),
+        ({"pool": "avg", "class_token": False, "registers": 0}, (PATCH_MEAN,), 0),
+    ],
+)
+def test_rows_are_named_and_the_default_is_what_is_classified(
+    changes: dict[str, object], rows: tuple[str, ...], read: int, image: torch.Tensor
+) -> None:
+    vit = model(**changes)
+    assert query_rows(vit.arch) == rows
+    assert default_row(vit.arch) == read
+    assert attention_maps(vit, image).blocks[0].shape == (2, len(rows), 2, 3)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, None])
+def test_rollout_stops_where_it_is_told(blocks: int | None, image: torch.Tensor) -> None:
+    vit = model()
+    full = rollout(attention(vit, image)[:blocks], fuse="max", discard=0.3, prefix=3)[0]
+    found = rollout_maps(vit, image, fuse="max", discard=0.3, blocks=blocks)
+    torch.testing.assert_close(found[0].flatten(), full[0, 3:])
+    torch.testing.assert_close(found[3].flatten(), full[3:, 3:].mean(0))
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_rollout_refuses_blocks_that_are_not_there(blocks: int, image: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="1 to 2 blocks"):
+        rollout_maps(model(), image, blocks=blocks)
+
+
+def test_reading_leaves_the_model_as_it_was(image: torch.Tensor) -> None:
+    vit = model().train()
+    before = {name: value.clone() for name, value in vit.state_dict().items()}
+    attention_maps(vit, image)
+    rollout_maps(vit, image, blocks=1)
+    assert vit.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
+    torch.testing.assert_close(dict(vit.state_dict()), before)
