@@ -1,0 +1,186 @@
+"""Plotly, and only here: every chart of the app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis.cost import BlockCost, Cost, PartCost
+from analysis.evaluate import Evaluation
+from analysis.vit import Architecture
+from app.pictures import GAP, Grid, data_uri
+
+ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
+KEPT, REMOVED, ACCENT = "#14907a", "rgba(138, 150, 144, 0.32)", "#d2604f"
+CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
+
+Figure = Any  # plotly comes without types
+
+
+def _plain(figure: Figure, height: int, **layout: Any) -> Figure:
+    """The look all charts share."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "title": None},
+        hoverlabel={"font_size": 13},
+        dragmode=False,
+        **layout,
+    )
+    figure.update_xaxes(fixedrange=True, automargin=True, title_standoff=8)
+    figure.update_yaxes(fixedrange=True, automargin=True, title_standoff=8, rangemode="tozero")
+    return figure
+
+
+def block_costs(cost: Cost, quantity: str) -> Figure:
+    """Where parameters or MACs lie: stacked bars per block, with what is outside of the blocks."""
+    unit = {"params": "thousand parameters", "macs": "million MACs per image"}[quantity]
+    scale = {"params": 1e3, "macs": 1e6}[quantity]
+
+    def read(part: PartCost | BlockCost) -> float:
+        return float(getattr(part, quantity)) / scale
+
+    names = [str(i) for i in range(len(cost.blocks))]
+    parts = (
+        ("attention", ATTENTION, names, [read(block.attention) for block in cost.blocks]),
+        ("MLP", MLP, names, [read(block.mlp) for block in cost.blocks]),
+        ("patches and head", OTHER, ["stem", "head"], [read(cost.stem), read(cost.head)]),
+    )
+    bars = [
+        go.Bar(
+            name=name, x=x, y=y, marker_color=tint, hovertemplate=f"%{{y:,.1f}} {unit}<extra>{name}</extra>"
+        )
+        for name, tint, x, y in parts
+    ]
+    figure = go.Figure(bars)
+    figure.update_xaxes(
+        title="block", type="category", categoryorder="array", categoryarray=["stem", *names, "head"]
+    )
+    figure.update_yaxes(title=unit, tickformat=",")
+    return _plain(figure, 300, barmode="stack", bargap=0.25)
+
+
+def widths(before: Architecture, after: Architecture) -> Figure:
+    """What stays of every block's widths, in front of what there was."""
+    shown = ("qk", "v", "mlp", "heads")
+    titles = ["Query-key pairs per head", "Value channels per head", "MLP neurons", "Heads"]
+    figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
+    blocks = list(range(before.depth))
+    for place, name in enumerate(shown):
+        for arch, tint, label in ((before, REMOVED, "before"), (after, KEPT, "after")):
+            bar = go.Bar(
+                x=blocks,
+                y=[getattr(widths, name) for widths in arch.blocks],
+                marker_color=tint,
+                name=label,
+                showlegend=place == 0,
+                legendgroup=label,
+                hovertemplate=f"block %{{x}}: %{{y:,}}<extra>{label}</extra>",
+            )
+            figure.add_trace(bar, place // 2 + 1, place % 2 + 1)
+    figure.update_xaxes(dtick=1 if before.depth <= 12 else 4)
+    figure.update_xaxes(title="block", row=2)
+    figure.update_yaxes(nticks=5)
+    figure.update_annotations(font_size=13)
+    figure = _plain(figure, 380, barmode="overlay", bargap=0.2)
+    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=44)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model in the scatter."""
+
+    name: str
+    gmacs: float
+    result: Evaluation
+    dense: bool = False
+
+
+def scatter(models: Sequence[Point]) -> Figure:
+    """Top-1 with its 95 % interval against GMACs."""
+    figure = go.Figure()
+    for point in models:
+        result = point.result
+        figure.add_scatter(
+            x=[point.gmacs],
+            y=[100 * result.top1],
+            error_y={
+                "array": [100 * (result.top1_high - result.top1)],
+                "arrayminus": [100 * (result.top1 - result.top1_low)],
+                "thickness": 1.2,
+                "width": 4,
+            },
+            mode="markers+text",
+            text=[point.name],
+            textposition="middle right",
+            cliponaxis=False,
+            marker={
+                "size": 11,
+                "color": OTHER if point.dense else KEPT,
+                "symbol": "diamond" if point.dense else "circle",
+            },
+            hovertemplate="%{y:.1f} % at %{x:.3f} GMACs<extra>" + point.name + "</extra>",
+            showlegend=False,
+        )
+    figure.update_xaxes(title="GMACs per image", range=[0, 1.18 * max(point.gmacs for point in models)])
+    figure.update_yaxes(title="top-1, % (95 % interval)")
+    return _plain(figure, 320)
+
+
+def head_grid(grid: Grid, chosen: tuple[int, int] | None) -> Figure:
+    """The grid of maps as one picture under invisible squares that can be clicked."""
+    wide, high = (side + GAP for side in grid.cell)
+    figure = go.Figure(
+        go.Scatter(
+            x=[column * wide + grid.cell[0] / 2 for column, _ in grid.cells],
+            y=[row * high + grid.cell[1] / 2 for _, row in grid.cells],
+            mode="markers",
+            marker={"symbol": "square", "size": min(grid.cell), "color": "rgba(0,0,0,0)"},
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+            customdata=[list(cell) for cell in grid.cells],
+            hovertemplate="block %{customdata[0]}, head %{customdata[1]}<extra></extra>",
+        )
+    )
+    size = grid.image.size
+    picture = {"source": data_uri(grid.image), "x": 0, "y": 0, "sizex": size[0], "sizey": size[1]}
+    figure.add_layout_image(picture | {"xref": "x", "yref": "y", "layer": "below", "sizing": "stretch"})
+    if chosen is not None:
+        left, top = chosen[0] * wide, chosen[1] * high
+        box = {"x0": left - 1, "y0": top - 1, "x1": left + grid.cell[0] + 1, "y1": top + grid.cell[1] + 1}
+        figure.add_shape(type="rect", **box, line={"color": ACCENT, "width": 3})
+    return _grid_axes(figure, grid)
+
+
+def _grid_axes(figure: Figure, grid: Grid) -> Figure:
+    wide, high = (side + GAP for side in grid.cell)
+    left, bottom, top = 52, 8, 52
+    common = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
+    figure.update_xaxes(
+        **common,
+        range=[-3, grid.image.width + 3],
+        side="top",
+        title={"text": "block", "standoff": 8},
+        tickvals=[column * wide + grid.cell[0] / 2 for column in range(grid.columns)],
+        ticktext=[str(column) for column in range(grid.columns)],
+    )
+    figure.update_yaxes(
+        **common,
+        range=[grid.image.height + 3, -3],
+        title={"text": "head", "standoff": 4},
+        tickvals=[row * high + grid.cell[1] / 2 for row in range(grid.rows)],
+        ticktext=[str(row) for row in range(grid.rows)],
+    )
+    return figure.update_layout(
+        width=grid.image.width + left + 14,
+        height=grid.image.height + top + bottom + 6,
+        margin={"l": left, "r": 8, "t": top, "b": bottom},
+        clickmode="event+select",
+        dragmode=False,
+        plot_bgcolor="rgba(0,0,0,0)",
+        paper_bgcolor="rgba(0,0,0,0)",
+    )

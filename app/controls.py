@@ -1,0 +1,203 @@
+"""Widgets that make a `Job` (method, options, what to remove, rounding) or choose a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analysis.vit import Architecture
+from app import session
+from app.session import Run
+from app.words import STRUCTURES
+from pruning.criteria import CRITERIA
+from pruning.job import Job
+from pruning.selection import PerBlock, Ratios, presets
+
+MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Published preset"}
+START = {"qk": 50}  # percent removed when the page first opens
+HIGHEST = 95
+ALIGN = (1, 4, 8, 16)
+HELP = {
+    "qk": "Channels i of the queries and keys of a head, removed together.",
+    "v": "Value channels of a head, with the columns of the projection that read them.",
+    "mlp": "Hidden neurons of the MLP.",
+    "heads": "Heads with all their pairs and values.",
+    "embed": "Channels of the residual stream, through the whole network.",
+}
+PER_BLOCK = tuple(name for name in STRUCTURES if name != "embed")
+
+
+def job(dense: Architecture) -> Job:
+    """The run that the widgets describe.
+
+    Raises:
+        ValueError: ratios that no run can have.
+    """
+    method, options = _method()
+    mode = _mode(dense)
+    preset = _preset(dense) if mode == "preset" else None
+    ratios = _sliders() if mode == "sliders" else _per_block(dense) if mode == "blocks" else Ratios()
+    align = st.segmented_control(
+        "Round widths to multiples of",
+        ALIGN,
+        default=1,
+        required=True,
+        key="align",
+        persist_state="session",
+        help="Multiples of 8 run faster on most hardware.",
+    )
+    chosen = session.choice()
+    return Job(
+        model=chosen.model,
+        weights=chosen.weights,
+        data=chosen.data or "",
+        method=method,
+        options=options,
+        ratios=ratios,
+        preset=preset,
+        align=align,
+        limit=chosen.limit,
+    )
+
+
+def _method() -> tuple[str, tuple[tuple[str, int], ...]]:
+    """A method of the registry, and those of its options that are not at their default."""
+    method = st.selectbox(
+        "Method",
+        list(CRITERIA),
+        format_func=lambda name: CRITERIA[name].title,
+        key="method",
+        persist_state="session",
+    )
+    st.caption(CRITERIA[method].explanation)
+    options = fields(CRITERIA[method].options)
+    defaults: dict[str, int] = asdict(CRITERIA[method].options())
+    values = []
+    for option, column in zip(options, st.columns(len(options)) if options else (), strict=True):
+        value = column.number_input(
+            option.name.capitalize(),
+            min_value=int(option.metadata["low"]),
+            max_value=int(option.metadata["high"]),
+            value=defaults[option.name],
+            help=option.metadata["help"],
+            key=f"option-{method}-{option.name}",
+            persist_state="session",
+        )
+        values.append((option.name, value))
+    return method, tuple((name, value) for name, value in values if value != defaults[name])
+
+
+def fitting_presets(dense: Architecture) -> list[str]:
+    """Published presets for a model of this shape."""
+    shape = dense.depth, dense.embed_dim
+    return [name for name, preset in presets().items() if (preset.depth, preset.embed_dim) == shape]
+
+
+def _mode(dense: Architecture) -> str:
+    modes = [mode for mode in MODES if mode != "preset" or fitting_presets(dense)]
+    if st.session_state.get("mode") not in (None, *modes):  # another model, which no preset fits
+        del st.session_state["mode"]
+    mode: str = st.segmented_control(
+        "What to remove",
+        modes,
+        format_func=MODES.__getitem__,
+        default=modes[0],
+        required=True,
+        key="mode",
+        persist_state="session",
+    )
+    return mode
+
+
+def _preset(dense: Architecture) -> str:
+    names = fitting_presets(dense)
+    chosen: str = st.selectbox("Preset", names, key=f"preset-{names[0]}", persist_state="session")
+    st.caption("Fractions per block as published with SNP (Shim et al., ECCV 2024).")
+    return chosen
+
+
+def _sliders() -> Ratios:
+    removed = {
+        name: st.slider(
+            label,
+            0,
+            HIGHEST,
+            START.get(name, 0),
+            format="%d %% removed",
+            key=f"ratio-{name}",
+            help=HELP[name],
+            persist_state="session",
+        )
+        for name, label in STRUCTURES.items()
+    }
+    return Ratios(**{name: value / 100 for name, value in removed.items()})
+
+
+def _per_block(dense: Architecture) -> Ratios:
+    """A table of percentages, which outlives the page because it is kept beside the widget."""
+    key = f"blocks-{dense.depth}"
+    if f"{key}-editor" not in st.session_state:  # the page was left, and the widget's edits with it
+        st.session_state[f"{key}-start"] = st.session_state.get(key, _starting_table(dense.depth))
+    table: Any = st.data_editor(
+        st.session_state[f"{key}-start"],
+        key=f"{key}-editor",
+        column_config={name: _column(name) for name in PER_BLOCK},
+        height=min(38 + 35 * dense.depth, 470),
+        row_height=35,
+    )
+    st.session_state[key] = table
+    embed = st.slider(
+        STRUCTURES["embed"],
+        0,
+        HIGHEST,
+        0,
+        format="%d %% removed",
+        key="ratio-embed",
+        help=HELP["embed"],
+        persist_state="session",
+    )
+    return Ratios(**{name: _fractions(table[name]) for name in PER_BLOCK}, embed=embed / 100)
+
+
+def _starting_table(depth: int) -> pd.DataFrame:
+    """The sliders' values in every block."""
+    columns = {name: st.session_state.get(f"ratio-{name}", START.get(name, 0)) for name in PER_BLOCK}
+    return pd.DataFrame(columns, index=pd.RangeIndex(depth, name="block"))
+
+
+def _column(name: str) -> Any:
+    return st.column_config.NumberColumn(
+        f"{name} %",
+        width={"v": 58, "heads": 82}.get(name, 66),
+        help=HELP[name],
+        min_value=0,
+        max_value=HIGHEST,
+        step=1,
+        required=True,
+    )
+
+
+def _fractions(column: Any) -> PerBlock:
+    values = tuple(round(float(value) / 100, 4) for value in column)
+    return values[0] if len(set(values)) == 1 else values
+
+
+def pick_run(key: str) -> Run | None:
+    """A run of this session, the newest at first; without any, says what to do."""
+    found = session.runs()
+    if not found:
+        st.info(
+            "Nothing has been pruned in this session yet. Choose what to remove on the Prune page.",
+            icon=":material/content_cut:",
+        )
+        session.link("prune", "Go to Prune", ":material/arrow_back:")
+        return None
+    numbers = [run.number for run in reversed(found)]
+    titles = {run.number: run.title for run in found}
+    if st.session_state.get(f"{key} seen") != numbers[0]:  # a new run is what one wants to see
+        st.session_state[f"{key} seen"] = st.session_state[key] = numbers[0]
+    number = st.selectbox("Run", numbers, format_func=titles.__getitem__, key=key, persist_state="session")
+    return next(run for run in found if run.number == number)

@@ -1,0 +1,48 @@
+"""Entry of the app: streamlit run app/main.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Torch's threads spin while they wait for each other; where anything else wants the processor, one
+# forward of DeiT-Tiny then takes 1400 ms instead of 30. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # streamlit puts app/ there, and not the folder that holds the packages
+    sys.path.insert(0, str(ROOT))
+
+import streamlit as st  # noqa: E402
+
+from app import session, sidebar  # noqa: E402
+from app.views import attention, compare, export, model, prune  # noqa: E402
+
+ASSETS = ROOT / "assets"
+
+st.set_page_config(
+    page_title="PruneScope",
+    page_icon=str(ASSETS / "icon.png"),
+    layout="wide",
+    menu_items={"About": "**PruneScope** looks into a Vision Transformer and prunes it for real."},
+)
+st.html(ASSETS / "style.css")
+st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "icon.svg"))
+pages = {
+    "model": st.Page(
+        model.show, title="Model", icon=":material/deployed_code:", url_path="model", default=True
+    ),
+    "attention": st.Page(
+        attention.show, title="Attention", icon=":material/visibility:", url_path="attention"
+    ),
+    "prune": st.Page(prune.show, title="Prune", icon=":material/content_cut:", url_path="prune"),
+    "compare": st.Page(compare.show, title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+    "export": st.Page(export.show, title="Export", icon=":material/download:", url_path="export"),
+}
+st.session_state["pages"] = pages
+page = st.navigation(list(pages.values()))
+with st.sidebar:
+    sidebar.show()
+with session.sentences():
+    page.run()

@@ -1,0 +1,320 @@
+"""What a browser session holds, and everything that is loaded once and shared by all sessions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from analysis.data import ImageSet, open_data
+from analysis.evaluate import Evaluation, evaluate
+from analysis.latency import Timing
+from analysis.models import DEMO, LoadedModel, load
+from analysis.preprocess import Preprocess
+from analysis.scenes import CLASSES
+from app import words
+from pruning.bundle import OutputError
+from pruning.export import ExportError
+from pruning.job import Job, Outcome, Progress, image_sets, score, tracked
+from pruning.selection import Scores
+
+T = TypeVar("T")
+
+MAX_RUNS = 8  # each holds a pruned model
+MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64}
+
+_log = logging.getLogger(__name__)
+
+
+class NothingChosen(ValueError):
+    """A page needs something that has not been chosen yet; its message says what and where."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the sidebar chose. `data` None: no labelled images; `limit` caps the test images."""
+
+    model: str = "demo"
+    weights: str | None = None
+    data: str | None = "demo"
+    limit: int = 500
+
+
+@dataclass
+class Run:
+    """One finished pruning run of this session, with what was measured or built since."""
+
+    number: int
+    title: str
+    outcome: Outcome
+    timings: dict[int, Timing] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """The one place that turns what a user can cause into a sentence; the rest crashes visibly."""
+    try:
+        yield
+    except NothingChosen as error:
+        st.info(words.plain(str(error)), icon=":material/arrow_back:")
+    except (ValueError, OutputError, ExportError) as error:
+        _log.info("shown to the user: %s", error, exc_info=True)
+        st.error(words.plain(str(error)), icon=":material/error:")
+
+
+# ---- what was chosen
+
+
+def choice() -> Choice:
+    """The model and data that are loaded now."""
+    chosen: Choice = st.session_state.setdefault("choice", Choice())
+    return chosen
+
+
+def choose(chosen: Choice) -> None:
+    """Load another model and other data; what was loaded stays if they cannot be.
+
+    Raises:
+        ValueError: the model or the data cannot be loaded, or do not fit each other.
+    """
+    loaded = model(chosen)
+    if chosen.data == "demo" and not set(CLASSES) <= set(loaded.preprocess.labels):
+        raise ValueError(
+            f"{chosen.model} does not know the classes of the demo scenes ({', '.join(CLASSES[:3])}, ...): "
+            "choose other images, or None to look at photos of your own."
+        )
+    if chosen.data is not None:
+        _images(chosen.data, loaded)
+    st.session_state["choice"] = chosen
+    for name in ("crop", "maps", "rollout"):  # their keys would keep the old model in memory
+        _shelf(name).clear()
+
+
+def model(chosen: Choice | None = None) -> LoadedModel:
+    """The loaded model: shared by all sessions, never to be changed.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    chosen = chosen or choice()
+    return _load(chosen.model, chosen.weights, (_stamp(chosen.model), _stamp(chosen.weights)))
+
+
+def images() -> ImageSet:
+    """All images to look at and to test on; `limit` of them are tested on.
+
+    Raises:
+        ValueError: no images are chosen, or they cannot be read.
+    """
+    chosen = choice()
+    if chosen.data is None:
+        raise NothingChosen("No images are chosen. Pick a folder or zip of images in the sidebar.")
+    return _images(chosen.data, model())
+
+
+def class_name(index: int) -> str:
+    """Name of a class of the loaded model."""
+    loaded = model()
+    if choice().data is not None and not loaded.preprocess.labels:
+        return images().classes[index]
+    return loaded.preprocess.label(index)
+
+
+# The stamp makes a file that changed on disk load anew.
+@st.cache_resource(max_entries=4, show_spinner="Loading the model …")
+def _load(name: str, weights: str | None, stamp: object) -> LoadedModel:
+    return load(name, Path(weights) if weights else None)
+
+
+def _images(spec: str, loaded: LoadedModel) -> ImageSet:
+    return _open(spec, _stamp(spec), loaded.preprocess, loaded.model.arch.num_classes)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Opening the images …")
+def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int) -> ImageSet:
+    return open_data(spec, preprocess, num_classes, "test")
+
+
+def _stamp(spec: str | None) -> tuple[int, int] | None:
+    path = DEMO if spec == "demo" else Path(spec or "").expanduser()
+    file = path / "model.safetensors"
+    try:
+        stat = (file if file.exists() else path).stat()
+    except (OSError, ValueError):  # a name of the hub, or no path at all: loading it will say so
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+# ---- what was measured
+
+
+def remember(name: str, key: object, make: Callable[[], T], keep: int = 32) -> T:
+    """A result of this session, made once for each key; the oldest go first."""
+    shelf = _shelf(name)
+    if key not in shelf:
+        shelf[key] = make()
+    shelf.move_to_end(key)
+    while len(shelf) > keep:
+        shelf.popitem(last=False)
+    result: T = shelf[key]
+    return result
+
+
+def recall(name: str, key: object) -> Any | None:
+    """A remembered result, or None."""
+    return _shelf(name).get(key)
+
+
+def _shelf(name: str) -> OrderedDict[object, Any]:
+    shelf: OrderedDict[object, Any] = st.session_state.setdefault(f"shelf {name}", OrderedDict())
+    return shelf
+
+
+def baseline(progress: Progress | None = None) -> Evaluation | None:
+    """Accuracy of the loaded model on the test images; measured if `progress` is given.
+
+    Raises:
+        ValueError: no images are chosen, or one cannot be read.
+    """
+    chosen = choice()
+    if progress is None:
+        found: Evaluation | None = recall("baseline", chosen)
+        return found
+    require_classes()
+    loaded, test = model(), test_images()
+    return remember(
+        "baseline",
+        chosen,
+        lambda: evaluate(loaded.model, tracked(test, loaded, "Evaluating the dense model", progress)),
+    )
+
+
+def require_classes() -> None:
+    """Refuse to measure the accuracy of a model without a classifier.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if model().model.arch.num_classes == 0:
+        raise ValueError(
+            f"{model().name} has no classifier, so no accuracy can be measured: load a model with classes, "
+            "or weights of one."
+        )
+
+
+def keep_baseline(result: Evaluation) -> None:
+    """Keep a baseline that a run measured."""
+    remember("baseline", choice(), lambda: result)
+
+
+def test_count() -> int:
+    """How many images accuracy is measured on."""
+    return min(choice().limit, len(images()))
+
+
+def few_images(count: int) -> ImageSet:
+    """A few of the test images, all classes alike; found once, as it takes all names of a large set."""
+    found = images()
+    return remember("few images", (choice(), count), lambda: found.sample(min(count, len(found))), keep=4)
+
+
+def test_images() -> ImageSet:
+    """The images that accuracy is measured on, the same ones that a run tests on."""
+    return few_images(test_count()) if test_count() < len(images()) else images()
+
+
+def tested_images(outcome: Outcome) -> ImageSet:
+    """The images that a run tested on, in the order of its predictions."""
+    job = outcome.job
+    key = (job.data, job.calibration, job.limit, job.seed, outcome.dense)
+    return remember("tested", key, lambda: image_sets(job, outcome.dense)[1], keep=4)
+
+
+def scores(job: Job, progress: Progress) -> Scores:
+    """Importance by the job's method; ratios play no part in it, so it is computed once."""
+    key = replace(job, ratios=Job.ratios, preset=None, align=1, limit=None)
+    calibration, _ = image_sets(job, model())
+    return remember("scores", key, lambda: score(job, model(), calibration, progress), keep=8)
+
+
+# ---- runs
+
+
+def runs() -> list[Run]:
+    """Finished runs of this session, oldest first."""
+    found: list[Run] = st.session_state.setdefault("runs", [])
+    return found
+
+
+def add_run(outcome: Outcome, title: str) -> Run:
+    """Keep a finished run; beyond `MAX_RUNS` the oldest is forgotten."""
+    number = st.session_state.get("run count", 0) + 1
+    st.session_state["run count"] = number
+    run = Run(number, f"Run {number}: {title}", outcome)
+    runs().append(run)
+    del runs()[:-MAX_RUNS]
+    return run
+
+
+# ---- files
+
+
+class Workspace:
+    """A temporary folder that goes when the session does."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="prunescope-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def workspace() -> Path:
+    """The session's temporary folder."""
+    if "workspace" not in st.session_state:
+        st.session_state["workspace"] = Workspace()
+    kept: Workspace = st.session_state["workspace"]
+    return kept.path
+
+
+def save_upload(upload: Any) -> str:
+    """Keep an uploaded file for this session under a name made from its content; returns the path."""
+    content = upload.getbuffer()
+    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    folder = workspace() / digest
+    path = folder / Path(upload.name).name
+    if not path.exists():
+        folder.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return str(path)
+
+
+# ---- getting about
+
+
+def link(page: str, label: str, icon: str | None = None) -> None:
+    """A link to another page of the app."""
+    st.page_link(st.session_state["pages"][page], label=label, icon=icon)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar that shows what is being done, gone at the end."""
+    bar = st.progress(0.0, text=" ")
+
+    def show(what: str, share: float) -> None:
+        bar.progress(min(share, 1.0), text=f"{what} · {share:.0%}")
+
+    try:
+        yield show
+    finally:
+        bar.empty()

@@ -1,0 +1,165 @@
+"""The sidebar: which model, which images, and on what machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+import torch
+
+from analysis.cost import cost
+from analysis.models import suggested
+from app import session, words
+from app.session import Choice
+
+MODELS = {"demo": "Demo", "name": "timm or hub", "bundle": "Bundle"}
+IMAGES = {"demo": "Demo scenes", "path": "Folder or zip", "upload": "Upload a zip", "none": "None"}
+WEIGHTS = {"hub": "From the hub", "path": "Local file", "upload": "Upload"}
+
+
+def show() -> None:
+    """What is loaded, and below it the form that loads something else."""
+    _summary()
+    with st.expander("Model and images", icon=":material/tune:", expanded=False, key="source"):
+        pending = _form()
+        if st.button("Load", type="primary", width="stretch", key="load"):
+            with session.sentences():
+                _apply(pending)
+    st.caption(_device())
+
+
+def _summary() -> None:
+    with session.sentences():
+        chosen, loaded = session.choice(), session.model()
+        arch = loaded.model.arch
+        total = cost(arch)
+        shape = f"{arch.depth} blocks × {max(block.heads for block in arch.blocks)} heads"
+        lines = [f"{words.millions(total.params)} parameters · {words.gmacs(total.gmacs)}", shape]
+        if chosen.data is None:
+            lines.append("no images chosen")
+        else:
+            lines.append(f"{session.images().name}, {words.count(session.test_count())} test images")
+        with st.container(key="loaded", gap=None):
+            st.markdown(f"**{Path(loaded.name).name if '/' in loaded.name else loaded.name}**")
+            st.caption("  \n".join(lines))
+
+
+def _form() -> dict[str, Any]:
+    """Widgets of the form; nothing is loaded before the button is pressed."""
+    pending: dict[str, Any] = {"source": _pick("Model", MODELS, "model-source")}
+    if pending["source"] == "name":
+        pending |= _name_fields()
+    elif pending["source"] == "bundle":
+        pending["model"] = st.text_input("Bundle folder", key="bundle-folder", persist_state="session")
+    pending["images"] = _pick("Images", IMAGES, "image-source")
+    if pending["images"] == "path":
+        pending["data"] = st.text_input(
+            "Folder or zip",
+            key="data-path",
+            persist_state="session",
+            help="A folder of class folders, a zip of one, or cifar10:FOLDER.",
+        )
+    elif pending["images"] == "upload":
+        pending["upload"] = st.file_uploader(
+            "Zip of class folders",
+            type="zip",
+            key="data-upload",
+            max_upload_size=session.MAX_UPLOAD_MB["images"],
+        )
+    pending["limit"] = st.number_input(
+        "Test images, at most",
+        min_value=1,
+        value=Choice.limit,
+        step=100,
+        key="limit",
+        persist_state="session",
+        help="Accuracy is measured on this many; more make it slower and its interval narrower.",
+    )
+    return pending
+
+
+def _name_fields() -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "model": st.selectbox(
+            "timm name, or hf-hub:owner/name",
+            [name for name in suggested() if name != "demo"],
+            key="model-name",
+            accept_new_options=True,
+            persist_state="session",
+            help="Choose a suggestion or type any plain Vision Transformer.",
+        ),
+        "weights": _pick("Weights", WEIGHTS, "weights-source"),
+    }
+    if fields["weights"] == "path":
+        fields["weights-path"] = st.text_input(
+            "Weights file", key="weights-path", persist_state="session", help=".safetensors or .pth"
+        )
+    elif fields["weights"] == "upload":
+        fields["weights-upload"] = st.file_uploader(
+            "Weights file",
+            type=["safetensors", "pth", "pt", "bin"],
+            key="weights-upload",
+            max_upload_size=session.MAX_UPLOAD_MB["weights"],
+        )
+    return fields
+
+
+def _pick(label: str, options: dict[str, str], key: str) -> str:
+    chosen: str = st.selectbox(
+        label, list(options), format_func=options.__getitem__, key=key, persist_state="session"
+    )
+    return chosen
+
+
+def _apply(pending: dict[str, Any]) -> None:
+    """Load what the form asks for; on an error everything stays as it was."""
+    session.choose(
+        Choice(
+            model=_model(pending),
+            weights=_weights(pending),
+            data=_data(pending),
+            limit=int(pending["limit"]),
+        )
+    )
+    st.rerun()
+
+
+def _model(pending: dict[str, Any]) -> str:
+    if pending["source"] == "demo":
+        return "demo"
+    name = (pending["model"] or "").strip()
+    if not name:
+        raise ValueError("Give the name of a model, or the folder of a bundle.")
+    # a bundle's folder is always meant as a path, so that it is never taken for a name of timm
+    return str(Path(name).expanduser().resolve()) if pending["source"] == "bundle" else name
+
+
+def _weights(pending: dict[str, Any]) -> str | None:
+    kind = pending.get("weights", "hub")
+    if kind == "path":
+        if not pending["weights-path"].strip():
+            raise ValueError("Give the path of the weights file.")
+        return str(Path(pending["weights-path"].strip()).expanduser())
+    if kind == "upload":
+        if pending["weights-upload"] is None:
+            raise ValueError("Choose a weights file to upload first.")
+        return session.save_upload(pending["weights-upload"])
+    return None
+
+
+def _data(pending: dict[str, Any]) -> str | None:
+    kind = pending["images"]
+    if kind == "path":
+        if not pending["data"].strip():
+            raise ValueError("Give the path of a folder or zip of images.")
+        return str(pending["data"]).strip()
+    if kind == "upload":
+        if pending["upload"] is None:
+            raise ValueError("Choose a zip of images to upload first.")
+        return session.save_upload(pending["upload"])
+    return "demo" if kind == "demo" else None
+
+
+def _device() -> str:
+    return f"CPU · {torch.get_num_threads()} threads · torch {torch.__version__.partition('+')[0]}"

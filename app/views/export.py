@@ -1,0 +1,106 @@
+"""Page 5: leave with the smaller model."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import streamlit as st
+
+from analysis.cost import cost
+from app import controls, session, words
+from app.session import Run
+from pruning.bundle import write_bundle, zip_bundle
+from pruning.card import LOADER
+from pruning.export import export_onnx, export_pt2
+
+CONTENT = {
+    "model.safetensors": "the weights, float32",
+    "architecture.json": "all widths, block by block",
+    "vit.py": "the model in one file that needs torch alone",
+    "example.py": "classifies a photo: python example.py photo.jpg",
+    "preprocess.json": "size, normalisation and class names",
+    "plan.json": "what was kept of the dense model",
+    "report.json": "the figures before and after",
+    "README.md": "a model card",
+}
+FORMATS = {
+    "bundle": ("Bundle", ":material/folder_zip:", "A folder that loads with torch and safetensors alone."),
+    "onnx": ("ONNX", ":material/memory:", "Any batch size, for ONNX Runtime; checked against the model."),
+    "pt2": (".pt2", ":material/data_object:", "A torch.export program; reloaded and checked."),
+}
+
+
+def show() -> None:
+    """The page."""
+    st.header("Export", anchor=False)
+    run = controls.pick_run("export-run")
+    if run is None:
+        return
+    for column, kind in zip(st.columns(3, gap="medium"), FORMATS, strict=True):
+        with column, st.container(border=True, key=f"export-{kind}", height="stretch"):
+            _format(run, kind)
+    st.subheader("Load the bundle anywhere", anchor=False)
+    st.code(LOADER, language="python", wrap_lines=True)
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("What lies in the bundle", anchor=False)
+        st.table(CONTENT, border="horizontal", hide_header=True)
+    with right:
+        st.subheader("The same on the command line", anchor=False)
+        st.code(_commands(run), language="bash", wrap_lines=True)
+
+
+def _commands(run: Run) -> str:
+    folder = f"pruned-{run.number}"
+    export = ["python", "-m", "pruning", "export", "--model", folder, "--format", "onnx,pt2", "--out", folder]
+    return f"{run.outcome.job.command(folder)}\n\n{shlex.join(export)}"
+
+
+def _format(run: Run, kind: str) -> None:
+    title, icon, explanation = FORMATS[kind]
+    st.markdown(f"**{icon} {title}**")
+    st.caption(explanation)
+    with session.sentences():
+        if kind not in run.files:
+            size = words.megabytes(cost(run.outcome.pruned.model.arch).bytes)
+            if not st.button(f"Build, about {size}", key=f"build-{kind}", width="stretch"):
+                return
+            with st.spinner("Building and checking …"):
+                run.files[kind] = _build(run, kind)
+            st.rerun()
+        file = run.files[kind]
+        st.download_button(
+            f"Download, {words.megabytes(file.stat().st_size)}",
+            file.read_bytes,
+            file_name=file.name,
+            type="primary",
+            icon=":material/download:",
+            on_click="ignore",
+            width="stretch",
+            key=f"download-{kind}",
+        )
+
+
+def _build(run: Run, kind: str) -> Path:
+    """Write one format into the session's folder; returns the file to download."""
+    outcome = run.outcome
+    name = f"{Path(outcome.dense.name).name.replace(':', '-')}-{outcome.job.method}-{run.number}"
+    folder = session.workspace() / name
+    pruned = outcome.pruned
+    if kind == "onnx":
+        return export_onnx(pruned.model, folder.with_suffix(".onnx"), pruned.preprocess)
+    if kind == "pt2":
+        return export_pt2(pruned.model, folder.with_suffix(".pt2"), pruned.preprocess)
+    write_bundle(
+        folder,
+        pruned.model,
+        pruned.preprocess,
+        name=outcome.dense.name,
+        report=outcome.report(),
+        plan=outcome.plan,
+        overwrite=True,
+    )
+    packed = folder.with_suffix(".zip")
+    packed.write_bytes(zip_bundle(folder))
+    return packed

@@ -1,0 +1,131 @@
+"""Page 1: what the loaded model is, what it costs, what it sees, and how good it is."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from analysis.cost import cost
+from analysis.models import LoadedModel
+from analysis.vit import Architecture
+from app import charts, pictures, session, words
+
+SAMPLES = 7
+SIDE = 112  # pixels of a thumbnail
+
+
+def show() -> None:
+    """The page."""
+    loaded = session.model()
+    st.header(f"Model · {loaded.name}", anchor=False)
+    st.caption(f"Source: {loaded.source}")
+    _figures(loaded)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        _costs(loaded)
+    with right:
+        anatomy, preprocessing = st.tabs(["Anatomy", "Preprocessing"])
+        with anatomy:
+            _facts(_anatomy(loaded.model.arch), "anatomy")
+        with preprocessing:
+            _facts(_preprocessing(loaded), "preprocessing")
+    _samples(loaded)
+
+
+def _figures(loaded: LoadedModel) -> None:
+    total, result = cost(loaded.model.arch), session.baseline()
+    columns = st.columns(4, vertical_alignment="top" if result else "bottom")
+    columns[0].metric("Parameters", words.count(total.params))
+    columns[1].metric("Compute per image", words.gmacs(total.gmacs))
+    columns[2].metric("Size, float32", words.megabytes(total.bytes))
+    with columns[3]:
+        if result is not None:
+            st.metric(
+                "Top-1 accuracy",
+                words.percent(result.top1),
+                words.interval(result),
+                delta_color="off",
+                delta_arrow="off",
+                help="Below it the 95 % interval (Wilson), and the images it was measured on.",
+            )
+        elif session.choice().data is not None:
+            _measure()
+        else:
+            st.caption("Choose images in the sidebar to measure the accuracy.")
+
+
+def _measure() -> None:
+    number = words.count(session.test_count())
+    with st.container(key="baseline", gap="xsmall"):
+        if st.button("Measure accuracy", key="measure-baseline", icon=":material/speed:"):
+            with session.progress_bar() as progress:
+                session.baseline(progress)
+            st.rerun()
+        st.caption(f"on {number} test images")
+
+
+def _costs(loaded: LoadedModel) -> None:
+    st.subheader("Where the cost lies", anchor=False)
+    quantity = st.segmented_control(
+        "Quantity",
+        ["macs", "params"],
+        format_func={"macs": "MACs", "params": "Parameters"}.__getitem__,
+        default="macs",
+        required=True,
+        key="cost-quantity",
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    figure = charts.block_costs(cost(loaded.model.arch), quantity)
+    st.plotly_chart(figure, config=charts.CONFIG, key="block-costs")
+
+
+def _facts(facts: dict[str, str], key: str) -> None:
+    with st.container(key=key):
+        st.table(pd.Series(facts, name=""), border="horizontal", hide_header=True)
+
+
+def _anatomy(arch: Architecture) -> dict[str, str]:
+    rows, columns = arch.grid
+    prefix = ", ".join(arch.prefix_names) or "none"
+    return {
+        "Image": f"{arch.image_size[0]} × {arch.image_size[1]} px (rows × columns)",
+        "Patches": f"{rows} × {columns} of {arch.patch_size[0]} × {arch.patch_size[1]} px",
+        "Tokens": f"{arch.num_tokens}; prefix: {prefix}",
+        "Blocks": str(arch.depth),
+        "Heads per block": _span([block.heads for block in arch.blocks]),
+        "Query-key width": f"{_span([block.qk for block in arch.blocks])} per head",
+        "Value width": f"{_span([block.v for block in arch.blocks])} per head",
+        "MLP width": _span([block.mlp for block in arch.blocks]),
+        "Embedding width": words.count(arch.embed_dim),
+        "Classes read from": "class token" if arch.pool == "token" else "mean over patches",
+    }
+
+
+def _span(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return words.count(low) if low == high else f"{words.count(low)} to {words.count(high)}"
+
+
+def _preprocessing(loaded: LoadedModel) -> dict[str, str]:
+    preprocess = loaded.preprocess
+    shown = ", ".join(preprocess.labels[:4]) + (" …" if len(preprocess.labels) > 4 else "")
+    return {
+        "Resize": f"{preprocess.interpolation}, {preprocess.crop_mode} crop of {preprocess.crop_pct:.1%}",
+        "Mean": ", ".join(f"{value:.3f}" for value in preprocess.mean),
+        "Standard deviation": ", ".join(f"{value:.3f}" for value in preprocess.std),
+        "Classes": f"{loaded.model.arch.num_classes:,}" + (f": {shown}" if shown else ""),
+    }
+
+
+def _samples(loaded: LoadedModel) -> None:
+    st.subheader("What it sees", anchor=False)
+    if session.choice().data is None:
+        st.caption("No images are chosen. Pick a folder or zip of images in the sidebar.")
+        return
+    few = session.few_images(SAMPLES)
+    with st.container(horizontal=True, key="samples"):
+        for i in range(len(few)):
+            name = few.classes[few.label(i)]
+            shown = pictures.thumbnail(few.image(i), loaded.preprocess, SIDE)
+            st.image(shown, caption=name, width=SIDE, alt=f"a sample of class {name}")

@@ -1,0 +1,140 @@
+"""Page 3: choose what goes, see at once what it saves, and cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from analysis.cost import Cost, cost
+from analysis.evaluate import Evaluation, evaluate
+from analysis.models import LoadedModel
+from analysis.vit import Architecture
+from app import charts, controls, session, words
+from app.session import Run
+from pruning.criteria import CRITERIA
+from pruning.job import Job, Progress, prune, tracked
+from pruning.selection import select
+from pruning.surgery import mask
+
+TRY_ON = 128  # test images of a what-if
+
+
+def show() -> None:
+    """The page."""
+    loaded = session.model()
+    dense = loaded.model.arch
+    st.header("Prune", anchor=False)
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        job = controls.job(dense)
+    with right, session.sentences():
+        target = job.target(dense)
+        _estimate(cost(dense), cost(target))
+        st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
+        with st.container(horizontal=True, vertical_alignment="center", key="actions"):
+            start = st.button("Prune", type="primary", icon=":material/content_cut:", width=200, key="prune")
+            attempt = st.button(
+                "Try it masked",
+                icon=":material/science:",
+                key="try",
+                help=f"Switches off what would go and measures the accuracy on {TRY_ON} test images.",
+            )
+        _what_if(job, loaded, target, attempt)
+        if start:
+            _start(job, loaded)
+        _latest()
+        with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
+            written = replace(job, data=job.data or "DATA").command()
+            st.code(written, language="bash", wrap_lines=True)
+
+
+def _estimate(before: Cost, after: Cost) -> None:
+    figures = (
+        ("Parameters", before.params, after.params, words.count),
+        ("Compute", before.macs, after.macs, words.gmacs_of),
+        ("Size, float32", before.bytes, after.bytes, words.megabytes),
+    )
+    with st.container(key="estimate"):
+        for column, (label, old, new, written) in zip(st.columns(3), figures, strict=True):
+            column.metric(
+                label,
+                written(new),
+                words.change(old, new) if new != old else None,
+                delta_color="inverse",
+                delta_description=f"from {written(old).partition(words.NBSP)[0]}",
+            )
+
+
+def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool) -> None:
+    """Accuracy of the full-size model with the parts switched off that would go."""
+    key = (session.choice(), job)
+    if attempt:
+        with session.progress_bar() as progress:
+            session.remember("what-if", key, lambda: _masked(job, loaded, target, progress))
+    found: tuple[Evaluation, Evaluation] | None = session.recall("what-if", key)
+    if found is not None:
+        before, after = found
+        with st.container(key="what-if"):
+            st.markdown(
+                f"Masked: **{words.percent(after.top1)}** top-1 before fine-tuning "
+                f"({words.interval(after)}), against {words.percent(before.top1)} dense."
+            )
+
+
+def _masked(
+    job: Job, loaded: LoadedModel, target: Architecture, progress: Progress
+) -> tuple[Evaluation, Evaluation]:
+    session.require_classes()
+    few = session.few_images(TRY_ON)
+    plan = select(session.scores(job, progress), loaded.model.arch, target)
+    before = session.remember(
+        "few",
+        session.choice(),
+        lambda: evaluate(loaded.model, tracked(few, loaded, "Evaluating the dense model", progress)),
+    )
+    masked = mask(loaded.model, plan)
+    return before, evaluate(masked, tracked(few, loaded, "Evaluating the masked model", progress))
+
+
+def _start(job: Job, loaded: LoadedModel) -> None:
+    if not job.data:
+        raise session.NothingChosen("Pruning needs images to test on. Pick some in the sidebar.")
+    session.require_classes()
+    with session.progress_bar() as progress:
+        outcome = prune(job, dense=loaded, before=session.baseline(), progress=progress)
+    session.keep_baseline(outcome.before)
+    session.add_run(outcome, f"{CRITERIA[job.method].title}, {words.removed(job)}")
+
+
+def _latest() -> None:
+    if not session.runs():
+        return
+    run = session.runs()[-1]
+    with st.container(border=True, key="latest-run"):
+        _summary(run)
+
+
+def _summary(run: Run) -> None:
+    outcome = run.outcome
+    before, after = cost(outcome.dense.model.arch), cost(outcome.pruned.model.arch)
+    st.markdown(f"**{run.title}** · {outcome.seconds:.1f} s · before fine-tuning")
+    columns = st.columns(3)
+    columns[0].metric(
+        "Top-1",
+        words.percent(outcome.after.top1),
+        words.points(outcome.before.top1, outcome.after.top1),
+        help=words.interval(outcome.after),
+    )
+    columns[1].metric(
+        "Parameters",
+        words.millions(after.params),
+        words.change(before.params, after.params),
+        delta_color="inverse",
+    )
+    columns[2].metric(
+        "Compute", words.gmacs(after.gmacs), words.change(before.macs, after.macs), delta_color="inverse"
+    )
+    with st.container(horizontal=True):
+        session.link("compare", "Compare before and after", ":material/compare_arrows:")
+        session.link("export", "Export it", ":material/download:")

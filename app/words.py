@@ -1,0 +1,92 @@
+"""Numbers as people read them: units, separators, intervals."""
+
+from __future__ import annotations
+
+import re
+
+from analysis.evaluate import Evaluation
+from pruning.job import Job
+from pruning.selection import PerBlock
+
+NBSP = "\u00a0"  # keeps a number and its unit on one line
+
+STRUCTURES = {
+    "qk": "Query-key pairs",
+    "v": "Value channels",
+    "mlp": "MLP neurons",
+    "heads": "Whole heads",
+    "embed": "Residual channels",
+}
+
+
+def plain(text: str) -> str:
+    """Text from elsewhere, such as a file's name, so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*_~$\[\]<])", r"\\\1", text)
+
+
+def count(number: int) -> str:
+    """A number with thousands separators."""
+    return f"{number:,}"
+
+
+def millions(number: int) -> str:
+    """Parameters in millions."""
+    return f"{number / 1e6:,.2f}{NBSP}M"
+
+
+def gmacs(number: float) -> str:
+    """Multiply-accumulates of one image, in 10^9."""
+    return f"{number:,.3f}{NBSP}GMACs"
+
+
+def gmacs_of(macs: int) -> str:
+    """MACs of one image, in 10^9."""
+    return gmacs(macs / 1e9)
+
+
+def megabytes(number: int) -> str:
+    """Bytes in units of 10^6."""
+    return f"{number / 1e6:,.1f}{NBSP}MB"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A fraction as a percentage."""
+    return f"{100 * share:.{digits}f}{NBSP}%"
+
+
+def change(before: float, after: float) -> str:
+    """Relative change, signed; a real minus sign would not be read as negative by `st.metric`."""
+    return f"{100 * (after - before) / before:+.1f}{NBSP}%"
+
+
+def points(before: float, after: float) -> str:
+    """Difference of two fractions in percentage points."""
+    return f"{100 * (after - before):+.1f} points"
+
+
+def interval(result: Evaluation) -> str:
+    """The 95 % interval of top-1 and the number of images it rests on."""
+    low, high = 100 * result.top1_low, 100 * result.top1_high
+    return f"{low:.1f} to {high:.1f}{NBSP}%, {count(result.images)} images"
+
+
+def milliseconds(value: float) -> str:
+    """A latency with sensible digits."""
+    return f"{value:,.2f}{NBSP}ms" if value < 10 else f"{value:,.1f}{NBSP}ms"
+
+
+def removed(job: Job) -> str:
+    """What a job removes, in a few words."""
+    if job.preset:
+        return f"preset {job.preset}"
+    parts = [(name, _fraction(getattr(job.ratios, name))) for name in STRUCTURES]
+    return ", ".join(f"{name} {share}" for name, share in parts if share) or "nothing"
+
+
+def _fraction(value: PerBlock) -> str:
+    if isinstance(value, tuple):
+        low, high = min(value), max(value)
+        if low != high:
+            return f"{100 * low:.0f} to {100 * high:.0f} %"
+        value = low
+    return f"{100 * value:.0f} %" if value else ""

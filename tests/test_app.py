@@ -1,0 +1,400 @@
+"""Every page in its normal, empty and error states, without a browser."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from analysis.cost import cost
+from analysis.evaluate import Evaluation
+from analysis.models import load, read_bundle
+from analysis.vit import Architecture, BlockWidths, ViT
+from app import charts, pictures, session, words
+from app.session import Choice
+from pruning.bundle import write_bundle
+from pruning.job import Job
+
+MAIN = str(Path(__file__).parent.parent / "app" / "main.py")
+PAGES = ("", "attention", "prune", "compare", "export")
+
+
+def start(page: str = "", choice: Choice | None = None) -> AppTest:
+    """The app on one of its pages, with few test images."""
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    app.session_state["choice"] = choice or Choice(limit=20)
+    app.run()
+    return go(app, page)
+
+
+def go(app: AppTest, page: str) -> AppTest:
+    """Change the page; AppTest's own way knows pages that are files only."""
+    hashes = {info["url_pathname"]: found for found, info in app._registered_pages.items()}
+    app._page_hash = hashes[page]
+    app.run()
+    assert not app.exception
+    return app
+
+
+def text(app: AppTest) -> str:
+    kinds = ("header", "subheader", "markdown", "caption", "info", "error", "metric")
+    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle without a class token, for images that are not square."""
+    arch = Architecture(
+        image_size=(32, 48),
+        patch_size=(8, 8),
+        embed_dim=24,
+        blocks=(BlockWidths(3, 8, 8, 32), BlockWidths(2, 4, 8, 16)),
+        num_classes=3,
+        scale=8**-0.5,
+        class_token=False,
+        registers=1,
+        pool="avg",
+        norm_before_pool=False,
+    )
+    torch.manual_seed(0)
+    model = ViT(arch)
+    model.init_weights()
+    preprocess = replace(load("demo").preprocess, image_size=(32, 48), labels=("cat", "dog", "emu"))
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return write_bundle(folder, model.eval(), preprocess, name="tiny", report={})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 40, 60, 3), dtype=np.uint8)
+    for name, images in zip(("cat", "dog", "emu"), pixels.transpose(1, 0, 2, 3, 4), strict=True):
+        (folder / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+    return folder
+
+
+# ---- normal
+
+
+def test_model_page_shows_the_demo_and_measures_it() -> None:
+    app = start()
+    shown = {metric.label: metric.value for metric in app.metric}
+    assert shown["Parameters"] == words.count(cost(load("demo").model.arch).params)
+    app.button(key="measure-baseline").click().run()
+    assert "20 images" in app.metric[3].delta
+    assert not app.exception
+
+
+def test_attention_page_shows_predictions_and_keeps_its_widgets() -> None:
+    app = start("attention")
+    app.number_input(key="look-at").set_value(7).run()
+    app.button(key="look-at-next").click().run()
+    app.number_input(key="block").set_value(4).run()
+    go(app, "prune")
+    go(app, "attention")
+    assert app.number_input(key="look-at").value == 8
+    assert app.number_input(key="block").value == 4
+    assert app.number_input(key="rollout-block").value == 5
+
+
+def test_attention_page_steps_around_the_ends() -> None:
+    app = start("attention")
+    app.button(key="look-at-previous").click().run()
+    assert app.number_input(key="look-at").value == 1999
+
+
+def test_prune_page_estimates_as_sliders_move() -> None:
+    app = start("prune")
+    app.slider(key="ratio-qk").set_value(0).run()
+    app.slider(key="ratio-v").set_value(0).run()
+    app.slider(key="ratio-mlp").set_value(50).run()
+    dense = load("demo").model.arch
+    half = replace(dense, blocks=tuple(replace(block, mlp=384) for block in dense.blocks))
+    assert app.metric[0].value == words.count(cost(half).params)
+    assert "--mlp 0.5" in app.code[0].value
+
+
+def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
+    app = start("prune")
+    app.number_input(key="option-snp-images").set_value(8).run()
+    app.button(key="try").click().run()
+    assert "Masked" in text(app)
+    app.button(key="prune").click().run()
+    assert "Run 1: SNP, qk 50 %" in text(app)
+    run = app.session_state["runs"][0]
+    assert run.outcome.pruned.model.arch == run.outcome.job.target(run.outcome.dense.model.arch)
+
+    go(app, "compare")
+    table = app.table[0].value
+    assert table.loc["Parameters", "After"] == words.count(cost(run.outcome.pruned.model.arch).params)
+    assert "fine-tuning" in text(app)
+
+    go(app, "export")
+    app.button(key="build-bundle").click().run()
+    assert not app.exception
+    folder = run.files["bundle"].with_suffix("")
+    assert read_bundle(folder).model.arch == run.outcome.pruned.model.arch
+
+
+def test_compare_page_shows_latency_once_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = pruned()
+    go(app, "compare")
+    monkeypatch.setattr("app.views.compare.BATCHES", (1,))
+    app.button(key="measure-latency").click().run()
+    assert list(app.table[1].value.index) == ["batch 1, before", "batch 1, after"]
+    assert not app.exception
+
+
+def pruned() -> AppTest:
+    app = start("prune", Choice(limit=10))
+    app.selectbox(key="method").set_value("l1").run()
+    return app.button(key="prune").click().run()
+
+
+def test_runs_are_numbered_and_the_newest_is_shown() -> None:
+    app = pruned()
+    app.slider(key="ratio-heads").set_value(50).run()
+    app.button(key="prune").click().run()
+    go(app, "compare")
+    assert app.selectbox(key="compare-run").value == 2
+    app.selectbox(key="compare-run").set_value(1).run()
+    go(app, "export")
+    go(app, "compare")
+    assert app.selectbox(key="compare-run").value == 1
+
+
+def test_per_block_percentages_survive_the_page_and_reach_the_job() -> None:
+    app = start("prune")
+    app.segmented_control(key="mode").set_value("blocks").run()
+    edited = app.session_state["blocks-6"].copy()
+    edited.loc[2, "mlp"] = 75
+    app.session_state["blocks-6"] = edited
+    go(app, "attention")
+    go(app, "prune")
+    assert "--mlp 0,0,0.75,0,0,0" in app.code[0].value
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_take_a_model_of_another_shape(page: str, tiny: Path, photos: Path) -> None:
+    app = start(page, Choice(str(tiny), data=str(photos), limit=6))
+    assert not app.error
+
+
+def test_a_model_without_class_token_is_seen_from_its_patches(tiny: Path, photos: Path) -> None:
+    app = start("attention", Choice(str(tiny), data=str(photos), limit=6))
+    (row,) = [box for box in app.selectbox if box.label == "Attention from"]
+    assert row.options == ["register 1 token", "mean over patches"]
+    assert row.value == 1
+
+
+def test_another_model_with_fewer_blocks_resets_what_is_out_of_range(tiny: Path, photos: Path) -> None:
+    app = start("attention")
+    app.number_input(key="block").set_value(5).run()
+    app.number_input(key="head").set_value(5).run()
+    app.session_state["choice"] = Choice(str(tiny), data=str(photos), limit=6)
+    app.run()
+    assert not app.exception
+    assert app.number_input(key="block").value == 1
+    assert app.number_input(key="head").value == 1
+
+
+# ---- empty
+
+
+@pytest.mark.parametrize("page", ["compare", "export"])
+def test_without_runs_a_page_says_what_to_do(page: str) -> None:
+    app = start(page)
+    assert "Nothing has been pruned" in app.info[0].value
+    assert not app.error
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_without_images(page: str) -> None:
+    app = start(page, Choice(data=None))
+    assert not app.error
+    assert "images" in text(app)
+
+
+def test_pruning_without_images_says_where_to_choose_them() -> None:
+    app = start("prune", Choice(data=None))
+    app.button(key="prune").click().run()
+    assert "sidebar" in app.info[0].value
+    assert "runs" not in app.session_state or not app.session_state["runs"]
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_model_that_is_gone_is_one_sentence(page: str, tmp_path: Path) -> None:
+    app = start(page, Choice(model=str(tmp_path / "gone")))
+    assert "there is no bundle folder" in app.error[0].value
+
+
+@pytest.mark.parametrize("page", ["", "attention"])
+def test_images_that_are_gone_are_one_sentence(page: str, tmp_path: Path) -> None:
+    app = start(page, Choice(data=str(tmp_path / "gone")))
+    assert "there is no file or folder" in app.error[0].value
+
+
+def test_loading_something_wrong_keeps_what_was_loaded(tmp_path: Path) -> None:
+    app = start()
+    app.selectbox(key="model-source").set_value("bundle").run()
+    app.text_input(key="bundle-folder").set_value(str(tmp_path)).run()
+    app.button(key="load").click().run()
+    assert "is not a bundle" in app.error[0].value
+    assert app.session_state["choice"].model == "demo"
+
+
+def test_demo_scenes_are_refused_for_a_model_of_other_classes(tiny: Path) -> None:
+    app = start()
+    app.selectbox(key="model-source").set_value("bundle").run()
+    app.text_input(key="bundle-folder").set_value(str(tiny)).run()
+    app.button(key="load").click().run()
+    assert "choose other images" in app.error[0].value
+    app.selectbox(key="image-source").set_value("none").run()
+    app.button(key="load").click().run()
+    assert not app.error
+    assert app.session_state["choice"] == Choice(str(tiny), data=None, limit=Choice.limit)
+
+
+def test_ratios_that_leave_nothing_are_one_sentence(tiny: Path, photos: Path) -> None:
+    app = start("prune", Choice(str(tiny), data=str(photos), limit=6))
+    app.slider(key="ratio-heads").set_value(90).run()
+    assert "leaves nothing of heads" in app.error[0].value
+    assert not app.exception
+
+
+def test_a_model_without_classifier_is_looked_at_but_not_measured(tmp_path: Path, photos: Path) -> None:
+    demo = load("demo")
+    torch.manual_seed(0)
+    model = ViT(replace(demo.model.arch, num_classes=0)).eval()
+    model.init_weights()
+    preprocess = replace(demo.preprocess, labels=())
+    write_bundle(tmp_path / "features", model, preprocess, name="features", report={})
+    app = start("attention", Choice(str(tmp_path / "features"), data=str(photos), limit=6))
+    assert "no classifier" in text(app)
+    assert not app.error
+    go(app, "")
+    app.button(key="measure-baseline").click().run()
+    assert "has no classifier" in app.error[0].value
+
+
+def test_removing_nothing_is_one_sentence() -> None:
+    app = start("prune")
+    for name in ("qk", "v", "mlp"):
+        app.slider(key=f"ratio-{name}").set_value(0)
+    app.run()
+    app.button(key="prune").click().run()
+    assert "nothing to remove" in app.error[0].value
+
+
+def test_a_photo_that_is_no_image_is_one_sentence() -> None:
+    app = start("attention", Choice(data=None))
+    app.file_uploader(key="photo").set_value([("photo.jpg", b"not a picture", "image/jpeg")]).run()
+    assert "photo.jpg is not an image" in app.error[0].value
+    assert not app.exception
+
+
+def test_an_uploaded_photo_is_looked_at() -> None:
+    app = start("attention", Choice(data=None))
+    content = io.BytesIO()
+    Image.new("CMYK", (90, 50), (10, 200, 30, 0)).save(content, "JPEG")
+    app.file_uploader(key="photo").set_value([("photo.jpg", content.getvalue(), "image/jpeg")]).run()
+    assert not app.error
+    assert "photo.jpg" in text(app)
+
+
+# ---- the parts
+
+
+def test_a_new_estimate_takes_less_than_100_ms() -> None:
+    dense = load("demo").model.arch
+    job = Job("demo", "demo")
+    began = time.perf_counter()
+    cost(job.target(dense))
+    charts.widths(dense, dense)
+    assert time.perf_counter() - began < 0.1
+
+
+def test_overlay_shows_the_highest_value_in_the_last_colour() -> None:
+    values = np.zeros((2, 3), dtype=np.float32)
+    values[0, 2] = 5
+    style = pictures.Style("grey", opacity=1.0, smooth=False)
+    shown = np.asarray(pictures.overlay(Image.new("RGB", (30, 20)), values, style))
+    expected = np.zeros((20, 30, 3), dtype=np.uint8)
+    expected[:10, 20:] = 255
+    np.testing.assert_array_equal(shown, expected)
+
+
+def test_overlay_without_opacity_is_the_photo() -> None:
+    photo = Image.new("RGB", (30, 20), (9, 80, 200))
+    values = np.eye(2, dtype=np.float32)
+    assert pictures.overlay(photo, values, pictures.Style(opacity=0.0)).getcolors() == photo.getcolors()
+
+
+@pytest.mark.parametrize("palette", pictures.PALETTES)
+def test_palettes_run_from_first_to_last_anchor(palette: str) -> None:
+    ends = pictures.colour(np.array([[0.0, 1.0]], dtype=np.float32), palette)
+    assert [bytes(end).hex() for end in ends[0]] == [pictures.PALETTES[palette][i] for i in (0, -1)]
+
+
+def test_grid_has_a_cell_for_every_head_of_uneven_blocks() -> None:
+    plane = np.eye(4, dtype=np.float32)
+    grid = pictures.grid(Image.new("RGB", (64, 64)), [[plane] * 3, [plane]], pictures.Style(), (400, 300))
+    assert grid.cells == ((0, 0), (0, 1), (0, 2), (1, 0))
+    assert (grid.columns, grid.rows) == (2, 3)
+    empty = np.asarray(grid.image)[-1, -1]
+    assert empty[3] == 0  # where block 1 has no head, nothing is drawn
+
+
+def test_head_grid_puts_a_square_over_every_cell() -> None:
+    plane = np.eye(4, dtype=np.float32)
+    grid = pictures.grid(Image.new("RGB", (64, 64)), [[plane] * 2] * 3, pictures.Style(), (400, 300))
+    figure: Any = charts.head_grid(grid, (2, 1))
+    assert [tuple(cell) for cell in figure.data[0].customdata] == list(grid.cells)
+    assert max(figure.data[0].x) < grid.image.width
+    assert max(figure.data[0].y) < grid.image.height
+
+
+def test_scatter_bounds_are_the_interval() -> None:
+    result = Evaluation(0.5, 0.9, 0.4, 0.65, 10, 1.0, (), (), ())
+    figure: Any = charts.scatter([charts.Point("run 1", 0.1, result)])
+    assert figure.data[0].error_y.array[0] == pytest.approx(15)
+    assert figure.data[0].error_y.arrayminus[0] == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (Job("demo", "demo"), "nothing"),
+        (Job("demo", "demo", preset="snp-deit-tiny"), "preset snp-deit-tiny"),
+    ],
+)
+def test_removed_in_words(job: Job, expected: str) -> None:
+    assert words.removed(job) == expected
+
+
+def test_names_from_elsewhere_are_not_markdown() -> None:
+    assert words.plain("a_b*c.jpg [x] $y$") == r"a\_b\*c.jpg \[x\] \$y\$"
+
+
+def test_uploads_of_equal_names_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Upload(io.BytesIO):
+        name = "../weights.pth"
+
+    monkeypatch.setattr("app.session.st.session_state", {})
+    first, second = (session.save_upload(Upload(content)) for content in (b"one", b"two"))
+    assert first != second
+    assert Path(first).read_bytes() == b"one"
+    assert Path(first).is_relative_to(session.workspace())
