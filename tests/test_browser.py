@@ -1,0 +1,223 @@
+"""The main journey in a real Chromium, on the server that `make app` starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import ROOT
+
+from analysis.scenes import CLASSES, render
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+SHOTS = ROOT / "build" / "shots"
+SECONDS = 1000  # Playwright counts milliseconds
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The app as a user starts it; its address."""
+    port = free_port()
+    log = ROOT / "build" / "app.log"
+    log.parent.mkdir(exist_ok=True)
+    settings = {"STREAMLIT_SERVER_HEADLESS": "true", "STREAMLIT_SERVER_ADDRESS": "127.0.0.1"}
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            ["make", "app", f"PORT={port}"],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_up(f"{address}/_stcore/health", process)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+    assert "Traceback" not in log.read_text()
+
+
+def wait_until_up(address: str, process: subprocess.Popen[bytes], seconds: int = 120) -> None:
+    for _ in range(seconds * 2):
+        assert process.poll() is None, "the server stopped: see build/app.log"
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError("the server did not come up")
+
+
+@pytest.fixture
+def page(server: str) -> Iterator[Page]:
+    if CHROMIUM is None:
+        if os.environ.get("PRUNESCOPE_REQUIRE_BROWSER"):
+            pytest.fail("no Chromium found, and this run must not skip the browser tests")
+        pytest.skip("no Chromium found: install Debian's chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        page.set_default_timeout(60 * SECONDS)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server)
+        yield page
+        browser.close()
+    assert errors == []
+
+
+def shoot(page: Page, name: str) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+def open_page(page: Page, name: str) -> None:
+    page.locator("[data-testid=stSidebarNav]").get_by_text(name, exact=True).click()
+    page.get_by_role("heading", name=name, exact=True).wait_for()
+    settle(page)
+    assert page.locator("[data-testid=stException], [data-testid=stAlertContentError]").count() == 0
+
+
+def settle(page: Page) -> None:
+    """Wait until Streamlit has nothing left to run."""
+    page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')")
+    page.wait_for_timeout(300)
+
+
+def slide(page: Page, key: str, percent: int) -> None:
+    """Move a slider by its keyboard, one percent a key."""
+    thumb = page.locator(f".st-key-{key} [role=slider]")
+    now = int(thumb.get_attribute("aria-valuenow") or 0)
+    thumb.focus()
+    for _ in range(abs(percent - now)):
+        page.keyboard.press("ArrowRight" if percent > now else "ArrowLeft")
+    settle(page)
+    assert thumb.get_attribute("aria-valuenow") == str(percent)
+
+
+def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> None:
+    open_page(page, "Model")
+    assert "2.72 M" in page.locator("body").inner_text()
+    shoot(page, "model")
+
+    open_page(page, "Attention")
+    page.locator(".st-key-head-grid").wait_for()
+    shoot(page, "attention")
+
+    open_page(page, "Prune")
+    before = page.locator(".st-key-estimate").inner_text()
+    slide(page, "ratio-qk", 60)
+    slide(page, "ratio-mlp", 30)
+    assert page.locator(".st-key-estimate").inner_text() != before
+    page.locator(".st-key-try button").click()
+    page.locator(".st-key-what-if").wait_for()
+    page.locator(".st-key-prune button").click()
+    page.locator(".st-key-latest-run").wait_for(timeout=180 * SECONDS)
+    settle(page)
+    shoot(page, "prune")
+
+    open_page(page, "Compare")
+    table = page.locator(".st-key-table").inner_text()
+    assert re.search(r"Top-1\s+[\d.]+\s%\s+[\d.]+\s%", table), table
+    params = re.search(r"Parameters\s+([\d,]+)\s+([\d,]+)", table)
+    assert params, table
+    dense, small = (int(count.replace(",", "")) for count in params.groups())
+    assert dense == 2_721_226 and small < 2_000_000 * 1.2
+    shoot(page, "compare")
+
+    open_page(page, "Export")
+    page.locator(".st-key-build-bundle button").click()
+    with page.expect_download() as download:
+        page.locator(".st-key-download-bundle button").click()
+    shoot(page, "export")
+    packed = tmp_path / "bundle.zip"
+    download.value.save_as(packed)
+    check_bundle(packed, tmp_path / "elsewhere", small)
+
+
+def check_bundle(packed: Path, folder: Path, params: int) -> None:
+    """Load and run the downloaded bundle in a process that has neither this project nor timm."""
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(folder)
+    (bundle,) = folder.iterdir()
+    right = 0
+    for index in range(5):
+        scene = render("test", index)
+        from PIL import Image
+
+        Image.fromarray(scene.image).save(folder / f"{index}.png")
+    script = (
+        "import sys\n"
+        "for name in ('timm', 'analysis', 'pruning', 'app', 'torchvision'): sys.modules[name] = None\n"
+        "import json, torch\n"
+        "from safetensors.torch import load_file\n"
+        "from vit import Architecture, ViT\n"
+        "model = ViT(Architecture.from_json(open('architecture.json').read())).eval()\n"
+        "model.load_state_dict(load_file('model.safetensors'))\n"
+        "import example\n"
+        "print(json.dumps({'params': sum(p.numel() for p in model.parameters())}))\n"
+    )
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, cwd=bundle, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["params"] == params
+    for index in range(5):
+        run = [sys.executable, "example.py", str(folder / f"{index}.png")]
+        done = subprocess.run(run, cwd=bundle, capture_output=True, text=True, check=True)
+        first = done.stdout.splitlines()[0]
+        assert any(name in first for name in CLASSES), done.stdout
+        right += CLASSES[index] in first
+    assert right >= 2, "the pruned demo should still know some of five scenes"
+
+
+def test_bad_photo_is_a_sentence(page: Page, tmp_path: Path) -> None:
+    fake = tmp_path / "photo.jpg"
+    fake.write_text("this is no picture")
+    open_page(page, "Attention")
+    page.get_by_text("Own photo", exact=True).click()
+    page.locator(".st-key-photo input[type=file]").set_input_files(fake)
+    alert = page.get_by_role("alert").first
+    alert.wait_for()
+    assert "photo.jpg" in alert.inner_text() and "Traceback" not in page.locator("body").inner_text()
+    shoot(page, "bad-photo")
+
+
+def test_narrow_and_dark_do_not_break(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.goto(f"{page.url.rstrip('/')}/prune")
+    page.get_by_role("heading", name="Prune", exact=True).wait_for()
+    settle(page)
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 420
+    shoot(page, "prune-narrow-dark")
