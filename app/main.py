@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-
-# Torch's threads spin while they wait for each other; where anything else wants the processor, one
-# forward of DeiT-Tiny then takes 1400 ms instead of 30. Read when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # streamlit puts app/ there, and not the folder that holds the packages

@@ -25,7 +25,7 @@ from analysis.scenes import CLASSES
 from app import words
 from pruning.bundle import OutputError
 from pruning.export import ExportError
-from pruning.job import Job, Outcome, Progress, image_sets, score, tracked
+from pruning.job import Job, Outcome, Progress, image_sets, require_classifier, score, tracked
 from pruning.selection import Scores
 
 T = TypeVar("T")
@@ -191,26 +191,13 @@ def baseline(progress: Progress | None = None) -> Evaluation | None:
     if progress is None:
         found: Evaluation | None = recall("baseline", chosen)
         return found
-    require_classes()
+    require_classifier(model())
     loaded, test = model(), test_images()
     return remember(
         "baseline",
         chosen,
         lambda: evaluate(loaded.model, tracked(test, loaded, "Evaluating the dense model", progress)),
     )
-
-
-def require_classes() -> None:
-    """Refuse to measure the accuracy of a model without a classifier.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if model().model.arch.num_classes == 0:
-        raise ValueError(
-            f"{model().name} has no classifier, so no accuracy can be measured: load a model with classes, "
-            "or weights of one."
-        )
 
 
 def keep_baseline(result: Evaluation) -> None:

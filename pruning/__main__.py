@@ -26,7 +26,7 @@ from analysis.models import LoadedModel, architecture, load
 from pruning.bundle import require_free, write_bundle
 from pruning.criteria import CRITERIA
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
-from pruning.job import Job, Outcome, Progress, cost_report, prune, tracked
+from pruning.job import Job, Outcome, Progress, cost_report, prune, require_classifier, tracked
 from pruning.selection import PerBlock, Ratios, presets
 
 Result = dict[str, Any]
@@ -90,6 +90,7 @@ def _write(outcome: Outcome, out: Path) -> None:
 
 def _evaluate(args: argparse.Namespace, progress: Progress) -> Result:
     loaded = load(args.model, args.weights)
+    require_classifier(loaded)
     images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)
     if args.limit is not None:
         images = images.sample(args.limit, args.seed)

@@ -166,6 +166,19 @@ def cost_report(dense: Architecture, pruned: Architecture) -> dict[str, Any]:
     }
 
 
+def require_classifier(loaded: LoadedModel) -> None:
+    """Refuse to measure the accuracy of a model without a classifier.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if loaded.model.arch.num_classes == 0:
+        raise ValueError(
+            f"{loaded.name} has no classifier, so no accuracy can be measured: load a model with classes, "
+            "or weights of one"
+        )
+
+
 def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
     """The images a job calibrates on and the images it tests on; no image is in both.
 
@@ -209,6 +222,7 @@ def prune(
     if job.preset is None and job.ratios.removes_nothing:
         raise ValueError("nothing to remove: set at least one ratio above 0, or name a preset")
     dense = dense or load(job.model, Path(job.weights) if job.weights else None)
+    require_classifier(dense)
     target = job.target(dense.model.arch)
     calibration, test = image_sets(job, dense)
     plan = select(score(job, dense, calibration, progress), dense.model.arch, target)

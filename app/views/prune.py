@@ -13,7 +13,7 @@ from analysis.vit import Architecture
 from app import charts, controls, session, words
 from app.session import Run
 from pruning.criteria import CRITERIA
-from pruning.job import Job, Progress, prune, tracked
+from pruning.job import Job, Progress, prune, require_classifier, tracked
 from pruning.selection import select
 from pruning.surgery import mask
 
@@ -85,7 +85,7 @@ def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool)
 def _masked(
     job: Job, loaded: LoadedModel, target: Architecture, progress: Progress
 ) -> tuple[Evaluation, Evaluation]:
-    session.require_classes()
+    require_classifier(loaded)
     few = session.few_images(TRY_ON)
     plan = select(session.scores(job, progress), loaded.model.arch, target)
     before = session.remember(
@@ -100,7 +100,7 @@ def _masked(
 def _start(job: Job, loaded: LoadedModel) -> None:
     if not job.data:
         raise session.NothingChosen("Pruning needs images to test on. Pick some in the sidebar.")
-    session.require_classes()
+    require_classifier(loaded)
     with session.progress_bar() as progress:
         outcome = prune(job, dense=loaded, before=session.baseline(), progress=progress)
     session.keep_baseline(outcome.before)
