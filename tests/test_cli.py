@@ -141,7 +141,7 @@ def test_a_table_for_people(capsys) -> None:
             ["prune", "--model", "demo", "--data", "demo", "--qk", ".5", "--option", "a", "--out", "x"],
             "NAME=VALUE",
         ),
-        (["evaluate", "--model", "demo", "--data", "demo", "--limit", "0"], "limit"),
+        (["evaluate", "--model", "demo", "--data", "demo", "--limit", "0"], "at least 1 image"),
         (["bench", "--model", "demo", "--against", "demo", "--batch", "0"], "at least 1"),
         (["bench", "--model", "demo", "--against", "demo", "--backend", "tpu"], "none of torch, onnx"),
         (["export", "--model", "demo", "--format", "gguf", "--out", "x"], "none of"),
