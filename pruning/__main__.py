@@ -243,12 +243,16 @@ def _print(result: Result, as_json: bool) -> None:
     for name, value in result.items():
         if not isinstance(value, dict):
             print(f"{name:20} {f'{value:,.4f}' if isinstance(value, float) else value}")
-        elif name == "batches":
-            for batch, timing in value.items():
-                print(f"batch {batch}: {timing['speedup']:.2f}x, {timing['verdict']}")
-                for side in ("a_ms", "b_ms"):
-                    shown = ", ".join(f"{key} {ms:.2f}" for key, ms in timing[side].items())
-                    print(f"  {side:6} {shown}")
+        elif "batches" in value:
+            _print_timings(name, value["batches"])
+
+
+def _print_timings(backend: str, batches: Result) -> None:
+    for batch, timing in batches.items():
+        print(f"{backend}, batch {batch}: {timing['speedup']:.2f} times as fast, {timing['verdict']}")
+        for side in ("a", "b"):
+            shown = ", ".join(f"{key} {ms:.2f}" for key, ms in timing[f"{side}_ms"].items())
+            print(f"  {side}, ms: {shown}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
