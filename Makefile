@@ -8,6 +8,8 @@ PORT ?= 8501
 MARK ?= not slow
 VENV := .venv
 BIN := $(VENV)/bin
+# as analysis/__init__.py says; here for scripts that import torch before it
+export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: app test check bench clean
 .DEFAULT_GOAL := app
