@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from analysis.threads import threads as limited
 
 Runner = Callable[[Tensor], object]  # one forward pass
 Progress = Callable[[float], None]  # share done, 0 to 1
@@ -71,7 +72,7 @@ def bench(
     if not batches or min(*batches, rounds, threads or 1, 1) < 1:
         raise ValueError("batch sizes, rounds and threads must be at least 1")
     timings = {}
-    with _threads(threads):
+    with limited(threads):
         for done, batch in enumerate(batches):
             images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
             samples: tuple[list[float], list[float]] = ([], [])
@@ -107,13 +108,3 @@ def _milliseconds(run: Runner, images: Tensor) -> float:
     began = time.perf_counter()
     run(images)
     return (time.perf_counter() - began) * 1000
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count or before)
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.capture import capture
+from analysis.threads import threads
 from analysis.vit import Block, LayerScale, ViT
 from pruning.selection import Scores
 
@@ -116,9 +117,10 @@ def pair_scores(
     cancels. With thin QR, Q = Aq Rq and K = Ak Rk, the singular vectors of Q K^T are Aq U and
     Ak V for Rq Rk^T = U S V^T, so that u_j . q_i = U_j . (column i of Rq).
     """
-    rq = torch.linalg.qr(q, mode="r").R  # B H D D (min(N, D) rows where there are few tokens)
-    rk = torch.linalg.qr(k, mode="r").R
-    u, _, vh = torch.linalg.svd(rq @ rk.transpose(-2, -1), full_matrices=False)
+    with threads(1):  # matrices this small only wait for each other on more, up to 50 times as long
+        rq = torch.linalg.qr(q, mode="r").R  # B H D D (min(N, D) rows where there are few tokens)
+        rk = torch.linalg.qr(k, mode="r").R
+        u, _, vh = torch.linalg.svd(rq @ rk.transpose(-2, -1), full_matrices=False)
     on_q = u[..., :gamma].transpose(-2, -1) @ _unit_columns(rq)  # B H gamma D
     on_k = vh[..., :gamma, :] @ _unit_columns(rk)  # B H gamma D
     return (on_q * on_k).abs().sum(dim=-2)

@@ -7,6 +7,7 @@ import torch
 from conftest import TINY, random_vit
 
 from analysis.latency import bench, compare, torch_runner
+from analysis.threads import threads
 
 SHAPE = (3, 16, 24)
 
@@ -71,3 +72,13 @@ def test_thread_count_is_set_and_restored() -> None:
 def test_bad_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         bench(sleeper(0), sleeper(0), SHAPE, **settings)
+
+
+def test_threads_restore_after_an_error() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), threads(1):
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"), threads(0):
+        pass
