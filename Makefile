@@ -29,6 +29,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/qk_ordering.py
+	$(BIN)/python benchmarks/zero_shot.py
 
 # pip runs again only when a requirements file has changed: a second run starts in seconds.
 $(VENV)/bin/python:

@@ -12,7 +12,7 @@ from analysis.vit import Architecture
 from app import session
 from app.session import Run
 from app.words import STRUCTURES
-from pruning.criteria import CRITERIA
+from pruning.methods import METHODS
 from pruning.job import Job
 from pruning.selection import PerBlock, Ratios, presets
 
@@ -67,14 +67,14 @@ def _method() -> tuple[str, tuple[tuple[str, int], ...]]:
     """A method of the registry, and those of its options that are not at their default."""
     method = st.selectbox(
         "Method",
-        list(CRITERIA),
-        format_func=lambda name: CRITERIA[name].title,
+        list(METHODS),
+        format_func=lambda name: METHODS[name].title,
         key="method",
         persist_state="session",
     )
-    st.caption(CRITERIA[method].explanation)
-    options = fields(CRITERIA[method].options)
-    defaults: dict[str, int] = asdict(CRITERIA[method].options())
+    st.caption(METHODS[method].explanation)
+    options = fields(METHODS[method].options)
+    defaults: dict[str, int] = asdict(METHODS[method].options())
     values = []
     for option, column in zip(options, st.columns(len(options)) if options else (), strict=True):
         value = column.number_input(

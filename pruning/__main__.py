@@ -24,9 +24,9 @@ from analysis.evaluate import evaluate
 from analysis.latency import Runner, bench, torch_runner
 from analysis.models import LoadedModel, architecture, load
 from pruning.bundle import require_free, write_bundle
-from pruning.criteria import CRITERIA
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
 from pruning.job import Job, Outcome, Progress, cost_report, prune, require_classifier, tracked
+from pruning.methods import METHODS
 from pruning.selection import PerBlock, Ratios, presets
 
 Result = dict[str, Any]
@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ratios(estimate)
     pruned = command("prune", _prune, "Score, cut, evaluate, and write the smaller model as a bundle.")
     _add_ratios(pruned)
-    pruned.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(CRITERIA)}")
+    pruned.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
     pruned.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE")
     pruned.add_argument("--calibration", metavar="D", help="other images to measure importance on")
     pruned.add_argument("--out", type=Path, required=True, metavar="DIR")

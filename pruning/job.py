@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ from analysis.cost import cost
 from analysis.data import ImageSet, batches, open_data
 from analysis.evaluate import Agreement, Evaluation, agreement, evaluate
 from analysis.models import LoadedModel, load
-from analysis.vit import Architecture
-from pruning.criteria import CRITERIA, Options
+from analysis.vit import Architecture, ViT
+from pruning.criteria import Criterion, Options
+from pruning.methods import METHODS, Projection
 from pruning.plan import Plan
 from pruning.selection import Ratios, Scores, preset_ratios, select, shrink
 from pruning.surgery import cut
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of it done, 0 to 1
 BATCH = 32
+
+
+def _quiet(what: str, share: float) -> None:
+    """Progress nobody asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Job:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in CRITERIA:
-            raise ValueError(f"there is no method {self.method!r}; there are {', '.join(CRITERIA)}")
+        if self.method not in METHODS:
+            raise ValueError(f"there is no method {self.method!r}; there are {', '.join(METHODS)}")
         if self.preset is not None and not self.ratios.removes_nothing:
             raise ValueError("give a preset or ratios, not both")
         if self.limit is not None and self.limit < 1:
@@ -64,7 +70,7 @@ class Job:
     @property
     def method_options(self) -> Options:
         """The method's options with the job's values in them."""
-        kind = CRITERIA[self.method].options
+        kind = METHODS[self.method].options
         known = [option.name for option in fields(kind)]
         for name, _ in self.options:
             if name not in known:
@@ -121,12 +127,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pruning run produced: the smaller model, the plan, and both evaluations."""
+    """What a pruning run produced: the smaller model, the plan where parts were chosen, both evaluations."""
 
     job: Job
     dense: LoadedModel
     pruned: LoadedModel
-    plan: Plan
+    plan: Plan | None
     before: Evaluation
     after: Evaluation
     seconds: float
@@ -194,16 +200,43 @@ def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
     return calibration, test.sample(job.limit, job.seed) if job.limit else test
 
 
-def score(
-    job: Job, loaded: LoadedModel, calibration: ImageSet, progress: Progress = lambda *_: None
-) -> Scores:
-    """Scores of the job's method, on as many calibration images as the method asks for."""
-    options = job.method_options
-    chosen = calibration
-    if CRITERIA[job.method].needs_images:
-        chosen = calibration.sample(min(getattr(options, "images", 64), len(calibration)), job.seed)
-    images = tracked(chosen, loaded, "Scoring", progress)
-    return CRITERIA[job.method].score(loaded.model, (batch for batch, _ in images), options)
+def score(job: Job, loaded: LoadedModel, calibration: ImageSet, progress: Progress = _quiet) -> Scores:
+    """Scores of the job's criterion, on as many calibration images as it asks for.
+
+    Raises:
+        ValueError: the job's method is a projection, which scores nothing.
+    """
+    criterion = METHODS[job.method]
+    if not isinstance(criterion, Criterion):
+        raise ValueError(f"{job.method} gives no scores: it projects instead of choosing")
+    images = _calibration(job, loaded, calibration, "Scoring", progress)
+    return criterion.score(loaded.model, images, job.method_options)
+
+
+def make_smaller(
+    job: Job, loaded: LoadedModel, calibration: ImageSet, progress: Progress = _quiet
+) -> tuple[ViT, Plan | None]:
+    """The smaller model, and the plan it was cut by where the method chooses.
+
+    Raises:
+        ValueError: the method cannot do what the job asks for.
+    """
+    method, dense = METHODS[job.method], loaded.model
+    target = job.target(dense.arch)
+    if isinstance(method, Projection):
+        images = _calibration(job, loaded, calibration, "Reading calibration images", progress)
+        tell = partial(progress, "Projecting")
+        return method.project(dense, images, target, job.method_options, tell), None
+    plan = select(score(job, loaded, calibration, progress), dense.arch, target)
+    return cut(dense, plan), plan
+
+
+def _calibration(
+    job: Job, loaded: LoadedModel, calibration: ImageSet, what: str, progress: Progress
+) -> Iterator[Tensor]:
+    wanted = getattr(job.method_options, "images", None)
+    chosen = calibration.sample(min(wanted, len(calibration)), job.seed) if wanted else calibration
+    return (batch for batch, _ in tracked(chosen, loaded, what, progress))
 
 
 def prune(
@@ -211,7 +244,7 @@ def prune(
     *,
     dense: LoadedModel | None = None,
     before: Evaluation | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = _quiet,
 ) -> Outcome:
     """Score, select, cut and evaluate. `dense` and `before` are reused where already at hand.
 
@@ -223,10 +256,10 @@ def prune(
         raise ValueError("nothing to remove: set at least one ratio above 0, or name a preset")
     dense = dense or load(job.model, Path(job.weights) if job.weights else None)
     require_classifier(dense)
-    target = job.target(dense.model.arch)
+    job.target(dense.model.arch)  # bad ratios are found before images are read
     calibration, test = image_sets(job, dense)
-    plan = select(score(job, dense, calibration, progress), dense.model.arch, target)
-    pruned = replace(dense, model=cut(dense.model, plan), name=f"{dense.name}, {job.method}")
+    small, plan = make_smaller(job, dense, calibration, progress)
+    pruned = replace(dense, model=small, name=f"{dense.name}, {job.method}")
     if before is None:
         before = evaluate(dense.model, tracked(test, dense, "Evaluating the dense model", progress))
     after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the pruned model", progress))

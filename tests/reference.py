@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -100,3 +101,27 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     mean = x.mean(dim=-1, keepdim=True)
     variance = ((x - mean) ** 2).mean(dim=-1, keepdim=True)
     return (x - mean) / (variance + eps).sqrt() * weight + bias
+
+
+def obs_order(covariance: Tensor, weight: Tensor, keep: int) -> list[int]:
+    """Neurons left after greedy removal; every candidate's loss by a least squares from scratch."""
+    left = list(range(len(covariance)))
+    target = covariance @ weight.T
+    while len(left) > keep:
+        losses = []
+        for gone in left:
+            rest = [i for i in left if i != gone]
+            inner, outer = covariance[rest][:, rest], target[rest]
+            losses.append(-float((outer * torch.linalg.solve(inner, outer)).sum()))
+        left.pop(losses.index(min(losses)))
+    return left
+
+
+def best_subset_of_pairs(query: Tensor, key: Tensor, keep: int) -> float:
+    """Least E(q^T k - q_S^T k_S)^2 over all sets S of pairs; q and k independent, D x D moments."""
+    width = len(query)
+    losses = []
+    for kept in itertools.combinations(range(width), keep):
+        drop = torch.diag(torch.tensor([float(i not in kept) for i in range(width)], dtype=query.dtype))
+        losses.append(float(torch.trace(query @ drop @ key @ drop)))
+    return min(losses)

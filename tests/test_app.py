@@ -128,7 +128,7 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     app = start("prune")
     app.number_input(key="option-snp-images").set_value(8).run()
     app.button(key="try").click().run()
-    assert "Masked" in text(app)
+    assert "Tried" in text(app)
     app.button(key="prune").click().run()
     assert "Run 1: SNP, qk 50 %" in text(app)
     run = app.session_state["runs"][0]
@@ -144,6 +144,20 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     assert not app.exception
     folder = run.files["bundle"].with_suffix("")
     assert read_bundle(folder).model.arch == run.outcome.pruned.model.arch
+
+
+def test_a_projection_is_tried_and_run_like_any_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.views.prune.TRY_FROM", 8)
+    app = start("prune", Choice(limit=10))
+    app.selectbox(key="method").set_value("spectral").run()
+    app.number_input(key="option-spectral-images").set_value(8).run()
+    app.button(key="try").click().run()
+    assert "Tried" in text(app)
+    app.button(key="prune").click().run()
+    assert "Run 1: Spectral, qk 50 %" in text(app)
+    go(app, "export")
+    app.button(key="build-bundle").click().run()
+    assert not app.exception and not app.error
 
 
 def test_compare_page_shows_latency_once_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from analysis.preprocess import Preprocess
 from analysis.scenes import CLASSES
 from pruning.__main__ import main
 from pruning.criteria import SnpOptions
-from pruning.job import Job, image_sets, prune
+from pruning.job import Job, image_sets, prune, score
 from pruning.selection import Ratios
 
 JOB = Job(
@@ -43,7 +43,7 @@ def test_options_reach_the_method() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "magic"}, "there is no method 'magic'; there are snp, l1, l2, random"),
+        ({"method": "magic"}, "there is no method 'magic'; there are snp, l1, l2, random, spectral"),
         ({"options": (("beta", 1),)}, "method snp has no option 'beta'; it has gamma, images"),
         ({"method": "l1"}, "method l1 has no option 'gamma'; it has none"),
         ({"options": (("gamma", -5),)}, "gamma must be a whole number from 0 to 1024"),
@@ -103,6 +103,19 @@ def test_prune_end_to_end() -> None:
     again = prune(JOB, dense=given, before=outcome.before)
     assert again.plan == outcome.plan
     assert again.after.predictions == outcome.after.predictions
+
+
+def test_a_projection_runs_as_a_method_and_has_no_plan() -> None:
+    ratios = Ratios(qk=0.5, v=0.25, mlp=0.25)
+    job = Job("demo", "demo", "spectral", ratios=ratios, options=(("images", 8),), limit=20)
+    told: list[str] = []
+    outcome = prune(job, dense=dense(), progress=lambda what, share: told.append(what))
+    assert outcome.plan is None
+    assert outcome.pruned.model.arch == job.target(ARCH)
+    assert outcome.report()["params_after"] == sum(p.numel() for p in outcome.pruned.model.parameters())
+    assert "Projecting" in told
+    with pytest.raises(ValueError, match="spectral gives no scores"):
+        score(job, dense(), image_sets(job, dense())[0])
 
 
 def test_nothing_to_remove_is_refused() -> None:

@@ -12,12 +12,13 @@ from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import charts, controls, session, words
 from app.session import Run
-from pruning.criteria import CRITERIA
-from pruning.job import Job, Progress, prune, require_classifier, tracked
+from pruning.job import Job, Progress, image_sets, make_smaller, prune, require_classifier, tracked
+from pruning.methods import METHODS, Projection
 from pruning.selection import select
 from pruning.surgery import mask
 
 TRY_ON = 128  # test images of a what-if
+TRY_FROM = 64  # calibration images of a projection that is only tried
 
 
 def show() -> None:
@@ -35,10 +36,11 @@ def show() -> None:
         with st.container(horizontal=True, vertical_alignment="center", key="actions"):
             start = st.button("Prune", type="primary", icon=":material/content_cut:", width=200, key="prune")
             attempt = st.button(
-                "Try it masked",
+                "Try it",
                 icon=":material/science:",
                 key="try",
-                help=f"Switches off what would go and measures the accuracy on {TRY_ON} test images.",
+                help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a projection is "
+                f"carried out on {TRY_FROM} calibration images.",
             )
         _what_if(job, loaded, target, attempt)
         if start:
@@ -67,34 +69,41 @@ def _estimate(before: Cost, after: Cost) -> None:
 
 
 def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool) -> None:
-    """Accuracy of the full-size model with the parts switched off that would go."""
+    """Accuracy on a few images, before anything is cut."""
     key = (session.choice(), job)
     if attempt:
         with session.progress_bar() as progress:
-            session.remember("what-if", key, lambda: _masked(job, loaded, target, progress))
+            session.remember("what-if", key, lambda: _tried(job, loaded, target, progress))
     found: tuple[Evaluation, Evaluation] | None = session.recall("what-if", key)
     if found is not None:
         before, after = found
         with st.container(key="what-if"):
             st.markdown(
-                f"Masked: **{words.percent(after.top1)}** top-1 before fine-tuning "
+                f"Tried: **{words.percent(after.top1)}** top-1 before fine-tuning "
                 f"({words.interval(after)}), against {words.percent(before.top1)} dense."
             )
 
 
-def _masked(
+def _tried(
     job: Job, loaded: LoadedModel, target: Architecture, progress: Progress
 ) -> tuple[Evaluation, Evaluation]:
     require_classifier(loaded)
     few = session.few_images(TRY_ON)
-    plan = select(session.scores(job, progress), loaded.model.arch, target)
+    if isinstance(METHODS[job.method], Projection):  # nothing to mask: it is done, on fewer images
+        rough = replace(job, options=(*_without_images(job), ("images", TRY_FROM)))
+        tried, _ = make_smaller(rough, loaded, image_sets(job, loaded)[0], progress)
+    else:
+        tried = mask(loaded.model, select(session.scores(job, progress), loaded.model.arch, target))
     before = session.remember(
         "few",
         session.choice(),
         lambda: evaluate(loaded.model, tracked(few, loaded, "Evaluating the dense model", progress)),
     )
-    masked = mask(loaded.model, plan)
-    return before, evaluate(masked, tracked(few, loaded, "Evaluating the masked model", progress))
+    return before, evaluate(tried, tracked(few, loaded, "Evaluating the try", progress))
+
+
+def _without_images(job: Job) -> tuple[tuple[str, int], ...]:
+    return tuple((name, value) for name, value in job.options if name != "images")
 
 
 def _start(job: Job, loaded: LoadedModel) -> None:
@@ -104,7 +113,7 @@ def _start(job: Job, loaded: LoadedModel) -> None:
     with session.progress_bar() as progress:
         outcome = prune(job, dense=loaded, before=session.baseline(), progress=progress)
     session.keep_baseline(outcome.before)
-    session.add_run(outcome, f"{CRITERIA[job.method].title}, {words.removed(job)}")
+    session.add_run(outcome, f"{METHODS[job.method].title}, {words.removed(job)}")
 
 
 def _latest() -> None:

@@ -1,0 +1,217 @@
+"""Least squares from moments: what a layer's inputs say about its outputs, without keeping either.
+
+Axes beside the usual ones: I inputs of a layer, O its outputs. Everything here is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+_START = 4  # where the search for the best strength begins
+_FLOOR = 1e-9  # of the mean variance: keeps directions that never occur from dividing by zero
+_LAZY = 64  # removals between two updates of the whole inverse
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Means and centred second moments of inputs z and outputs y of a regression."""
+
+    mean_in: Float[Tensor, " I"]
+    mean_out: Float[Tensor, " O"]
+    covariance: Float[Tensor, "I I"]
+    cross: Float[Tensor, "I O"]
+
+    def plus(self, weight: Float[Tensor, "O I"]) -> Statistics:
+        """Those of z and y + weight z."""
+        return Statistics(
+            self.mean_in,
+            self.mean_out + weight @ self.mean_in,
+            self.covariance,
+            self.cross + self.covariance @ weight.T,
+        )
+
+    def through(self, down: Float[Tensor, "K I"]) -> Statistics:
+        """Those of down z and y."""
+        covariance = down @ self.covariance @ down.T
+        return Statistics(down @ self.mean_in, self.mean_out, covariance, down @ self.cross)
+
+    def only(self, kept: Int[Tensor, " K"]) -> Statistics:
+        """Those of the kept inputs and y."""
+        covariance = self.covariance[kept][:, kept]
+        return Statistics(self.mean_in[kept], self.mean_out, covariance, self.cross[kept])
+
+
+class Moments:
+    """Weighted sums over tokens, in float64, of two halves of the images: every second is in the other.
+
+    Memory depends on the widths alone. The sums do not depend on how images are batched.
+    """
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(2, *shape, dtype=torch.float64, device=device)
+
+        self._images = 0
+        self._mass, self._z, self._y = zeros(), zeros(inputs), zeros(outputs)
+        self._zz, self._zy = zeros(inputs, inputs), zeros(inputs, outputs)
+
+    def add(self, z: Float[Tensor, "B N I"], y: Float[Tensor, "B N O"], weights: Float[Tensor, " N"]) -> None:
+        """Add a batch; `weights` say how much each token counts."""
+        for half in (0, 1):
+            first = (half + self._images) % 2
+            inputs, outputs = z[first::2].double(), y[first::2].double()
+            counts = weights.double().expand(len(inputs), -1).flatten()
+            inputs, outputs = inputs.flatten(0, 1), outputs.flatten(0, 1)  # tokens I, tokens O
+            weighted = inputs * counts[:, None]
+            self._mass[half] += counts.sum()
+            self._z[half] += weighted.sum(dim=0)
+            self._y[half] += counts @ outputs
+            self._zz[half] += weighted.T @ inputs
+            self._zy[half] += weighted.T @ outputs
+        self._images += len(z)
+
+    def statistics(self) -> Statistics:
+        """Of all images.
+
+        Raises:
+            ValueError: nothing was added, or values that are not finite.
+        """
+        sums = self._mass, self._z, self._y, self._zz, self._zy
+        return _centred(*(total.sum(dim=0) for total in sums))
+
+    def halves(self) -> tuple[Statistics, Statistics] | None:
+        """Of each half of the images; None where there is only one image."""
+        if self._images < 2:
+            return None
+        sums = self._mass, self._z, self._y, self._zz, self._zy
+        first, second = (_centred(*(total[half] for total in sums)) for half in (0, 1))
+        return first, second
+
+
+def _centred(mass: Tensor, z: Tensor, y: Tensor, zz: Tensor, zy: Tensor) -> Statistics:
+    if not mass > 0:
+        raise ValueError("spectral pruning needs calibration images, got none")
+    mean_in, mean_out = z / mass, y / mass
+    covariance = zz / mass - torch.outer(mean_in, mean_in)
+    cross = zy / mass - torch.outer(mean_in, mean_out)
+    require_finite(covariance, cross)
+    return Statistics(mean_in, mean_out, covariance, cross)
+
+
+def require_finite(*sums: Tensor) -> None:
+    """Refuse sums over activations that are not finite.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if not all(bool(part.isfinite().all()) for part in sums):
+        raise ValueError("activations are not finite; check the model's weights and the images for NaN")
+
+
+def ridge(statistics: Statistics, prior: Float[Tensor, "O I"], strength: float) -> Float[Tensor, "O I"]:
+    """The weight W that predicts y from z, shrunk towards `prior`.
+
+    minimise E|y - W z|^2 + strength * sum_i var(z_i) |W_i - prior_i|^2, both centred. Strength 0
+    is ordinary least squares; of inputs that never vary the prior stays.
+    """
+    missing = statistics.cross - statistics.covariance @ prior.T  # what the prior leaves unexplained
+    return prior + torch.linalg.solve(regularised(statistics.covariance, strength), missing).T
+
+
+def regularised(covariance: Float[Tensor, "I I"], strength: float) -> Float[Tensor, "I I"]:
+    """The covariance plus `strength` of its diagonal, invertible for any strength above 0."""
+    if not strength:
+        return covariance
+    variance = covariance.diagonal().clamp_min(0)
+    mean = float(variance.mean())
+    return covariance + torch.diag(strength * variance + (_FLOOR * mean if mean > 0 else 1.0))
+
+
+def ridge_held_out(
+    whole: Statistics, halves: tuple[Statistics, Statistics] | None, prior: Float[Tensor, "O I"]
+) -> tuple[Float[Tensor, "O I"], float]:
+    """`ridge` with the strength that predicts each half best from the other [ours], and that strength.
+
+    The error falls and then rises with the strength, so the search walks downhill. A prior that
+    no strength improves on stays as it is (strength infinite); so it does where nothing can be held out.
+    """
+    if halves is None:
+        return prior, float("inf")
+
+    def error(strength: float) -> float:
+        pairs = (halves, halves[::-1])
+        return sum(_gain(other, ridge(half, prior, strength), prior) for half, other in pairs)
+
+    best = _walk(error)
+    if not error(best) < 0:
+        return prior, float("inf")
+    return ridge(whole, prior, best), best
+
+
+def _gain(statistics: Statistics, weight: Tensor, prior: Tensor) -> float:
+    """Squared error of `weight` less that of `prior`."""
+    step = weight - prior
+    missing = statistics.cross.T - prior @ statistics.covariance
+    return float(((step @ statistics.covariance) * step).sum() - 2 * (step * missing).sum())
+
+
+def _walk(error: Callable[[float], float]) -> float:
+    """The entry of `STRENGTHS` at the bottom of the valley that the middle one lies in."""
+    known: dict[int, float] = {}
+
+    def at(index: int) -> float:
+        if index not in known:
+            known[index] = error(STRENGTHS[index]) if 0 <= index < len(STRENGTHS) else float("inf")
+        return known[index]
+
+    here = _START
+    step = 1 if at(here + 1) < at(here) else -1
+    while at(here + step) < at(here):
+        here += step
+    return STRENGTHS[here]
+
+
+def choose_neurons(
+    covariance: Float[Tensor, "F F"], weight: Float[Tensor, "E F"], keep: int
+) -> Int[Tensor, " keep"]:
+    """Neurons left after removing, one by one, the one whose loss the others can best make up for.
+
+    Optimal Brain Surgeon (Hassibi, Stork 1993) on least squares: with H the inverse covariance of
+    the neurons that are left and W their refitted weights, removing i costs |W_i|^2 / H_ii, and then
+    W -= W_i H_i / H_ii and H -= H_i H_i^T / H_ii. The updates are kept as factors and multiplied out
+    once in a while, and W appears only through W^T W, so that a removal costs O(F) [ours, exact].
+    """
+    inverse, gram = torch.linalg.inv(covariance), weight.T @ weight
+    left = torch.arange(len(covariance), device=covariance.device)
+    while len(left) > keep:
+        gone, inverse, gram = _remove(inverse, gram, min(_LAZY, len(left) - keep))
+        left = left[~gone]
+    return left
+
+
+def _remove(inverse: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Remove `count` neurons: which went, and the inverse and Gram matrix of the others."""
+    u, a, b = (inverse.new_zeros(len(inverse), count) for _ in range(3))  # inverse - u u^T
+    pivots, norms = inverse.diagonal().clone(), gram.diagonal().clone()  # gram - a b^T - b a^T
+    gone = torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device)
+    for step in range(count):
+        # rounding can bring a pivot below zero where neurons repeat one another
+        costs = norms.clamp_min(0) / pivots.clamp_min(torch.finfo(pivots.dtype).tiny)
+        index = int(costs.masked_fill(gone, torch.inf).argmin())
+        row = inverse[index] - u[:, :step] @ u[index, :step]  # F
+        products = gram[index] - a[:, :step] @ b[index, :step] - b[:, :step] @ a[index, :step]  # F
+        pivot = row[index].clamp_min(torch.finfo(row.dtype).tiny)
+        share = row / pivot
+        u[:, step] = row / pivot.sqrt()
+        a[:, step], b[:, step] = products - products[index] / 2 * share, share
+        pivots -= u[:, step] ** 2
+        norms -= 2 * a[:, step] * share
+        gone[index] = True
+    inverse, gram = inverse - u @ u.T, gram - a @ b.T - b @ a.T
+    return gone, inverse[~gone][:, ~gone], gram[~gone][:, ~gone]

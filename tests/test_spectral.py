@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+from conftest import TINY, VARIANTS, random_images, random_vit
+from torch import Tensor
+
+from analysis.vit import Architecture, BlockWidths, ViT
+from pruning.spectral import (
+    SpectralOptions,
+    qk_bases,
+    spectral,
+    steer,
+    token_weights,
+    truncate,
+    value_bases,
+)
+
+
+def narrowed(arch: Architecture, qk: float = 1, v: float = 1, mlp: float = 1) -> Architecture:
+    blocks = tuple(
+        BlockWidths(b.heads, max(1, round(b.qk * qk)), max(1, round(b.v * v)), max(1, round(b.mlp * mlp)))
+        for b in arch.blocks
+    )
+    return replace(arch, blocks=blocks)
+
+
+def moment(width: int, seed: int) -> Tensor:
+    z = torch.randn(50, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return z.T @ z / 50
+
+
+def apart(got: Tensor, expected: Tensor) -> float:
+    return float(((got - expected).norm() / expected.norm()).detach())
+
+
+def test_full_rank_is_the_dense_model(variant: ViT) -> None:
+    images = random_images(variant.arch, count=6)
+    same = spectral(variant, images.split(4), variant.arch)
+    assert same is not variant
+    torch.testing.assert_close(same(images), variant(images), atol=1e-4, rtol=1e-3)
+
+
+def test_full_rank_in_double_precision(variant: ViT) -> None:
+    model, images = variant.double(), random_images(variant.arch, count=6).double()
+    same = spectral(model, images.split(4), model.arch)
+    assert next(same.parameters()).dtype == torch.float64
+    torch.testing.assert_close(same(images), model(images), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("what", [{"qk": 0.5}, {"v": 0.5}, {"mlp": 0.5}, {"qk": 0.5, "v": 0.6, "mlp": 0.7}])
+def test_widths_are_the_targets_and_logits_stay_close(what: dict[str, float], variant: ViT) -> None:
+    images, target = random_images(variant.arch, count=24), narrowed(variant.arch, **what)
+    small = spectral(variant, images.split(8), target)
+    assert small.arch == target
+    fresh = ViT(target)
+    fresh.load_state_dict(small.state_dict())
+    assert torch.equal(fresh.eval()(images), small(images))
+    gap = apart(small(images), variant(images))
+    assert 1e-4 < gap < 0.7
+
+
+def test_pruning_a_dead_part_costs_nothing(tiny: ViT) -> None:
+    """Widths that nothing uses: the zeroed channels are found, whichever they are."""
+    with torch.no_grad():
+        for block in tiny.blocks:
+            rows = block.attn.qkv.weight.view(3, 3, 8, 24)
+            rows[0, :, 1::2], block.attn.qkv.bias.view(3, 3, 8)[0, :, 1::2] = 0, 0
+            block.attn.proj.weight.view(24, 3, 8)[..., ::2] = 0
+            block.mlp.fc2.weight[:, ::2] = 0
+    images = random_images(TINY, count=16)
+    small = spectral(tiny, images.split(8), narrowed(TINY, 0.5, 0.5, 0.5))
+    torch.testing.assert_close(small(images), tiny(images), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["layer scale, no prefix in pos_embed", "registers"])
+def test_layer_scale_near_zero_does_no_harm(name: str) -> None:
+    model = random_vit(VARIANTS[name])
+    with torch.no_grad():
+        for block in model.blocks:
+            block.ls1.gamma[::3] = 0
+            block.ls2.gamma[1::3] = 1e-30
+    images = random_images(model.arch, count=24)
+    small = spectral(model, images.split(8), narrowed(model.arch, 0.8, 0.8, 0.8))
+    assert apart(small(images), model(images)) < 0.4
+
+
+@pytest.mark.parametrize("rank", range(1, 6))
+def test_spectral_pairs_beat_every_subset(rank: int) -> None:
+    query, key = moment(6, 1), moment(6, 2)
+    on_q, on_k = (basis[0] for basis in qk_bases(query[None], key[None], rank))
+    missing = torch.eye(6).double() - on_q @ on_k.T
+    error = float(torch.trace(missing.T @ query @ missing @ key))
+    assert error <= reference.best_subset_of_pairs(query, key, rank) + 1e-9
+    dropped = torch.linalg.svdvals(torch.linalg.cholesky(query).T @ torch.linalg.cholesky(key))[rank:]
+    assert error == pytest.approx(float(dropped.square().sum()), rel=1e-6)
+
+
+def test_all_pairs_give_the_scores_back_even_of_dead_channels() -> None:
+    query, key = moment(6, 1), torch.zeros(6, 6).double()
+    on_q, on_k = qk_bases(query[None], key[None], 6)
+    torch.testing.assert_close(on_q[0] @ on_k[0].T, torch.eye(6).double())
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_truncation_loses_the_dropped_singular_values(rank: int) -> None:
+    covariance = moment(5, 3)
+    weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(4)).double()
+    down = truncate(covariance, weight, rank)
+    up = weight @ covariance @ down.T @ torch.linalg.inv(down @ covariance @ down.T)
+    missing = weight - up @ down
+    loss = float(torch.trace(missing @ covariance @ missing.T))
+    dropped = torch.linalg.svdvals(weight @ torch.linalg.cholesky(covariance))[rank:]
+    assert loss == pytest.approx(float(dropped.square().sum()), rel=1e-6)
+
+
+def loss_of(covariance: Tensor, weight: Tensor, bases: Tensor) -> float:
+    """Least squared error of predicting weight z from all heads' channels."""
+    down = torch.block_diag(*bases)
+    inner, outer = down @ covariance @ down.T, down @ covariance @ weight.T
+    explained = (outer * torch.linalg.solve(inner, outer)).sum()
+    return float(torch.trace(weight @ covariance @ weight.T) - explained)
+
+
+def test_heads_in_view_of_each_other_beat_heads_alone() -> None:
+    covariance = moment(12, 5)
+    weight = torch.randn(9, 12, generator=torch.Generator().manual_seed(6)).double()
+    parts = [slice(0, 4), slice(4, 8), slice(8, 12)]
+    alone = torch.stack([truncate(covariance[p, p], weight[:, p], 2) for p in parts])
+    together = value_bases(covariance, weight, 3, 2)
+    assert loss_of(covariance, weight, together) < loss_of(covariance, weight, alone)
+    for head in range(3):  # no other channels of one head would do better beside the others
+        for seed in range(20):
+            other = together.clone()
+            step = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed)).double()
+            other[head] += 0.3 * other[head].norm() * step
+            assert loss_of(covariance, weight, other) > 0.999 * loss_of(covariance, weight, together)
+
+
+def test_value_bases_of_one_head_are_its_truncation() -> None:
+    covariance, weight = moment(5, 3), torch.randn(7, 5).double()
+    assert torch.equal(value_bases(covariance, weight, 1, 2)[0], truncate(covariance, weight, 2))
+
+
+def test_what_all_keys_of_an_image_share_is_not_seen(tiny: ViT) -> None:
+    """A large bias on the keys changes no attention, so it must not change what is kept."""
+    images, target = random_images(TINY, count=8), narrowed(TINY, qk=0.5)
+    expected = spectral(tiny, images.split(8), target)(images)
+    with torch.no_grad():
+        for block in tiny.blocks:
+            block.attn.qkv.bias[24:48] += 5 * torch.randn(24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        spectral(tiny, images.split(8), target)(images), expected, atol=1e-3, rtol=1e-3
+    )
+
+
+def test_result_does_not_depend_on_batching(tiny: ViT) -> None:
+    images, target = random_images(TINY, count=9), narrowed(TINY, 0.5, 0.5, 0.5)
+    one, other = (spectral(tiny, images.split(size), target)(images) for size in (9, 2))
+    torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_images_and_rank_one(count: int, variant: ViT) -> None:
+    target = replace(variant.arch, blocks=tuple(BlockWidths(b.heads, 1, 1, 1) for b in variant.arch.blocks))
+    small = spectral(variant, [random_images(variant.arch, count=count)], target)
+    assert bool(small(random_images(variant.arch, seed=9)).isfinite().all())
+
+
+def test_a_dead_block_is_no_error(tiny: ViT) -> None:
+    with torch.no_grad():
+        for parameter in tiny.blocks[0].parameters():
+            parameter.zero_()
+    images = random_images(TINY, count=8)
+    small = spectral(tiny, [images], narrowed(TINY, 0.5, 0.5, 0.5))
+    assert bool(small(images).isfinite().all())
+
+
+def test_leaves_the_model_untouched(variant: ViT) -> None:
+    calls = []
+    variant.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    variant.train()
+    before = {name: value.clone() for name, value in variant.state_dict().items()}
+    small = spectral(variant, [random_images(variant.arch)], narrowed(variant.arch, 0.5, 0.5, 0.5))
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.zero_()
+    for name, value in variant.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert variant.training and small.training and not calls
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in variant.parameters())
+    assert all(parameter.requires_grad for parameter in small.parameters())
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_activations_lie_on_disk_and_are_removed(tiny: ViT, temporary: Path) -> None:
+    seen = []
+    look = lambda _: seen.append(len(list(temporary.rglob("*.npy"))))
+    spectral(tiny, random_images(TINY, count=6).split(2), narrowed(TINY, 0.5), progress=look)
+    assert set(seen) == {6}  # two streams of three batches
+    assert not list(temporary.iterdir())
+
+
+def test_activations_are_removed_after_an_error(tiny: ViT, temporary: Path) -> None:
+    def broken() -> Iterator[Tensor]:
+        yield random_images(TINY)
+        assert list(temporary.iterdir())
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        spectral(tiny, broken(), narrowed(TINY, 0.5))
+    assert not list(temporary.iterdir())
+
+
+def test_progress_rises_to_one(tiny: ViT) -> None:
+    told: list[float] = []
+    spectral(tiny, [random_images(TINY)], narrowed(TINY, 0.5), progress=told.append)
+    assert told == sorted(told) and told[-1] == 1
+
+
+def test_no_more_images_than_asked(tiny: ViT) -> None:
+    read = []
+
+    def images() -> Iterator[Tensor]:
+        for number in range(5):
+            read.append(number)
+            yield random_images(TINY, count=2, seed=number)
+
+    target = narrowed(TINY, 0.5, 0.5, 0.5)
+    got = spectral(tiny, images(), target, SpectralOptions(images=3))
+    assert read == [0, 1]
+    three = [random_images(TINY, count=2, seed=0), random_images(TINY, count=2, seed=1)[:1]]
+    probe = random_images(TINY, seed=7)
+    assert torch.equal(got(probe), spectral(tiny, three, target)(probe))
+
+
+def golden(number: int, classes: int) -> int:
+    return int(number * 0.6180339887498949 % 1 * classes)
+
+
+def test_steering_brings_every_image_nearer_to_its_class(tiny: ViT) -> None:
+    images = random_images(TINY, count=20)
+    steered = steer(tiny, images, 5, 1.0)
+    with torch.no_grad():
+        before, after = tiny(images).log_softmax(-1), tiny(steered).log_softmax(-1)
+    for number in range(20):
+        wanted = golden(number + 5, 10)
+        assert after[number, wanted] > before[number, wanted]
+        change = (steered[number] - images[number]).abs().max() / images[number].std()
+        assert 0 < float(change) <= 0.0901
+    assert len({golden(number, 10) for number in range(20)}) == 10
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 5), (0.7, 14), (1.0, 20)])
+def test_as_many_are_steered_as_asked_however_they_are_batched(share: float, count: int, tiny: ViT) -> None:
+    images = random_images(TINY, count=20)
+    steered = steer(tiny, images, 0, share)
+    assert int((steered != images).flatten(1).any(dim=1).sum()) == count
+    parts = torch.cat([steer(tiny, images[:7], 0, share), steer(tiny, images[7:], 7, share)])
+    torch.testing.assert_close(parts, steered)
+
+
+def test_without_a_classifier_nothing_is_steered() -> None:
+    images = random_images(TINY)
+    assert torch.equal(steer(random_vit(VARIANTS["no head"]), images, 0, 1.0), images)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_token_weights_follow_what_is_read(name: str) -> None:
+    arch = VARIANTS[name]
+    inner, last = token_weights(arch, False, 0.4), token_weights(arch, True, 0.4)
+    assert inner.mean() == pytest.approx(1) and last.mean() == pytest.approx(1)
+    if arch.pool == "avg":
+        assert torch.equal(inner, torch.ones(arch.num_tokens)) and torch.equal(last, inner)
+    else:
+        read = 1 + arch.distilled
+        assert float(inner[:read].sum() / inner.sum()) == pytest.approx(0.4)
+        assert float(last[:read].sum() / last.sum()) == pytest.approx(0.9)
+        assert len(last[read:].unique()) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (replace(TINY, embed_dim=20), "keeps the whole residual stream: set embed to 0, or use method snp"),
+        (
+            replace(TINY, blocks=(BlockWidths(2, 8, 8, 32), BlockWidths(3, 8, 8, 32))),
+            "keeps every head: set heads to 0, or use method snp",
+        ),
+        (replace(TINY, blocks=(BlockWidths(3, 9, 8, 32),) * 2), "cannot keep 9 of 8 in qk of block 0"),
+        (replace(TINY, blocks=TINY.blocks[:1]), "must be the model's architecture with narrower blocks"),
+        (replace(TINY, registers=2), "must be the model's architecture with narrower blocks"),
+    ],
+)
+def test_targets_out_of_reach_are_refused(target: Architecture, message: str, tiny: ViT) -> None:
+    with pytest.raises(ValueError, match=message):
+        spectral(tiny, [random_images(TINY)], target)
+
+
+def test_no_images_is_an_error(tiny: ViT) -> None:
+    with pytest.raises(ValueError, match="needs calibration images, got none"):
+        spectral(tiny, [], narrowed(TINY, 0.5))
+
+
+def test_weights_that_are_not_finite_are_an_error(tiny: ViT) -> None:
+    with torch.no_grad():
+        tiny.blocks[0].attn.qkv.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="activations are not finite"):
+        spectral(tiny, [random_images(TINY)], narrowed(TINY, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SpectralOptions(images=0), "images must be a whole number from 1 to 4096, got 0"),
+        (lambda: SpectralOptions(pull=101), "pull must be a whole number from 0 to 100, got 101"),
+        (lambda: SpectralOptions(steered=-1), "steered must be a whole number from 0 to 100, got -1"),
+        (lambda: SpectralOptions(focus=91), "focus must be a whole number from 0 to 90"),
+    ],
+)
+def test_options_keep_their_range(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
