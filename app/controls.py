@@ -12,8 +12,8 @@ from analysis.vit import Architecture
 from app import session
 from app.session import Run
 from app.words import STRUCTURES
-from pruning.methods import METHODS
 from pruning.job import Job
+from pruning.methods import METHODS
 from pruning.selection import PerBlock, Ratios, presets
 
 MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Published preset"}

@@ -39,8 +39,8 @@ def show() -> None:
                 "Try it",
                 icon=":material/science:",
                 key="try",
-                help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a projection is "
-                f"carried out on {TRY_FROM} calibration images.",
+                help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a projection "
+                f"is carried out on {TRY_FROM} calibration images.",
             )
         _what_if(job, loaded, target, attempt)
         if start:
