@@ -34,7 +34,7 @@ class Options:
                 raise ValueError(f"{option.name} must be a whole number from {low} to {high}, got {value!r}")
 
 
-def _option(default: int, low: int, high: int, help: str) -> Any:
+def option_field(default: int, low: int, high: int, help: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "help": help})
 
 
@@ -47,17 +47,17 @@ class NoOptions(Options):
 class SeedOptions(Options):
     """A seed for random scores."""
 
-    seed: int = _option(0, 0, 2**31 - 1, "Another seed draws another random choice.")
+    seed: int = option_field(0, 0, 2**31 - 1, "Another seed draws another random choice.")
 
 
 @dataclass(frozen=True)
 class SnpOptions(Options):
     """Settings of SNP's query-key score."""
 
-    gamma: int = _option(
+    gamma: int = option_field(
         0, 0, 1024, "Leading singular directions compared; 0 takes a quarter of the head's width."
     )
-    images: int = _option(64, 1, 4096, "Calibration images the score is averaged over.")
+    images: int = option_field(64, 1, 4096, "Calibration images the score is averaged over.")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from conftest import TINY, VARIANTS, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import Architecture, BlockWidths, ViT
+from pruning.calibration import steer, token_weights
 from pruning.spectral import (
     SpectralOptions,
     qk_bases,
     spectral,
-    steer,
-    token_weights,
     truncate,
     value_bases,
 )

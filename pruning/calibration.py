@@ -1,0 +1,97 @@
+"""What a projection measures on: steered images, token weights, and residual streams kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from analysis.vit import Architecture, ViT
+from pruning.criteria import Images
+
+_STEPS = 3  # of an image towards another class
+_STEP = 0.03  # of the standard deviation of its pixels, each
+_CHUNK = 8  # images whose gradients are computed at once
+_LAST = 5  # times the focus in the last block
+_MOST = 0.9  # and at most so much of it
+
+
+class Streams:
+    """The residual streams of the dense and of the pruned model, batch by batch on disk."""
+
+    def __init__(self, folder: Path, dense: ViT, images: Images, limit: int, steered: float) -> None:
+        parameter = next(dense.parameters())
+        self.device = parameter.device
+        self._folder, self._batches, count = folder, 0, 0
+        for batch in images:
+            chosen = steer(dense, batch[: limit - count].to(parameter), count, steered)
+            x = dense.embed(chosen)
+            self.write(self._batches, dense=x, pruned=x)
+            self._batches, count = self._batches + 1, count + len(x)
+            if count == limit:
+                break
+        if count == 0:
+            raise ValueError("spectral pruning needs calibration images, got none")
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Number of the batch, the dense and the pruned stream: B N E each."""
+        for number in range(self._batches):
+            yield number, self._read("dense", number), self._read("pruned", number)
+
+    def write(self, number: int, **streams: Tensor) -> None:
+        """Replace the streams that are given by name."""
+        for name, x in streams.items():
+            np.save(self._folder / f"{name}-{number}.npy", x.cpu().numpy())
+
+    def _read(self, name: str, number: int) -> Tensor:
+        return torch.from_numpy(np.load(self._folder / f"{name}-{number}.npy")).to(self.device)
+
+
+def steer(model: ViT, images: Float[Tensor, "B C Y X"], start: int, share: float) -> Float[Tensor, "B C Y X"]:
+    """Images of which a share is changed a little, so that the model sees another class [ours].
+
+    Calibration images often show a few classes only, and a refit on them forgets what tells all
+    the others apart. Small steps along the sign of the gradient (Goodfellow et al. 2015) bring
+    the activations that the model itself takes for any class. The classes are spread evenly;
+    `start` is the number of the first image. Without a classifier nothing is changed.
+    """
+    numbers = torch.arange(start, start + len(images), dtype=torch.float64)
+    chosen = ((numbers + 1) * share).floor() > (numbers * share).floor()
+    if not model.arch.num_classes or not bool(chosen.any()):
+        return images
+    # multiples of the golden ratio modulo 1 leave no large gap, however many there are
+    classes = (numbers * (5**0.5 - 1) / 2 % 1 * model.arch.num_classes).long().to(images.device)
+    step = _STEP * images.std(dim=(1, 2, 3), keepdim=True) * chosen.to(images)[:, None, None, None]
+    chunks = zip(images.split(_CHUNK), classes.split(_CHUNK), step.split(_CHUNK), strict=True)
+    return torch.cat([_towards_class(model, *chunk) for chunk in chunks])
+
+
+def _towards_class(model: ViT, x: Tensor, classes: Tensor, step: Tensor) -> Tensor:
+    for _ in range(_STEPS):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            loss = nn.functional.cross_entropy(model(x), classes, reduction="sum")
+            (slope,) = torch.autograd.grad(loss, x)
+        x = x.detach() - step * slope.sign()
+    return x
+
+
+def token_weights(arch: Architecture, last: bool, focus: float) -> Float[Tensor, " N"]:
+    """How much each token counts in the statistics of a block [ours]; the mean is one.
+
+    A share `focus` goes to the tokens that the classifier reads, five times as much in the last
+    block, where nothing reads the others. Average pooling reads all patches: all count alike.
+    """
+    weights = torch.ones(arch.num_tokens)
+    read = 1 + arch.distilled
+    rest = arch.num_tokens - read
+    if arch.pool == "token" and rest:
+        share = min(_MOST, _LAST * focus) if last else focus
+        share = max(share, read / arch.num_tokens)  # never below what they have by their number
+        weights[:read] *= share * arch.num_tokens / read
+        weights[read:] *= (1 - share) * arch.num_tokens / rest
+    return weights
