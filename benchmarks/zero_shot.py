@@ -73,8 +73,8 @@ def main() -> None:
         f"the dense model's, on {full.images} photos, an easy subset of the ImageNet-1k "
         f"validation set. Dense: {percent(full.top1, full.top1_low, full.top1_high)} at "
         f"{cost(dense.model.arch).gmacs:.2f} GMACs. Calibration: 256 photos of ten classes for spectral, 64 "
-        "for SNP, none of them tested on. Spectral's settings were compared on these very photos, at the smallest "
-        "size, so its figure there is somewhat optimistic.\n\n"
+        "for SNP, none of them tested on. Spectral's settings were compared on these very photos, at the "
+        "smallest size, so its figure there is somewhat optimistic.\n\n"
     )
     head = ["GMACs (Dqk, Dv, MLP removed)", *(METHODS[method].title for method in args.methods)]
     report("Zero-shot, everything together, DeiT-Tiny", body + table(head, rows), args.write)
