@@ -14,24 +14,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import data_folder, parser, percent, report, table
+from results import deit_tiny, parser, percent, report, table
 
 from analysis.models import load
 from pruning.criteria import CRITERIA
-from pruning.job import Job, Outcome, prune
+from pruning.job import Outcome, prune
 from pruning.selection import Ratios
 
 
 def outcomes(ratios: list[float], methods: list[str]) -> dict[tuple[str, float], Outcome]:
-    folder = data_folder()
-    weights = folder / "deit_tiny_patch16_224.safetensors"
-    job = Job(
-        model="deit_tiny_patch16_224",
-        data=str(folder / "imagenet-val-650.zip"),
-        calibration=str(folder / "imagenette-train.zip"),
-        weights=str(weights),
-    )
-    dense, before, found = load(job.model, weights), None, {}
+    job = deit_tiny()
+    dense, before, found = load(job.model, Path(str(job.weights))), None, {}
     for ratio in ratios:
         for method in methods:
             outcome = prune(replace(job, method=method, ratios=Ratios(qk=ratio)), dense=dense, before=before)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from pruning.job import Job
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -30,6 +32,17 @@ def data_folder() -> Path:
     if not folder.is_dir():
         sys.exit("set PRUNESCOPE_DATA to the folder of the real weights and photos")
     return folder
+
+
+def deit_tiny() -> Job:
+    """DeiT-Tiny on the real photos, calibrated on others than it is tested on."""
+    folder = data_folder()
+    return Job(
+        model="deit_tiny_patch16_224",
+        data=str(folder / "imagenet-val-650.zip"),
+        calibration=str(folder / "imagenette-train.zip"),
+        weights=str(folder / "deit_tiny_patch16_224.safetensors"),
+    )
 
 
 def report(title: str, body: str, write: bool) -> None:

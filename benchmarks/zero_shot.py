@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import data_folder, parser, percent, report, table
+from results import deit_tiny, parser, percent, report, table
 
 from analysis.cost import cost
 from analysis.evaluate import Evaluation, evaluate
@@ -47,15 +47,8 @@ def main() -> None:
     arguments.add_argument("--methods", nargs="+", default=["spectral", "snp", "l2", "random"])
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
-    folder = data_folder()
-    weights = folder / "deit_tiny_patch16_224.safetensors"
-    job = Job(
-        model="deit_tiny_patch16_224",
-        data=str(folder / "imagenet-val-650.zip"),
-        calibration=str(folder / "imagenette-train.zip"),
-        weights=str(weights),
-    )
-    dense = load(job.model, weights)
+    job = deit_tiny()
+    dense = load(job.model, Path(str(job.weights)))
     full = evaluate(dense.model, tracked(image_sets(job, dense)[1], dense, "", quiet))
     rows = []
     for qk, v, mlp in SIZES:
