@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import Field, fields
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from app.session import Run
 from app.words import STRUCTURES
 from pruning.job import Job
 from pruning.methods import METHODS
+from pruning.options import Options, Value
 from pruning.selection import PerBlock, Ratios, presets
 
 MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Published preset"}
@@ -63,7 +64,7 @@ def job(dense: Architecture) -> Job:
     )
 
 
-def _method() -> tuple[str, tuple[tuple[str, int], ...]]:
+def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
     """A method of the registry, and those of its options that are not at their default."""
     method = st.selectbox(
         "Method",
@@ -73,21 +74,32 @@ def _method() -> tuple[str, tuple[tuple[str, int], ...]]:
         persist_state="session",
     )
     st.caption(METHODS[method].explanation)
-    options = fields(METHODS[method].options)
-    defaults: dict[str, int] = asdict(METHODS[method].options())
-    values = []
-    for option, column in zip(options, st.columns(len(options)) if options else (), strict=True):
-        value = column.number_input(
-            option.name.capitalize(),
-            min_value=int(option.metadata["low"]),
-            max_value=int(option.metadata["high"]),
-            value=defaults[option.name],
-            help=option.metadata["help"],
-            key=f"option-{method}-{option.name}",
-            persist_state="session",
-        )
-        values.append((option.name, value))
-    return method, tuple((name, value) for name, value in values if value != defaults[name])
+    return method, options(METHODS[method].options, f"option-{method}").changed()
+
+
+def options(kind: type[Options], key: str) -> Options:
+    """Settings drawn from their own fields: one widget for each, three to a row."""
+    values: dict[str, Any] = {}
+    listed = fields(kind)
+    for row in (listed[start : start + 3] for start in range(0, len(listed), 3)):
+        for option, column in zip(row, st.columns(len(row)), strict=True):
+            with column:
+                values[option.name] = _widget(option, f"{key}-{option.name}")
+    return kind(**values)
+
+
+def _widget(option: Field[Any], key: str) -> Any:
+    label, limits = option.name.replace("_", " ").capitalize(), option.metadata
+    default: Any = option.default
+    kept: dict[str, Any] = {"help": limits["help"], "key": key, "persist_state": "session"}
+    if isinstance(default, bool):
+        return st.toggle(label, default, **kept)
+    if isinstance(default, str):
+        return st.selectbox(label, limits["choices"], limits["choices"].index(default), **kept)
+    low, high = (type(default)(limits[name]) for name in ("low", "high"))
+    form = None if isinstance(default, int) else "%g"
+    step = None if isinstance(default, int) else (default or high) / 10
+    return st.number_input(label, low, high, default, step=step, format=form, **kept)
 
 
 def fitting_presets(dense: Architecture) -> list[str]:

@@ -25,7 +25,16 @@ from analysis.latency import Runner, bench, torch_runner
 from analysis.models import LoadedModel, architecture, load
 from pruning.bundle import require_free, write_bundle
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
-from pruning.job import Job, Outcome, Progress, cost_report, prune, require_classifier, tracked
+from pruning.job import (
+    Job,
+    Outcome,
+    Progress,
+    cost_report,
+    method_options,
+    prune,
+    require_classifier,
+    tracked,
+)
 from pruning.methods import METHODS
 from pruning.selection import PerBlock, Ratios, presets
 
@@ -65,7 +74,7 @@ def _prune(args: argparse.Namespace, progress: Progress) -> Result:
         data=args.data,
         method=args.method,
         weights=str(args.weights) if args.weights else None,
-        options=tuple(args.option),
+        options=method_options(args.method, args.option),
         calibration=args.calibration,
         limit=args.limit,
         seed=args.seed,
@@ -150,12 +159,11 @@ def _per_block(text: str) -> PerBlock:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def _option(text: str) -> tuple[str, int]:
-    name, _, value = text.partition("=")
-    try:
-        return name, int(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"write NAME=VALUE with a whole number, got {text!r}") from error
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE, got {text!r}")
+    return name, value
 
 
 def _listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:

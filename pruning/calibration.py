@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from analysis.evaluate import Batches
 from analysis.vit import Architecture, ViT
-from pruning.criteria import Images
 
 _STEPS = 3  # of an image towards another class
 _STEP = 0.03  # of the standard deviation of its pixels, each
@@ -23,12 +23,12 @@ _MOST = 0.9  # and at most so much of it
 class Streams:
     """The residual streams of the dense and of the pruned model, batch by batch on disk."""
 
-    def __init__(self, folder: Path, dense: ViT, images: Images, limit: int, steered: float) -> None:
+    def __init__(self, folder: Path, dense: ViT, batches: Batches, limit: int, steered: float) -> None:
         parameter = next(dense.parameters())
         self.device = parameter.device
         self._folder, self._batches, count = folder, 0, 0
-        for batch in images:
-            chosen = steer(dense, batch[: limit - count].to(parameter), count, steered)
+        for images, _ in batches:
+            chosen = steer(dense, images[: limit - count].to(parameter), count, steered)
             x = dense.embed(chosen)
             self.write(self._batches, dense=x, pruned=x)
             self._batches, count = self._batches + 1, count + len(x)

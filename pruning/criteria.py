@@ -7,8 +7,8 @@ them: heads from their pairs and values, channels of the residual stream from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,26 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.capture import capture
+from analysis.evaluate import Batches
 from analysis.threads import threads
 from analysis.vit import Block, LayerScale, ViT
+from pruning.options import Options, option_field
 from pruning.selection import Scores
-
-Images = Iterable[Float[Tensor, "B C Y X"]]  # calibration batches
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a criterion lets the user set; fields carry their range and a sentence."""
-
-    def __post_init__(self) -> None:
-        for option in fields(self):
-            value, low, high = getattr(self, option.name), option.metadata["low"], option.metadata["high"]
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{option.name} must be a whole number from {low} to {high}, got {value!r}")
-
-
-def option_field(default: int, low: int, high: int, help: str) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "help": help})
 
 
 @dataclass(frozen=True)
@@ -64,7 +49,7 @@ class SnpOptions(Options):
 class Criterion:
     """A registry entry: the scoring function, its options, and one sentence for the interface."""
 
-    score: Callable[[ViT, Images, Any], Scores]
+    score: Callable[[ViT, Batches, Any], Scores]
     options: type[Options]
     title: str
     explanation: str
@@ -75,17 +60,17 @@ class Criterion:
         return any(option.name == "images" for option in fields(self.options))
 
 
-def snp(model: ViT, images: Images, options: SnpOptions) -> Scores:
+def snp(model: ViT, batches: Batches, options: SnpOptions) -> Scores:
     """SNP (Shim, Yun, Choi, ECCV 2024): what a pair adds to the attention scores, and redundancy.
 
     Raises:
         ValueError: no calibration images.
     """
-    pairs = snp_pairs(model, images, options.gamma)
+    pairs = snp_pairs(model, batches, options.gamma)
     return _assemble(model, pairs, dissimilarity)
 
 
-def snp_pairs(model: ViT, images: Images, gamma: int = 0) -> tuple[Float[Tensor, "H Dqk"], ...]:
+def snp_pairs(model: ViT, batches: Batches, gamma: int = 0) -> tuple[Float[Tensor, "H Dqk"], ...]:
     """SNP's score of every query-key pair, per block, averaged over images [ours].
 
     w_i = sum_{j<=gamma} |cos(s_j u_j v_j^T, q_i k_i^T)| with Q K^T = sum_j s_j u_j v_j^T
@@ -98,11 +83,11 @@ def snp_pairs(model: ViT, images: Images, gamma: int = 0) -> tuple[Float[Tensor,
     sums = [torch.zeros(widths.heads, widths.qk) for widths in model.arch.blocks]
     count = 0
     with capture(model) as record:
-        for batch in images:
-            for block in record(batch):
+        for images, _ in batches:
+            for block in record(images):
                 terms = gamma or max(1, block.q.shape[-1] // 4)
                 sums[block.index] += pair_scores(block.q, block.k, terms).sum(dim=0).cpu()
-            count += len(batch)
+            count += len(images)
     if count == 0:
         raise ValueError("SNP needs calibration images, got none")
     return tuple(total / count for total in sums)
@@ -137,17 +122,17 @@ def dissimilarity(weight: Float[Tensor, "rows columns"]) -> Float[Tensor, " rows
     return len(weight) - 1 - ((unit @ unit.T).abs().fill_diagonal_(0).sum(dim=-1))
 
 
-def l1(model: ViT, images: Images, options: NoOptions) -> Scores:
+def l1(model: ViT, batches: Batches, options: NoOptions) -> Scores:
     """Magnitude by absolute sum of a part's weight rows (Li et al. 2017)."""
     return _by_rows(model, lambda weight: weight.abs().sum(dim=-1))
 
 
-def l2(model: ViT, images: Images, options: NoOptions) -> Scores:
+def l2(model: ViT, batches: Batches, options: NoOptions) -> Scores:
     """Magnitude by Euclidean norm of a part's weight rows (Li et al. 2017)."""
     return _by_rows(model, lambda weight: weight.norm(dim=-1))
 
 
-def random(model: ViT, images: Images, options: SeedOptions) -> Scores:
+def random(model: ViT, batches: Batches, options: SeedOptions) -> Scores:
     """Uniform random scores: the floor every criterion has to beat."""
     generator = torch.Generator().manual_seed(options.seed)
     return _by_rows(model, lambda weight: torch.rand(len(weight), generator=generator))

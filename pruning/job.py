@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from analysis.cost import cost
 from analysis.data import ImageSet, batches, open_data
-from analysis.evaluate import Agreement, Evaluation, agreement, evaluate
+from analysis.evaluate import Agreement, Batches, Evaluation, agreement, evaluate
 from analysis.models import LoadedModel, load
 from analysis.vit import Architecture, ViT
-from pruning.criteria import Criterion, Options
+from pruning.criteria import Criterion
 from pruning.methods import METHODS, Projection
+from pruning.options import Options, Value, parse_option
 from pruning.plan import Plan
 from pruning.selection import Ratios, Scores, preset_ratios, select, shrink
 from pruning.surgery import cut
@@ -53,14 +54,13 @@ class Job:
     ratios: Ratios = Ratios()
     preset: str | None = None
     align: int = 1
-    options: tuple[tuple[str, int], ...] = ()
+    options: tuple[tuple[str, Value], ...] = ()
     calibration: str | None = None
     limit: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"there is no method {self.method!r}; there are {', '.join(METHODS)}")
+        _known(self.method)
         if self.preset is not None and not self.ratios.removes_nothing:
             raise ValueError("give a preset or ratios, not both")
         if self.limit is not None and self.limit < 1:
@@ -159,6 +159,22 @@ class Outcome:
         return report
 
 
+def method_options(method: str, written: Iterable[tuple[str, str]]) -> tuple[tuple[str, Value], ...]:
+    """Options of a method from what a user wrote, name and value.
+
+    Raises:
+        ValueError: an unknown method or option, or a value of another kind.
+    """
+    kind = METHODS[_known(method)].options
+    return tuple((name, parse_option(kind, name, text)) for name, text in written)
+
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
+    return method
+
+
 def cost_report(dense: Architecture, pruned: Architecture) -> dict[str, Any]:
     """Parameters, GMACs and float32 bytes before and after."""
     before, after = cost(dense), cost(pruned)
@@ -233,10 +249,10 @@ def make_smaller(
 
 def _calibration(
     job: Job, loaded: LoadedModel, calibration: ImageSet, what: str, progress: Progress
-) -> Iterator[Tensor]:
+) -> Batches:
     wanted = getattr(job.method_options, "images", None)
     chosen = calibration.sample(min(wanted, len(calibration)), job.seed) if wanted else calibration
-    return (batch for batch, _ in tracked(chosen, loaded, what, progress))
+    return tracked(chosen, loaded, what, progress)
 
 
 def prune(

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.evaluate import Batches
 from analysis.vit import Architecture, ViT
-from pruning.criteria import CRITERIA, Criterion, Images, Options
+from pruning.criteria import CRITERIA, Criterion
+from pruning.options import Options
 from pruning.spectral import SpectralOptions, spectral
 
 
@@ -15,7 +17,7 @@ from pruning.spectral import SpectralOptions, spectral
 class Projection:
     """A method that computes new weights of the target's widths, instead of choosing among the old."""
 
-    project: Callable[[ViT, Images, Architecture, Any, Callable[[float], None]], ViT]
+    project: Callable[[ViT, Batches, Architecture, Any, Callable[[float], None]], ViT]
     options: type[Options]
     title: str
     explanation: str

@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from analysis.evaluate import Batches
 from analysis.vit import Architecture, Attention, Block, BlockWidths, LayerScale, ViT
 from pruning.calibration import Streams, token_weights
-from pruning.criteria import Images, Options, option_field
+from pruning.options import Options, option_field
 from pruning.regression import (
     Moments,
     Statistics,
@@ -52,7 +53,7 @@ class SpectralOptions(Options):
 
 def spectral(
     model: ViT,
-    images: Images,
+    batches: Batches,
     target: Architecture,
     options: SpectralOptions | None = None,
     progress: Callable[[float], None] = lambda _: None,
@@ -73,7 +74,7 @@ def spectral(
     small = ViT(target).to(next(dense.parameters())).eval()
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
         _copy_what_stays(dense, small)
-        streams = Streams(Path(folder), dense, images, options.images, options.steered / 100)
+        streams = Streams(Path(folder), dense, batches, options.images, options.steered / 100)
         for index, (block, narrow) in enumerate(zip(dense.blocks, small.blocks, strict=True)):
             weights = token_weights(model.arch, index == depth - 1, options.focus / 100)
             weights = weights.to(streams.device)

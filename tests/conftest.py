@@ -53,6 +53,12 @@ def random_images(arch: Architecture, count: int = 4, seed: int = 1) -> torch.Te
     return torch.randn(count, arch.in_channels, *arch.image_size, generator=generator)
 
 
+def batches(images: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images in batches, with labels that go round the classes 0 to 9."""
+    labels = torch.arange(len(images)) % 10
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
 @pytest.fixture
 def tiny() -> ViT:
     return random_vit(TINY)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import reference
 import torch
-from conftest import TINY, VARIANTS, random_images, random_vit
+from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
 from analysis.capture import capture
 from analysis.threads import threads
@@ -42,7 +42,7 @@ def test_a_dead_pair_scores_zero() -> None:
 
 def test_snp_is_the_mean_over_images_however_they_are_batched(tiny: ViT) -> None:
     images = random_images(TINY, count=5)
-    got = snp_pairs(tiny, iter(images.split(2)))
+    got = snp_pairs(tiny, iter(batches(images, 2)))
     expected = torch.zeros(2, 3, 8)
     with capture(tiny) as record:
         for block in record(images):
@@ -61,7 +61,7 @@ def test_dissimilarity_equals_the_twin() -> None:
 def test_snp_value_mlp_and_residual_scores_by_loops() -> None:
     arch = VARIANTS["layer scale, no prefix in pos_embed"]
     model = random_vit(arch)
-    scores = CRITERIA["snp"].score(model, [random_images(arch)], SnpOptions())
+    scores = CRITERIA["snp"].score(model, batches(random_images(arch)), SnpOptions())
     state = {name: value.double() for name, value in model.state_dict().items()}
     writers = [state["patch_embed.proj.weight"].flatten(1)]
     for index in range(2):
@@ -107,7 +107,7 @@ def test_random_depends_on_its_seed_alone(tiny: ViT) -> None:
 def test_leaves_the_model_untouched_and_scores_everything(name: str, variant: ViT) -> None:
     before = {key: value.clone() for key, value in variant.state_dict().items()}
     criterion = CRITERIA[name]
-    scores = criterion.score(variant, [random_images(variant.arch)], criterion.options())
+    scores = criterion.score(variant, batches(random_images(variant.arch)), criterion.options())
     for index, widths in enumerate(variant.arch.blocks):
         assert scores.qk[index].shape == (widths.heads, widths.qk)
         assert scores.v[index].shape == (widths.heads, widths.v)
@@ -155,7 +155,7 @@ def test_scoring_costs_at_most_three_forward_passes() -> None:
                 model(images)
             forward = time.process_time() - began
             began = time.process_time()
-            CRITERIA["snp"].score(model, [images], SnpOptions())
+            CRITERIA["snp"].score(model, batches(images), SnpOptions())
             ratios.append((time.process_time() - began) / forward)
     assert min(ratios) <= 3, ratios
 

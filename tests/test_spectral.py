@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import reference
 import torch
-from conftest import TINY, VARIANTS, random_images, random_vit
+from conftest import TINY, VARIANTS, batches, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import Architecture, BlockWidths, ViT
@@ -41,14 +41,14 @@ def apart(got: Tensor, expected: Tensor) -> float:
 
 def test_full_rank_is_the_dense_model(variant: ViT) -> None:
     images = random_images(variant.arch, count=6)
-    same = spectral(variant, images.split(4), variant.arch)
+    same = spectral(variant, batches(images, 4), variant.arch)
     assert same is not variant
     torch.testing.assert_close(same(images), variant(images), atol=1e-4, rtol=1e-3)
 
 
 def test_full_rank_in_double_precision(variant: ViT) -> None:
     model, images = variant.double(), random_images(variant.arch, count=6).double()
-    same = spectral(model, images.split(4), model.arch)
+    same = spectral(model, batches(images, 4), model.arch)
     assert next(same.parameters()).dtype == torch.float64
     torch.testing.assert_close(same(images), model(images), atol=1e-9, rtol=1e-9)
 
@@ -56,7 +56,7 @@ def test_full_rank_in_double_precision(variant: ViT) -> None:
 @pytest.mark.parametrize("what", [{"qk": 0.5}, {"v": 0.5}, {"mlp": 0.5}, {"qk": 0.5, "v": 0.6, "mlp": 0.7}])
 def test_widths_are_the_targets_and_logits_stay_close(what: dict[str, float], variant: ViT) -> None:
     images, target = random_images(variant.arch, count=24), narrowed(variant.arch, **what)
-    small = spectral(variant, images.split(8), target)
+    small = spectral(variant, batches(images, 8), target)
     assert small.arch == target
     fresh = ViT(target)
     fresh.load_state_dict(small.state_dict())
@@ -74,7 +74,7 @@ def test_pruning_a_dead_part_costs_nothing(tiny: ViT) -> None:
             block.attn.proj.weight.view(24, 3, 8)[..., ::2] = 0
             block.mlp.fc2.weight[:, ::2] = 0
     images = random_images(TINY, count=16)
-    small = spectral(tiny, images.split(8), narrowed(TINY, 0.5, 0.5, 0.5))
+    small = spectral(tiny, batches(images, 8), narrowed(TINY, 0.5, 0.5, 0.5))
     torch.testing.assert_close(small(images), tiny(images), atol=1e-3, rtol=1e-3)
 
 
@@ -86,7 +86,7 @@ def test_layer_scale_near_zero_does_no_harm(name: str) -> None:
             block.ls1.gamma[::3] = 0
             block.ls2.gamma[1::3] = 1e-30
     images = random_images(model.arch, count=24)
-    small = spectral(model, images.split(8), narrowed(model.arch, 0.8, 0.8, 0.8))
+    small = spectral(model, batches(images, 8), narrowed(model.arch, 0.8, 0.8, 0.8))
     assert apart(small(images), model(images)) < 0.4
 
 
@@ -150,25 +150,25 @@ def test_value_bases_of_one_head_are_its_truncation() -> None:
 def test_what_all_keys_of_an_image_share_is_not_seen(tiny: ViT) -> None:
     """A large bias on the keys changes no attention, so it must not change what is kept."""
     images, target = random_images(TINY, count=8), narrowed(TINY, qk=0.5)
-    expected = spectral(tiny, images.split(8), target)(images)
+    expected = spectral(tiny, batches(images, 8), target)(images)
     with torch.no_grad():
         for block in tiny.blocks:
             block.attn.qkv.bias[24:48] += 5 * torch.randn(24, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        spectral(tiny, images.split(8), target)(images), expected, atol=1e-3, rtol=1e-3
+        spectral(tiny, batches(images, 8), target)(images), expected, atol=1e-3, rtol=1e-3
     )
 
 
 def test_result_does_not_depend_on_batching(tiny: ViT) -> None:
     images, target = random_images(TINY, count=9), narrowed(TINY, 0.5, 0.5, 0.5)
-    one, other = (spectral(tiny, images.split(size), target)(images) for size in (9, 2))
+    one, other = (spectral(tiny, batches(images, size), target)(images) for size in (9, 2))
     torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_images_and_rank_one(count: int, variant: ViT) -> None:
     target = replace(variant.arch, blocks=tuple(BlockWidths(b.heads, 1, 1, 1) for b in variant.arch.blocks))
-    small = spectral(variant, [random_images(variant.arch, count=count)], target)
+    small = spectral(variant, batches(random_images(variant.arch, count=count)), target)
     assert bool(small(random_images(variant.arch, seed=9)).isfinite().all())
 
 
@@ -177,7 +177,7 @@ def test_a_dead_block_is_no_error(tiny: ViT) -> None:
         for parameter in tiny.blocks[0].parameters():
             parameter.zero_()
     images = random_images(TINY, count=8)
-    small = spectral(tiny, [images], narrowed(TINY, 0.5, 0.5, 0.5))
+    small = spectral(tiny, batches(images), narrowed(TINY, 0.5, 0.5, 0.5))
     assert bool(small(images).isfinite().all())
 
 
@@ -186,7 +186,7 @@ def test_leaves_the_model_untouched(variant: ViT) -> None:
     variant.blocks[0].register_forward_hook(lambda *_: calls.append(1))
     variant.train()
     before = {name: value.clone() for name, value in variant.state_dict().items()}
-    small = spectral(variant, [random_images(variant.arch)], narrowed(variant.arch, 0.5, 0.5, 0.5))
+    small = spectral(variant, batches(random_images(variant.arch)), narrowed(variant.arch, 0.5, 0.5, 0.5))
     with torch.no_grad():
         for parameter in small.parameters():
             parameter.zero_()
@@ -206,14 +206,14 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_activations_lie_on_disk_and_are_removed(tiny: ViT, temporary: Path) -> None:
     seen = []
     look = lambda _: seen.append(len(list(temporary.rglob("*.npy"))))
-    spectral(tiny, random_images(TINY, count=6).split(2), narrowed(TINY, 0.5), progress=look)
+    spectral(tiny, batches(random_images(TINY, count=6), 2), narrowed(TINY, 0.5), progress=look)
     assert set(seen) == {6}  # two streams of three batches
     assert not list(temporary.iterdir())
 
 
 def test_activations_are_removed_after_an_error(tiny: ViT, temporary: Path) -> None:
-    def broken() -> Iterator[Tensor]:
-        yield random_images(TINY)
+    def broken() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from batches(random_images(TINY))
         assert list(temporary.iterdir())
         raise OSError("no space left on device")
 
@@ -224,24 +224,24 @@ def test_activations_are_removed_after_an_error(tiny: ViT, temporary: Path) -> N
 
 def test_progress_rises_to_one(tiny: ViT) -> None:
     told: list[float] = []
-    spectral(tiny, [random_images(TINY)], narrowed(TINY, 0.5), progress=told.append)
+    spectral(tiny, batches(random_images(TINY)), narrowed(TINY, 0.5), progress=told.append)
     assert told == sorted(told) and told[-1] == 1
 
 
 def test_no_more_images_than_asked(tiny: ViT) -> None:
     read = []
 
-    def images() -> Iterator[Tensor]:
+    def images() -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(5):
             read.append(number)
-            yield random_images(TINY, count=2, seed=number)
+            yield from batches(random_images(TINY, count=2, seed=number))
 
     target = narrowed(TINY, 0.5, 0.5, 0.5)
     got = spectral(tiny, images(), target, SpectralOptions(images=3))
     assert read == [0, 1]
-    three = [random_images(TINY, count=2, seed=0), random_images(TINY, count=2, seed=1)[:1]]
+    two, one = random_images(TINY, count=2, seed=0), random_images(TINY, count=2, seed=1)[:1]
     probe = random_images(TINY, seed=7)
-    assert torch.equal(got(probe), spectral(tiny, three, target)(probe))
+    assert torch.equal(got(probe), spectral(tiny, [*batches(two), *batches(one)], target)(probe))
 
 
 def golden(number: int, classes: int) -> int:
@@ -304,7 +304,7 @@ def test_token_weights_follow_what_is_read(name: str) -> None:
 )
 def test_targets_out_of_reach_are_refused(target: Architecture, message: str, tiny: ViT) -> None:
     with pytest.raises(ValueError, match=message):
-        spectral(tiny, [random_images(TINY)], target)
+        spectral(tiny, batches(random_images(TINY)), target)
 
 
 def test_no_images_is_an_error(tiny: ViT) -> None:
@@ -316,7 +316,7 @@ def test_weights_that_are_not_finite_are_an_error(tiny: ViT) -> None:
     with torch.no_grad():
         tiny.blocks[0].attn.qkv.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="activations are not finite"):
-        spectral(tiny, [random_images(TINY)], narrowed(TINY, 0.5))
+        spectral(tiny, batches(random_images(TINY)), narrowed(TINY, 0.5))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from app import charts, controls, session, words
 from app.session import Run
 from pruning.job import Job, Progress, image_sets, make_smaller, prune, require_classifier, tracked
 from pruning.methods import METHODS, Projection
+from pruning.options import Value
 from pruning.selection import select
 from pruning.surgery import mask
 
@@ -102,7 +103,7 @@ def _tried(
     return before, evaluate(tried, tracked(few, loaded, "Evaluating the try", progress))
 
 
-def _without_images(job: Job) -> tuple[tuple[str, int], ...]:
+def _without_images(job: Job) -> tuple[tuple[str, Value], ...]:
     return tuple((name, value) for name, value in job.options if name != "images")
 
 
