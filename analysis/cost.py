@@ -76,7 +76,7 @@ def _stem(arch: Architecture) -> PartCost:
     prefix = len(arch.prefix_names)
     weights = arch.embed_dim * arch.in_channels * math.prod(arch.patch_size)
     embedded = patches + (prefix if arch.pos_embed_prefix else 0)
-    extra = 2 * arch.embed_dim if arch.pre_norm else arch.embed_dim  # norm_pre, or the conv's bias
+    extra = _norm(arch) if arch.pre_norm else arch.embed_dim  # norm_pre, or the conv's bias
     return PartCost(weights + extra + (prefix + embedded) * arch.embed_dim, patches * weights)
 
 
@@ -84,7 +84,7 @@ def _block(arch: Architecture, widths: BlockWidths) -> BlockCost:
     tokens, embed = arch.num_tokens, arch.embed_dim
     qkv_rows = widths.heads * (2 * widths.qk + widths.v)
     values = widths.heads * widths.v
-    besides = 2 * embed + (embed if arch.layer_scale else 0)  # LayerNorm, LayerScale
+    besides = _norm(arch) + (embed if arch.layer_scale else 0)
     attention = PartCost(
         params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + besides,
         macs=tokens * embed * (qkv_rows + values) + widths.heads * tokens**2 * (widths.qk + widths.v),
@@ -99,4 +99,9 @@ def _block(arch: Architecture, widths: BlockWidths) -> BlockCost:
 def _head(arch: Architecture) -> PartCost:
     heads = (2 if arch.distilled else 1) if arch.num_classes else 0
     weights = arch.embed_dim * arch.num_classes
-    return PartCost(2 * arch.embed_dim + heads * (weights + arch.num_classes), heads * weights)
+    return PartCost(_norm(arch) + heads * (weights + arch.num_classes), heads * weights)
+
+
+def _norm(arch: Architecture) -> int:
+    """Parameters of one norm: a gain, and in a LayerNorm a bias."""
+    return arch.embed_dim * (2 if arch.norm == "layer" else 1)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,8 +30,9 @@ from analysis.labels import match_folders
 from analysis.preprocess import Preprocess
 from analysis.zips import ZippedImages, list_zip
 
-SPLITS = ("all", "calibration", "test")
+SPLITS = ("all", "calibration", "test", "train", "heldout")
 CALIBRATION_IMAGES = 512  # at most; never more than half of a set
+TRAIN_SCENES = 20_000  # as many as a few minutes of training see
 
 _ACCEPTED = "data is 'demo', a folder of class folders with images, a zip of one, or 'cifar10:FOLDER'"
 
@@ -76,6 +78,11 @@ class ImageSet:
         """Name of image `i`, `class/name.jpg`."""
         return self.source.names[self.indices[i]]
 
+    @property
+    def rendered(self) -> bool:
+        """Whether the project draws these images itself: clean, upright, never short of more."""
+        return isinstance(self.source, _Scenes)
+
     def mask(self, i: int) -> NDArray[np.bool_] | None:
         """Which pixels of image `i` show its object (rows, columns); known for demo scenes only."""
         return self.source.mask(self.indices[i]) if isinstance(self.source, _Scenes) else None
@@ -106,6 +113,9 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
     Splits `calibration` and `test` have no image in common. Scenes and CIFAR-10 come divided
     (`all` is then `test`); of a folder or zip, calibration takes up to `CALIBRATION_IMAGES` and
     at most half of the images, the same share of every class, chosen by their names [ours].
+    For training, `train` and `heldout` have none in common: of a folder or zip, `train` is half of
+    the images, those of `calibration` among them, and `heldout` the others; elsewhere `heldout` is
+    `test`, and `train` the training images (`TRAIN_SCENES` of the demo).
 
     Class folders become labels by `labels.match_folders`.
 
@@ -119,11 +129,30 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
         return _open_scenes(preprocess, num_classes, split)
     scheme, _, folder = text.partition("cifar10:")
     if folder and not scheme:
-        name, path = _find_cifar10(_existing(folder), "train" if split == "calibration" else "test")
+        side = "train" if split in ("calibration", "train") else "test"
+        name, path = _find_cifar10(_existing(folder), side)
         return _open_files(name, path, preprocess, num_classes)
     path = _existing(text)
     images = _open_files(path.name or text, path, preprocess, num_classes)
     return images if split == "all" else _divide(images, split)
+
+
+def open_training(
+    spec: str, preprocess: Preprocess, num_classes: int, test: str | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Images to train on and images to measure on: `train` and `heldout` of one set, or all of two.
+
+    Raises:
+        ValueError: as `open_data`, or the same set twice.
+    """
+    if test is None:
+        train, heldout = (open_data(spec, preprocess, num_classes, split) for split in ("train", "heldout"))
+        return train, heldout
+    if test == spec:
+        raise ValueError(f"the test images must be others than the training images, got {spec!r} for both")
+    divided = spec == "demo" or spec.startswith("cifar10:")
+    train = open_data(spec, preprocess, num_classes, "train" if divided else "all")
+    return train, open_data(test, preprocess, num_classes)
 
 
 def batches(
@@ -142,18 +171,27 @@ def batches(
         raise ValueError(f"{images.name}: there are no images")
     if limit is not None and (limit < 1 or limit < len(images)):
         images = images.sample(limit)
-    loader = DataLoader(
-        _Tensors(images, preprocess),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        generator=torch.Generator(),  # without its own, a loader draws from the global stream
+    return read_ahead(_Tensors(images, preprocess), workers, batch_size=batch_size)
+
+
+def read_ahead(
+    dataset: Dataset[tuple[Tensor, int] | BadImageError], workers: int, **loader: Any
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of a data set that gives a `BadImageError` in the place of what it cannot read.
+
+    `workers` processes read ahead, 0 reads here; `loader` are options of torch's DataLoader.
+
+    Raises:
+        BadImageError: when the batch with the unreadable image is due.
+    """
+    # An exception that leaves a worker process comes back as its whole traceback in the message.
+    # So an unreadable image travels as a value and is raised on this side.
+    generator = torch.Generator()  # without its own, a loader draws from the global stream
+    return _unwrap(
+        DataLoader(dataset, num_workers=workers, collate_fn=_collate, generator=generator, **loader)
     )
-    return _unwrap(loader)
 
 
-# An exception that leaves a worker process comes back as its whole traceback in the message.
-# So an unreadable image travels as a value and is raised on this side.
 _Sample = tuple[Tensor, int]
 
 
@@ -201,11 +239,12 @@ def _spread(names: Sequence[str], seed: str) -> list[int]:
 
 
 def _divide(images: ImageSet, split: str) -> ImageSet:
-    count = min(CALIBRATION_IMAGES, len(images) // 2)
-    if not count:
+    half = len(images) // 2
+    if not half:
         raise ValueError(f"{images.name} must hold at least 2 images to be divided, got {len(images)}")
+    count = half if split in ("train", "heldout") else min(CALIBRATION_IMAGES, half)
     order = _spread(images.source.names, "split")
-    return images.subset(sorted(order[:count] if split == "calibration" else order[count:]))
+    return images.subset(sorted(order[:count] if split in ("calibration", "train") else order[count:]))
 
 
 # ---- the demo scenes
@@ -217,15 +256,23 @@ class _Scenes:
     names: tuple[str, ...]
 
     def image(self, item: int) -> Image.Image:
-        return Image.fromarray(scenes.render(self.split, item).image)
+        # training scenes are drawn anew each time: 20,000 of them would take 245 MB
+        draw = scenes.render if self.split == "train" else _kept
+        return Image.fromarray(draw(self.split, item).image)
 
     def mask(self, item: int) -> NDArray[np.bool_]:
         return scenes.render(self.split, item).mask
 
 
+@lru_cache(maxsize=scenes.TEST_IMAGES + scenes.CALIBRATION_IMAGES)
+def _kept(split: str, item: int) -> scenes.Scene:
+    return scenes.render(split, item)
+
+
 def _open_scenes(preprocess: Preprocess, num_classes: int, split: str) -> ImageSet:
-    split = "calibration" if split == "calibration" else "test"
-    count = scenes.CALIBRATION_IMAGES if split == "calibration" else scenes.TEST_IMAGES
+    counts = {"calibration": scenes.CALIBRATION_IMAGES, "train": TRAIN_SCENES, "test": scenes.TEST_IMAGES}
+    split = split if split in counts else "test"
+    count = counts[split]
     shapes = scenes.CLASSES
     index_of, classes = match_folders("the demo data", shapes, shapes, preprocess, num_classes)
     folders = [shapes[i % len(shapes)] for i in range(count)]

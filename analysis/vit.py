@@ -51,8 +51,9 @@ class Architecture:
     1/sqrt(head_dim of the dense model), and stays whatever the query-key width becomes.
     `distilled` adds DeiT's distillation token and second head; `registers` are DINOv2's.
     `pos_embed_prefix` says whether the position embedding covers the prefix tokens;
-    `norm_before_pool` whether the last LayerNorm stands before pooling (timm's `norm`) or
-    after it (timm's `fc_norm`). `num_classes` 0 means no head: the output is the pooled feature.
+    `norm_before_pool` whether the last norm stands before pooling (timm's `norm`) or after it
+    (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (root mean square alone: no centring,
+    no bias). `num_classes` 0 means no head: the output is the pooled feature.
 
     Raises:
         ValueError: a width below one, or a combination that is no network.
@@ -74,6 +75,7 @@ class Architecture:
     pre_norm: bool = False
     pool: str = "token"
     norm_before_pool: bool = True
+    norm: str = "layer"
     norm_eps: float = 1e-6
     activation: str = "gelu"
 
@@ -89,6 +91,8 @@ class Architecture:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         if self.pool == "token" and not self.class_token:
             raise ValueError("pool 'token' needs a class token; use pool 'avg'")
         if self.distilled and not (self.class_token and self.pool == "token" and self.norm_before_pool):
@@ -157,6 +161,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "quick_gelu": QuickGELU,
 }
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+def _norm(arch: Architecture) -> nn.Module:
+    return NORMS[arch.norm](arch.embed_dim, eps=arch.norm_eps)
 
 
 class PatchEmbed(nn.Module):
@@ -250,10 +260,10 @@ class Block(nn.Module):
 
     def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(arch.embed_dim, eps=arch.norm_eps)
+        self.norm1 = _norm(arch)
         self.attn = Attention(arch, widths)
         self.ls1 = LayerScale(arch) if arch.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(arch.embed_dim, eps=arch.norm_eps)
+        self.norm2 = _norm(arch)
         self.mlp = Mlp(arch, widths)
         self.ls2 = LayerScale(arch) if arch.layer_scale else nn.Identity()
 
@@ -279,15 +289,11 @@ class ViT(nn.Module):
         self.reg_token = token(arch.registers) if arch.registers else None
         self.pos_embed = token(embedded)
         self.patch_embed = PatchEmbed(arch)
-
-        def norm(here: bool) -> nn.Module:
-            return nn.LayerNorm(arch.embed_dim, eps=arch.norm_eps) if here else nn.Identity()
-
-        self.norm_pre = norm(arch.pre_norm)
+        self.norm_pre = _norm(arch) if arch.pre_norm else nn.Identity()
         blocks = nn.ModuleList(Block(arch, widths) for widths in arch.blocks)
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]  # the list says Module
-        self.norm = norm(arch.norm_before_pool)
-        self.fc_norm = norm(not arch.norm_before_pool)
+        self.norm = _norm(arch) if arch.norm_before_pool else nn.Identity()
+        self.fc_norm = nn.Identity() if arch.norm_before_pool else _norm(arch)
 
         def head() -> nn.Module:
             return nn.Linear(arch.embed_dim, arch.num_classes) if arch.num_classes else nn.Identity()

@@ -131,6 +131,38 @@ def scatter(models: Sequence[Point]) -> Figure:
     return _plain(figure, 320)
 
 
+def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) -> Figure:
+    """Predicted loss against GMACs for budgets of any size, with the current choice marked.
+
+    Each point is GMACs and the sum of KL divergences; where nothing is lost there is no logarithm
+    to show, so the dense model is left out.
+    """
+    points = [(gmacs, loss) for gmacs, loss in line if loss > 0]
+    hover = "%{y:.3g} at %{x:.3f} GMACs<extra>predicted</extra>"
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[gmacs for gmacs, _ in points],
+        y=[loss for _, loss in points],
+        mode="lines",
+        line={"color": KEPT, "width": 2},
+        hovertemplate=hover,
+        name="best widths found",
+    )
+    if here[1] > 0:
+        figure.add_scatter(
+            x=[here[0]],
+            y=[here[1]],
+            mode="markers",
+            marker={"size": 12, "color": ACCENT, "symbol": "diamond"},
+            hovertemplate=hover,
+            name="your budget",
+        )
+    figure = _plain(figure, 260)
+    figure.update_xaxes(title="GMACs per image")
+    figure.update_yaxes(title="predicted loss", type="log", rangemode="normal", exponentformat="power")
+    return figure
+
+
 def head_grid(grid: Grid, chosen: tuple[int, int] | None) -> Figure:
     """The grid of maps as one picture under invisible squares that can be clicked."""
     wide, high = (side + GAP for side in grid.cell)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import Field, fields
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from analysis.cost import Cost, cost
 from analysis.vit import Architecture
 from app import session
 from app.session import Run
 from app.words import STRUCTURES
-from pruning.job import Job
+from pruning.budget import Budget
+from pruning.job import Job, default_align
 from pruning.methods import METHODS
 from pruning.options import Options, Value
 from pruning.selection import PerBlock, Ratios, presets
 
-MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Published preset"}
+MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Published preset", "budget": "Budget"}
 START = {"qk": 50}  # percent removed when the page first opens
 HIGHEST = 95
 ALIGN = (1, 4, 8, 16)
+BUDGETS = {"gmacs": "GMACs", "params": "Parameters", "ms": "Latency"}
+BATCHES = (1, 8)
+SHARE = 0.75  # of the dense model: what a budget starts at
 HELP = {
     "qk": "Channels i of the queries and keys of a head, removed together.",
     "v": "Value channels of a head, with the columns of the projection that read them.",
@@ -41,12 +47,13 @@ def job(dense: Architecture) -> Job:
     mode = _mode(dense)
     preset = _preset(dense) if mode == "preset" else None
     ratios = _sliders() if mode == "sliders" else _per_block(dense) if mode == "blocks" else Ratios()
+    budget = _budget(cost(dense)) if mode == "budget" else None
     align = st.segmented_control(
         "Round widths to multiples of",
         ALIGN,
-        default=1,
+        default=default_align(budget),
         required=True,
-        key="align",
+        key="align-budget" if budget else "align",
         persist_state="session",
         help="Multiples of 8 run faster on most hardware.",
     )
@@ -59,6 +66,7 @@ def job(dense: Architecture) -> Job:
         options=options,
         ratios=ratios,
         preset=preset,
+        budget=budget,
         align=align,
         limit=chosen.limit,
     )
@@ -146,6 +154,57 @@ def _sliders() -> Ratios:
         for name, label in STRUCTURES.items()
     }
     return Ratios(**{name: value / 100 for name, value in removed.items()})
+
+
+def _budget(whole: Cost) -> Budget:
+    """What the smaller model may cost, in one of three units."""
+    kind = st.segmented_control(
+        "Budget in",
+        list(BUDGETS),
+        format_func=BUDGETS.__getitem__,
+        default="gmacs",
+        required=True,
+        key="budget-kind",
+        persist_state="session",
+    )
+    if kind == "gmacs":
+        return Budget(gmacs=_amount("GMACs of an image", whole.gmacs, f"budget-gmacs-{whole.params}"))
+    if kind == "params":
+        millions = _amount("Million parameters", whole.params / 1e6, f"budget-params-{whole.params}")
+        return Budget(params=round(millions * 1e6))
+    ms: float = st.number_input(
+        "Milliseconds of a batch, at most",
+        min_value=0.001,
+        value=10.0,
+        step=1.0,
+        format="%g",
+        key="budget-ms",
+        persist_state="session",
+    )
+    batch = st.segmented_control(
+        "Images in a batch",
+        BATCHES,
+        default=BATCHES[0],
+        required=True,
+        key="budget-batch",
+        persist_state="session",
+    )
+    return Budget(ms=ms, batch=batch)
+
+
+def _amount(label: str, dense: float, key: str) -> float:
+    """A number below the dense model's, in steps that suit it."""
+    step = 10.0 ** math.floor(math.log10(dense)) / 10
+    chosen: float = st.number_input(
+        f"{label}, at most (dense: {dense:.4g})",
+        min_value=step / 1000,
+        value=float(f"{SHARE * dense:.3g}"),
+        step=step,
+        format="%g",
+        key=key,
+        persist_state="session",
+    )
+    return chosen
 
 
 def _per_block(dense: Architecture) -> Ratios:

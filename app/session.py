@@ -23,9 +23,13 @@ from analysis.models import DEMO, LoadedModel, load
 from analysis.preprocess import Preprocess
 from analysis.scenes import CLASSES
 from app import words
+from pruning.budget import Budget
 from pruning.bundle import OutputError
+from pruning.criteria import Criterion
 from pruning.export import ExportError
-from pruning.job import Job, Outcome, Progress, image_sets, require_classifier, score, tracked
+from pruning.job import Job, Outcome, Progress, Survey, image_sets, require_classifier, score, survey, tracked
+from pruning.latency_budget import LatencyTable, measure_table
+from pruning.methods import METHODS
 from pruning.selection import Scores
 
 T = TypeVar("T")
@@ -230,9 +234,32 @@ def tested_images(outcome: Outcome) -> ImageSet:
 
 def scores(job: Job, progress: Progress) -> Scores:
     """Importance by the job's method; ratios play no part in it, so it is computed once."""
-    key = replace(job, ratios=Job.ratios, preset=None, align=1, limit=None)
+    key = replace(job, ratios=Job.ratios, preset=None, budget=None, align=1, limit=None)
     calibration, _ = image_sets(job, model())
     return remember("scores", key, lambda: score(job, model(), calibration, progress), keep=8)
+
+
+def surveyed(job: Job, progress: Progress | None = None) -> Survey | None:
+    """What budgets are solved on by the job's method, whatever their size; measured if `progress` is given.
+
+    Raises:
+        ValueError: the method takes no budget, or no images are chosen.
+    """
+    budget = Budget(gmacs=1.0, images=job.budget.images if job.budget else Budget.images)
+    key = replace(job, ratios=Job.ratios, preset=None, budget=budget, align=1, limit=None)
+    if progress is None:
+        found: Survey | None = recall("survey", key)
+        return found
+    require_classifier(model())
+    calibration, _ = image_sets(job, model())
+    known = scores(job, progress) if isinstance(METHODS[job.method], Criterion) else None
+    return remember("survey", key, lambda: survey(job, model(), calibration, progress, known), keep=8)
+
+
+def width_times(batch: int, align: int, progress: Progress) -> LatencyTable:
+    """Milliseconds of the model's blocks by width on this machine, timed once."""
+    make = lambda: measure_table(model().model.arch, batch, align, progress)
+    return remember("width times", (choice(), batch, align), make, keep=8)
 
 
 # ---- runs

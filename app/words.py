@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from analysis.evaluate import Evaluation
+from pruning.budget import amount
 from pruning.job import Job
 from pruning.selection import PerBlock
 
@@ -79,6 +80,8 @@ def removed(job: Job) -> str:
     """What a job removes, in a few words."""
     if job.preset:
         return f"preset {job.preset}"
+    if job.budget:
+        return f"budget {amount(job.budget.asked, job.budget.kind)}"
     parts = [(name, _fraction(getattr(job.ratios, name))) for name in STRUCTURES]
     return ", ".join(f"{name} {share}" for name, share in parts if share) or "nothing"
 

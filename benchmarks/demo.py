@@ -19,9 +19,9 @@ from analysis.cost import cost
 from analysis.latency import Timing, bench, torch_runner
 from analysis.models import architecture, load
 from analysis.vit import Architecture, ViT
-from pruning.criteria import SnpOptions, snp
 from pruning.job import Job, Outcome, prune
 from pruning.selection import Ratios, preset_ratios, shrink
+from pruning.snp import SnpOptions, snp
 
 RATIOS = Ratios(qk=0.5, v=0.25, mlp=0.25)
 

@@ -23,20 +23,27 @@ from analysis.data import open_data
 from analysis.evaluate import evaluate
 from analysis.latency import Runner, bench, torch_runner
 from analysis.models import LoadedModel, architecture, load
-from pruning.bundle import require_free, write_bundle
+from pruning.budget import KINDS, Budget, amount
+from pruning.bundle import require_free
+from pruning.commands_recover import add_arguments, add_recovery, end_helpers, given_recovery
+from pruning.commands_recover import run as run_recover
+from pruning.commands_runs import add_commands, add_detach, detach
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
 from pruning.job import (
     Job,
-    Outcome,
     Progress,
     cost_report,
+    default_align,
     method_options,
     prune,
     require_classifier,
     tracked,
 )
+from pruning.kinds import save
 from pruning.methods import METHODS
+from pruning.monitor import Cancelled
 from pruning.selection import PerBlock, Ratios, presets
+from pruning.worker import RunFailed
 
 Result = dict[str, Any]
 
@@ -78,23 +85,22 @@ def _prune(args: argparse.Namespace, progress: Progress) -> Result:
         calibration=args.calibration,
         limit=args.limit,
         seed=args.seed,
+        recovery=given_recovery(args),
         **_what_to_remove(args),
     )
-    require_free(args.out)  # now, not after minutes of work
+    if args.detach:
+        return detach(job, args)
+    _require_out(args)
     outcome = prune(job, progress=progress)
-    _write(outcome, args.out)
+    end_helpers()
+    save(outcome, args.out)
     return outcome.report() | {"out": str(args.out)}
 
 
-def _write(outcome: Outcome, out: Path) -> None:
-    write_bundle(
-        out,
-        outcome.pruned.model,
-        outcome.pruned.preprocess,
-        name=outcome.pruned.name,
-        report=outcome.report(),
-        plan=outcome.plan,
-    )
+def _require_out(args: argparse.Namespace) -> None:
+    if args.out is None:
+        raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
+    require_free(args.out)  # now, not after minutes of work
 
 
 def _evaluate(args: argparse.Namespace, progress: Progress) -> Result:
@@ -147,10 +153,14 @@ def _export(args: argparse.Namespace, progress: Progress) -> Result:
 
 def _what_to_remove(args: argparse.Namespace) -> Result:
     ratios = {field.name: getattr(args, field.name) for field in fields(Ratios)}
+    budget = {field.name: getattr(args, f"budget_{field.name}") for field in fields(Budget)}
+    given = {name: value for name, value in budget.items() if value is not None}
+    asked = Budget(**given) if given else None
     return {
         "ratios": Ratios(**{name: value for name, value in ratios.items() if value is not None}),
         "preset": args.preset,
-        "align": args.align,
+        "budget": asked,
+        "align": default_align(asked) if args.align is None else args.align,
     }
 
 
@@ -204,7 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     pruned.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
     pruned.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE")
     pruned.add_argument("--calibration", metavar="D", help="other images to measure importance on")
-    pruned.add_argument("--out", type=Path, required=True, metavar="DIR")
+    pruned.add_argument("--out", type=Path, metavar="DIR")
+    add_recovery(pruned)
+    add_detach(pruned)
+    recovered = command("recover", run_recover, "Fine-tune a pruned model with the dense one as teacher.")
+    add_arguments(recovered)
     evaluated = command("evaluate", _evaluate, "Top-1 and top-5 with a 95 % interval, images per second.")
     for sub in (pruned, evaluated):
         sub.add_argument(
@@ -229,19 +243,28 @@ def _parser() -> argparse.ArgumentParser:
         "--format", type=_listed(str, FORMATS), default=["bundle"], metavar=",".join(FORMATS)
     )
     exported.add_argument("--out", type=Path, required=True, metavar="DIR")
-    for sub in (pruned, evaluated, timed, exported, estimate):
+    add_commands(commands)
+    for sub in (pruned, recovered, evaluated, timed, exported, estimate):
         sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
     return parser
 
 
 def _add_ratios(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
-    parser.add_argument("--align", type=int, default=1, metavar="N", help="round widths to multiples of N")
+    parser.add_argument(
+        "--align", type=int, metavar="N", help="round widths to multiples of N (1; with a budget 8)"
+    )
     for field in fields(Ratios):
         kind = float if field.name == "embed" else _per_block
         parser.add_argument(
             f"--{field.name}", type=kind, metavar="R", help=f"fraction of {field.name} to remove"
         )
+    for name, unit in KINDS.items():
+        parser.add_argument(
+            f"--budget-{name}", type=float, metavar="X", help=f"find widths for at most X {unit}"
+        )
+    parser.add_argument("--budget-batch", type=int, metavar="N", help="images at once, for a budget in ms")
+    parser.add_argument("--budget-images", type=int, metavar="N", help="images that narrowing is tried on")
 
 
 def _print(result: Result, as_json: bool) -> None:
@@ -253,6 +276,9 @@ def _print(result: Result, as_json: bool) -> None:
             print(f"{name:20} {f'{value:,.4f}' if isinstance(value, float) else value}")
         elif "batches" in value:
             _print_timings(name, value["batches"])
+        elif "asked" in value:
+            asked, got = (amount(value[key], value["kind"]) for key in ("asked", "got"))
+            print(f"{name:20} asked for {asked}, got {got}")
 
 
 def _print_timings(backend: str, batches: Result) -> None:
@@ -273,9 +299,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         bars.close()
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (OSError, ExportError) as error:
+    except (OSError, ExportError, RunFailed) as error:
         bars.close()
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Cancelled:
+        bars.close()
+        print("cancelled", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         bars.close()

@@ -23,19 +23,27 @@ _MOST = 0.9  # and at most so much of it
 class Streams:
     """The residual streams of the dense and of the pruned model, batch by batch on disk."""
 
-    def __init__(self, folder: Path, dense: ViT, batches: Batches, limit: int, steered: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dense: ViT,
+        batches: Batches,
+        limit: int,
+        steered: float,
+        pruned: ViT | None = None,
+    ) -> None:
+        """`pruned`: the model whose embedding the second stream starts from, if not the dense one's."""
         parameter = next(dense.parameters())
         self.device = parameter.device
         self._folder, self._batches, count = folder, 0, 0
         for images, _ in batches:
             chosen = steer(dense, images[: limit - count].to(parameter), count, steered)
-            x = dense.embed(chosen)
-            self.write(self._batches, dense=x, pruned=x)
-            self._batches, count = self._batches + 1, count + len(x)
+            self.write(self._batches, dense=dense.embed(chosen), pruned=(pruned or dense).embed(chosen))
+            self._batches, count = self._batches + 1, count + len(chosen)
             if count == limit:
                 break
         if count == 0:
-            raise ValueError("spectral pruning needs calibration images, got none")
+            raise ValueError("a refit needs calibration images, got none")
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Number of the batch, the dense and the pruned stream: B N E each."""
@@ -49,6 +57,20 @@ class Streams:
 
     def _read(self, name: str, number: int) -> Tensor:
         return torch.from_numpy(np.load(self._folder / f"{name}-{number}.npy")).to(self.device)
+
+
+class Still:
+    """Streams that both are the dense model's and stand still whatever is written."""
+
+    def __init__(self, streams: Streams) -> None:
+        self.device, self._streams = streams.device, streams
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Number of the batch, and the dense stream twice: B N E each."""
+        return ((number, x, x) for number, x, _ in self._streams)
+
+    def write(self, number: int, **streams: Tensor) -> None:
+        """Nothing."""
 
 
 def steer(model: ViT, images: Float[Tensor, "B C Y X"], start: int, share: float) -> Float[Tensor, "B C Y X"]:

@@ -9,26 +9,62 @@ from typing import Any
 from analysis.evaluate import Batches
 from analysis.vit import Architecture, ViT
 from pruning.criteria import CRITERIA, Criterion
+from pruning.gohsp import GohspOptions, Lesson, gohsp, gohsp_target
+from pruning.monitor import Monitor
 from pruning.options import Options
-from pruning.spectral import SpectralOptions, spectral
+from pruning.plan import Plan
+from pruning.selection import Ratios
+from pruning.sensitivity import Narrow
+from pruning.spectral import SpectralOptions, narrow_spectral, spectral
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A method that computes new weights of the target's widths, instead of choosing among the old."""
+    """A method that computes new weights of the target's widths, instead of choosing among the old.
+
+    `narrow` makes a `Narrow` from model, calibration images and options; without one the method
+    takes no budget.
+    """
 
     project: Callable[[ViT, Batches, Architecture, Any, Callable[[float], None]], ViT]
     options: type[Options]
     title: str
     explanation: str
+    narrow: Callable[[ViT, Batches, Any], Narrow] | None = None
 
 
-METHODS: dict[str, Criterion | Projection] = {
+@dataclass(frozen=True)
+class Trained:
+    """A method that trains towards a smaller model before it cuts; its options have `epochs`, 0 for none.
+
+    `target` gives the widths that ratios, align and options ask for; `prune` takes the same, with
+    calibration images, what there is to train on, and a monitor.
+    """
+
+    target: Callable[[Architecture, Ratios, int, Any], Architecture]
+    prune: Callable[[ViT, Batches, Ratios, int, Any, Lesson | None, Monitor], tuple[ViT, Plan]]
+    options: type[Options]
+    title: str
+    explanation: str
+    narrow: None = None  # it takes no budget
+
+
+METHODS: dict[str, Criterion | Projection | Trained] = {
     **CRITERIA,
     "spectral": Projection(
         spectral,
         SpectralOptions,
         "Spectral",
         "Keeps the best subspace of each head and refits what follows: no training, far more accuracy.",
+        narrow_spectral,
+    ),
+    "gohsp": Trained(
+        gohsp_target,
+        gohsp,
+        GohspOptions,
+        "GOHSP",
+        "Ranks the heads by a graph of how alike they are, trains the model towards the structure that "
+        "stays, and cuts. With cosine or attention overlap, which are symmetric, and no teleport the ranking "
+        "is the plain degree and the chain adds nothing; predictability is where it matters.",
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -29,3 +30,28 @@ class Monitor:
 
     def note(self, line: str) -> None:
         """A line for the log."""
+
+
+class Telling(Monitor):
+    """Passes progress on, and measured accuracies and notes line by line."""
+
+    def __init__(self, progress: Callable[[str, float], None], say: Callable[[str], object]) -> None:
+        self.progress, self.say = progress, say
+
+    def __call__(self, what: str, share: float) -> None:
+        """Pass it on."""
+        self.progress(what, share)
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Say the accuracy, if it is among them."""
+        if "top1" in values:
+            self.say(f"step {step}: top-1 {values['top1']:.2%}")
+
+    def note(self, line: str) -> None:
+        """Say it."""
+        self.say(line)
+
+
+def as_monitor(progress: Callable[[str, float], None]) -> Monitor:
+    """A monitor out of whatever wants to know the progress; the other news is dropped."""
+    return progress if isinstance(progress, Monitor) else Telling(progress, lambda line: None)

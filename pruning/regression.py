@@ -96,7 +96,7 @@ class Moments:
 
 def _centred(mass: Tensor, z: Tensor, y: Tensor, zz: Tensor, zy: Tensor) -> Statistics:
     if not mass > 0:
-        raise ValueError("spectral pruning needs calibration images, got none")
+        raise ValueError("a refit needs calibration images, got none")
     mean_in, mean_out = z / mass, y / mass
     covariance = zz / mass - torch.outer(mean_in, mean_in)
     cross = zy / mass - torch.outer(mean_in, mean_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -90,8 +91,8 @@ def mask(model: ViT, plan: Plan) -> ViT:
     """A copy of full size in which what the plan drops has no effect: for what-if questions.
 
     Query, key, value and MLP activations that would go are set to zero as they appear. A
-    dropped channel of the residual stream is left out of every LayerNorm, its mean and
-    variance included, which is what the narrower model computes: equality with `cut` means
+    dropped channel of the residual stream is left out of every norm, its mean and variance
+    included, which is what the narrower model computes: equality with `cut` means
     equal logits with these norms.
 
     Raises:
@@ -127,25 +128,29 @@ class _Masked(nn.Module):
 
 
 class _NarrowNorm(nn.Module):
-    """LayerNorm over the kept channels alone; the others come out as zero."""
+    """A norm over the kept channels alone; the others come out as zero."""
 
     kept: Tensor
 
-    def __init__(self, norm: nn.LayerNorm, kept: Tensor) -> None:
+    def __init__(self, norm: nn.LayerNorm | nn.RMSNorm, kept: Tensor) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.weight, self.eps = norm.weight, cast(float, norm.eps)  # torch's RMSNorm may have none, ours has
+        self.bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
         self.register_buffer("kept", kept)
 
     def forward(self, x: Tensor) -> Tensor:
         kept = self.kept
-        inner = F.layer_norm(x[..., kept], (len(kept),), self.weight[kept], self.bias[kept], self.eps)
+        if self.bias is None:
+            inner = F.rms_norm(x[..., kept], (len(kept),), self.weight[kept], self.eps)
+        else:
+            inner = F.layer_norm(x[..., kept], (len(kept),), self.weight[kept], self.bias[kept], self.eps)
         return torch.zeros_like(x).index_copy(-1, kept, inner)
 
 
 def _narrow_norms(model: ViT, kept: Tensor) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.LayerNorm):
+            if isinstance(child, nn.LayerNorm | nn.RMSNorm):
                 setattr(parent, name, _NarrowNorm(child, kept))
 
 

@@ -32,6 +32,7 @@ VARIANTS = {
     "no class token": replace(TINY, pool="avg", class_token=False, qkv_bias=False),
     "pre-norm": replace(TINY, pre_norm=True, activation="quick_gelu"),
     "no head": replace(TINY, num_classes=0),
+    "rms norms": replace(TINY, norm="rms", distilled=True),
     "uneven": replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11))),
 }
 

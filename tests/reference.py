@@ -125,3 +125,78 @@ def best_subset_of_pairs(query: Tensor, key: Tensor, keep: int) -> float:
         drop = torch.diag(torch.tensor([float(i not in kept) for i in range(width)], dtype=query.dtype))
         losses.append(float(torch.trace(query @ drop @ key @ drop)))
     return min(losses)
+
+
+def total_distances(weight: Tensor) -> Tensor:
+    """FPGM: sum of the Euclidean distances of a row to every other."""
+    scores = [sum(math.dist(row, other) for other in weight.tolist()) for row in weight.tolist()]
+    return torch.tensor(scores, dtype=weight.dtype)
+
+
+Gates = dict[tuple[str, int, int, int], float]  # (structure, block, head, channel); absent is open
+
+
+def gated_logits(state: dict[str, Tensor], arch: object, image: Tensor, gates: Gates) -> Tensor:
+    """Logits of one image C Y X from a state dict, every part multiplied by its gate."""
+    kind = image.dtype
+    embed = torch.tensor([gates.get(("embed", 0, 0, e), 1.0) for e in range(arch.embed_dim)], dtype=kind)
+    x = _gated_norm(_tokens(state, arch, image), state, "norm_pre", arch, embed)
+    for index, widths in enumerate(arch.blocks):
+        prefix = f"blocks.{index}."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        normed = _gated_norm(x, own, "norm1", arch, embed)
+        rows = normed @ own["attn.qkv.weight"].T + own.get("attn.qkv.bias", 0)
+        out = own["attn.proj.bias"].expand(len(x), -1).clone()
+        for head in range(widths.heads):
+            scores = torch.zeros(len(x), len(x), dtype=kind)
+            for i in range(widths.qk):
+                q_row = head * widths.qk + i
+                term = torch.outer(rows[:, q_row], rows[:, widths.heads * widths.qk + q_row])
+                scores += gates.get(("qk", index, head, i), 1.0) * term * arch.scale
+            attention = scores.exp() / scores.exp().sum(dim=1, keepdim=True)
+            for d in range(widths.v):
+                gate = gates.get(("v", index, head, d), 1.0) * gates.get(("heads", index, 0, head), 1.0)
+                channel = head * widths.v + d
+                seen = attention @ (gate * rows[:, 2 * widths.heads * widths.qk + channel])
+                out += torch.outer(seen, own["attn.proj.weight"][:, channel])
+        x = x + out * own.get("ls1.gamma", torch.ones(1, dtype=kind))
+        a = _gated_norm(x, own, "norm2", arch, embed) @ own["mlp.fc1.weight"].T + own["mlp.fc1.bias"]
+        quick = arch.activation == "quick_gelu"
+        a = a / (1 + (-1.702 * a).exp()) if quick else a * 0.5 * (1 + torch.erf(a / math.sqrt(2)))
+        a = a * torch.tensor([gates.get(("mlp", index, 0, f), 1.0) for f in range(widths.mlp)], dtype=kind)
+        out = a @ own["mlp.fc2.weight"].T + own["mlp.fc2.bias"]
+        x = x + out * own.get("ls2.gamma", torch.ones(1, dtype=kind))
+    x = _gated_norm(x, state, "norm", arch, embed)
+    first = x[0] if arch.pool == "token" else x[len(arch.prefix_names) :].mean(dim=0)
+    first = _gated_norm(first, state, "fc_norm", arch, embed)
+    logits = state["head.weight"] @ first + state["head.bias"]
+    if arch.distilled:
+        logits = (logits + state["head_dist.weight"] @ x[1] + state["head_dist.bias"]) / 2
+    return logits
+
+
+def _tokens(state: dict[str, Tensor], arch: object, image: Tensor) -> Tensor:
+    (rows, columns), (high, wide) = arch.grid, arch.patch_size
+    filters, patches = state["patch_embed.proj.weight"], []
+    for i in range(rows):
+        for j in range(columns):
+            patch = image[:, i * high : (i + 1) * high, j * wide : (j + 1) * wide]
+            patches.append((filters * patch).sum(dim=(1, 2, 3)) + state.get("patch_embed.proj.bias", 0))
+    prefix = [state[name][0] for name in ("cls_token", "dist_token", "reg_token") if name in state]
+    x, position = torch.stack(patches), state["pos_embed"][0]
+    return torch.cat([*prefix, x]) + position if arch.pos_embed_prefix else torch.cat([*prefix, x + position])
+
+
+def _gated_norm(x: Tensor, state: dict[str, Tensor], name: str, arch: object, gate: Tensor) -> Tensor:
+    """A norm whose mean and variance weigh each channel by its gate, and whose output is gated too."""
+    if f"{name}.weight" not in state:
+        return x
+    mean = (gate * x).sum(dim=-1, keepdim=True) / gate.sum() if arch.norm == "layer" else 0
+    variance = (gate * (x - mean) ** 2).sum(dim=-1, keepdim=True) / gate.sum()
+    normed = (x - mean) / (variance + arch.norm_eps).sqrt() * state[f"{name}.weight"]
+    return gate * (normed + state.get(f"{name}.bias", 0))
+
+
+def cross_entropy(logits: Tensor, label: int) -> float:
+    """-log softmax of the label, from its definition."""
+    return float(logits.exp().sum().log() - logits[label])

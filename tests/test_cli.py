@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, TINY, random_vit
+from PIL import Image
 
 from analysis.preprocess import Preprocess
 from pruning.__main__ import main
@@ -20,6 +22,9 @@ PRESETS = [
     ("snp-deit-small-small", "deit_small_patch16_224", 4.5989, 1.2655, 6.470),
     ("snp-deit-base", "deit_base_patch16_224", 17.5638, 6.3223, 31.590),
 ]
+
+
+PRUNE = ["prune", "--model", "demo", "--data", "demo", "--out", "x"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
@@ -79,6 +84,50 @@ def test_prune_then_evaluate(capsys, tmp_path: Path) -> None:
     assert again.keys() >= {"top1", "top5", "top1_low", "top1_high", "images", "seconds"}
 
 
+@pytest.mark.parametrize(("kind", "asked"), [("gmacs", "7e-5"), ("params", "1.1e4")])
+def test_prune_to_a_budget(capsys, tiny_photos: tuple[str, str], tmp_path: Path, kind, asked) -> None:
+    model, photos = tiny_photos
+    words = ["--model", model, "--data", photos, "--method", "l2", f"--budget-{kind}", asked, "--align", "1"]
+    report = run(capsys, "prune", *words, "--out", str(tmp_path / "out"))
+    budget = report["budget"]
+    assert budget["kind"] == kind and budget["asked"] == float(asked)
+    assert budget["got"] == report[f"{kind}_after"]
+    assert 0.98 * budget["asked"] <= budget["got"] <= budget["asked"]
+    assert len(budget["widths"]) == 2
+    stored = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert stored["budget"] == budget
+
+
+def test_asked_and_got_are_printed_for_people(capsys, tiny_photos: tuple[str, str], tmp_path: Path) -> None:
+    model, photos = tiny_photos
+    words = ["--model", model, "--data", photos, "--method", "l2", "--budget-params", "1.2e4"]
+    assert main(["prune", *words, "--out", str(tmp_path / "out")]) == 0
+    assert "asked for 12,000 parameters, got 1" in capsys.readouterr().out
+
+
+def test_widths_of_a_budget_are_multiples_of_8_unless_told(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    aligned = []
+
+    def stop(job, **_):
+        aligned.append(job.align)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("pruning.__main__.prune", stop)
+    for words in (["--budget-ms", "5"], ["--budget-ms", "5", "--align", "1"], ["--qk", "0.5"]):
+        main([*PRUNE, *words])
+    assert aligned == [8, 1, 1]
+
+
+@pytest.fixture
+def tiny_photos(tiny_bundle: str, tmp_path: Path) -> tuple[str, str]:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 24, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "photos" / str(number % 3)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return tiny_bundle, str(tmp_path / "photos")
+
+
 @pytest.fixture
 def tiny_bundle(tmp_path: Path) -> str:
     report = {"method": "none"}
@@ -129,6 +178,13 @@ def test_a_table_for_people(capsys) -> None:
         (["prune", "--model", "demo", "--data", "demo", "--out", "x"], "nothing to remove"),
         (["prune", "--model", "demo", "--data", "demo", "--qk", "0", "--out", "x"], "nothing to remove"),
         (["prune", "--model", "demo", "--data", "nowhere", "--qk", "0.5", "--out", "x"], "nowhere"),
+        (["estimate", "--model", "demo", "--budget-gmacs", "0.1"], "is found on images: use prune"),
+        ([*PRUNE, "--budget-gmacs", "0.1", "--qk", "0.5"], "a budget, or ratios or a preset, not both"),
+        ([*PRUNE, "--budget-gmacs", "0.1", "--budget-ms", "5"], "got gmacs and ms"),
+        ([*PRUNE, "--budget-params", "-3"], "above 0, got -3"),
+        ([*PRUNE, "--budget-params", "many"], "invalid float value"),
+        ([*PRUNE, "--budget-batch", "8"], "a budget is one of gmacs, params, ms, got none"),
+        ([*PRUNE, "--budget-gmacs", "0.1", "--method", "ablation"], "cannot narrow a single block"),
         (
             ["prune", "--model", "demo", "--data", "demo", "--method", "magic", "--qk", "0.5", "--out", "x"],
             "no method",

@@ -31,10 +31,9 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     assert costs.bytes == sum(p.numel() * p.element_size() for p in model.parameters())
     for block, module in zip(costs.blocks, model.blocks, strict=True):
         assert block.params == sum(parameter.numel() for parameter in module.parameters())
-        assert block.mlp.params - sum(p.numel() for p in module.mlp.parameters()) in (
-            2 * arch.embed_dim,  # LayerNorm
-            3 * arch.embed_dim,  # and LayerScale
-        )
+        besides = {"layer": 2, "rms": 1}[arch.norm] + arch.layer_scale  # gain, and bias of a LayerNorm
+        own = sum(parameter.numel() for parameter in module.mlp.parameters())
+        assert block.mlp.params - own == besides * arch.embed_dim
 
 
 @pytest.mark.parametrize(

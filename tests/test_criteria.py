@@ -1,163 +1,75 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
-import reference
 import torch
-from conftest import TINY, VARIANTS, batches, random_images, random_vit
+from conftest import TINY, batches, random_images, random_vit
 
-from analysis.capture import capture
-from analysis.threads import threads
-from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.criteria import (
-    CRITERIA,
-    NoOptions,
-    SeedOptions,
-    SnpOptions,
-    dissimilarity,
-    pair_scores,
-    snp_pairs,
-)
+from analysis.models import LoadedModel
+from analysis.preprocess import Preprocess
+from analysis.vit import ViT
+from pruning.criteria import CRITERIA, STRUCTURES
+from pruning.job import Job, make_smaller
+from pruning.selection import Ratios, select, shrink
+from pruning.snp import SnpOptions
 
-
-@pytest.mark.parametrize(("tokens", "width", "gamma"), [(7, 4, 1), (7, 4, 4), (20, 8, 2), (5, 8, 3)])
-def test_pair_scores_equal_the_n_by_n_twin(tokens: int, width: int, gamma: int) -> None:
-    generator = torch.Generator().manual_seed(tokens * width)
-    q, k = (torch.randn(2, 3, tokens, width, generator=generator, dtype=torch.float64) for _ in range(2))
-    got = pair_scores(q, k, gamma)
-    for image in range(2):
-        for head in range(3):
-            expected = reference.pair_scores(q[image, head], k[image, head], gamma)
-            torch.testing.assert_close(got[image, head], expected)
-
-
-def test_a_dead_pair_scores_zero() -> None:
-    q, k = torch.randn(1, 1, 6, 3), torch.randn(1, 1, 6, 3)
-    q[..., 1] = 0
-    scores = pair_scores(q, k, 3)[0, 0]
-    assert scores[1] == 0 and scores[0] > 0 and scores[2] > 0
-
-
-def test_snp_is_the_mean_over_images_however_they_are_batched(tiny: ViT) -> None:
-    images = random_images(TINY, count=5)
-    got = snp_pairs(tiny, iter(batches(images, 2)))
-    expected = torch.zeros(2, 3, 8)
-    with capture(tiny) as record:
-        for block in record(images):
-            for image in range(5):
-                for head in range(3):
-                    twin = reference.pair_scores(block.q[image, head], block.k[image, head], 2)
-                    expected[block.index, head] += twin / 5
-    torch.testing.assert_close(torch.stack(got), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_dissimilarity_equals_the_twin() -> None:
-    weight = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(dissimilarity(weight), reference.dissimilarity(weight))
-
-
-def test_snp_value_mlp_and_residual_scores_by_loops() -> None:
-    arch = VARIANTS["layer scale, no prefix in pos_embed"]
-    model = random_vit(arch)
-    scores = CRITERIA["snp"].score(model, batches(random_images(arch)), SnpOptions())
-    state = {name: value.double() for name, value in model.state_dict().items()}
-    writers = [state["patch_embed.proj.weight"].flatten(1)]
-    for index in range(2):
-        prefix = f"blocks.{index}"
-        values = reference.dissimilarity(state[f"{prefix}.attn.qkv.weight"][48:])
-        torch.testing.assert_close(scores.v[index].double().flatten(), values, atol=1e-4, rtol=1e-5)
-        mlp = reference.dissimilarity(state[f"{prefix}.mlp.fc1.weight"])
-        torch.testing.assert_close(scores.mlp[index].double(), mlp, atol=1e-4, rtol=1e-5)
-        for layer, gamma in (("attn.proj", "ls1"), ("mlp.fc2", "ls2")):
-            writers.append(state[f"{prefix}.{layer}.weight"] * state[f"{prefix}.{gamma}.gamma"][:, None])
-    shares = [(score := reference.dissimilarity(weight)) / score.sum() for weight in writers]
-    expected = sum(shares) / len(shares)
-    torch.testing.assert_close(scores.embed.double(), expected, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["l1", "l2"])
-def test_magnitudes_by_loops(name: str, tiny: ViT) -> None:
-    scores = CRITERIA[name].score(tiny, [], NoOptions())
-    norm = {"l1": lambda row: sum(abs(x) for x in row), "l2": lambda row: sum(x * x for x in row) ** 0.5}[
-        name
-    ]
-    qkv = tiny.blocks[1].attn.qkv.weight.detach()
-    for head in range(3):
-        for channel in range(8):
-            q, k, v = (qkv[part * 24 + head * 8 + channel].tolist() for part in range(3))
-            assert float(scores.qk[1][head, channel]) == pytest.approx(norm(q + k), rel=1e-5)
-            assert float(scores.v[1][head, channel]) == pytest.approx(norm(v), rel=1e-5)
-    for neuron in (0, 31):
-        row = tiny.blocks[0].mlp.fc1.weight.detach()[neuron].tolist()
-        assert float(scores.mlp[0][neuron]) == pytest.approx(norm(row), rel=1e-5)
-    qk, v = scores.qk[0].sum(1), scores.v[0].sum(1)
-    torch.testing.assert_close(scores.heads[0], qk / qk.sum() + v / v.sum())
-
-
-def test_random_depends_on_its_seed_alone(tiny: ViT) -> None:
-    draw = lambda seed: CRITERIA["random"].score(tiny, [], SeedOptions(seed=seed))
-    assert torch.equal(draw(3).mlp[1], draw(3).mlp[1])
-    assert not torch.equal(draw(3).mlp[1], draw(4).mlp[1])
-    assert not torch.equal(draw(3).mlp[0], draw(3).mlp[1])
+NEED_CLASSES = ("taylor", "ablation")
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_leaves_the_model_untouched_and_scores_everything(name: str, variant: ViT) -> None:
+def test_leaves_the_model_untouched_and_scores_everything_it_ranks(name: str, variant: ViT) -> None:
     before = {key: value.clone() for key, value in variant.state_dict().items()}
-    criterion = CRITERIA[name]
-    scores = criterion.score(variant, batches(random_images(variant.arch)), criterion.options())
+    criterion, given = CRITERIA[name], batches(random_images(variant.arch))
+    if name in NEED_CLASSES and not variant.arch.num_classes:
+        with pytest.raises(ValueError, match="this model has none"):
+            criterion.score(variant, given, criterion.options())
+        return
+    scores = criterion.score(variant, given, criterion.options())
     for index, widths in enumerate(variant.arch.blocks):
         assert scores.qk[index].shape == (widths.heads, widths.qk)
         assert scores.v[index].shape == (widths.heads, widths.v)
         assert scores.mlp[index].shape == (widths.mlp,)
         assert scores.heads[index].shape == (widths.heads,)
     assert scores.embed.shape == (variant.arch.embed_dim,)
-    everything = [*scores.qk, *scores.v, *scores.mlp, *scores.heads, scores.embed]
-    assert not any(part.requires_grad for part in everything)
-    assert all(part.unique().numel() > 1 for part in everything)
+    for structure in STRUCTURES:
+        own = getattr(scores, structure)
+        parts = own if isinstance(own, tuple) else (own,)
+        assert not any(part.requires_grad for part in parts)
+        assert any(part.unique().numel() > 1 for part in parts) == (structure in criterion.ranks)
     for key, value in variant.state_dict().items():
         assert torch.equal(value, before[key])
 
 
-def test_snp_without_images_is_an_error(tiny: ViT) -> None:
-    with pytest.raises(ValueError, match="SNP needs calibration images, got none"):
-        CRITERIA["snp"].score(tiny, [], SnpOptions())
+@pytest.mark.parametrize("name", CRITERIA)
+def test_every_entry_can_be_shown_and_drives_a_selection(name: str, tiny: ViT) -> None:
+    criterion = CRITERIA[name]
+    assert criterion.title and criterion.explanation.endswith(".")
+    assert criterion.needs_images == (name not in ("l1", "l2", "gm", "random"))
+    target = shrink(TINY, Ratios(heads=0.3))
+    criterion.require_ranked(TINY, target)
+    scores = criterion.score(tiny, batches(random_images(TINY)), criterion.options())
+    assert select(scores, TINY, target).architecture(TINY) == target
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("ratios", "lost"),
     [
-        (lambda: SnpOptions(gamma=-1), "gamma must be a whole number from 0 to 1024, got -1"),
-        (lambda: SnpOptions(images=0), "images must be a whole number from 1 to 4096"),
-        (lambda: SeedOptions(seed=1.5), "seed must be a whole number"),
+        (Ratios(qk=0.5), "qk"),
+        (Ratios(v=(0.0, 0.25), mlp=0.5, heads=0.4), "v, mlp"),
+        (Ratios(embed=0.25), "embed"),
     ],
 )
-def test_options_keep_their_range(make: object, message: str) -> None:
+def test_what_a_criterion_does_not_rank_cannot_be_narrowed(ratios: Ratios, lost: str) -> None:
+    job = Job("demo", "demo", "ablation", ratios=ratios)
+    message = f"Head ablation ranks heads only and cannot choose what goes of {lost}: set these ratios to 0"
     with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_scoring_costs_at_most_three_forward_passes() -> None:
-    """DeiT-Tiny's shape; processor time, because other work may share the machine."""
-    widths = BlockWidths(3, 64, 64, 768)
-    arch = Architecture((224, 224), (16, 16), 192, (widths,) * 12, 1000, 0.125)
-    torch.manual_seed(0)
-    model = ViT(arch).eval()
-    model.init_weights()
-    images = random_images(arch, count=32)
-    ratios = []
-    with threads(1):  # others on the machine then cost nothing but wall-clock time
-        for _ in range(2):
-            began = time.process_time()
-            with torch.no_grad():
-                model(images)
-            forward = time.process_time() - began
-            began = time.process_time()
-            CRITERIA["snp"].score(model, batches(images), SnpOptions())
-            ratios.append((time.process_time() - began) / forward)
-    assert min(ratios) <= 3, ratios
+        job.target(TINY)
+    loaded = LoadedModel(random_vit(TINY), Preprocess(TINY.image_size), "tiny", "made for a test")
+    with pytest.raises(ValueError, match=message):  # as a budget does, with a target of its own
+        make_smaller(job, loaded, None, target=shrink(TINY, ratios))
+    assert replace(job, method="taylor").target(TINY) == shrink(TINY, ratios)
+    assert replace(job, ratios=Ratios(heads=0.4)).target(TINY) == shrink(TINY, Ratios(heads=0.4))
 
 
 def test_options_are_frozen() -> None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from analysis import scenes, zips
-from analysis.data import ImageSet, batches, open_data
+from analysis.data import SPLITS, TRAIN_SCENES, ImageSet, batches, open_data
 from analysis.images import BadImageError
 from analysis.preprocess import Preprocess
 
@@ -87,6 +87,10 @@ def test_demo_splits() -> None:
     calibration = open_data("demo", PLAIN, 10, "calibration")
     assert len(calibration) == scenes.CALIBRATION_IMAGES
     assert np.array_equal(np.asarray(calibration.image(5)), scenes.render("calibration", 5).image)
+    train = open_data("demo", PLAIN, 10, "train")
+    assert train.rendered and len(train) == TRAIN_SCENES and train.item_name(12) == "square/train-00012"
+    assert np.array_equal(np.asarray(train.image(12)), scenes.render("train", 12).image)
+    assert names(open_data("demo", PLAIN, 10, "heldout")) == names(open_data("demo", PLAIN, 10, "test"))
     assert names(open_data("demo", PLAIN, 10)) == names(open_data("demo", PLAIN, 10, "test"))
 
 
@@ -178,6 +182,15 @@ def test_calibration_is_bounded(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", {f"{i % 4}/{i}.png": b"" for i in range(1200)})
     calibration, test = (open_data(path, PLAIN, 4, split) for split in ("calibration", "test"))
     assert shares(calibration) == {"0": 128, "1": 128, "2": 128, "3": 128} and len(test) == 688
+
+
+@both
+def test_division_for_training(make: Make, tmp_path: Path) -> None:
+    path = make(tmp_path / "set", many({"cat": 800, "dog": 800}))
+    parts = {split: set(names(open_data(path, PLAIN, 2, split))) for split in SPLITS}
+    assert len(parts["train"]) == len(parts["heldout"]) == 800
+    assert parts["train"] | parts["heldout"] == parts["all"] and not parts["train"] & parts["heldout"]
+    assert parts["calibration"] < parts["train"] and parts["heldout"] < parts["test"]
 
 
 def test_sample_is_spread_and_seeded(tmp_path: Path) -> None:
@@ -276,8 +289,8 @@ def test_other_classes(
 def test_cifar10_sides(tmp_path: Path) -> None:
     make_zip(tmp_path / "cifar10-jpeg-train.zip", many({"cat": 3, "dog": 3}))
     make_zip(tmp_path / "cifar10-jpeg-test.zip", many({"cat": 1, "dog": 2}))
-    sizes = {s: len(open_data(f"cifar10:{tmp_path}", PLAIN, 2, s)) for s in ("all", "calibration", "test")}
-    assert sizes == {"all": 3, "calibration": 6, "test": 3}
+    sizes = {s: len(open_data(f"cifar10:{tmp_path}", PLAIN, 2, s)) for s in SPLITS}
+    assert sizes == {"all": 3, "calibration": 6, "test": 3, "train": 6, "heldout": 3}
     assert open_data(f"cifar10:{tmp_path}", PLAIN, 2).name == "CIFAR-10 (JPEG)"
 
 
@@ -309,8 +322,8 @@ def test_missing(spec: str) -> None:
 
 
 def test_unknown_split() -> None:
-    with pytest.raises(ValueError, match=r"split must be one of all, calibration, test, got 'train'"):
-        open_data("demo", PLAIN, 10, "train")
+    with pytest.raises(ValueError, match=r"split must be one of all, .*, train, heldout, got 'best'$"):
+        open_data("demo", PLAIN, 10, "best")
 
 
 @both

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import replace
 
@@ -7,13 +8,20 @@ import pytest
 import torch
 from conftest import TINY, random_vit
 
+from analysis.cost import cost
+from analysis.evaluate import Batches
 from analysis.models import LoadedModel
 from analysis.preprocess import Preprocess
 from analysis.scenes import CLASSES
+from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.__main__ import main
-from pruning.criteria import SnpOptions
-from pruning.job import Job, image_sets, prune, score
+from pruning.budget import Budget
+from pruning.job import Job, image_sets, make_smaller, prune, score, solve, survey
+from pruning.latency_budget import LatencyTable
+from pruning.methods import METHODS
 from pruning.selection import Ratios
+from pruning.sensitivity import STRUCTURES, Narrow, narrow_by_scores
+from pruning.snp import SnpOptions
 
 JOB = Job(
     model="demo",
@@ -22,6 +30,7 @@ JOB = Job(
     options=(("gamma", 2), ("images", 8)),
     limit=20,
 )
+BUDGET = Job("demo", "demo", "l2", budget=Budget(params=40_000, images=8), align=8, limit=20)
 ARCH = replace(TINY, image_size=(64, 64), patch_size=(16, 16))
 
 
@@ -30,7 +39,8 @@ def dense() -> LoadedModel:
 
 
 def test_survives_json_and_hashes() -> None:
-    for job in (JOB, Job("m", "d", preset="snp-deit-tiny", weights="w", calibration="c", align=8, seed=3)):
+    others = Job("m", "d", preset="snp-deit-tiny", weights="w", calibration="c", align=8, seed=3)
+    for job in (JOB, others, BUDGET, replace(BUDGET, budget=Budget(ms=3.5, batch=8))):
         assert Job.from_json(job.to_json()) == job
         assert hash(Job.from_json(job.to_json())) == hash(job)
 
@@ -43,12 +53,14 @@ def test_options_reach_the_method() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "magic"}, "there is no method 'magic'; there are snp, l1, l2, random, spectral"),
+        ({"method": "magic"}, "there is no method 'magic'; there are snp, l1, l2, gm, taylor, "),
         ({"options": (("beta", 1),)}, "method snp has no option 'beta'; it has gamma, images"),
         ({"method": "l1"}, "method l1 has no option 'gamma'; it has none"),
         ({"options": (("gamma", -5),)}, "gamma must be a whole number from 0 to 1024"),
         ({"preset": "snp-deit-tiny"}, "a preset or ratios, not both"),
         ({"limit": 0}, "limit must be at least 1"),
+        ({"budget": Budget(gmacs=1.0)}, "a budget, or ratios or a preset, not both"),
+        ({"ratios": Ratios(), "preset": "snp-deit-tiny", "budget": Budget(gmacs=1.0)}, "a budget, or ratios"),
     ],
 )
 def test_impossible_jobs_are_refused(change: dict[str, object], message: str) -> None:
@@ -73,9 +85,17 @@ def test_the_command_shown_is_the_same_job(monkeypatch: pytest.MonkeyPatch, tmp_
     others = Job(
         "a b", "c", "random", weights="w.pth", preset="snp-deit-tiny", calibration="x.zip", align=8, seed=3
     )
-    for job in (JOB, others):
+    asked = [
+        JOB,
+        others,
+        BUDGET,
+        replace(BUDGET, budget=Budget(gmacs=0.1), align=1),
+        replace(BUDGET, budget=Budget(ms=3.5, batch=8)),
+        replace(JOB, align=8),
+    ]
+    for job in asked:
         assert main(shlex.split(job.command(str(tmp_path / "out")))[3:]) == 2
-    assert jobs == [JOB, others]
+    assert jobs == asked
 
 
 def test_calibration_and_test_images_are_disjoint() -> None:
@@ -116,6 +136,116 @@ def test_a_projection_runs_as_a_method_and_has_no_plan() -> None:
     assert "Projecting" in told
     with pytest.raises(ValueError, match="spectral gives no scores"):
         score(job, dense(), image_sets(job, dense())[0])
+
+
+def test_a_budget_is_solved_on_the_way_and_reported() -> None:
+    asked = Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8)
+    job = replace(BUDGET, budget=asked, align=2)
+    told: list[str] = []
+    given = dense()
+    outcome = prune(job, dense=given, progress=lambda what, share: told.append(what))
+    assert outcome.allocation is not None and outcome.plan is not None
+    assert outcome.pruned.model.arch == outcome.allocation.arch == outcome.plan.architecture(ARCH)
+    report = outcome.report()
+    budget = report["budget"]
+    assert budget["kind"] == "gmacs" and budget["asked"] == asked.gmacs
+    assert budget["got"] == report["gmacs_after"]
+    assert 0.98 * budget["asked"] <= budget["got"] <= budget["asked"]
+    assert [BlockWidths(**widths) for widths in budget["widths"]] == list(outcome.pruned.model.arch.blocks)
+    assert budget["predicted_kl"] == outcome.allocation.loss > 0
+    assert "Measuring sensitivities" in told
+
+    calibration, _ = image_sets(job, given)
+    found = survey(job, given, calibration)
+    assert found.sensitivities.images == 8
+    assert solve(job, ARCH, found) == outcome.allocation
+    small, plan = make_smaller(job, given, calibration)
+    assert (small.arch, plan) == (outcome.pruned.model.arch, outcome.plan)
+
+
+def test_what_is_at_hand_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace(BUDGET, budget=Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8), align=2)
+    given = dense()
+    first = prune(job, dense=given)
+    found = survey(job, given, image_sets(job, given)[0])
+    monkeypatch.setattr("pruning.job.measure_sensitivities", None)
+    monkeypatch.setattr("pruning.job.score", None)
+    again = prune(job, dense=given, before=first.before, found=found, allocation=first.allocation)
+    assert again.plan == first.plan and again.after.predictions == first.after.predictions
+
+
+def test_a_budget_in_ms_is_met_as_this_machine_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock on which a model takes as long as it has parameters."""
+    model, blocks = cost(ARCH).params / 1e3, cost(ARCH).blocks
+
+    def table(arch: Architecture, batch: int, align: int, _: object) -> LatencyTable:
+        whole = ARCH.blocks[0]
+        shares = {
+            (whole, narrowed): cost(replace(ARCH, blocks=(narrowed,))).blocks[0].params / blocks[0].params
+            for name in STRUCTURES
+            for width in range(1, getattr(whole, name) + 1)
+            for narrowed in (replace(whole, **{name: width}),)
+        }
+        return LatencyTable(batch, model, {whole: blocks[0].params / 1e3}, shares)
+
+    monkeypatch.setattr("pruning.job.measure_table", table)
+    monkeypatch.setattr("pruning.latency_budget.model_ms", lambda _, __, arch: cost(arch).params / 1e3)
+    job = replace(BUDGET, budget=Budget(ms=0.8 * model, batch=8, images=8), align=1)
+    outcome = prune(job, dense=dense())
+    budget = outcome.report()["budget"]
+    assert budget["batch"] == 8 and budget["got"] == cost(outcome.pruned.model.arch).params / 1e3
+    assert 0.98 * budget["asked"] <= budget["got"] <= budget["asked"]
+    monkeypatch.setattr("pruning.job.survey", None)  # a time out of reach is refused before it
+    with pytest.raises(ValueError, match=r"a budget for this model must be from .* ms"):
+        prune(replace(job, budget=Budget(ms=2 * model, batch=8)), dense=dense())
+
+
+def test_a_criterion_narrows_only_what_it_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "l2", replace(METHODS["l2"], ranks=("mlp", "heads")))  # type: ignore[type-var]
+    job = replace(BUDGET, budget=Budget(gmacs=0.95 * cost(ARCH).gmacs, images=8))
+    outcome = prune(job, dense=dense())
+    for before, after in zip(ARCH.blocks, outcome.pruned.model.arch.blocks, strict=True):
+        assert (after.qk, after.v) == (before.qk, before.v)
+
+
+@pytest.mark.parametrize("method", ["ablation", "gohsp"])
+def test_methods_that_cannot_narrow_a_block_take_no_budget(method: str) -> None:
+    with pytest.raises(ValueError, match="cannot narrow a single block, which budgets are solved with"):
+        prune(replace(BUDGET, method=method), dense=dense())
+
+
+def test_a_projection_that_narrows_blocks_takes_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, str, int]] = []
+
+    def narrow(model: ViT, images: Batches, options: object) -> Narrow:
+        assert sum(len(labels) for _, labels in images) == 8
+        inner = narrow_by_scores(model, METHODS["l1"].score(model, [], METHODS["l1"].options()))
+        return lambda *where: (seen.append(where), inner(*where))[1]
+
+    monkeypatch.setitem(METHODS, "spectral", replace(METHODS["spectral"], narrow=narrow))
+    budget = Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8)
+    job = replace(BUDGET, method="spectral", budget=budget, align=2, options=(("images", 8),))
+    outcome = prune(job, dense=dense())
+    assert outcome.plan is None and outcome.allocation is not None
+    assert outcome.pruned.model.arch == outcome.allocation.arch
+    assert seen[0] == (0, "qk", 6) and seen[-1] == (1, "mlp", 4)
+
+
+def test_the_target_of_a_budget_needs_images() -> None:
+    with pytest.raises(ValueError, match="what a budget removes is found on images"):
+        BUDGET.target(ARCH)
+
+
+@pytest.mark.parametrize("call", [lambda job: survey(job, dense(), None), lambda job: solve(job, ARCH, None)])
+def test_without_a_budget_there_is_nothing_to_solve(call) -> None:
+    with pytest.raises(ValueError, match="this job has no budget"):
+        call(JOB)
+
+
+def test_jobs_from_before_budgets_still_load() -> None:
+    old = json.loads(JOB.to_json())
+    del old["budget"]
+    assert Job.from_json(json.dumps(old)) == JOB
 
 
 def test_nothing_to_remove_is_refused() -> None:

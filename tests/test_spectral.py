@@ -13,13 +13,8 @@ from torch import Tensor
 
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.calibration import steer, token_weights
-from pruning.spectral import (
-    SpectralOptions,
-    qk_bases,
-    spectral,
-    truncate,
-    value_bases,
-)
+from pruning.spectral import SpectralOptions, spectral
+from pruning.subspaces import qk_bases, truncate, value_bases
 
 
 def narrowed(arch: Architecture, qk: float = 1, v: float = 1, mlp: float = 1) -> Architecture:

@@ -6,7 +6,8 @@ import torch
 from conftest import TINY, VARIANTS, random_images, random_vit
 
 from analysis.vit import ViT
-from pruning.criteria import CRITERIA, SeedOptions
+from pruning.criteria import CRITERIA
+from pruning.magnitude import SeedOptions
 from pruning.plan import Plan
 from pruning.selection import Ratios, select, shrink
 from pruning.surgery import cut, mask
@@ -57,19 +58,20 @@ def test_cut_equals_loops_over_what_the_plan_keeps(what: str, name: str) -> None
     torch.testing.assert_close(small(images.double()), model.classify(x[None]))
 
 
-def test_embed_cut_is_a_network_that_never_had_the_channels() -> None:
+@pytest.mark.parametrize("name", ["plain", "rms norms"])
+def test_embed_cut_is_a_network_that_never_had_the_channels(name: str) -> None:
     """Twin for the residual stream: dropped channels are NaN in the dense weights, and do no harm."""
-    model = random_vit(TINY)
-    plan, images = random_plan(model, RATIOS["embed"]), random_images(TINY)
+    model = random_vit(VARIANTS[name])
+    plan, images = random_plan(model, RATIOS["embed"]), random_images(model.arch)
     expected = cut(model, plan)(images)
     gone = [channel for channel in range(24) if channel not in plan.embed]
     with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name.endswith(("token", "pos_embed")):
+        for key, value in model.state_dict().items():
+            if key.endswith(("token", "pos_embed")):
                 value[..., gone] = torch.nan
-            elif name in ("head.weight",) or ".qkv.weight" in name or ".fc1.weight" in name:
+            elif key in ("head.weight", "head_dist.weight") or ".qkv.weight" in key or ".fc1.weight" in key:
                 value[:, gone] = torch.nan
-            elif any(part in name for part in ("norm", "patch_embed", ".proj.", ".fc2.")):
+            elif any(part in key for part in ("norm", "patch_embed", ".proj.", ".fc2.")):
                 value[gone] = torch.nan
     again = cut(model, plan)(images)
     assert bool(model(images).isnan().all())

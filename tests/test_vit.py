@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,22 @@ def test_architecture_survives_json() -> None:
         assert again == arch and hash(again) == hash(arch)
 
 
+def test_architectures_from_before_rms_norms_are_read() -> None:
+    data = json.loads(TINY.to_json())
+    assert data.pop("norm") == "layer"
+    assert Architecture.from_json(json.dumps(data)) == TINY
+
+
+def test_rms_norm_divides_by_the_root_mean_square_alone() -> None:
+    arch = replace(TINY, norm="rms", norm_eps=0.1)
+    model = random_vit(arch)
+    x = model.embed(random_images(arch)) + 3  # far from centred
+    for norm in (model.blocks[0].norm1, model.blocks[1].norm2, model.norm):
+        assert [name for name, _ in norm.named_parameters()] == ["weight"]
+        expected = x / (x.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * norm.weight
+        torch.testing.assert_close(norm(x), expected)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"blocks": []}', '{"blocks": [{"heads": 1}]}'])
 def test_bad_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not the architecture of a PruneScope model"):
@@ -70,6 +87,7 @@ def test_bad_json_is_refused(text: str) -> None:
         ({"embed_dim": 0}, "embed_dim must be a whole number of at least 1, got 0"),
         ({"blocks": ()}, "at least one block"),
         ({"pool": "max"}, "pool must be one of token, avg"),
+        ({"norm": "batch"}, "norm must be one of layer, rms, got 'batch'"),
         ({"class_token": False}, "needs a class token"),
         ({"scale": 0.0}, "scale must be positive"),
         ({"image_size": (4, 24)}, "image_size must be a whole number of at least 8"),

@@ -10,8 +10,9 @@ from analysis.cost import Cost, cost
 from analysis.evaluate import Evaluation, evaluate
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
-from app import charts, controls, session, words
+from app import budgets, charts, controls, session, words
 from app.session import Run
+from pruning.budget import Allocation
 from pruning.job import Job, Progress, image_sets, make_smaller, prune, require_classifier, tracked
 from pruning.methods import METHODS, Projection
 from pruning.options import Value
@@ -31,25 +32,35 @@ def show() -> None:
     with left:
         job = controls.job(dense)
     with right, session.sentences():
-        target = job.target(dense)
-        _estimate(cost(dense), cost(target))
-        st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
-        with st.container(horizontal=True, vertical_alignment="center", key="actions"):
-            start = st.button("Prune", type="primary", icon=":material/content_cut:", width=200, key="prune")
-            attempt = st.button(
-                "Try it",
-                icon=":material/science:",
-                key="try",
-                help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a projection "
-                f"is carried out on {TRY_FROM} calibration images.",
-            )
-        _what_if(job, loaded, target, attempt)
-        if start:
-            _start(job, loaded)
+        allocation = budgets.allocation(job, loaded) if job.budget else None
+        if allocation or not job.budget:
+            _chosen(job, loaded, allocation)
         _latest()
         with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
             written = replace(job, data=job.data or "DATA").command()
             st.code(written, language="bash", wrap_lines=True)
+
+
+def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> None:
+    """What the choice saves, and what can be done with it."""
+    dense = loaded.model.arch
+    target = allocation.arch if allocation else job.target(dense)
+    _estimate(cost(dense), cost(target))
+    if allocation:
+        budgets.show(job, loaded, allocation)
+    st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
+    with st.container(horizontal=True, vertical_alignment="center", key="actions"):
+        start = st.button("Prune", type="primary", icon=":material/content_cut:", width=200, key="prune")
+        attempt = st.button(
+            "Try it",
+            icon=":material/science:",
+            key="try",
+            help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a projection "
+            f"is carried out on {TRY_FROM} calibration images.",
+        )
+    _what_if(job, loaded, target, attempt)
+    if start:
+        _start(job, loaded, allocation)
 
 
 def _estimate(before: Cost, after: Cost) -> None:
@@ -92,7 +103,7 @@ def _tried(
     few = session.few_images(TRY_ON)
     if isinstance(METHODS[job.method], Projection):  # nothing to mask: it is done, on fewer images
         rough = replace(job, options=(*_without_images(job), ("images", TRY_FROM)))
-        tried, _ = make_smaller(rough, loaded, image_sets(job, loaded)[0], progress)
+        tried, _ = make_smaller(rough, loaded, image_sets(job, loaded)[0], progress, target)
     else:
         tried = mask(loaded.model, select(session.scores(job, progress), loaded.model.arch, target))
     before = session.remember(
@@ -107,12 +118,19 @@ def _without_images(job: Job) -> tuple[tuple[str, Value], ...]:
     return tuple((name, value) for name, value in job.options if name != "images")
 
 
-def _start(job: Job, loaded: LoadedModel) -> None:
+def _start(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> None:
     if not job.data:
         raise session.NothingChosen("Pruning needs images to test on. Pick some in the sidebar.")
     require_classifier(loaded)
     with session.progress_bar() as progress:
-        outcome = prune(job, dense=loaded, before=session.baseline(), progress=progress)
+        outcome = prune(
+            job,
+            dense=loaded,
+            before=session.baseline(),
+            found=session.surveyed(job) if allocation else None,
+            allocation=allocation,
+            progress=progress,
+        )
     session.keep_baseline(outcome.before)
     session.add_run(outcome, f"{METHODS[job.method].title}, {words.removed(job)}")
 

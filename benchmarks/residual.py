@@ -1,0 +1,109 @@
+"""The residual stream of DeiT-Tiny made narrower: rotation against choosing channels, and against spectral.
+
+    PRUNESCOPE_DATA=FOLDER python benchmarks/residual.py --write
+
+Embedding width alone, by rotation and by SNP's scores; beside each the spectral method at no more
+GMACs than the narrow network has. Then a much smaller network by both together.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from results import deit_tiny, parser, percent, report, table
+
+from analysis.cost import cost
+from analysis.data import batches
+from analysis.evaluate import Batches, evaluate
+from analysis.models import load
+from analysis.vit import Architecture, ViT
+from pruning.job import BATCH, Job, image_sets, make_smaller
+from pruning.rotation import rotate
+from pruning.selection import Ratios, shrink
+from pruning.spectral import SpectralOptions, spectral
+
+SHARES = (0.1, 0.2, 0.3)
+SMALLEST, BEFORE = 0.58, 0.1  # GMACs, and the share of the embedding removed before spectral goes on to it
+
+
+def at_gmacs(arch: Architecture, gmacs: float) -> Architecture:
+    """Query-key, value and MLP widths in fixed proportion, as wide as the GMACs allow."""
+    steps = (step / 1000 for step in range(1300))
+    narrow = (shrink(arch, Ratios(qk=0.75 * step, v=0.375 * step, mlp=0.35 * step)) for step in steps)
+    return next(target for target in narrow if cost(target).gmacs <= gmacs)
+
+
+class Bench:
+    """The dense model with images to calibrate and to test on."""
+
+    def __init__(self, job: Job, images: int) -> None:
+        self.job, self.dense = job, load(job.model, Path(str(job.weights)))
+        self.calibration, self.test = image_sets(job, self.dense)
+        self.chosen = self.calibration.sample(images, job.seed)
+        self.options = SpectralOptions(images=images)
+
+    def rotated(self, share: float) -> ViT:
+        width = shrink(self.dense.model.arch, Ratios(embed=share)).embed_dim
+        return rotate(self.dense.model, self._images(), width, images=self.options.images)
+
+    def snp(self, share: float) -> ViT:
+        job = replace(self.job, method="snp", ratios=Ratios(embed=share))
+        return make_smaller(job, self.dense, self.calibration)[0]
+
+    def spectral(self, model: ViT, gmacs: float) -> ViT:
+        return spectral(model, self._images(), at_gmacs(model.arch, gmacs), self.options)
+
+    def show(self, model: ViT, name: str) -> str:
+        """Accuracy on the test images in words, with the GMACs."""
+        found = evaluate(model, batches(self.test, self.dense.preprocess, BATCH))
+        words = percent(found.top1, found.top1_low, found.top1_high)
+        print(f"{name}, {cost(model.arch).gmacs:.2f} GMACs: {words}", file=sys.stderr, flush=True)
+        return words
+
+    def _images(self) -> Batches:
+        return batches(self.chosen, self.dense.preprocess, BATCH)
+
+
+def narrowed(bench: Bench, share: float) -> tuple[list[str], ViT]:
+    """One row: less embedding by rotation and by SNP, and spectral at no more GMACs; the rotated model."""
+    began = time.perf_counter()
+    model = bench.rotated(share)
+    seconds, gmacs = time.perf_counter() - began, cost(model.arch).gmacs
+    row = [f"{model.arch.embed_dim} ({share:.0%})".replace("%", " %"), f"{gmacs:.2f}"]
+    row.append(f"{bench.show(model, f'rotation {share}')}, {seconds:.0f} s")
+    row.append(bench.show(bench.snp(share), f"snp {share}"))
+    row.append(bench.show(bench.spectral(bench.dense.model, gmacs), "spectral"))
+    return row, model
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--images", type=int, default=256, help="calibration images of the projections")
+    arguments.add_argument("--limit", type=int, help="test images, all without it")
+    args = arguments.parse_args()
+    torch.set_num_threads(args.threads)
+    bench = Bench(replace(deit_tiny(), limit=args.limit), args.images)
+    full = bench.show(bench.dense.model, "dense")
+    rows, models = zip(*(narrowed(bench, share) for share in SHARES), strict=True)
+    both = bench.show(bench.spectral(models[SHARES.index(BEFORE)], SMALLEST), "rotation, then spectral")
+    alone = bench.show(bench.spectral(bench.dense.model, SMALLEST), "spectral alone")
+    body = (
+        f"Top-1 of DeiT-Tiny without training, with 95 % Wilson intervals, on {len(bench.test)} photos, an "
+        f"easy subset of the ImageNet-1k validation set. Dense: {full} at "
+        f"{cost(bench.dense.model.arch).gmacs:.2f} GMACs. Calibration: {args.images} photos of ten classes "
+        "for rotation and spectral, 64 for SNP, none of them tested on.\n\n"
+        + table(["E kept (removed)", "GMACs", "Rotation", "SNP", "Spectral, E whole, no more GMACs"], [*rows])
+        + f"\n\nAt {SMALLEST} GMACs: spectral alone {alone}; {BEFORE:.0%} of the embedding removed by "
+        f"rotation, then spectral: {both}."
+    ).replace("0% of", "0 % of")
+    report("Residual stream alone, DeiT-Tiny", body, args.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Reads the curves of a run, as far as they have been written, and no line twice."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The figures of one step of `what` was being done then, as the start number `attempt` told them."""
+
+    what: str
+    step: int
+    time: float
+    attempt: int
+    values: Mapping[str, float]
+
+    def to_json(self) -> str:
+        """Serialise; a value that is not finite becomes null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in self.values.items()}
+        axes: dict[str, Any] = {"what": self.what, "step": self.step, "time": self.time}
+        return json.dumps({**axes, "attempt": self.attempt, "values": finite})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Point:
+        """Rebuild from `to_json`, without values that were not finite.
+
+        Raises:
+            ValueError: not JSON, or not a point of a curve.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            numbers = {name: float(value) for name, value in data["values"].items() if value is not None}
+            when = int(data["step"]), float(data["time"]), int(data["attempt"])
+            return cls(str(data["what"]), *when, numbers)
+        except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
+            raise ValueError(f"this is not a point of a curve: {error}") from error
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of a run's curves so far, in the order of time; steps rise within each `what`.
+
+    `read_bytes` of the file are in it; `attempt` is the last start that added to it.
+    """
+
+    points: tuple[Point, ...] = ()
+    read_bytes: int = 0
+    attempt: int = 0
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """What was being done, in order; a curve has steps of its own in each."""
+        return tuple(dict.fromkeys(point.what for point in self.points))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the curves, in the order in which they first came."""
+        return tuple(dict.fromkeys(name for point in self.points for name in point.values))
+
+    def curve(self, name: str, what: str | None = None) -> tuple[list[int], list[float]]:
+        """Steps and values of one curve, in one phase or in all of them."""
+        found = [point for point in self.points if name in point.values and what in (None, point.what)]
+        return [point.step for point in found], [point.values[name] for point in found]
+
+
+def metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
+    """What is new since `known`, added to it; a line that is still being written waits.
+
+    Where a run went on from a checkpoint, what came after that in an earlier attempt is left out, and so
+    is what is left of a line that a killed process was writing.
+    """
+    try:
+        with (folder / METRICS).open("rb") as stream:
+            if stream.seek(0, os.SEEK_END) < known.read_bytes:
+                known = Metrics()  # another file
+            stream.seek(known.read_bytes)
+            fresh = stream.read()
+    except OSError:
+        return known
+    whole = fresh[: fresh.rfind(b"\n") + 1]
+    if not whole:
+        return known
+    points, attempt = list(known.points), known.attempt
+    for line in whole.splitlines():
+        try:
+            point = Point.from_json(line)
+        except ValueError:
+            continue  # torn
+        if point.attempt > attempt:
+            del points[_first_told_again(points, point) :]
+        attempt = max(attempt, point.attempt)
+        points.append(point)
+    return Metrics(tuple(points), known.read_bytes + len(whole), attempt)
+
+
+def _first_told_again(points: list[Point], fresh: Point) -> int:
+    """Where the points begin that a new attempt, whose first is `fresh`, will tell again."""
+    same = [number for number, point in enumerate(points) if point.what == fresh.what]
+    if not same:
+        return len(points)
+    begin, later = same[-1] + 1, math.inf
+    while begin and points[begin - 1].what == fresh.what and fresh.step <= points[begin - 1].step <= later:
+        later = points[begin - 1].step  # before a higher one, another training of that name ended
+        begin -= 1
+    return begin

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, batches, random_images, random_vit
+
+from analysis import heads
+from analysis.vit import ViT
+
+MEASURES = {"taylor": heads.taylor, "ablation": heads.ablation}
+
+
+def without_head(model: ViT, block: int, head: int, factor: float = 0.0) -> ViT:
+    """Twin of a mask: the columns of `proj` that read the head, multiplied."""
+    changed = copy.deepcopy(model)
+    width = model.arch.blocks[block].v
+    with torch.no_grad():
+        changed.blocks[block].attn.proj.weight[:, head * width : (head + 1) * width] *= factor
+    return changed
+
+
+def test_the_two_homes_of_head_gates_agree(tiny: ViT) -> None:
+    """`pruning.gates` scores what surgery removes, all structures at once; its heads are these."""
+    from pruning import gates
+
+    data = batches(random_images(TINY, count=6), 4)
+    for mine, other in ((heads.taylor, gates.taylor), (heads.ablation, gates.ablation)):
+        expected = other(tiny, data, gates.LossOptions()).heads
+        for got, same in zip(mine(tiny, data), expected, strict=True):
+            torch.testing.assert_close(got, same, atol=1e-5, rtol=1e-4)
+
+
+def losses(model: ViT, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return F.cross_entropy(model(images), torch.arange(len(images)) % 10, reduction="none")
+
+
+def test_a_mask_is_a_factor_on_the_columns_of_proj(variant: ViT) -> None:
+    images = random_images(variant.arch)
+    count = sum(widths.heads for widths in variant.arch.blocks)
+    mask = torch.ones(1, count)
+    mask[0, 1], mask[0, -1] = 0.0, 0.5
+    last = variant.arch.blocks[1].heads - 1
+    expected = without_head(without_head(variant, 0, 1), 1, last, 0.5)(images)
+    with heads.masked_heads(variant, mask):
+        got = variant(images)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert (got - variant(images)).abs().max() > 1e-3
+    assert not any(module._forward_pre_hooks for module in variant.modules())
+
+
+def test_every_image_may_have_a_mask_of_its_own(tiny: ViT) -> None:
+    images = random_images(TINY, count=2)
+    mask = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
+    with heads.masked_heads(tiny, mask):
+        together = tiny(images)
+    for index in range(2):
+        with heads.masked_heads(tiny, mask[index : index + 1]):
+            torch.testing.assert_close(together[index], tiny(images[index : index + 1])[0])
+
+
+def test_taylor_is_the_slope_of_every_images_loss(variant: ViT) -> None:
+    if variant.arch.num_classes == 0:
+        pytest.skip("no loss")
+    model = variant.double()
+    images = random_images(variant.arch, count=3).double()
+    got = heads.taylor(model, batches(images, 2))
+    labels = torch.arange(3) % 10
+    step = 1e-4
+    for block, widths in enumerate(model.arch.blocks):
+        for head in range(widths.heads):
+            rises = []
+            for factor in (1 + step, 1 - step):
+                with torch.no_grad():
+                    logits = without_head(model, block, head, factor)(images)
+                rises.append([float(F.cross_entropy(logits[i], labels[i])) for i in range(3)])
+            slopes = [abs(up - down) / (2 * step) for up, down in zip(*rises, strict=True)]
+            assert float(got[block][head]) == pytest.approx(sum(slopes) / 3, rel=1e-4, abs=1e-6)
+
+
+def test_ablation_is_the_rise_of_the_loss_head_by_head(variant: ViT) -> None:
+    if variant.arch.num_classes == 0:
+        pytest.skip("no loss")
+    images = random_images(variant.arch, count=3)
+    got = heads.ablation(variant, batches(images, 2))
+    for block, widths in enumerate(variant.arch.blocks):
+        assert got[block].shape == (widths.heads,)
+        for head in range(widths.heads):
+            rise = losses(without_head(variant, block, head), images) - losses(variant, images)
+            assert float(got[block][head]) == pytest.approx(float(rise.mean()), abs=1e-4)
+    everything = torch.cat(got)
+    assert everything.unique().numel() > 1
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_head_that_proj_does_not_read_is_worth_nothing(name: str, tiny: ViT) -> None:
+    found = MEASURES[name](without_head(tiny, 1, 2), batches(random_images(TINY)))
+    assert float(found[1][2]) == 0
+    assert float(found[1][0].abs()) > 0 and float(found[0][2].abs()) > 0
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_leaves_the_model_untouched(name: str, tiny: ViT) -> None:
+    tiny.train()
+    frozen = tiny.blocks[0].attn.qkv.weight.requires_grad_(False)
+    before = {key: value.clone() for key, value in tiny.state_dict().items()}
+    MEASURES[name](tiny, iter(batches(random_images(TINY))))
+    assert all(module.training for module in tiny.modules())
+    assert not frozen.requires_grad and tiny.head.weight.requires_grad
+    assert all(parameter.grad is None for parameter in tiny.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.modules())
+    for key, value in tiny.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_bad_input_is_refused(name: str, tiny: ViT) -> None:
+    with pytest.raises(ValueError, match="importance of heads needs calibration images, got none"):
+        MEASURES[name](tiny, [])
+    headless = random_vit(type(TINY)(**{**TINY.__dict__, "num_classes": 0}))
+    with pytest.raises(ValueError, match="the loss needs a model with classes"):
+        MEASURES[name](headless, batches(random_images(TINY)))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (6,), (2, 7)])
+def test_a_mask_of_another_size_is_refused(shape: tuple[int, ...], tiny: ViT) -> None:
+    with (
+        pytest.raises(ValueError, match="a mask of this model has 6 factors a row"),
+        heads.masked_heads(tiny, torch.ones(shape)),
+    ):
+        pass
