@@ -10,7 +10,8 @@ from analysis.cost import cost
 from analysis.models import LoadedModel
 from app import charts, session, words
 from pruning.budget import Allocation, amount, trade_off
-from pruning.job import Job, Survey, require_narrowing, solve
+from pruning.job import Job
+from pruning.survey import Survey, require_narrowing, solve
 
 
 def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:

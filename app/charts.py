@@ -13,6 +13,7 @@ from analysis.cost import BlockCost, Cost, PartCost
 from analysis.evaluate import Evaluation
 from analysis.vit import Architecture
 from app.pictures import GAP, Grid, data_uri
+from pruning.curves import Metrics
 
 ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
 KEPT, REMOVED, ACCENT = "#14907a", "rgba(138, 150, 144, 0.32)", "#d2604f"
@@ -161,6 +162,61 @@ def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) ->
     figure.update_xaxes(title="GMACs per image")
     figure.update_yaxes(title="predicted loss", type="log", rangemode="normal", exponentformat="power")
     return figure
+
+
+CURVES = {
+    "loss": "Loss",
+    "top1": "Top-1 on held-out images, %",
+    "primal_residual": "Distance from the structure (primal residual)",
+}
+
+
+def curves(metrics: Metrics, dense: float | None) -> Figure | None:
+    """What a training told so far, one plot for each curve; `dense` is the top-1 to be reached.
+
+    None as long as there is nothing to draw.
+    """
+    shown = [name for name in CURVES if name in metrics.names]
+    if not shown:
+        return None
+    figure = make_subplots(1, len(shown), subplot_titles=[CURVES[name] for name in shown])
+    for column, name in enumerate(shown, 1):
+        scale = 100 if name == "top1" else 1
+        steps, values = metrics.curve(name)
+        figure.add_scatter(
+            x=_onward(steps),
+            y=[scale * value for value in values],
+            mode="lines+markers" if len(values) < 40 else "lines",
+            line={"color": KEPT, "width": 2},
+            name=CURVES[name],
+            hovertemplate="%{y:.4g} after %{x:,} steps<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+    figure = _plain(figure, 280)
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(title="step", rangemode="tozero")
+    if "top1" in shown:
+        place = {"row": 1, "col": shown.index("top1") + 1}
+        figure.update_yaxes(rangemode="normal", **place)
+        if dense is not None:
+            line = {"color": ACCENT, "width": 1.5, "dash": "dash"}
+            figure.add_hline(
+                100 * dense, line=line, annotation_text="dense", annotation_position="top left", **place
+            )
+    return figure
+
+
+def _onward(steps: Sequence[int]) -> list[int]:
+    """Steps of trainings that came one after the other, as if they were one."""
+    result: list[int] = []
+    before = last = 0
+    for step in steps:
+        before += last if step < last else 0
+        result.append(before + step)
+        last = step
+    return result
 
 
 def head_grid(grid: Grid, chosen: tuple[int, int] | None) -> Figure:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import Field, fields
+from collections.abc import Sequence
+from dataclasses import Field, fields, replace
 from typing import Any
 
 import pandas as pd
@@ -11,12 +12,13 @@ import streamlit as st
 
 from analysis.cost import Cost, cost
 from analysis.vit import Architecture
-from app import session
-from app.session import Run
+from app import results, session
+from app.results import Run
 from app.words import STRUCTURES
 from pruning.budget import Budget
+from pruning.criteria import CRITERIA, Criterion
 from pruning.job import Job, default_align
-from pruning.methods import METHODS
+from pruning.methods import METHODS, Trained
 from pruning.options import Options, Value
 from pruning.selection import PerBlock, Ratios, presets
 
@@ -57,6 +59,7 @@ def job(dense: Architecture) -> Job:
         persist_state="session",
         help="Multiples of 8 run faster on most hardware.",
     )
+    heads_by, compensate = _besides(method, ratios)
     chosen = session.choice()
     return Job(
         model=chosen.model,
@@ -69,7 +72,36 @@ def job(dense: Architecture) -> Job:
         budget=budget,
         align=align,
         limit=chosen.limit,
+        heads_by=heads_by,
+        compensate=compensate,
     )
+
+
+def _besides(method: str, ratios: Ratios) -> tuple[str | None, bool]:
+    """What may be done besides the method: heads removed first by another criterion, a refit after it."""
+    chooses, heads_by, compensate = isinstance(METHODS[method], Criterion), None, False
+    removes_heads = not replace(Ratios(), heads=ratios.heads).removes_nothing
+    if removes_heads and not isinstance(METHODS[method], Trained):
+        ranking = [name for name, criterion in CRITERIA.items() if "heads" in criterion.ranks]
+        named = {name: CRITERIA[name].title for name in ranking}
+        heads_by = st.selectbox(
+            "Heads removed first by",
+            ranking,
+            index=None if chooses else ranking.index("taylor"),
+            format_func=named.__getitem__,
+            placeholder="the method itself",
+            key="heads-by-chooses" if chooses else "heads-by",
+            persist_state="session",
+            help="The method then works inside the heads that stay.",
+        )
+    if chooses:
+        compensate = st.toggle(
+            "Compensate",
+            key="compensate",
+            persist_state="session",
+            help="Refit the layers behind what was removed by least squares. Off is as published.",
+        )
+    return heads_by, compensate
 
 
 def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
@@ -85,15 +117,29 @@ def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
     return method, options(METHODS[method].options, f"option-{method}").changed()
 
 
-def options(kind: type[Options], key: str) -> Options:
-    """Settings drawn from their own fields: one widget for each, three to a row."""
+def options(kind: type[Options], key: str, first: Sequence[str] = ()) -> Options:
+    """Settings drawn from their own fields: one widget for each.
+
+    Those named `first` come first and the others are folded away; without names the first six do.
+    """
+    known = {option.name: option for option in fields(kind)}
+    shown = [known[name] for name in first or list(known)[:6]]
+    folded = [option for option in known.values() if option not in shown]
+    values = _rows(shown, key)
+    if folded:
+        with st.expander("More settings", icon=":material/tune:", key=f"{key}-more"):
+            values |= _rows(folded, key)
+    return kind(**values)
+
+
+def _rows(listed: Sequence[Field[Any]], key: str) -> dict[str, Any]:
+    """Widgets, three to a row."""
     values: dict[str, Any] = {}
-    listed = fields(kind)
     for row in (listed[start : start + 3] for start in range(0, len(listed), 3)):
-        for option, column in zip(row, st.columns(len(row)), strict=True):
+        for option, column in zip(row, st.columns(max(len(row), min(len(listed), 3))), strict=False):
             with column:
                 values[option.name] = _widget(option, f"{key}-{option.name}")
-    return kind(**values)
+    return values
 
 
 def _widget(option: Field[Any], key: str) -> Any:
@@ -257,18 +303,20 @@ def _fractions(column: Any) -> PerBlock:
 
 
 def pick_run(key: str) -> Run | None:
-    """A run of this session, the newest at first; without any, says what to do."""
-    found = session.runs()
+    """A finished run, the newest at first; without any, says what to do."""
+    found = results.runs()
     if not found:
         st.info(
-            "Nothing has been pruned in this session yet. Choose what to remove on the Prune page.",
+            "Nothing has been pruned yet. Choose what to remove on the Prune page.",
             icon=":material/content_cut:",
         )
         session.link("prune", "Go to Prune", ":material/arrow_back:")
         return None
-    numbers = [run.number for run in reversed(found)]
-    titles = {run.number: run.title for run in found}
-    if st.session_state.get(f"{key} seen") != numbers[0]:  # a new run is what one wants to see
-        st.session_state[f"{key} seen"] = st.session_state[key] = numbers[0]
-    number = st.selectbox("Run", numbers, format_func=titles.__getitem__, key=key, persist_state="session")
-    return next(run for run in found if run.number == number)
+    by_key = {run.key: run for run in reversed(found)}
+    newest = next(iter(by_key))
+    if st.session_state.get(f"{key} seen") != newest or st.session_state.get(key) not in by_key:
+        st.session_state[f"{key} seen"] = st.session_state[key] = newest  # what one wants to see
+    chosen = st.selectbox(
+        "Run", list(by_key), format_func=lambda name: by_key[name].title, key=key, persist_state="session"
+    )
+    return by_key[chosen]

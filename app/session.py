@@ -10,7 +10,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,6 @@ import streamlit as st
 
 from analysis.data import ImageSet, open_data
 from analysis.evaluate import Evaluation, evaluate
-from analysis.latency import Timing
 from analysis.models import DEMO, LoadedModel, load
 from analysis.preprocess import Preprocess
 from analysis.scenes import CLASSES
@@ -27,14 +26,15 @@ from pruning.budget import Budget
 from pruning.bundle import OutputError
 from pruning.criteria import Criterion
 from pruning.export import ExportError
-from pruning.job import Job, Outcome, Progress, Survey, image_sets, require_classifier, score, survey, tracked
+from pruning.inputs import Progress, image_sets, require_classifier, tracked
+from pruning.job import Job
 from pruning.latency_budget import LatencyTable, measure_table
 from pruning.methods import METHODS
 from pruning.selection import Scores
+from pruning.survey import Survey, score, survey
 
 T = TypeVar("T")
 
-MAX_RUNS = 8  # each holds a pruned model
 MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64}
 
 _log = logging.getLogger(__name__)
@@ -52,17 +52,6 @@ class Choice:
     weights: str | None = None
     data: str | None = "demo"
     limit: int = 500
-
-
-@dataclass
-class Run:
-    """One finished pruning run of this session, with what was measured or built since."""
-
-    number: int
-    title: str
-    outcome: Outcome
-    timings: dict[int, Timing] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
 
 
 @contextmanager
@@ -136,7 +125,7 @@ def class_name(index: int) -> str:
 
 
 # The stamp makes a file that changed on disk load anew.
-@st.cache_resource(max_entries=4, show_spinner="Loading the model …")
+@st.cache_resource(max_entries=6, show_spinner="Loading the model …")
 def _load(name: str, weights: str | None, stamp: object) -> LoadedModel:
     return load(name, Path(weights) if weights else None)
 
@@ -204,9 +193,13 @@ def baseline(progress: Progress | None = None) -> Evaluation | None:
     )
 
 
-def keep_baseline(result: Evaluation) -> None:
-    """Keep a baseline that a run measured."""
-    remember("baseline", choice(), lambda: result)
+def keep_baseline(job: Job, result: Evaluation) -> None:
+    """Keep what a run measured, if it is the accuracy of the loaded model on the test images chosen."""
+    chosen = choice()
+    if (job.model, job.weights, job.data, job.limit) == astuple(chosen) and not (
+        job.trains or job.calibration
+    ):
+        remember("baseline", chosen, lambda: result)
 
 
 def test_count() -> int:
@@ -223,13 +216,6 @@ def few_images(count: int) -> ImageSet:
 def test_images() -> ImageSet:
     """The images that accuracy is measured on, the same ones that a run tests on."""
     return few_images(test_count()) if test_count() < len(images()) else images()
-
-
-def tested_images(outcome: Outcome) -> ImageSet:
-    """The images that a run tested on, in the order of its predictions."""
-    job = outcome.job
-    key = (job.data, job.calibration, job.limit, job.seed, outcome.dense)
-    return remember("tested", key, lambda: image_sets(job, outcome.dense)[1], keep=4)
 
 
 def scores(job: Job, progress: Progress) -> Scores:
@@ -260,25 +246,6 @@ def width_times(batch: int, align: int, progress: Progress) -> LatencyTable:
     """Milliseconds of the model's blocks by width on this machine, timed once."""
     make = lambda: measure_table(model().model.arch, batch, align, progress)
     return remember("width times", (choice(), batch, align), make, keep=8)
-
-
-# ---- runs
-
-
-def runs() -> list[Run]:
-    """Finished runs of this session, oldest first."""
-    found: list[Run] = st.session_state.setdefault("runs", [])
-    return found
-
-
-def add_run(outcome: Outcome, title: str) -> Run:
-    """Keep a finished run; beyond `MAX_RUNS` the oldest is forgotten."""
-    number = st.session_state.get("run count", 0) + 1
-    st.session_state["run count"] = number
-    run = Run(number, f"Run {number}: {title}", outcome)
-    runs().append(run)
-    del runs()[:-MAX_RUNS]
-    return run
 
 
 # ---- files

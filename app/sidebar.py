@@ -10,7 +10,7 @@ import torch
 
 from analysis.cost import cost
 from analysis.models import suggested
-from app import session, words
+from app import session, words, work
 from app.session import Choice
 
 MODELS = {"demo": "Demo", "name": "timm or hub", "bundle": "Bundle"}
@@ -19,8 +19,10 @@ WEIGHTS = {"hub": "From the hub", "path": "Local file", "upload": "Upload"}
 
 
 def show() -> None:
-    """What is loaded, and below it the form that loads something else."""
+    """What is loaded and what is at work, and below it the form that loads something else."""
     _summary()
+    with session.sentences():
+        work.activity()
     with st.expander("Model and images", icon=":material/tune:", expanded=False, key="source"):
         pending = _form()
         if st.button("Load", type="primary", width="stretch", key="load"):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from analysis.evaluate import Evaluation
+from pruning import kinds
 from pruning.budget import amount
 from pruning.job import Job
+from pruning.methods import METHODS
+from pruning.recover import RecoverJob
 from pruning.selection import PerBlock
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
@@ -76,6 +80,17 @@ def milliseconds(value: float) -> str:
     return f"{value:,.2f}{NBSP}ms" if value < 10 else f"{value:,.1f}{NBSP}ms"
 
 
+def job(job: Any) -> str:
+    """What a run does: method and extent."""
+    if isinstance(job, Job):
+        after = " and recovery" if job.recovery is not None else ""
+        return f"{METHODS[job.method].title}, {removed(job)}{after}"
+    if isinstance(job, RecoverJob):
+        epochs = job.recovery.epochs
+        return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"
+    return kinds.words(job)
+
+
 def removed(job: Job) -> str:
     """What a job removes, in a few words."""
     if job.preset:
@@ -83,6 +98,8 @@ def removed(job: Job) -> str:
     if job.budget:
         return f"budget {amount(job.budget.asked, job.budget.kind)}"
     parts = [(name, _fraction(getattr(job.ratios, name))) for name in STRUCTURES]
+    sparsity = getattr(job.method_options, "sparsity", 0.0)
+    parts += [("parameters", _fraction(sparsity))] if sparsity else []
     return ", ".join(f"{name} {share}" for name, share in parts if share) or "nothing"
 
 

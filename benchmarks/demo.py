@@ -19,7 +19,9 @@ from analysis.cost import cost
 from analysis.latency import Timing, bench, torch_runner
 from analysis.models import architecture, load
 from analysis.vit import Architecture, ViT
-from pruning.job import Job, Outcome, prune
+from pruning.job import Job
+from pruning.outcome import Outcome
+from pruning.pipeline import prune
 from pruning.selection import Ratios, preset_ratios, shrink
 from pruning.snp import SnpOptions, snp
 

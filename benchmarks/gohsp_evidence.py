@@ -25,7 +25,8 @@ from analysis.graph import SIMILARITIES, similarities
 from analysis.heads import ablation, taylor
 from analysis.models import LoadedModel, load
 from analysis.vit import ViT
-from pruning.job import Job, image_sets
+from pruning.inputs import image_sets
+from pruning.job import Job
 from pruning.plan import Plan
 from pruning.ranking import GraphOptions, head_counts, heads_only, rank_heads
 from pruning.selection import Ratios, select, shrink

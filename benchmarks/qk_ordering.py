@@ -18,7 +18,8 @@ from results import deit_tiny, parser, percent, report, table
 
 from analysis.models import load
 from pruning.criteria import CRITERIA
-from pruning.job import Outcome, prune
+from pruning.outcome import Outcome
+from pruning.pipeline import prune
 from pruning.selection import Ratios
 
 

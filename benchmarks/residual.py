@@ -23,7 +23,9 @@ from analysis.data import batches
 from analysis.evaluate import Batches, evaluate
 from analysis.models import load
 from analysis.vit import Architecture, ViT
-from pruning.job import BATCH, Job, image_sets, make_smaller
+from pruning.inputs import BATCH, image_sets
+from pruning.job import Job
+from pruning.pipeline import make_smaller
 from pruning.rotation import rotate
 from pruning.selection import Ratios, shrink
 from pruning.spectral import SpectralOptions, spectral

@@ -1,76 +1,200 @@
-"""Zero-shot accuracy of DeiT-Tiny at five hand-set sizes: spectral against choosing neurons.
+"""Zero-shot accuracy of DeiT-Tiny: every method, each structure alone and all together at five sizes.
 
     PRUNESCOPE_DATA=FOLDER python benchmarks/zero_shot.py --write
 
-Query-key, value and MLP widths alike in every block. Calibrated on photos that are not tested on;
-tested on all 650 photos of the validation subset.
+Calibrated on photos that are not tested on; tested on all 650 photos of the validation subset.
+Takes about an hour on two cores. What is measured is kept in --keep FILE, so that a run can be
+broken off and gone on with, or be done in parts (--methods, --columns). The plot needs matplotlib
+(benchmarks/requirements.txt).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import deit_tiny, parser, percent, report, table
+from results import ROOT, deit_tiny, parser, percent, report, table
 
 from analysis.cost import cost
-from analysis.evaluate import Evaluation, evaluate
+from analysis.data import ImageSet
+from analysis.evaluate import evaluate
 from analysis.models import LoadedModel, load
-from pruning.job import Job, image_sets, make_smaller, tracked
+from analysis.vit import ViT
+from pruning.budget import Budget
+from pruning.criteria import CRITERIA
+from pruning.inputs import image_sets, tracked
+from pruning.job import Job
 from pruning.methods import METHODS
-from pruning.selection import Ratios
+from pruning.pipeline import make_smaller
+from pruning.selection import Ratios, Scores
+from pruning.survey import Survey, score, solve, survey
 
 # query-key and value channels left of 64, MLP neurons removed
 SIZES = ((32, 56, 0.10), (24, 48, 0.15), (16, 48, 0.25), (16, 40, 0.35), (16, 32, 0.50))
+ALONE = {
+    "QK 50 %": Ratios(qk=0.5),
+    "V 25 %": Ratios(v=0.25),
+    "MLP 30 %": Ratios(mlp=0.3),
+    "residual 10 %": Ratios(embed=0.1),
+}
+TOGETHER = {
+    f"{gmacs}": Ratios(qk=1 - qk / 64, v=1 - v / 64, mlp=mlp)
+    for gmacs, (qk, v, mlp) in zip((1.02, 0.92, 0.82, 0.71, 0.58), SIZES, strict=True)
+}
+COLUMNS = ALONE | TOGETHER
+WHOLE = tuple(name for name, criterion in CRITERIA.items() if set(criterion.ranks) >= {"qk", "v", "mlp"})
+VARIANTS = ("spectral", "spectral budget", *WHOLE, "snp compensated", "taylor compensated")
 
 
-def quiet(what: str, share: float) -> None:
-    """No progress: the rows tell."""
+@dataclass
+class Bench:
+    """The model, its images, decoded once, and what methods have to measure only once."""
+
+    dense: LoadedModel
+    calibration: ImageSet
+    photos: list[tuple[torch.Tensor, torch.Tensor]]
+    scores: dict[str, Scores]
+    found: Survey | None = None
+
+    def measure(self, variant: str, ratios: Ratios) -> dict[str, float]:
+        """Accuracy, GMACs and the seconds that pruning took, scores once computed left out."""
+        name, _, how = variant.partition(" ")
+        job = replace(deit_tiny(), method=name, ratios=ratios, compensate=how == "compensated")
+        if name in CRITERIA and name not in self.scores:
+            self.scores[name] = score(job, self.dense, self.calibration)
+        began = time.perf_counter()
+        small = self._on_budget(job) if how == "budget" else self._smaller(job)
+        seconds = time.perf_counter() - began
+        got = evaluate(small, self.photos)
+        return {
+            "top1": got.top1,
+            "low": got.top1_low,
+            "high": got.top1_high,
+            "gmacs": cost(small.arch).gmacs,
+            "seconds": seconds,
+        }
+
+    def _smaller(self, job: Job) -> ViT:
+        return make_smaller(job, self.dense, self.calibration, scores=self.scores.get(job.method))[0]
+
+    def _on_budget(self, job: Job) -> ViT:
+        """As many GMACs as the ratios leave, the widths of each block free."""
+        arch = self.dense.model.arch
+        job = replace(job, ratios=Ratios(), budget=Budget(gmacs=cost(job.target(arch)).gmacs), align=8)
+        if self.found is None:
+            began = time.perf_counter()
+            self.found = survey(job, self.dense, self.calibration)
+            print(f"sensitivities: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        target = solve(job, arch, self.found).arch
+        return make_smaller(job, self.dense, self.calibration, target=target)[0]
 
 
-def measure(job: Job, dense: LoadedModel) -> tuple[float, Evaluation, float]:
-    """GMACs, accuracy, and the seconds that pruning took."""
-    calibration, test = image_sets(job, dense)
-    began = time.perf_counter()
-    small, _ = make_smaller(job, dense, calibration)
-    seconds = time.perf_counter() - began
-    return cost(small.arch).gmacs, evaluate(small, tracked(test, dense, "", quiet)), seconds
+def possible(variant: str, column: str) -> bool:
+    """Whether a method can do it: projections keep the residual stream, budgets need all structures."""
+    if variant.startswith("spectral") and column == "residual 10 %":
+        return False
+    return not (variant == "spectral budget" and column in ALONE)
+
+
+def title(variant: str) -> str:
+    name, _, how = variant.partition(" ")
+    return METHODS[name].title + {"": "", "budget": ", widths by budget", "compensated": ", compensated"}[how]
+
+
+def plot(known: dict[str, dict[str, float]], variants: list[str], file: Path) -> None:
+    """Share of the dense accuracy against GMACs, with intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    for variant in variants:
+        rows = [known[f"{variant}, {c}"] for c in TOGETHER if f"{variant}, {c}" in known]
+        if rows:
+            errors = [
+                [100 * (r["top1"] - r["low"]) for r in rows],
+                [100 * (r["high"] - r["top1"]) for r in rows],
+            ]
+            x, y = [r["gmacs"] for r in rows], [100 * r["top1"] for r in rows]
+            axes.errorbar(x, y, errors, marker="o", capsize=3, label=title(variant))
+    axes.axhline(100 * known["dense"]["top1"], color="grey", linestyle="--", label="dense, 1.25 GMACs")
+    axes.set_xlabel("GMACs")
+    axes.set_ylabel("top-1 on 650 photos, %, no training")
+    axes.legend(fontsize=8)
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--methods", nargs="+", default=["spectral", "snp", "l2", "random"])
+    arguments.add_argument("--methods", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    arguments.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
+    arguments.add_argument("--keep", type=Path, default=ROOT / "build" / "zero_shot.json")
+    arguments.add_argument("--plot", type=Path, help="also draw the five sizes into this file")
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
+    args.keep.parent.mkdir(exist_ok=True)
+    known: dict[str, dict[str, float]] = json.loads(args.keep.read_text()) if args.keep.exists() else {}
     job = deit_tiny()
     dense = load(job.model, Path(str(job.weights)))
-    full = evaluate(dense.model, tracked(image_sets(job, dense)[1], dense, "", quiet))
+    calibration, test = image_sets(job, dense)
+    bench = Bench(dense, calibration, list(tracked(test, dense, "", lambda what, share: None)), {})
+    wanted = [(m, c) for c in args.columns for m in args.methods if possible(m, c)]
+    for variant, column in wanted:
+        key = f"{variant}, {column}"
+        if "dense" not in known:
+            full = evaluate(dense.model, bench.photos)
+            known["dense"] = {"top1": full.top1, "low": full.top1_low, "high": full.top1_high}
+        if key not in known:
+            known[key] = bench.measure(variant, COLUMNS[column])
+            args.keep.write_text(json.dumps(known, indent=1))
+        print(key, known[key], file=sys.stderr, flush=True)
+    for name, columns in (("each structure alone", ALONE), ("everything together", TOGETHER)):
+        write(known, args.methods, [c for c in columns if c in args.columns], name, args.write)
+    if args.plot:
+        plot(known, args.methods, args.plot)
+
+
+def write(
+    known: dict[str, dict[str, float]], variants: list[str], columns: list[str], name: str, keep: bool
+) -> None:
+    """One section: a row for each method, a column for each thing removed."""
+    if not columns:
+        return
+    full = known["dense"]
     rows = []
-    for qk, v, mlp in SIZES:
-        ratios = Ratios(qk=1 - qk / 64, v=1 - v / 64, mlp=mlp)
-        row = []
-        for method in args.methods:
-            gmacs, found, seconds = measure(replace(job, method=method, ratios=ratios), dense)
-            shown = percent(found.top1, found.top1_low, found.top1_high)
-            share = f"{found.top1 / full.top1:.1%}".replace("%", " %")
-            row.append(f"{shown}, {share} of dense")
-            print(f"{gmacs:.2f}", method, row[-1], f"{seconds:.0f} s", file=sys.stderr, flush=True)
-        rows.append([f"{gmacs:.2f} ({qk}, {v}, {mlp:.0%})".replace("%", " %"), *row])
-    body = (
-        "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with 95 % Wilson intervals, and share of "
-        f"the dense model's, on {full.images} photos, an easy subset of the ImageNet-1k "
-        f"validation set. Dense: {percent(full.top1, full.top1_low, full.top1_high)} at "
-        f"{cost(dense.model.arch).gmacs:.2f} GMACs. Calibration: 256 photos of ten classes for spectral, 64 "
-        "for SNP, none of them tested on. Spectral's settings were compared on these very photos, at the "
-        "smallest size, so its figure there is somewhat optimistic.\n\n"
+    for variant in variants:
+        cells = [known.get(f"{variant}, {column}") for column in columns]
+        shown = [
+            f"{percent(c['top1'], c['low'], c['high'])}, {100 * c['top1'] / full['top1']:.1f} % of dense, "
+            f"{c['seconds']:.0f} s"
+            if c
+            else "–"
+            for c in cells
+        ]
+        rows.append([title(variant), *shown])
+    widths = "; ".join(
+        f"{c} GMACs: ({qk}, {v}, {mlp:.0%})".replace("%", " %")
+        for c, (qk, v, mlp) in zip(TOGETHER, SIZES, strict=True)
     )
-    head = ["GMACs (Dqk, Dv, MLP removed)", *(METHODS[method].title for method in args.methods)]
-    report("Zero-shot, everything together, DeiT-Tiny", body + table(head, rows), args.write)
+    body = (
+        "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with 95 % Wilson intervals, share of the "
+        "dense model's, and seconds of pruning (scores once computed and, for budgets, the measuring of "
+        "sensitivities left out), on 650 photos, an easy subset of the ImageNet-1k validation set. Dense: "
+        f"{percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, 256 for "
+        "spectral and compensation, 64 for scores, none of them tested on. Spectral's settings were compared "
+        "on these very photos, so its figures are somewhat optimistic.\n\n"
+    )
+    if columns[0] in TOGETHER:
+        body += f"Query-key and value channels left of 64 in every block, MLP removed: {widths}. "
+        body += "By budget: as many GMACs, the widths of each block free, multiples of 8.\n\n"
+    report(f"Zero-shot, {name}, DeiT-Tiny", body + table(["Method", *columns], rows), keep)
 
 
 if __name__ == "__main__":

@@ -29,19 +29,13 @@ from pruning.commands_recover import add_arguments, add_recovery, end_helpers, g
 from pruning.commands_recover import run as run_recover
 from pruning.commands_runs import add_commands, add_detach, detach
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
-from pruning.job import (
-    Job,
-    Progress,
-    cost_report,
-    default_align,
-    method_options,
-    prune,
-    require_classifier,
-    tracked,
-)
+from pruning.inputs import Progress, require_classifier, tracked
+from pruning.job import Job, default_align, method_options
 from pruning.kinds import save
 from pruning.methods import METHODS
 from pruning.monitor import Cancelled
+from pruning.outcome import cost_report
+from pruning.pipeline import prune
 from pruning.selection import PerBlock, Ratios, presets
 from pruning.worker import RunFailed
 
@@ -86,6 +80,8 @@ def _prune(args: argparse.Namespace, progress: Progress) -> Result:
         limit=args.limit,
         seed=args.seed,
         recovery=given_recovery(args),
+        compensate=args.compensate,
+        heads_by=args.heads_by,
         **_what_to_remove(args),
     )
     if args.detach:
@@ -199,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
     def command(name: str, run: Callable[[argparse.Namespace, Progress], Result], help: str) -> _Parser:
-        sub: _Parser = commands.add_parser(name, help=help, description=help)
+        sub: _Parser = commands.add_parser(name, help=help.replace("%", "%%"), description=help)
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         sub.add_argument(
@@ -213,6 +209,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_ratios(pruned)
     pruned.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
     pruned.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE")
+    pruned.add_argument(
+        "--compensate", action="store_true", help="refit proj and fc2 by least squares after choosing"
+    )
+    pruned.add_argument("--heads-by", metavar="NAME", help="criterion that removes the heads first")
     pruned.add_argument("--calibration", metavar="D", help="other images to measure importance on")
     pruned.add_argument("--out", type=Path, metavar="DIR")
     add_recovery(pruned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,16 @@ class Streams:
 
 
 class Still:
-    """Streams that both are the dense model's and stand still whatever is written."""
+    """Streams that both are the dense model's, taken `through` a part of it, whatever is written."""
 
-    def __init__(self, streams: Streams) -> None:
-        self.device, self._streams = streams.device, streams
+    def __init__(self, streams: Streams, through: Callable[[Tensor], Tensor]) -> None:
+        self.device, self._streams, self._through = streams.device, streams, through
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Number of the batch, and the dense stream twice: B N E each."""
-        return ((number, x, x) for number, x, _ in self._streams)
+        for number, before, _ in self._streams:
+            x = self._through(before)
+            yield number, x, x
 
     def write(self, number: int, **streams: Tensor) -> None:
         """Nothing."""

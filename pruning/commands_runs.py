@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning import runs, worker
-from pruning.job import Progress
+from pruning.inputs import Progress
 
 Result = dict[str, Any]
 Command = Callable[[argparse.Namespace, Progress], Result]

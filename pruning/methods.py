@@ -22,11 +22,13 @@ from pruning.spectral import SpectralOptions, narrow_spectral, spectral
 class Projection:
     """A method that computes new weights of the target's widths, instead of choosing among the old.
 
+    The last argument of `project` is the model without the heads that were removed first, if any.
+
     `narrow` makes a `Narrow` from model, calibration images and options; without one the method
     takes no budget.
     """
 
-    project: Callable[[ViT, Batches, Architecture, Any, Callable[[float], None]], ViT]
+    project: Callable[[ViT, Batches, Architecture, Any, Callable[[float], None], ViT | None], ViT]
     options: type[Options]
     title: str
     explanation: str

@@ -118,6 +118,22 @@ class Plan:
             raise ValueError(f"this is not a PruneScope plan: {error}") from error
 
 
+def within_heads(heads: Plan, rest: Plan) -> Plan:
+    """One plan from two: `heads` removes whole heads and nothing else, `rest` was made for what remains.
+
+    Raises:
+        ValueError: `rest` was made for other heads, or removes some.
+    """
+    for first, second in zip(heads.blocks, rest.blocks, strict=True):
+        if second.heads != tuple(range(len(first.heads))):
+            raise ValueError(
+                f"the second plan must keep all {len(first.heads)} heads that the first one leaves, "
+                f"got {second.heads}"
+            )
+    pairs = zip(heads.blocks, rest.blocks, strict=True)
+    return Plan(rest.embed, tuple(replace(second, heads=first.heads) for first, second in pairs))
+
+
 def _require_indices(name: str, kept: Indices) -> None:
     if not kept:
         raise ValueError(f"a plan must keep something of {name}, got nothing")

@@ -21,9 +21,10 @@ from pruning.distill import (
     recovery_options,
     require_pair,
 )
-from pruning.job import cost_report, require_classifier, tracked
+from pruning.inputs import require_classifier, tracked
 from pruning.monitor import Monitor
 from pruning.options import Value
+from pruning.outcome import cost_report
 from pruning.plan import Plan
 
 __all__ = [

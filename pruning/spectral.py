@@ -8,7 +8,9 @@ to the dense model's. Everything here is [ours] but the tools named in the docst
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from pruning.sensitivity import Narrow
 from pruning.subspaces import qk_bases, value_bases
 
 _NARROW_IMAGES = 128  # that a single block is narrowed on, to see what it loses on others
+_NARROW_SCORED = 16  # and so many of them for the scores, which all widths are fitted to
 _SCORE_IMAGES = 64  # whose attention scores a fit looks at, all pairs of tokens of each
 
 
@@ -103,9 +106,9 @@ class _Narrowing:
         self._model, self._options, self._reached = model, options, 0
         self._known: dict[str, Moments] = {}
         self._dense = working_copy(model)
-        self._folder = tempfile.TemporaryDirectory(prefix="prunescope-")
+        path = Path(tempfile.mkdtemp(prefix="prunescope-"))
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
         with torch.no_grad():
-            path = Path(self._folder.name)
             limit = min(options.images, _NARROW_IMAGES)
             self._streams = Streams(path, self._dense, batches, limit, options.steered / 100)
 
@@ -121,10 +124,11 @@ class _Narrowing:
         alone = replace(self._model.arch, blocks=(replace(widths, **{structure: width}),))
         narrow = ViT(alone).to(next(self._dense.parameters())).eval().blocks[0]
         _copy_what_stays(block, narrow)
-        still = Still(self._streams)
+        mlp = structure == "mlp"
+        still = Still(self._streams, lambda x: x + block.ls1(block.attn(block.norm1(x))) if mlp else x)
         weights = _weights(self._model, index, self._options, still)
-        step = _Step(self._model.arch, block, block, narrow, still, weights, 0, self._known)
-        (_prune_mlp if structure == "mlp" else _prune_attention)(step)
+        step = _Step(self._model.arch, block, block, narrow, still, weights, 0, self._known, _NARROW_SCORED)
+        (_prune_mlp if mlp else _prune_attention)(step)
         return narrow.to(next(self._model.parameters()))
 
 
@@ -134,14 +138,18 @@ def _weights(model: ViT, index: int, options: SpectralOptions, streams: Streams 
 
 
 def _require_target(dense: Architecture, target: Architecture) -> None:
-    keeps = "spectral pruning keeps {0}: set {1} to 0, or use method snp to remove {2}"
+    keeps = "spectral pruning keeps {0}: set {1} to 0, or {2}"
     if target.embed_dim != dense.embed_dim:
-        raise ValueError(keeps.format("the whole residual stream", "embed", "channels of it"))
+        raise ValueError(
+            keeps.format("the whole residual stream", "embed", "use method snp to remove channels of it")
+        )
     if replace(target, blocks=dense.blocks) != dense or target.depth != dense.depth:
         raise ValueError("the target must be the model's architecture with narrower blocks")
     for index, (before, after) in enumerate(zip(dense.blocks, target.blocks, strict=True)):
         if after.heads != before.heads:
-            raise ValueError(keeps.format("every head", "heads", "heads"))
+            raise ValueError(
+                keeps.format("every head", "heads", "name a criterion that removes some first (heads-by)")
+            )
         for name in ("qk", "v", "mlp"):
             left, width = getattr(after, name), getattr(before, name)
             if left > width:
@@ -166,6 +174,7 @@ class _Step:
     weights: Float[Tensor, " N"]
     pull: float
     known: dict[str, Moments] = field(default_factory=dict)  # of whole halves of a block, to use again
+    scored: int = _SCORE_IMAGES
 
     def moments(self, layer: nn.Linear) -> Moments:
         """Empty moments of a layer's inputs and outputs."""
@@ -252,9 +261,9 @@ def _some_heads(step: _Step) -> list[Tensor]:
     """Queries, keys and values of the first images: B H N D each."""
     attn, parts, count = step.block.attn, [], 0
     for _, _, x in step.streams:
-        parts.append(attn.split_heads(attn.qkv(step.block.norm1(x[: _SCORE_IMAGES - count]))))
+        parts.append(attn.split_heads(attn.qkv(step.block.norm1(x[: step.scored - count]))))
         count += len(parts[-1][0])
-        if count == _SCORE_IMAGES:
+        if count == step.scored:
             break
     return [torch.cat(part) for part in zip(*parts, strict=True)]
 

@@ -22,6 +22,7 @@ from conftest import ROOT
 from PIL import Image
 
 from analysis.scenes import CLASSES, render
+from pruning import runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -41,12 +42,19 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def run_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server keeps its runs."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def server(run_folders: Path) -> Iterator[str]:
     """The app as a user starts it; its address."""
     port = free_port()
     log = ROOT / "build" / "app.log"
     log.parent.mkdir(exist_ok=True)
     settings = {"STREAMLIT_SERVER_HEADLESS": "true", "STREAMLIT_SERVER_ADDRESS": "127.0.0.1"}
+    settings["PRUNESCOPE_RUNS"] = str(run_folders)
     with log.open("w") as out:
         process = subprocess.Popen(
             ["make", "app", f"PORT={port}"],
@@ -212,6 +220,57 @@ def check_bundle(packed: Path, folder: Path, params: int) -> None:
         assert any(name in first for name in CLASSES), done.stdout
         right += CLASSES[index] in first
     assert right >= 2, "the pruned demo should still know some of five scenes"
+
+
+def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
+    before = {run.folder for run in runs.list_runs(run_folders)}
+    new = lambda: [run for run in runs.list_runs(run_folders) if run.folder not in before]
+
+    open_page(page, "Prune")
+    choose(page, "method", "L1 magnitude")
+    page.locator(".st-key-prune button").dblclick()
+    page.locator(".st-key-latest-panel").wait_for()
+    page.locator(".st-key-activity").wait_for()
+    shoot(page, "prune-running")
+    page.reload()  # a new session, which knows nothing but what lies on disk
+    page.locator(".st-key-latest-panel, .st-key-latest-run").first.wait_for()
+    page.locator(".st-key-latest-run").wait_for(timeout=120 * SECONDS)
+    (run,) = new()
+    assert (run.state, run.status.attempt) == ("done", 1)
+
+    open_page(page, "Recover")
+    for key, value in (("epochs", "1"), ("batch", "16"), ("images", "480")):
+        if key == "images":
+            page.locator(".st-key-recovery-more summary").click()
+        page.locator(f".st-key-recovery-{key} input").fill(value)
+        page.keyboard.press("Enter")
+        settle(page)
+    page.locator(".st-key-recovery-more summary").click()
+    page.locator(".st-key-recover button").click()
+    page.locator(".st-key-activity").get_by_text("Training").wait_for(timeout=120 * SECONDS)
+    page.locator(".st-key-curves .js-plotly-plot").wait_for()
+    shoot(page, "recover-running")
+    second = page.context.new_page()
+    second.goto(page.url)
+    second.locator(".st-key-run-panel").get_by_text("Training").wait_for()
+    second.locator(".st-key-run-panel-cancel button").click()
+    page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for()
+    shoot(page, "recover-cancelled")
+    assert [found.state for found in new()] == ["cancelled", "done"]
+    page.locator(".st-key-run-panel-resume button").click()
+    second.locator(".st-key-run-panel").get_by_text("running").wait_for(timeout=120 * SECONDS)
+    page.locator(".st-key-run-panel").get_by_text("done").first.wait_for(timeout=120 * SECONDS)
+    shoot(page, "recover")
+    (recovery, _) = new()
+    assert (recovery.state, recovery.status.attempt) == ("done", 2)
+    assert "going on after" in runs.log(recovery.folder)
+
+
+def choose(page: Page, key: str, option: str) -> None:
+    """Pick an option of a select box."""
+    page.locator(f".st-key-{key} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
+    settle(page)
 
 
 def test_bad_photo_is_a_sentence(page: Page, tmp_path: Path) -> None:

@@ -240,3 +240,10 @@ def test_real_deit_tiny(capsys, real_data: Path) -> None:
     )
     got = run(capsys, "evaluate", *words, "--data", str(real_data / "imagenet-val-650.zip"), "--limit", "100")
     assert 0.65 < got["top1"] < 0.92 and got["images"] == 100
+
+
+@pytest.mark.parametrize("words", [[], ["prune"], ["evaluate"], ["recover"], ["run"], ["runs"], ["bench"]])
+def test_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--help"])
+    assert "usage:" in capsys.readouterr().out

@@ -10,7 +10,8 @@ from analysis.models import LoadedModel
 from analysis.preprocess import Preprocess
 from analysis.vit import ViT
 from pruning.criteria import CRITERIA, STRUCTURES
-from pruning.job import Job, make_smaller
+from pruning.job import Job
+from pruning.pipeline import make_smaller
 from pruning.selection import Ratios, select, shrink
 from pruning.snp import SnpOptions
 

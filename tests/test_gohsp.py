@@ -20,9 +20,11 @@ from pruning.admm import Admm, constrained
 from pruning.criteria import CRITERIA
 from pruning.distill import Distillation
 from pruning.gohsp import GohspOptions, Lesson, gohsp, gohsp_target, sparsity_target
-from pruning.job import Job, image_sets, make_smaller, prune
+from pruning.inputs import image_sets
+from pruning.job import Job
 from pruning.methods import METHODS
 from pruning.monitor import Monitor
+from pruning.pipeline import make_smaller, prune
 from pruning.plan import Plan
 from pruning.ranking import GraphOptions, head_counts, rank_heads
 from pruning.selection import Ratios, shrink
@@ -358,7 +360,7 @@ def test_budgets_are_refused() -> None:
 
 
 def test_it_has_no_scores_to_give() -> None:
-    from pruning.job import score
+    from pruning.survey import score
 
     with pytest.raises(ValueError, match="gohsp gives no scores"):
         score(job(), dense(), image_sets(job(), dense())[0])

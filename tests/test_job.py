@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,15 @@ from analysis.scenes import CLASSES
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.__main__ import main
 from pruning.budget import Budget
-from pruning.job import Job, image_sets, make_smaller, prune, score, solve, survey
+from pruning.inputs import image_sets
+from pruning.job import Job
 from pruning.latency_budget import LatencyTable
 from pruning.methods import METHODS
+from pruning.pipeline import make_smaller, prune
 from pruning.selection import Ratios
 from pruning.sensitivity import STRUCTURES, Narrow, narrow_by_scores
 from pruning.snp import SnpOptions
+from pruning.survey import score, solve, survey
 
 JOB = Job(
     model="demo",
@@ -168,8 +172,8 @@ def test_what_is_at_hand_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) 
     given = dense()
     first = prune(job, dense=given)
     found = survey(job, given, image_sets(job, given)[0])
-    monkeypatch.setattr("pruning.job.measure_sensitivities", None)
-    monkeypatch.setattr("pruning.job.score", None)
+    monkeypatch.setattr("pruning.survey.measure_sensitivities", None)
+    monkeypatch.setattr("pruning.survey.score", None)
     again = prune(job, dense=given, before=first.before, found=found, allocation=first.allocation)
     assert again.plan == first.plan and again.after.predictions == first.after.predictions
 
@@ -188,14 +192,14 @@ def test_a_budget_in_ms_is_met_as_this_machine_measures_it(monkeypatch: pytest.M
         }
         return LatencyTable(batch, model, {whole: blocks[0].params / 1e3}, shares)
 
-    monkeypatch.setattr("pruning.job.measure_table", table)
+    monkeypatch.setattr("pruning.survey.measure_table", table)
     monkeypatch.setattr("pruning.latency_budget.model_ms", lambda _, __, arch: cost(arch).params / 1e3)
     job = replace(BUDGET, budget=Budget(ms=0.8 * model, batch=8, images=8), align=1)
     outcome = prune(job, dense=dense())
     budget = outcome.report()["budget"]
     assert budget["batch"] == 8 and budget["got"] == cost(outcome.pruned.model.arch).params / 1e3
     assert 0.98 * budget["asked"] <= budget["got"] <= budget["asked"]
-    monkeypatch.setattr("pruning.job.survey", None)  # a time out of reach is refused before it
+    monkeypatch.setattr("pruning.pipeline.survey", None)  # a time out of reach is refused before it
     with pytest.raises(ValueError, match=r"a budget for this model must be from .* ms"):
         prune(replace(job, budget=Budget(ms=2 * model, batch=8)), dense=dense())
 
@@ -258,3 +262,56 @@ def test_a_random_job_depends_on_its_own_seed() -> None:
     plans = [prune(replace(job, options=(("seed", s),)), dense=dense()).plan for s in (0, 0, 1)]
     assert plans[0] == plans[1] != plans[2]
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_heads_first_then_the_method_inside_the_rest() -> None:
+    """Twin: both steps by hand."""
+    given = dense()
+    job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.34, qk=0.5), heads_by="taylor", limit=8)
+    calibration, _ = image_sets(job, given)
+    small, plan = make_smaller(job, given, calibration)
+    alone = replace(job, method="taylor", heads_by=None, ratios=Ratios(heads=0.34))
+    first, heads = make_smaller(alone, given, calibration)
+    assert plan is not None and heads is not None
+    assert [block.heads for block in plan.blocks] == [block.heads for block in heads.blocks]
+    rest = replace(job, heads_by=None, ratios=Ratios(qk=0.5))
+    second, _ = make_smaller(rest, replace(given, model=first), calibration)
+    for name, value in small.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+
+
+def test_spectral_works_inside_the_heads_that_stay() -> None:
+    given = dense()
+    options = (("images", 8),)
+    job = Job("demo", "demo", "spectral", ratios=Ratios(heads=0.34, qk=0.5), heads_by="l2", options=options)
+    small, plan = make_smaller(job, given, image_sets(job, given)[0])
+    assert plan is None
+    assert [(block.heads, block.qk) for block in small.arch.blocks] == [(2, 4), (2, 4)]
+
+
+def test_compensation_changes_proj_and_fc2_alone() -> None:
+    given = dense()
+    job = Job("demo", "demo", "l2", ratios=Ratios(v=0.5, mlp=0.5))
+    calibration, _ = image_sets(job, given)
+    plain, plan = make_smaller(job, given, calibration)
+    better, same = make_smaller(replace(job, compensate=True), given, calibration)
+    assert same == plan
+    changed = {n for n, v in better.state_dict().items() if not torch.equal(v, plain.state_dict()[n])}
+    assert changed and all(".attn.proj." in name or ".mlp.fc2." in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"method": "spectral", "compensate": True}, "spectral refits or trains already: leave out comp"),
+        ({"heads_by": "nobody", "ratios": Ratios(heads=0.5)}, "heads can be removed first by snp"),
+        ({"heads_by": "l2", "ratios": Ratios(qk=0.5)}, "heads-by needs a ratio of heads to remove"),
+        (
+            {"method": "gohsp", "heads_by": "l2", "ratios": Ratios(heads=0.5)},
+            "gohsp ranks the heads itself: leave out heads-by",
+        ),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Job("demo", "demo", **values)

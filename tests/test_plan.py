@@ -3,10 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import TINY
+import torch
+from conftest import TINY, random_images, random_vit
 
 from analysis.vit import BlockWidths
-from pruning.plan import BlockPlan, Plan
+from pruning.plan import BlockPlan, Plan, within_heads
+from pruning.surgery import cut
 
 BLOCK = BlockPlan(heads=(0, 2), qk=((1, 3), (0, 7)), v=((2,), (5,)), mlp=(0, 1, 31))
 PLAN = Plan(embed=(0, 5, 23), blocks=(BLOCK, BLOCK))
@@ -58,3 +60,20 @@ def test_another_models_plan_is_refused() -> None:
         PLAN.architecture(replace(TINY, embed_dim=12))
     with pytest.raises(ValueError, match="keeps mlp index 31, but the model has only 16"):
         PLAN.architecture(replace(TINY, blocks=(BlockWidths(3, 8, 8, 16),) * 2))
+
+
+def test_heads_first_then_what_is_inside_them() -> None:
+    whole = Plan.keep_all(TINY)
+    heads = replace(
+        whole,
+        blocks=tuple(replace(b, heads=(0, 2), qk=b.qk[:2], v=b.v[:2]) for b in whole.blocks),
+    )
+    rest = Plan.keep_all(heads.architecture(TINY))
+    inner = tuple(replace(b, qk=((1, 3), (0, 7)), mlp=(4, 5)) for b in rest.blocks)
+    both = within_heads(heads, replace(rest, blocks=inner))
+    assert all(b.heads == (0, 2) and b.qk == ((1, 3), (0, 7)) and b.mlp == (4, 5) for b in both.blocks)
+    model, images = random_vit(TINY), random_images(TINY)
+    twice = cut(cut(model, heads), replace(rest, blocks=inner))
+    torch.testing.assert_close(cut(model, both)(images), twice(images))
+    with pytest.raises(ValueError, match="must keep all 2 heads that the first one leaves, got"):
+        within_heads(heads, whole)

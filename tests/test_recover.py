@@ -21,8 +21,9 @@ from analysis.vit import BlockWidths, ViT
 from pruning.__main__ import main
 from pruning.bundle import write_bundle
 from pruning.distill import Distillation, Recovery, recover, require_pair, soft_loss, stream_loss
-from pruning.job import Job, prune
+from pruning.job import Job
 from pruning.monitor import Cancelled
+from pruning.pipeline import prune
 from pruning.recover import RecoverJob, run_recover
 
 SMALL = replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11)))

@@ -9,8 +9,9 @@ from conftest import TINY, VARIANTS, batches, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import Architecture, ViT
+from pruning.calibration import Streams
 from pruning.export import export_onnx, export_pt2
-from pruning.rotation import fold_norms, principal_basis, project, rotate
+from pruning.rotation import _refit_writer, _Step, fold_norms, principal_basis, project, rotate
 
 REFUSED = {"pre-norm": "a norm in front of its blocks", "no head": "without a classifier"}
 ROTATABLE = [name for name in VARIANTS if name not in REFUSED]
@@ -151,6 +152,30 @@ def test_one_reader_is_refitted_by_least_squares() -> None:
         best = z @ torch.linalg.lstsq(z, y).solution
     torch.testing.assert_close((got - y).mean(dim=0), torch.zeros(32).double(), atol=1e-9, rtol=0)
     assert (best - y).square().mean() <= (got - y).square().mean() < 1.05 * (best - y).square().mean()
+
+
+def test_a_writer_makes_up_for_what_was_lost_before(tmp_path: Path) -> None:
+    """Twin: half of the stream is gone; fc2 is refitted as by lstsq on tokens collected by hand."""
+    dense, basis = fold_norms(random_vit(TINY)), orthogonal(24)
+    images = random_images(TINY, count=64).double()
+    small = project(dense, basis)
+    streams = Streams(tmp_path, dense, batches(images, 16), 64, 0.0)
+    weights = torch.ones(TINY.num_tokens)
+    for number, x, _ in streams:
+        streams.write(number, pruned=x @ basis / 2)
+    x = torch.cat([x for _, x, _ in streams])
+    block, narrow = dense.blocks[0], small.blocks[0]
+    hidden = narrow.mlp.act(narrow.mlp.fc1(narrow.norm2(x @ basis / 2))).flatten(0, 1)
+    behind = ((x + block.mlp(block.norm2(x))) @ basis).flatten(0, 1)
+    unfitted = (x @ basis / 2 + narrow.mlp(narrow.norm2(x @ basis / 2))).flatten(0, 1)
+    hidden = torch.cat([hidden, torch.ones(len(hidden), 1).double()], dim=1)
+    target = behind - (x @ basis / 2).flatten(0, 1)
+    least = (hidden @ torch.linalg.lstsq(hidden, target).solution - target).square().mean()
+    _refit_writer(_Step(block, narrow, streams, weights, basis), "norm2", "mlp", "fc2")
+    pruned = torch.cat([z for _, _, z in streams]).flatten(0, 1)
+    assert least <= (pruned - behind).square().mean() < 1.05 * least
+    assert (pruned - behind).square().mean() < 0.5 * (unfitted - behind).square().mean()
+    torch.testing.assert_close(torch.cat([x for _, x, _ in streams]).flatten(0, 1) @ basis, behind)
 
 
 def test_result_does_not_depend_on_batching(tiny: ViT) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.calibration import steer, token_weights
-from pruning.spectral import SpectralOptions, spectral
+from pruning.plan import BlockPlan, Plan
+from pruning.spectral import SpectralOptions, narrow_spectral, spectral
 from pruning.subspaces import qk_bases, truncate, value_bases
+from pruning.surgery import cut
 
 
 def narrowed(arch: Architecture, qk: float = 1, v: float = 1, mlp: float = 1) -> Architecture:
@@ -290,7 +292,7 @@ def test_token_weights_follow_what_is_read(name: str) -> None:
         (replace(TINY, embed_dim=20), "keeps the whole residual stream: set embed to 0, or use method snp"),
         (
             replace(TINY, blocks=(BlockWidths(2, 8, 8, 32), BlockWidths(3, 8, 8, 32))),
-            "keeps every head: set heads to 0, or use method snp",
+            "keeps every head: set heads to 0, or name a criterion",
         ),
         (replace(TINY, blocks=(BlockWidths(3, 9, 8, 32),) * 2), "cannot keep 9 of 8 in qk of block 0"),
         (replace(TINY, blocks=TINY.blocks[:1]), "must be the model's architecture with narrower blocks"),
@@ -326,3 +328,47 @@ def test_weights_that_are_not_finite_are_an_error(tiny: ViT) -> None:
 def test_options_keep_their_range(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_heads_removed_first_are_made_up_for(tiny: ViT) -> None:
+    """Without them the projection still aims at the dense stream, and comes closer than the cut alone."""
+    images, others = random_images(TINY, count=48), random_images(TINY, count=32, seed=5)
+    blocks = tuple(replace(block, heads=(0, 2), qk=block.qk[:2], v=block.v[:2]) for block in plan_blocks())
+    start = cut(tiny, Plan(tuple(range(24)), blocks))
+    target = narrowed(start.arch, qk=0.75)
+    small = spectral(tiny, batches(images, 8), target, SpectralOptions(steered=0), start=start)
+    assert small.arch == target
+    assert apart(small(others), tiny(others)) < apart(start(others), tiny(others))
+
+
+def plan_blocks() -> tuple[BlockPlan, ...]:
+    return Plan.keep_all(TINY).blocks
+
+
+def test_a_start_with_all_heads_is_none(tiny: ViT) -> None:
+    images, target = random_images(TINY, count=8), narrowed(TINY, 0.5, 0.5, 0.5)
+    got = spectral(tiny, batches(images), target, start=tiny)
+    assert torch.equal(got(images), spectral(tiny, batches(images), target)(images))
+
+
+@pytest.mark.parametrize("structure", ["qk", "v", "mlp"])
+def test_one_block_narrowed_is_what_the_whole_method_makes_of_it(structure: str, tiny: ViT) -> None:
+    """Twin: projecting the whole model with only that structure of that block narrower."""
+    options = SpectralOptions(steered=0, pull=0)
+    images = random_images(TINY, count=12)
+    narrow = narrow_spectral(tiny, batches(images), options)
+    for index in range(2):
+        widths = replace(TINY.blocks[index], **{structure: 5})
+        blocks = tuple(widths if i == index else block for i, block in enumerate(TINY.blocks))
+        whole = spectral(tiny, batches(images), replace(TINY, blocks=blocks), options).blocks[index]
+        block = narrow(index, structure, 5)
+        x = tiny.embed(images)
+        torch.testing.assert_close(block(x), whole(x), atol=1e-4, rtol=1e-3)
+        assert narrow(index, structure, 5) is not block
+
+
+def test_blocks_are_narrowed_in_rising_order(tiny: ViT) -> None:
+    narrow = narrow_spectral(tiny, batches(random_images(TINY)), SpectralOptions())
+    narrow(1, "qk", 4)
+    with pytest.raises(ValueError, match="blocks come in rising order, got block 0 after 1"):
+        narrow(0, "qk", 4)

@@ -1,4 +1,4 @@
-"""Page 4: before and after, in numbers and in pictures."""
+"""Page 5: before and after, in numbers and in pictures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from analysis.evaluate import Evaluation
 from analysis.latency import Percentiles, bench, torch_runner
 from analysis.models import LoadedModel
 from analysis.rollout import FUSIONS
-from app import charts, controls, looking, pictures, session, words
+from app import charts, controls, looking, pictures, results, session, words
 from app.looking import Look
-from app.session import Run
-from pruning.job import Outcome, Progress
+from app.results import Finished, Run
+from pruning.inputs import Progress
 
 BATCHES = (1, 8)
 FLIPS = 14  # thumbnails shown
+SHOWN = 40  # runs in the scatter, the newest
 SIDE = 112  # pixels of a thumbnail
 
 
@@ -35,8 +36,8 @@ def show() -> None:
     with left, st.container(key="table"):
         st.table(_table(run), border="horizontal")
         st.caption(
-            f"Before fine-tuning. Accuracy on {words.count(outcome.after.images)} test images of "
-            f"{Path(outcome.job.data).name}; intervals are 95 % (Wilson)."
+            f"{outcome.when.capitalize()}. Accuracy on {words.count(outcome.after.images)} test images of "
+            f"{Path(outcome.data).name}; intervals are 95 % (Wilson)."
         )
     with right:
         _latency(run)
@@ -135,29 +136,24 @@ def _row(times: Percentiles) -> list[str]:
     return [words.milliseconds(value) for value in (times.p10, times.p50, times.p90)]
 
 
-def _all_runs(outcome: Outcome) -> None:
-    """All runs of this session that start from the same dense model and test images."""
-    like = [
-        run
-        for run in session.runs()
-        if run.outcome.dense is outcome.dense and run.outcome.before.labels == outcome.before.labels
-    ]
+def _all_runs(outcome: Finished) -> None:
+    """All runs that start from the same dense model and test on the same images."""
+    like = [run for run in results.runs()[-SHOWN:] if run.outcome.is_like(outcome)]
     points = [charts.Point("dense", cost(outcome.dense.model.arch).gmacs, outcome.before, dense=True)]
     points += [
-        charts.Point(f"run {run.number}", cost(run.outcome.pruned.model.arch).gmacs, run.outcome.after)
-        for run in like
+        charts.Point(f"run {run.number}", cost(run.outcome.arch).gmacs, run.outcome.after) for run in like
     ]
     st.plotly_chart(charts.scatter(points), config=charts.CONFIG, key="runs-scatter")
 
 
-def _look(outcome: Outcome, number: int) -> Look:
+def _look(outcome: Finished, number: int) -> Look:
     """Test image `number` of a run."""
-    test = session.tested_images(outcome)
-    key = (outcome.job.data, outcome.job.limit, "test", number)
+    test = outcome.tested()
+    key = (outcome.run.folder, "test", number)
     return Look(test.item_name(number), test.image(number), test.label(number), key)
 
 
-def _same_image(outcome: Outcome) -> None:
+def _same_image(outcome: Finished) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="rollout-choice"):
         number = looking.pick_number("compare-image", outcome.after.images)
         fuse = st.selectbox(
@@ -184,7 +180,7 @@ def _rollout(look: Look, loaded: LoadedModel, crop: Image, fuse: str) -> Image:
     return pictures.overlay(crop, values.numpy(), looking.style())
 
 
-def _flips(outcome: Outcome) -> None:
+def _flips(outcome: Finished) -> None:
     agreement = outcome.agreement
     lost, gained = len(agreement.lost), len(agreement.gained)
     if not agreement.flips:
@@ -209,7 +205,7 @@ def _flips(outcome: Outcome) -> None:
     _thumbnails(outcome, kinds[kind][1][:FLIPS])
 
 
-def _thumbnails(outcome: Outcome, numbers: tuple[int, ...]) -> None:
+def _thumbnails(outcome: Finished, numbers: tuple[int, ...]) -> None:
     with st.container(horizontal=True, key="flips"):
         for number in numbers:
             before, after = outcome.before.predictions[number], outcome.after.predictions[number]
@@ -219,5 +215,5 @@ def _thumbnails(outcome: Outcome, numbers: tuple[int, ...]) -> None:
     st.caption("Number of the image, prediction before → after." if numbers else "None.")
 
 
-def _name(outcome: Outcome, index: int) -> str:
-    return session.tested_images(outcome).classes[index]
+def _name(outcome: Finished, index: int) -> str:
+    return outcome.tested().classes[index]

@@ -1,16 +1,17 @@
-"""Page 5: leave with the smaller model."""
+"""Page 6: leave with the smaller model."""
 
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import streamlit as st
 
 from analysis.cost import cost
 from app import controls, session, words
-from app.session import Run
-from pruning.bundle import write_bundle, zip_bundle
+from app.results import Run
+from pruning.bundle import zip_bundle
 from pruning.card import LOADER
 from pruning.export import export_onnx, export_pt2
 
@@ -52,7 +53,7 @@ def show() -> None:
 
 
 def _commands(run: Run) -> str:
-    folder = f"pruned-{run.number}"
+    folder = f"smaller-{run.number}"
     export = ["python", "-m", "pruning", "export", "--model", folder, "--format", "onnx,pt2", "--out", folder]
     return f"{run.outcome.job.command(folder)}\n\n{shlex.join(export)}"
 
@@ -63,7 +64,7 @@ def _format(run: Run, kind: str) -> None:
     st.caption(explanation)
     with session.sentences():
         if kind not in run.files:
-            size = words.megabytes(cost(run.outcome.pruned.model.arch).bytes)
+            size = words.megabytes(cost(run.outcome.arch).bytes)
             if not st.button(f"Build, about {size}", key=f"build-{kind}", width="stretch"):
                 return
             with st.spinner("Building and checking …"):
@@ -85,22 +86,15 @@ def _format(run: Run, kind: str) -> None:
 def _build(run: Run, kind: str) -> Path:
     """Write one format into the session's folder; returns the file to download."""
     outcome = run.outcome
-    name = f"{Path(outcome.dense.name).name.replace(':', '-')}-{outcome.job.method}-{run.number}"
+    method = getattr(outcome.job, "method", "recovered")
+    name = f"{Path(outcome.dense.name).name.replace(':', '-')}-{method}-{run.number}"
     folder = session.workspace() / name
     pruned = outcome.pruned
     if kind == "onnx":
         return export_onnx(pruned.model, folder.with_suffix(".onnx"), pruned.preprocess)
     if kind == "pt2":
         return export_pt2(pruned.model, folder.with_suffix(".pt2"), pruned.preprocess)
-    write_bundle(
-        folder,
-        pruned.model,
-        pruned.preprocess,
-        name=outcome.dense.name,
-        report=outcome.report(),
-        plan=outcome.plan,
-        overwrite=True,
-    )
+    shutil.copytree(outcome.bundle, folder, dirs_exist_ok=True)  # the folder's name is the download's
     packed = folder.with_suffix(".zip")
     packed.write_bytes(zip_bundle(folder))
     return packed

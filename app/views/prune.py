@@ -10,17 +10,20 @@ from analysis.cost import Cost, cost
 from analysis.evaluate import Evaluation, evaluate
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
-from app import budgets, charts, controls, session, words
-from app.session import Run
+from app import budgets, charts, controls, results, session, words, work
+from app.results import Run
 from pruning.budget import Allocation
-from pruning.job import Job, Progress, image_sets, make_smaller, prune, require_classifier, tracked
-from pruning.methods import METHODS, Projection
+from pruning.criteria import Criterion
+from pruning.inputs import Progress, image_sets, require_classifier, tracked
+from pruning.job import Job
+from pruning.methods import METHODS, Trained
 from pruning.options import Value
+from pruning.pipeline import make_smaller
 from pruning.selection import select
 from pruning.surgery import mask
 
 TRY_ON = 128  # test images of a what-if
-TRY_FROM = 64  # calibration images of a projection that is only tried
+TRY_FROM = 64  # calibration images of a method that is carried out, not masked, to be tried
 
 
 def show() -> None:
@@ -55,12 +58,12 @@ def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> Non
             "Try it",
             icon=":material/science:",
             key="try",
-            help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a projection "
-            f"is carried out on {TRY_FROM} calibration images.",
+            help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a method that "
+            f"changes weights is carried out on {TRY_FROM} calibration images, without training.",
         )
     _what_if(job, loaded, target, attempt)
     if start:
-        _start(job, loaded, allocation)
+        _start(job, loaded)
 
 
 def _estimate(before: Cost, after: Cost) -> None:
@@ -101,9 +104,8 @@ def _tried(
 ) -> tuple[Evaluation, Evaluation]:
     require_classifier(loaded)
     few = session.few_images(TRY_ON)
-    if isinstance(METHODS[job.method], Projection):  # nothing to mask: it is done, on fewer images
-        rough = replace(job, options=(*_without_images(job), ("images", TRY_FROM)))
-        tried, _ = make_smaller(rough, loaded, image_sets(job, loaded)[0], progress, target)
+    if not isinstance(METHODS[job.method], Criterion):  # nothing to mask: it is done, on fewer images
+        tried, _ = make_smaller(_rough(job), loaded, image_sets(job, loaded)[0], progress, target)
     else:
         tried = mask(loaded.model, select(session.scores(job, progress), loaded.model.arch, target))
     before = session.remember(
@@ -114,39 +116,48 @@ def _tried(
     return before, evaluate(tried, tracked(few, loaded, "Evaluating the try", progress))
 
 
-def _without_images(job: Job) -> tuple[tuple[str, Value], ...]:
-    return tuple((name, value) for name, value in job.options if name != "images")
+def _rough(job: Job) -> Job:
+    """The same on few images, and without training."""
+    fixed: dict[str, Value] = {"images": TRY_FROM}
+    fixed |= {"epochs": 0} if isinstance(METHODS[job.method], Trained) else {}
+    kept = tuple((name, value) for name, value in job.options if name not in fixed)
+    return replace(job, options=(*kept, *fixed.items()))
 
 
-def _start(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> None:
+def _start(job: Job, loaded: LoadedModel) -> None:
+    """Begin the run, which goes on without this page; what is known to be wrong is said at once."""
     if not job.data:
         raise session.NothingChosen("Pruning needs images to test on. Pick some in the sidebar.")
     require_classifier(loaded)
-    with session.progress_bar() as progress:
-        outcome = prune(
-            job,
-            dense=loaded,
-            before=session.baseline(),
-            found=session.surveyed(job) if allocation else None,
-            allocation=allocation,
-            progress=progress,
-        )
-    session.keep_baseline(outcome.before)
-    session.add_run(outcome, f"{METHODS[job.method].title}, {words.removed(job)}")
+    dense = loaded.model.arch
+    if job.budget is None and job.target(dense) == dense:
+        raise ValueError("nothing to remove: set at least one ratio above 0, or name a preset or a budget")
+    image_sets(job, loaded)
+    work.begin(job)
+    st.rerun()  # so that the sidebar shows it too
 
 
 def _latest() -> None:
-    if not session.runs():
+    """The newest pruning run: how far it is, or what came of it."""
+    found = ((run, run.job) for run in work.listed() if isinstance(run.job, Job))
+    run, job = next(found, (None, None))
+    if run is None or job is None:
         return
-    run = session.runs()[-1]
-    with st.container(border=True, key="latest-run"):
-        _summary(run)
+    if run.state != "done":
+        if work.is_news(run):
+            work.panel(run, "latest-panel")
+        return
+    for result in results.runs():
+        if result.key == str(run.folder):
+            session.keep_baseline(job, result.outcome.before)
+            with st.container(border=True, key="latest-run"):
+                _summary(result)
 
 
 def _summary(run: Run) -> None:
     outcome = run.outcome
-    before, after = cost(outcome.dense.model.arch), cost(outcome.pruned.model.arch)
-    st.markdown(f"**{run.title}** · {outcome.seconds:.1f} s · before fine-tuning")
+    before, after = cost(outcome.dense.model.arch), cost(outcome.arch)
+    st.markdown(f"**{run.title}** · {outcome.seconds:.1f} s · {outcome.when}")
     columns = st.columns(3)
     columns[0].metric(
         "Top-1",
@@ -165,4 +176,5 @@ def _summary(run: Run) -> None:
     )
     with st.container(horizontal=True):
         session.link("compare", "Compare before and after", ":material/compare_arrows:")
+        session.link("recover", "Recover its accuracy", ":material/healing:")
         session.link("export", "Export it", ":material/download:")

@@ -1,0 +1,223 @@
+"""Page 4: fine-tune a smaller model with the dense one as teacher, and see how all runs are getting on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, controls, results, session, words, work
+from app.session import Choice
+from pruning import curves, runs
+from pruning.bundle import is_bundle
+from pruning.distill import require_pair
+from pruning.job import Job
+from pruning.recover import RecoverJob, Recovery
+from pruning.runs import Run
+
+FIRST = ("epochs", "lr", "batch", "soft", "temperature", "features")  # settings that are not folded away
+LOG_LINES = 40
+
+
+@dataclass(frozen=True)
+class Student:
+    """A model that can be recovered, and what it would learn from unless told otherwise."""
+
+    title: str
+    model: str
+    teacher: str
+    teacher_weights: str | None
+    data: str
+    test_data: str | None = None
+
+
+def show() -> None:
+    """The page."""
+    st.header("Recover", anchor=False)
+    left, right = st.columns([2, 3], gap="large")
+    with left, session.sentences():
+        _form()
+    with right, session.sentences():
+        _watch()
+    with session.sentences():
+        _all_runs()
+
+
+# ---- starting one
+
+
+def _form() -> None:
+    """What to recover and how."""
+    students = {student.model: student for student in _students()}
+    if not students:
+        st.info(
+            "There is no smaller model to recover yet. Make one on the Prune page, or load a bundle in the "
+            "sidebar.",
+            icon=":material/content_cut:",
+        )
+        session.link("prune", "Go to Prune", ":material/arrow_back:")
+        return
+    job = _job(students)
+    if st.button("Recover", type="primary", icon=":material/healing:", width=200, key="recover"):
+        _require_teacher(job)
+        work.begin(job)
+        st.rerun()  # so that the sidebar shows it too
+    with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
+        st.code(job.command(), language="bash", wrap_lines=True)
+
+
+def _job(students: dict[str, Student]) -> RecoverJob:
+    """The recovery that the widgets describe.
+
+    Raises:
+        ValueError: no teacher, no images, or settings that no recovery can have.
+    """
+    if st.session_state.get("student") not in students:
+        st.session_state.pop("student", None)
+    chosen = st.selectbox(
+        "Model to recover",
+        list(students),
+        format_func=lambda model: students[model].title,
+        key="student",
+        persist_state="session",
+    )
+    student = students[chosen]
+    teacher = st.text_input(
+        "Teacher",
+        student.teacher,
+        key=f"teacher of {chosen}",
+        persist_state="session",
+        help="The dense model: demo, a timm name, hf-hub:owner/name, or the folder of a bundle.",
+    ).strip()
+    options = controls.options(Recovery, "recovery", FIRST)
+    if not teacher:
+        raise session.NothingChosen("Give the teacher: the dense model that the smaller one was made of.")
+    if not student.data:
+        raise session.NothingChosen("Recovery needs images to learn from. Pick some in the sidebar.")
+    return RecoverJob(
+        model=student.model,
+        teacher=teacher,
+        teacher_weights=student.teacher_weights if teacher == student.teacher else None,
+        data=student.data,
+        test_data=student.test_data,
+        options=options.changed(),
+        limit=session.choice().limit,
+    )
+
+
+def _require_teacher(job: RecoverJob) -> None:
+    """Say now, and not in a run's log, that one model cannot learn from the other."""
+    student, teacher = Choice(job.model), Choice(job.teacher, job.teacher_weights)
+    require_pair(session.model(student), session.model(teacher))
+
+
+def _students() -> list[Student]:
+    """Finished runs, the newest first, and the loaded model if that is a bundle."""
+    found = [_of_run(result) for result in reversed(results.runs())]
+    chosen = session.choice()
+    if is_bundle(Path(chosen.model)):
+        name = f"Loaded: {Path(chosen.model).name}"
+        found.append(Student(name, chosen.model, "", None, chosen.data or ""))
+    return found
+
+
+def _of_run(result: results.Run) -> Student:
+    finished = result.outcome
+    job = finished.job
+    apart = job.calibration if isinstance(job, Job) else job.test_data and job.data
+    data = (apart, finished.data) if apart else (finished.data, None)
+    return Student(result.title, str(finished.bundle), *finished.origin, *data)
+
+
+# ---- watching one
+
+
+def _watch() -> None:
+    """One run, whatever its kind: how far it is, its curves, its log."""
+    found = {str(run.folder): run for run in work.listed()}
+    with st.expander("Open a run folder", icon=":material/folder_open:", key="open"):
+        path = st.text_input("Path of the run folder", key="run-path", persist_state="session")
+        if st.button("Open", key="open-run"):
+            with session.sentences():
+                opened = str(work.open_folder(path).folder)
+                st.session_state["run seen"], st.session_state["run opened"] = None, opened
+                st.rerun()
+    if not found:
+        st.caption(f"No runs yet in {words.plain(str(runs.runs_root()))}.")
+        return
+    newest = next(iter(found))
+    if st.session_state.get("run seen") != newest or st.session_state.get("run") not in found:
+        st.session_state["run seen"] = newest
+        st.session_state["run"] = st.session_state.pop("run opened", newest)  # what one wants to see
+    chosen = st.selectbox(
+        "Run", list(found), format_func=lambda key: _label(found[key]), key="run", persist_state="session"
+    )
+    run = found[chosen]
+    work.panel(run, "run-panel")
+    st.fragment(_curves, run_every=work.POLL if run.active else None)(run.folder, _dense_top1(run))
+    if run.job is not None:
+        with st.expander("The command that does the same", icon=":material/terminal:", key="run-command"):
+            st.code(_commands(run), language="bash", wrap_lines=True)
+
+
+def _label(run: Run) -> str:
+    return f"{work.title(run)} · {_when(run)} · {run.state}"
+
+
+def _when(run: Run) -> str:
+    return time.strftime("%d %b %H:%M", time.localtime(run.status.created))
+
+
+def _commands(run: Run) -> str:
+    lines = [run.job.command()] if run.job is not None else []
+    verb = "cancel" if run.active else "resume" if run.resumable else None
+    return "\n".join([*lines, *([f"python -m pruning {verb} {run.folder}"] if verb else [])])
+
+
+def _dense_top1(run: Run) -> float | None:
+    """The line a recovery is to reach: its teacher's accuracy, as far as it is known already."""
+    if run.state == "done":
+        known = runs.report(run)
+    elif isinstance(run.job, RecoverJob):
+        known = runs.report(runs.read(Path(run.job.model).parent))  # measured when it was pruned
+    else:
+        known = None
+    value = (known or {}).get("top1_before")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _curves(folder: Path, dense: float | None) -> None:
+    known: dict[Path, curves.Metrics] = st.session_state.setdefault("curves", {})
+    known[folder] = curves.metrics(folder, known.get(folder, curves.Metrics()))
+    told = known[folder].curve("top1_dense")[1]
+    figure = charts.curves(known[folder], told[-1] if told else dense)
+    if figure is not None:
+        st.plotly_chart(figure, config=charts.CONFIG, key="curves")
+    with st.expander("Log", icon=":material/notes:", key="log"):
+        st.code(runs.log(folder, LOG_LINES) or "nothing yet", language=None, wrap_lines=True, height=240)
+
+
+# ---- all of them
+
+
+def _all_runs() -> None:
+    found = work.listed()
+    if not found:
+        return
+    st.subheader("All runs", anchor=False)
+    rows = [
+        {
+            "Run": work.title(run),
+            "State": run.state,
+            "Where it stands": run.sentence,
+            "Started": _when(run),
+            "Took": runs.duration(run.seconds),
+            "Folder": run.name,
+        }
+        for run in found
+    ]
+    with st.container(key="all-runs"):
+        st.dataframe(pd.DataFrame(rows), hide_index=True)

@@ -1,0 +1,194 @@
+"""Work in run folders: starting it, watching it from any page, stopping it and going on with it.
+
+Nothing of it is kept in the session but which folders from elsewhere it has opened: a refresh, a second
+tab and a restart of the server show the same runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app import session, words
+from pruning import runs, worker
+from pruning.runs import Run
+
+POLL = 2.0  # seconds between two looks at a run that is active
+RECENT = 600.0  # seconds for which the end of a run is news
+UPLOADS = ".uploads"  # beside the runs: files that came through a browser, as runs outlive its session
+BADGES: dict[str, tuple[str, Any]] = {
+    "queued": (":material/hourglass_empty:", "gray"),
+    "running": (":material/play_arrow:", "blue"),
+    "done": (":material/check:", "green"),
+    "failed": (":material/error:", "red"),
+    "cancelled": (":material/cancel:", "orange"),
+    "interrupted": (":material/power_off:", "orange"),
+}
+
+_starting = threading.Lock()  # of all sessions of this server
+
+
+# ---- what there is
+
+
+def listed() -> list[Run]:
+    """All runs, the newest first, those opened from other places among them."""
+    found = [runs.read(run.folder) if run.active else run for run in _listed(runs.runs_root())]
+    known = {run.folder for run in found}
+    others = [runs.read(folder) for folder in _opened() if folder not in known]
+    return sorted([*found, *others], key=lambda run: (run.status.created, run.name), reverse=True)
+
+
+@st.cache_resource(ttl=POLL, max_entries=4, show_spinner=False)
+def _listed(root: Path) -> list[Run]:
+    """Reading a hundred runs takes a tenth of a second: not at every movement of a slider."""
+    return runs.list_runs(root)
+
+
+def open_folder(path: str) -> Run:
+    """Show a run folder from elsewhere in this session.
+
+    Raises:
+        ValueError: there is no run in it.
+    """
+    if not path.strip():
+        raise ValueError("Give the path of a run folder.")
+    found = runs.read(path.strip())
+    if found.job is None:
+        raise ValueError(str(found.problem))
+    if found.folder not in _opened():
+        _opened().append(found.folder)
+    return found
+
+
+def _opened() -> list[Path]:
+    folders: list[Path] = st.session_state.setdefault("opened runs", [])
+    return folders
+
+
+def is_news(run: Run) -> bool:
+    """Whether it is at work or has ended just now."""
+    return run.active or (run.state != "interrupted" and run.silence < RECENT)
+
+
+# ---- doing
+
+
+def begin(job: Any) -> Run:
+    """Start a run; one of the same job that is at work already is taken for it.
+
+    Raises:
+        ValueError: no kind of run takes such a job.
+        OutputError: the folder of runs cannot be written to.
+    """
+    job = _with_lasting_files(job)
+    with _starting:  # a second click, or the same in a second tab
+        same = (run for run in runs.list_runs() if run.active and run.job == job)
+        found = next(same, None) or worker.start(job)
+    _listed.clear()
+    return found
+
+
+def _with_lasting_files(job: Any) -> Any:
+    """The job with uploads of this session copied to where they outlive it."""
+    lasting: dict[str, str] = {}
+    for name in ("data", "weights"):
+        path = Path(getattr(job, name, None) or "")
+        if path.is_relative_to(session.workspace()):
+            kept = runs.runs_root() / UPLOADS / path.relative_to(session.workspace())
+            if not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                partial = kept.with_name(f".{kept.name}.part")
+                shutil.copyfile(path, partial)
+                partial.replace(kept)
+            lasting[name] = str(kept)
+    return replace(job, **lasting)
+
+
+def _cancel(folder: Path) -> None:
+    with session.sentences():
+        worker.cancel(folder)
+
+
+def _resume(folder: Path) -> None:
+    with session.sentences():
+        worker.resume(folder)
+    _listed.clear()
+
+
+# ---- showing
+
+
+def panel(run: Run, key: str) -> None:
+    """Where a run stands, kept fresh while it is active, with a button to stop it or to go on."""
+    st.fragment(_panel, run_every=POLL if run.active else None)(run.folder, key, run.active)
+
+
+def _panel(folder: Path, key: str, active: bool) -> None:
+    run = runs.read(folder)
+    if active and not run.active:
+        _listed.clear()
+        st.rerun()  # all of the page, which now has a result to show
+    with st.container(border=True, key=key), session.sentences():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            badge(run)
+            st.markdown(f"**{words.plain(title(run))}**")
+        if run.active:
+            st.progress(run.status.share, text=words.plain(run.sentence))
+            cancelling = (run.folder / runs.CANCEL).exists()
+            st.button(
+                "Cancelling …" if cancelling else "Cancel",
+                icon=":material/stop_circle:",
+                key=f"{key}-cancel",
+                disabled=cancelling,
+                on_click=_cancel,
+                args=(run.folder,),
+            )
+        elif run.error:
+            st.error(words.plain(run.error), icon=":material/error:")
+        else:
+            st.caption(words.plain(run.sentence))
+        if run.resumable and st.button("Resume", icon=":material/resume:", key=f"{key}-resume"):
+            _resume(run.folder)
+            st.rerun()
+
+
+def badge(run: Run) -> None:
+    """Its state, in its colour."""
+    icon, color = BADGES[run.state]
+    st.badge(run.state, icon=icon, color=color)
+
+
+def title(run: Run) -> str:
+    """What it does, in a few words."""
+    return run.name if run.job is None else words.job(run.job)
+
+
+def activity() -> None:
+    """For the sidebar: what is at work, and what has ended just now."""
+    news = [run for run in listed() if is_news(run)][:4]
+    if news:
+        active = tuple(run.folder for run in news if run.active)
+        every = POLL if active else None
+        st.fragment(_activity, run_every=every)(tuple(run.folder for run in news), active)
+
+
+def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
+    found = [runs.read(folder) for folder in folders]
+    if any(run.folder in active and not run.active for run in found):
+        _listed.clear()
+        st.rerun()
+    with st.container(border=True, key="activity", gap="xsmall"):
+        for run in found:
+            name = words.plain(title(run))
+            if run.active:
+                st.progress(run.status.share, text=f"**{name}**  \n{words.plain(run.sentence)}")
+            else:
+                icon, color = BADGES[run.state]
+                st.markdown(f":{color}[{icon}] **{name}**  \n:small[{words.plain(run.sentence)}]")
+        session.link("recover", "All runs", ":material/list:")

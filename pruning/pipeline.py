@@ -1,0 +1,146 @@
+"""Carrying out a job: `prune`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from analysis.data import ImageSet, open_training
+from analysis.evaluate import Evaluation, evaluate
+from analysis.models import LoadedModel, load
+from analysis.vit import Architecture, ViT
+from pruning.budget import Allocation
+from pruning.compensate import IMAGES, compensate
+from pruning.distill import read_recovery, recover
+from pruning.inputs import (
+    Progress,
+    calibration_batches,
+    image_sets,
+    lesson,
+    quiet,
+    require_classifier,
+    tracked,
+)
+from pruning.job import Job
+from pruning.methods import METHODS, Projection, Trained
+from pruning.monitor import as_monitor
+from pruning.outcome import Outcome
+from pruning.plan import Plan, within_heads
+from pruning.selection import Scores, select
+from pruning.surgery import cut
+from pruning.survey import Survey, require_narrowing, score, solve, survey, time_widths
+
+
+def make_smaller(
+    job: Job,
+    loaded: LoadedModel,
+    calibration: ImageSet,
+    progress: Progress = quiet,
+    target: Architecture | None = None,
+    scores: Scores | None = None,
+) -> tuple[ViT, Plan | None]:
+    """The smaller model, and the plan it was cut by where the method chooses.
+
+    `target` and `scores` are reused where already at hand; a budget is solved without them.
+
+    Raises:
+        ValueError: the method cannot do what the job asks for.
+    """
+    method, dense = METHODS[job.method], loaded.model
+    if target is None and job.budget is not None:
+        found = survey(job, loaded, calibration, progress, scores)
+        target, scores = solve(job, dense.arch, found, progress).arch, found.scores
+    target = target or job.target(dense.arch)
+    if isinstance(method, Trained):
+        images = calibration_batches(job, loaded, calibration, "Ranking heads", progress)
+        learned, monitor = lesson(job, loaded), as_monitor(progress)
+        ratios = job.removed(dense.arch)
+        return method.prune(dense, images, ratios, job.align, job.method_options, learned, monitor)
+    heads = _heads_first(job, loaded, calibration, target, progress) if job.heads_by else None
+    start = loaded if heads is None else replace(loaded, model=cut(dense, heads))
+    if isinstance(method, Projection):
+        images = calibration_batches(job, loaded, calibration, "Reading calibration images", progress)
+        tell, begin = partial(progress, "Projecting"), None if heads is None else start.model
+        return method.project(dense, images, target, job.method_options, tell, begin), None
+    method.require_ranked(start.model.arch, target)  # a given target, or a budget's
+    if scores is None or heads is not None:
+        scores = score(job, start, calibration, progress)
+    plan = select(scores, start.model.arch, target)
+    plan = plan if heads is None else within_heads(heads, plan)
+    small = cut(dense, plan)
+    if job.compensate:
+        chosen = calibration.sample(min(IMAGES, len(calibration)), job.seed)
+        images = tracked(chosen, loaded, "Reading calibration images", progress)
+        small = compensate(dense, small, images, plan.embed, partial(progress, "Compensating"))
+    return small, plan
+
+
+def _heads_first(
+    job: Job, loaded: LoadedModel, calibration: ImageSet, target: Architecture, progress: Progress
+) -> Plan:
+    """The plan that removes heads alone, those that the job's criterion for heads ranks lowest."""
+    by = replace(job, method=job.heads_by or job.method, heads_by=None, options=(), compensate=False)
+    scores = score(by, loaded, calibration, progress)
+    return select(scores, loaded.model.arch, job.heads_only(loaded.model.arch, target))
+
+
+def prune(
+    job: Job,
+    *,
+    dense: LoadedModel | None = None,
+    before: Evaluation | None = None,
+    found: Survey | None = None,
+    allocation: Allocation | None = None,
+    progress: Progress = quiet,
+) -> Outcome:
+    """Score, select, cut and evaluate.
+
+    The dense model, its evaluation `before`, and for a budget what was `found` on the way to it and its
+    `allocation` are reused where already at hand.
+
+    Raises:
+        ValueError: bad input of any kind, each in one sentence.
+    """
+    began = time.perf_counter()
+    sparsity = getattr(job.method_options, "sparsity", 0)
+    if job.preset is None and job.ratios.removes_nothing and job.budget is None and not sparsity:
+        raise ValueError("nothing to remove: set at least one ratio above 0, or name a preset or a budget")
+    dense = dense or load(job.model, Path(job.weights) if job.weights else None)
+    require_classifier(dense)
+    if job.budget is None:
+        job.target(dense.model.arch)  # bad ratios are found before images are read
+    else:
+        require_narrowing(job.method)
+    calibration, test = image_sets(job, dense)
+    if job.budget is not None and allocation is None:
+        table = time_widths(job, dense.model.arch, progress)  # out of reach is said now, not after minutes
+        found = found or survey(job, dense, calibration, progress)
+        allocation = solve(job, dense.model.arch, found, progress, table)
+    small, plan = make_smaller(
+        job,
+        dense,
+        calibration,
+        progress,
+        allocation.arch if allocation else None,
+        found.scores if found else None,
+    )
+    pruned = replace(dense, model=small, name=f"{dense.name}, {job.method}")
+    if before is None or before.labels != tuple(test.label(i) for i in range(len(test))):  # of other images
+        before = evaluate(dense.model, tracked(test, dense, "Evaluating the dense model", progress))
+    after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the pruned model", progress))
+    start = None
+    if job.recovery is not None:
+        start, pruned = after, _recover(job, pruned, dense, test, progress)
+        after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the recovered model", progress))
+    return Outcome(job, dense, pruned, plan, before, after, time.perf_counter() - began, allocation, start)
+
+
+def _recover(
+    job: Job, pruned: LoadedModel, dense: LoadedModel, test: ImageSet, progress: Progress
+) -> LoadedModel:
+    classes, other = dense.model.arch.num_classes, job.data if job.calibration else None
+    images, _ = open_training(job.calibration or job.data, dense.preprocess, classes, other)
+    settings = read_recovery(job.recovery or ())
+    return recover(pruned, dense, images, test, settings, job.seed, as_monitor(progress))
