@@ -190,5 +190,5 @@ def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
                 st.progress(run.status.share, text=f"**{name}**  \n{words.plain(run.sentence)}")
             else:
                 icon, color = BADGES[run.state]
-                st.markdown(f":{color}[{icon}] **{name}**  \n:small[{words.plain(run.sentence)}]")
+                st.caption(f":{color}[{icon}] **{name}**  \n{words.plain(run.sentence)}")
         session.link("recover", "All runs", ":material/list:")

@@ -68,6 +68,8 @@ class Bench:
         job = replace(deit_tiny(), method=name, ratios=ratios, compensate=how == "compensated")
         if name in CRITERIA and name not in self.scores:
             self.scores[name] = score(job, self.dense, self.calibration)
+        if how == "budget":
+            self._survey(job)
         began = time.perf_counter()
         small = self._on_budget(job) if how == "budget" else self._smaller(job)
         seconds = time.perf_counter() - began
@@ -83,14 +85,20 @@ class Bench:
     def _smaller(self, job: Job) -> ViT:
         return make_smaller(job, self.dense, self.calibration, scores=self.scores.get(job.method))[0]
 
-    def _on_budget(self, job: Job) -> ViT:
-        """As many GMACs as the ratios leave, the widths of each block free."""
-        arch = self.dense.model.arch
-        job = replace(job, ratios=Ratios(), budget=Budget(gmacs=cost(job.target(arch)).gmacs), align=8)
+    def _survey(self, job: Job) -> None:
         if self.found is None:
             began = time.perf_counter()
-            self.found = survey(job, self.dense, self.calibration)
+            # sensitivities are the same for every size: any budget does to ask for them
+            asked = replace(job, ratios=Ratios(), budget=Budget(gmacs=1.0), align=8)
+            self.found = survey(asked, self.dense, self.calibration)
             print(f"sensitivities: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+
+    def _on_budget(self, job: Job) -> ViT:
+        """As many GMACs as the ratios leave, the widths of each block free."""
+        if self.found is None:
+            raise ValueError("budgets are solved on sensitivities, which are not measured yet")
+        arch = self.dense.model.arch
+        job = replace(job, ratios=Ratios(), budget=Budget(gmacs=cost(job.target(arch)).gmacs), align=8)
         target = solve(job, arch, self.found).arch
         return make_smaller(job, self.dense, self.calibration, target=target)[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -53,9 +54,20 @@ def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
 def calibration_batches(
     job: Job, loaded: LoadedModel, calibration: ImageSet, what: str, progress: Progress
 ) -> Batches:
+    """As many calibration images as the job's method asks for; they can be read more than once."""
     wanted = getattr(job.method_options, "images", None)
     chosen = calibration.sample(min(wanted, len(calibration)), job.seed) if wanted else calibration
-    return tracked(chosen, loaded, what, progress)
+    return _Again(lambda: tracked(chosen, loaded, what, progress))
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Batches that are read anew each time."""
+
+    read: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.read()
 
 
 def lesson(job: Job, loaded: LoadedModel) -> Lesson | None:

@@ -26,6 +26,7 @@ from pruning.layers import folded, rows_by_head, set_folded, set_rows, without_p
 from pruning.options import Options, option_field
 from pruning.refit import goal, refit
 from pruning.regression import Moments, choose_neurons, require_finite
+from pruning.rotation import rotate
 from pruning.score_fit import fit_scores, score_importance
 from pruning.sensitivity import Narrow
 from pruning.subspaces import qk_bases, value_bases
@@ -61,9 +62,10 @@ def spectral(
 ) -> ViT:
     """A new model of `target`'s widths that comes close to `model`, which is not changed.
 
-    The residual stream stays whole, and so do the heads, unless `start` is `model` cut to those that
-    stay. Activations lie in a temporary folder, and one batch of them in memory. `progress` is told
-    the share done. LayerScale is folded into the layer before.
+    Heads stay whole unless `start` is `model` cut to those that stay. For a narrower embedding the
+    model is first turned and narrowed by `rotate`, which leaves norms that do not centre; then
+    `batches` are read twice. Activations lie in a temporary folder, and one batch of them in memory.
+    `progress` is told the share done. LayerScale is folded into the layer before.
 
     Raises:
         ValueError: a target that is not `model` (or `start`) with narrower query-key, value or MLP
@@ -71,6 +73,18 @@ def spectral(
         OSError: no room for the activations.
     """
     options = options or SpectralOptions()
+    if target.embed_dim < model.arch.embed_dim:
+        turned = rotate(
+            start or model,
+            batches,
+            target.embed_dim,
+            images=options.images,
+            steered=options.steered / 100,
+            focus=options.focus / 100,
+            progress=lambda share: progress(share / 2),
+        )
+        target = replace(turned.arch, blocks=target.blocks)
+        return spectral(turned, batches, target, options, lambda share: progress((1 + share) / 2))
     _require_target((start or model).arch, target)
     dense, depth = working_copy(model), model.arch.depth
     whole = working_copy(start) if start else dense
@@ -138,17 +152,13 @@ def _weights(model: ViT, index: int, options: SpectralOptions, streams: Streams 
 
 
 def _require_target(dense: Architecture, target: Architecture) -> None:
-    keeps = "spectral pruning keeps {0}: set {1} to 0, or {2}"
-    if target.embed_dim != dense.embed_dim:
-        raise ValueError(
-            keeps.format("the whole residual stream", "embed", "use method snp to remove channels of it")
-        )
     if replace(target, blocks=dense.blocks) != dense or target.depth != dense.depth:
         raise ValueError("the target must be the model's architecture with narrower blocks")
     for index, (before, after) in enumerate(zip(dense.blocks, target.blocks, strict=True)):
         if after.heads != before.heads:
             raise ValueError(
-                keeps.format("every head", "heads", "name a criterion that removes some first (heads-by)")
+                "spectral pruning keeps every head: set heads to 0, or name a criterion that removes some "
+                "first (heads-by)"
             )
         for name in ("qk", "v", "mlp"):
             left, width = getattr(after, name), getattr(before, name)

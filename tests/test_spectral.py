@@ -14,6 +14,7 @@ from torch import Tensor
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.calibration import steer, token_weights
 from pruning.plan import BlockPlan, Plan
+from pruning.rotation import rotate
 from pruning.spectral import SpectralOptions, narrow_spectral, spectral
 from pruning.subspaces import qk_bases, truncate, value_bases
 from pruning.surgery import cut
@@ -289,7 +290,7 @@ def test_token_weights_follow_what_is_read(name: str) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (replace(TINY, embed_dim=20), "keeps the whole residual stream: set embed to 0, or use method snp"),
+        (replace(TINY, embed_dim=40), "must be the model's architecture with narrower blocks"),
         (
             replace(TINY, blocks=(BlockWidths(2, 8, 8, 32), BlockWidths(3, 8, 8, 32))),
             "keeps every head: set heads to 0, or name a criterion",
@@ -372,3 +373,19 @@ def test_blocks_are_narrowed_in_rising_order(tiny: ViT) -> None:
     narrow(1, "qk", 4)
     with pytest.raises(ValueError, match="blocks come in rising order, got block 0 after 1"):
         narrow(0, "qk", 4)
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_a_narrower_embedding_is_turned_first(heads: bool, tiny: ViT) -> None:
+    """Twin: the two steps by hand."""
+    images = random_images(TINY, count=12)
+    blocks = tuple(replace(block, heads=(0, 2), qk=block.qk[:2], v=block.v[:2]) for block in plan_blocks())
+    start = cut(tiny, Plan(tuple(range(24)), blocks)) if heads else None
+    target = replace(narrowed((start or tiny).arch, qk=0.5), embed_dim=20)
+    told: list[float] = []
+    got = spectral(tiny, batches(images), target, SpectralOptions(), told.append, start)
+    assert (got.arch.embed_dim, got.arch.norm, got.arch.blocks) == (20, "rms", target.blocks)
+    assert told == sorted(told) and told[-1] == 1
+    turned = rotate(start or tiny, batches(images), 20)
+    expected = spectral(turned, batches(images), replace(turned.arch, blocks=target.blocks))
+    assert torch.equal(got(images), expected(images))

@@ -164,7 +164,7 @@ def _watch() -> None:
 
 
 def _label(run: Run) -> str:
-    return f"{work.title(run)} · {_when(run)} · {run.state}"
+    return f"{work.title(run)} · {_when(run)}"
 
 
 def _when(run: Run) -> str:
@@ -205,9 +205,14 @@ def _curves(folder: Path, dense: float | None) -> None:
 
 def _all_runs() -> None:
     found = work.listed()
-    if not found:
-        return
-    st.subheader("All runs", anchor=False)
+    if found:
+        st.subheader("All runs", anchor=False)
+        active = any(run.active for run in found)
+        st.fragment(_table, run_every=work.POLL if active else None)(found)
+
+
+def _table(found: list[Run]) -> None:
+    """All of them; only those that were active are read again."""
     rows = [
         {
             "Run": work.title(run),
@@ -217,7 +222,7 @@ def _all_runs() -> None:
             "Took": runs.duration(run.seconds),
             "Folder": run.name,
         }
-        for run in found
+        for run in (runs.read(run.folder) if run.active else run for run in found)
     ]
     with st.container(key="all-runs"):
         st.dataframe(pd.DataFrame(rows), hide_index=True)

@@ -1,0 +1,170 @@
+"""What SNP scoring costs by images: time and peak memory, beside a forward pass of the same images.
+
+    python benchmarks/scoring_cost.py --write
+
+Each figure is a process of its own, as peak memory only ever grows. Weights and images are random. Exits
+with 1 where time grows faster than images, or memory grows with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from results import parser, report, table
+from torch import Tensor
+
+from analysis.models import architecture
+from analysis.vit import ViT
+from pruning.snp import SnpOptions, snp
+
+MODELS = ("tiny", "small", "base")
+IMAGES = (16, 64, 256)
+BATCH = 16  # no more than the fewest images, so that every run holds as much at a time
+TASKS = ("forward", "snp")
+SLOWER, LARGER = 1.3, 1.1  # growth of processor time per image, and of peak memory, that is taken for noise
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds on the wall and of the processor, and the peak resident memory of the process in MB."""
+
+    wall: float
+    processor: float
+    peak: float
+
+
+def random_batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images B C Y X made on the way, so that none is held longer than its turn."""
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, count, BATCH):
+        size = min(BATCH, count - start)
+        yield torch.randn(size, 3, 224, 224, generator=generator), torch.zeros(size, dtype=torch.long)
+
+
+def work(task: str, model: ViT, count: int) -> None:
+    if task == "snp":
+        snp(model, random_batches(count), SnpOptions(images=count))
+        return
+    with torch.inference_mode():
+        for images, _ in random_batches(count):
+            model(images)
+
+
+def spend(task: str, name: str, count: int) -> Spent:
+    """Do it in this process."""
+    torch.manual_seed(0)
+    model = ViT(architecture(f"deit_{name}_patch16_224")).eval()
+    model.init_weights()
+    work(task, model, 1)  # what only the first pass costs
+    began, processor = time.perf_counter(), time.process_time()
+    work(task, model, count)
+    wall, processor = time.perf_counter() - began, time.process_time() - processor
+    # kilobytes on Linux; on macOS bytes
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return Spent(wall, processor, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+
+
+def spend_apart(task: str, name: str, count: int, threads: int) -> Spent:
+    """Do it in a fresh process. Its peak starts at this one's memory, which imports alone have filled."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--only", task, name, str(count)]
+    # OUT only: what goes wrong in there is to be seen
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    spent = Spent(**json.loads(done.stdout))
+    words = f"{spent.wall:.1f} s, processor {spent.processor:.1f} s, peak {spent.peak:.0f} MB"
+    print(f"DeiT-{name.title()}, {count} images, {task}: {words}", file=sys.stderr, flush=True)
+    return spent
+
+
+def row(name: str, count: int, forward: Spent, scored: Spent) -> list[str]:
+    return [
+        f"DeiT-{name.title()}",
+        str(count),
+        *(f"{spent.wall:.1f}, {spent.processor:.1f}" for spent in (forward, scored)),
+        f"{scored.processor / forward.processor:.2f}",
+        f"{1000 * scored.processor / count:.0f}",
+        f"{forward.peak:.0f}",
+        f"{scored.peak:.0f}",
+        f"{scored.peak - forward.peak:+.0f}",
+    ]
+
+
+HEAD = [
+    "Model",
+    "Images",
+    "Forward: s, processor s",
+    "Scoring: s, processor s",
+    "Ratio (processor)",
+    "Scoring, processor ms an image",
+    "Forward, peak MB",
+    "Scoring, peak MB",
+    "Difference",
+]
+
+
+def complaints(name: str, scored: dict[int, Spent]) -> list[str]:
+    """Where scoring of more images took more time for each, or more memory."""
+    found = []
+    for few, many in pairwise(sorted(scored)):
+        slower = (scored[many].processor / many) / (scored[few].processor / few)
+        larger = scored[many].peak / scored[few].peak
+        if slower > SLOWER:
+            found.append(f"DeiT-{name.title()}: {slower:.2f} times the time an image, {few} to {many} images")
+        if larger > LARGER:
+            found.append(f"DeiT-{name.title()}: {larger:.2f} times the memory, {few} to {many} images")
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    arguments = parser(__doc__)
+    arguments.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    arguments.add_argument("--images", type=int, nargs="+", default=list(IMAGES))
+    arguments.add_argument(
+        "--only", nargs=3, metavar=("TASK", "MODEL", "IMAGES"), help="measure here, as JSON"
+    )
+    return arguments.parse_args()
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    if args.only:
+        task, name, count = args.only
+        print(json.dumps(asdict(spend(task, name, int(count)))))
+        return
+    rows, found = [], []
+    for name in args.models:
+        spent = {
+            task: {count: spend_apart(task, name, count, args.threads) for count in args.images}
+            for task in TASKS
+        }
+        rows += [row(name, count, *(spent[task][count] for task in TASKS)) for count in args.images]
+        found += complaints(name, spent["snp"])
+    verdict = "; ".join(found) or (
+        f"Time grows linearly in images (processor time per image by no more than {SLOWER} times from one "
+        f"row to the next), and memory does not grow with them (peak by no more than {LARGER} times)"
+    )
+    body = (
+        f"SNP scoring against a plain forward pass of the same images, random weights and images, batches of "
+        f"{BATCH}, {args.threads} threads, each row's two figures from a fresh process each, after one image "
+        "to warm up. Peak is of the whole process, imports and weights included. Reading images from disk is "
+        "not included.\n\n" + table(HEAD, rows) + f"\n\n{verdict}."
+    )
+    report("Cost of scoring by images", body, args.write)
+    if found:
+        sys.exit(verdict)
+
+
+if __name__ == "__main__":
+    main()

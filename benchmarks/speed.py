@@ -1,0 +1,215 @@
+"""The published presets timed against their dense models: as published, padded, widths rounded to eights.
+
+    python benchmarks/speed.py --write
+
+In PyTorch and ONNX Runtime, at batch 1 and 8, in turns with the dense model. Weights are random: speed
+depends on shapes alone. Takes about ten minutes on a quiet machine with two cores. Exits with 1 where a
+rounded preset at batch 8 is slower against dense than the paper's on its CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+from results import parser, report, table
+from torch import Tensor
+
+from analysis.cost import cost
+from analysis.latency import Runner, Timing, bench, torch_runner
+from analysis.models import architecture
+from analysis.vit import Architecture, Attention, ViT
+from pruning.export import onnx_runner
+from pruning.selection import preset_ratios, shrink
+
+# dense model, and the speed-up on a CPU that SNP's paper gives (Xeon 4210R, PyTorch)
+PRESETS = {
+    "snp-deit-tiny": ("deit_tiny_patch16_224", 1.38),
+    "snp-deit-small": ("deit_small_patch16_224", 1.38),
+    "snp-deit-small-small": ("deit_small_patch16_224", 1.60),
+    "snp-deit-base": ("deit_base_patch16_224", 1.89),
+}
+BATCHES = (1, 8)
+ALIGN = 8
+MOST_ROUNDS, LEAST_ROUNDS = 40, 5
+
+
+class Unpadded(Attention):
+    """Fused attention at its own widths, as published; the project's pads queries, keys and values."""
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+
+
+def unpadded(model: ViT) -> ViT:
+    """A copy of the model that does not pad, and computes the same.
+
+    Raises:
+        ValueError: it computes something else.
+    """
+    plain = copy.deepcopy(model)
+    for block in plain.blocks:
+        block.attn.__class__ = Unpadded
+    images = torch.randn(1, 3, *model.arch.image_size)
+    with torch.inference_mode():
+        if not torch.allclose(plain(images), model(images), atol=1e-4):
+            raise ValueError("attention must give the same logits with and without padding")
+    return plain
+
+
+def random_vit(arch: Architecture) -> ViT:
+    torch.manual_seed(0)
+    model = ViT(arch).eval()
+    model.init_weights()
+    return model
+
+
+def padded_runner(model: ViT) -> Runner:
+    return torch_runner(model)
+
+
+def unpadded_runner(model: ViT) -> Runner:
+    return torch_runner(unpadded(model))
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to run a pruned model."""
+
+    backend: str
+    title: str
+    align: int
+    runner: Callable[[ViT], Runner]
+
+
+FORMS = (
+    Form("PyTorch", "as published", 1, unpadded_runner),
+    Form("PyTorch", "padded", 1, padded_runner),
+    Form("PyTorch", "padded, rounded", ALIGN, padded_runner),
+    Form("ONNX Runtime", "as published", 1, onnx_runner),
+    Form("ONNX Runtime", "rounded", ALIGN, onnx_runner),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One preset in one form at one batch size: its speed-up over dense, and the ratio of MACs."""
+
+    preset: str
+    form: Form
+    batch: int
+    timing: Timing
+    rounds: int
+    macs: float
+
+    @property
+    def short(self) -> bool:
+        """Whether it is a rounded preset at the largest batch that stays below the paper's figure."""
+        judged = self.form.align == ALIGN and self.batch == max(BATCHES)
+        return judged and self.timing.speedup < PRESETS[self.preset][1]
+
+    def row(self) -> list[str]:
+        timing = self.timing
+        shown = [f"{t.p50:.1f} ({t.p10:.1f} to {t.p90:.1f})" for t in (timing.b_ms, timing.a_ms)]
+        return [
+            self.preset,
+            self.form.backend,
+            self.form.title,
+            str(self.batch),
+            *shown,
+            f"{timing.speedup:.2f}",
+            f"{self.macs:.2f}",
+            f"{timing.speedup / self.macs:.2f}",
+            f"{PRESETS[self.preset][1]:.2f}",
+            timing.verdict,
+            str(self.rounds),
+        ]
+
+
+HEAD = [
+    "Preset",
+    "Backend",
+    "Form",
+    "Batch",
+    "Dense ms (p10 to p90)",
+    "Pruned ms (p10 to p90)",
+    "Speed-up",
+    "MACs ratio",
+    "Speed-up / MACs ratio",
+    "Paper, CPU",
+    "Verdict of pruned",
+    "Rounds",
+]
+
+
+@cache
+def dense_runner(model: str, backend: str) -> Runner:
+    dense = random_vit(architecture(model))
+    return torch_runner(dense) if backend == "PyTorch" else onnx_runner(dense)
+
+
+def affordable(pair: tuple[Runner, Runner], images: Tensor, seconds: float) -> int:
+    """Rounds that fit into the seconds, by one pass of each runner (after one to warm up)."""
+    for run in pair:
+        run(images)
+    began = time.perf_counter()
+    for run in pair:
+        run(images)
+    return max(LEAST_ROUNDS, min(MOST_ROUNDS, int(seconds / (time.perf_counter() - began))))
+
+
+def measure(preset: str, form: Form, seconds: float) -> list[Figure]:
+    """Both batch sizes of one preset in one form."""
+    name = PRESETS[preset][0]
+    dense = architecture(name)
+    pruned = shrink(dense, preset_ratios(preset, dense), form.align)
+    pair = form.runner(random_vit(pruned)), dense_runner(name, form.backend)
+    shape = (dense.in_channels, *dense.image_size)
+    figures = []
+    for batch in BATCHES:
+        rounds = affordable(pair, torch.randn(batch, *shape), seconds)
+        timing = bench(*pair, shape, [batch], rounds=rounds, warmup=1)[batch]
+        figures.append(Figure(preset, form, batch, timing, rounds, cost(dense).macs / cost(pruned).macs))
+        words = f"{timing.speedup:.2f} of {figures[-1].macs:.2f}, {rounds} rounds"
+        print(preset, form.backend, form.title, f"batch {batch}: {words}", file=sys.stderr, flush=True)
+    return figures
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    arguments.add_argument("--seconds", type=float, default=9.0, help="for one pair of models at one batch")
+    args = arguments.parse_args()
+    torch.set_num_threads(args.threads)
+    figures = [
+        figure for preset in args.presets for form in FORMS for figure in measure(preset, form, args.seconds)
+    ]
+    body = (
+        "SNP's published presets against their dense models, timed in turns, random weights (speed depends "
+        f"on shapes alone), {args.threads} threads in both backends. Medians of one forward pass of a batch; "
+        "a speed-up is dense over pruned, and so is the MACs ratio. As published: attention at its own "
+        "widths, queries and keys of one width, values of another. Padded: zero channels make them one "
+        "width for the fused kernel. Rounded: "
+        f"widths to the nearest multiple of {ALIGN}, so its MACs differ. ONNX Runtime has no fused kernel "
+        "here, so padding does not apply. The paper's column is of PyTorch on a Xeon 4210R.\n\n"
+    )
+    report(
+        "Speed of the published presets", body + table(HEAD, [figure.row() for figure in figures]), args.write
+    )
+    short = [figure for figure in figures if figure.short]
+    if short:
+        found = (f"{f.preset} in {f.form.backend} ({f.timing.speedup:.2f})" for f in short)
+        sys.exit(f"below the paper's speed-up at batch {max(BATCHES)}: {', '.join(found)}")
+
+
+if __name__ == "__main__":
+    main()
