@@ -193,11 +193,11 @@ def write(
     )
     body = (
         "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with 95 % Wilson intervals, share of the "
-        "dense model's, and where the machine had nothing else to do seconds of pruning (scores once computed "
-        "and, for budgets, the measuring of sensitivities left out), on 650 photos, an easy subset of the ImageNet-1k validation set. Dense: "
-        f"{percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, 256 for "
-        "spectral and compensation, 64 for scores, none of them tested on. Spectral's settings were compared "
-        "on these very photos, so its figures are somewhat optimistic.\n\n"
+        "dense model's, and, where the machine had nothing else to do, seconds of pruning (without scores, "
+        "computed once, and the sensitivities of budgets), on 650 photos, an easy subset of the ImageNet-1k "
+        f"validation set. Dense: {percent(full['top1'], full['low'], full['high'])}. Calibration: photos of "
+        "ten classes, 256 for spectral and compensation, 64 for scores, none of them tested on. Spectral's "
+        "settings were compared on these very photos, so its figures are somewhat optimistic.\n\n"
     )
     if columns[0] in TOGETHER:
         body += f"Query-key and value channels left of 64 in every block, MLP removed: {widths}. "
