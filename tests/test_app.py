@@ -155,6 +155,17 @@ def test_prune_page_estimates_as_sliders_move() -> None:
     assert "--mlp 0.5" in app.code[0].value
 
 
+def test_heads_by_another_criterion_and_compensation_reach_the_job_and_are_tried() -> None:
+    app = start("prune")
+    app.selectbox(key="method").set_value("l2").run()
+    app.slider(key="ratio-heads").set_value(50).run()
+    app.selectbox(key="heads-by-chooses").set_value("l1").run()
+    app.toggle(key="compensate").set_value(True).run()
+    assert "--heads-by l1" in app.code[0].value and "--compensate" in app.code[0].value
+    app.button(key="try").click().run()
+    assert not app.exception and "Tried" in text(app)
+
+
 def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     app = start("prune")
     app.number_input(key="option-snp-images").set_value(8).run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import streamlit as st
 
@@ -16,7 +16,7 @@ from pruning.budget import Allocation
 from pruning.criteria import Criterion
 from pruning.inputs import Progress, image_sets, require_classifier, tracked
 from pruning.job import Job
-from pruning.methods import METHODS, Trained
+from pruning.methods import METHODS
 from pruning.options import Value
 from pruning.pipeline import make_smaller
 from pruning.selection import select
@@ -104,7 +104,8 @@ def _tried(
 ) -> tuple[Evaluation, Evaluation]:
     require_classifier(loaded)
     few = session.few_images(TRY_ON)
-    if not isinstance(METHODS[job.method], Criterion):  # nothing to mask: it is done, on fewer images
+    rewrites = job.compensate or job.heads_by or not isinstance(METHODS[job.method], Criterion)
+    if rewrites:  # more than a mask: it is done, on fewer images
         tried, _ = make_smaller(_rough(job), loaded, image_sets(job, loaded)[0], progress, target)
     else:
         tried = mask(loaded.model, select(session.scores(job, progress), loaded.model.arch, target))
@@ -118,8 +119,9 @@ def _tried(
 
 def _rough(job: Job) -> Job:
     """The same on few images, and without training."""
-    fixed: dict[str, Value] = {"images": TRY_FROM}
-    fixed |= {"epochs": 0} if isinstance(METHODS[job.method], Trained) else {}
+    known = {option.name for option in fields(METHODS[job.method].options)}
+    wanted: dict[str, Value] = {"images": TRY_FROM, "epochs": 0}
+    fixed = {name: value for name, value in wanted.items() if name in known}
     kept = tuple((name, value) for name, value in job.options if name not in fixed)
     return replace(job, options=(*kept, *fixed.items()))
 

@@ -225,4 +225,5 @@ def _table(found: list[Run]) -> None:
         for run in (runs.read(run.folder) if run.active else run for run in found)
     ]
     with st.container(key="all-runs"):
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        wide = {"Where it stands": st.column_config.TextColumn(width=220)}
+        st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=wide)
