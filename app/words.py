@@ -8,6 +8,7 @@ from typing import Any
 from analysis.evaluate import Evaluation
 from pruning import kinds
 from pruning.budget import amount
+from pruning.criteria import CRITERIA
 from pruning.job import Job
 from pruning.methods import METHODS
 from pruning.recover import RecoverJob
@@ -83,8 +84,10 @@ def milliseconds(value: float) -> str:
 def job(job: Any) -> str:
     """What a run does: method and extent."""
     if isinstance(job, Job):
-        after = " and recovery" if job.recovery is not None else ""
-        return f"{METHODS[job.method].title}, {removed(job)}{after}"
+        parts = [METHODS[job.method].title, removed(job)]
+        parts += [f"heads by {CRITERIA[job.heads_by].title}"] if job.heads_by else []
+        parts += ["compensated"] if job.compensate else []
+        return ", ".join(parts) + (" and recovery" if job.recovery is not None else "")
     if isinstance(job, RecoverJob):
         epochs = job.recovery.epochs
         return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"

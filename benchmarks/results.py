@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import re
+import shlex
 import sys
 from datetime import date
 from pathlib import Path
@@ -47,7 +48,7 @@ def deit_tiny() -> Job:
 
 def report(title: str, body: str, write: bool) -> None:
     """Print a section with command, date and machine; with `write`, replace it in RESULTS.md."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     section = f"## {title}\n\n`{command}`, {date.today().isoformat()}, {machine()}.\n\n{body.strip()}\n"
     print(section)
     if not write:

@@ -25,7 +25,7 @@ from analysis.latency import Runner, bench, torch_runner
 from analysis.models import LoadedModel, architecture, load
 from pruning.budget import KINDS, Budget, amount
 from pruning.bundle import require_free
-from pruning.commands_recover import add_arguments, add_recovery, end_helpers, given_recovery
+from pruning.commands_recover import add_arguments, add_recovery, end_helpers, given_recovery, name_value
 from pruning.commands_recover import run as run_recover
 from pruning.commands_runs import add_commands, add_detach, detach
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
@@ -165,13 +165,6 @@ def _per_block(text: str) -> PerBlock:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def _option(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"write NAME=VALUE, got {text!r}")
-    return name, value
-
-
 def _listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
     def parse(text: str) -> list[Any]:
         values = [kind(word) for word in text.split(",")]
@@ -208,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     pruned = command("prune", _prune, "Score, cut, evaluate, and write the smaller model as a bundle.")
     _add_ratios(pruned)
     pruned.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
-    pruned.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE")
+    pruned.add_argument("--option", type=name_value, action="append", default=[], metavar="NAME=VALUE")
     pruned.add_argument(
         "--compensate", action="store_true", help="refit proj and fc2 by least squares after choosing"
     )

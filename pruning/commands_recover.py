@@ -64,7 +64,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """How it is recovered: --epochs and --recover-option."""
     parser.add_argument("--epochs", type=int, metavar="N", help="how often all training images are seen")
     parser.add_argument(
-        "--recover-option", type=_pair, action="append", default=[], metavar="NAME=VALUE", dest="recovery"
+        "--recover-option",
+        type=name_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="recovery",
     )
 
 
@@ -96,14 +101,15 @@ def given_options(args: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
     return tuple((dict(recovery_options(args.recovery)) | epochs).items())
 
 
-def end_helpers() -> None:
-    """Under `accelerate launch` or `torchrun` every process comes here, and the first alone goes on."""
-    if int(os.environ.get("RANK", "0")):
-        sys.exit(0)
-
-
-def _pair(text: str) -> tuple[str, str]:
+def name_value(text: str) -> tuple[str, str]:
+    """An option as NAME=VALUE, for `argparse`."""
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"write NAME=VALUE, got {text!r}")
     return name, value
+
+
+def end_helpers() -> None:
+    """Under `accelerate launch` or `torchrun` every process comes here, and the first alone goes on."""
+    if int(os.environ.get("RANK", "0")):
+        sys.exit(0)
