@@ -28,8 +28,8 @@ from analysis.vit import ViT
 from pruning.inputs import image_sets
 from pruning.job import Job
 from pruning.plan import Plan
-from pruning.ranking import GraphOptions, head_counts, heads_only, rank_heads
-from pruning.selection import Ratios, select, shrink
+from pruning.ranking import GraphOptions, head_counts, rank_heads
+from pruning.selection import Ratios, heads_only, select, shrink
 from pruning.surgery import cut
 
 DRAWS = 3

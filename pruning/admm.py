@@ -20,8 +20,7 @@ from analysis.vit import Architecture, ViT
 from pruning.checkpoint import State
 from pruning.options import Options, option_field
 from pruning.plan import Plan
-from pruning.ranking import heads_only
-from pruning.selection import Scores, select
+from pruning.selection import Scores, heads_only, select
 from pruning.train import Objective, bare
 
 Weights = dict[str, Tensor]  # constrained parameters by their name in the model

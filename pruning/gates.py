@@ -7,7 +7,6 @@ The loss is the cross-entropy of the calibration images' labels.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from analysis.evaluate import Batches
+from analysis.frozen import frozen_copy
+from analysis.heads import CHUNK
+from analysis.heads import ablation as ablated
 from analysis.vit import Architecture, ViT
 from pruning.options import Options, option_field
-from pruning.selection import Scores
-
-_CHUNK = 8  # images whose gradients are computed at once: bounds the memory, changes nothing else
+from pruning.selection import Scores, heads_only
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def taylor(model: ViT, batches: Batches, options: LossOptions) -> Scores:
         ValueError: a model without a classifier, or no calibration images.
     """
     _require_classes(model, "first-order Taylor")
-    twin, totals, count = _twin(model), [torch.zeros(())] * (4 * model.arch.depth + 1), 0
+    twin, totals, count = frozen_copy(model), [torch.zeros(())] * (4 * model.arch.depth + 1), 0
     for images, labels in batches:
-        for some, their in zip(images.split(_CHUNK), labels.split(_CHUNK), strict=True):
+        for some, their in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
             slopes = _slopes(twin, some, their)
             totals = [
                 total + slope.abs().sum(dim=0).cpu() for total, slope in zip(totals, slopes, strict=True)
@@ -81,30 +81,13 @@ def taylor(model: ViT, batches: Batches, options: LossOptions) -> Scores:
 
 
 def ablation(model: ViT, batches: Batches, options: LossOptions) -> Scores:
-    """Head ablation: rise of the mean loss when a head's output is zero, one head at a time.
-
-    Michel, Levy, Neubig 2019 ablate single heads alike, and look at accuracy. It ranks heads
-    only; all other scores are zero. Blocks before the head's own run once for all.
+    """Head ablation (`analysis.heads.ablation`) as a criterion; it ranks heads only, all else is zero.
 
     Raises:
         ValueError: a model without a classifier, or no calibration images.
     """
     _require_classes(model, "head ablation")
-    twin, count, dense = _twin(model), 0, 0.0
-    losses = [torch.zeros(widths.heads, dtype=torch.float64) for widths in model.arch.blocks]
-    with torch.no_grad():
-        for images, labels in batches:
-            x, label = _on_device(twin, images, labels)
-            x = twin.embed(x)  # B N E
-            for index, block in enumerate(twin.blocks):
-                for head in range(block.attn.heads):
-                    with _without_head(twin, index, head):
-                        losses[index][head] += _loss(_rest(twin, index, x), label).item()
-                x = block(x)
-            dense += _loss(twin.classify(x), label).item()
-            count += len(images)
-    _require_images(count, "head ablation")
-    return _heads_only(model.arch, tuple(((loss - dense) / count).float() for loss in losses))
+    return heads_only(model.arch, ablated(model, batches))
 
 
 def gated_logits(
@@ -114,7 +97,7 @@ def gated_logits(
 
     With gates of 0 and 1 these are the logits of `surgery.mask`, for every structure.
     """
-    twin = _twin(model)
+    twin = frozen_copy(model)
     with _gated(twin, gates):
         return twin(images)
 
@@ -148,18 +131,6 @@ def _grouped(flat: Sequence[Tensor]) -> tuple[Any, ...]:
     """`Gates.flat` undone: qk, v, mlp, heads, embed."""
     depth = len(flat) // 4
     return (*(tuple(flat[i * depth : (i + 1) * depth]) for i in range(4)), flat[-1])
-
-
-def _twin(model: ViT) -> ViT:
-    """A model of its own modules around the same weights, frozen.
-
-    Modes, hooks and gradients stay away from `model`, which others may be running meanwhile;
-    frozen weights need no activations kept for their gradients.
-    """
-    frozen: dict[int, Any] = {
-        id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()
-    }
-    return copy.deepcopy(model, frozen).eval()
 
 
 @contextmanager
@@ -207,35 +178,6 @@ def _narrowed(gate: Float[Tensor, "B E"]) -> Callable[[nn.Module, tuple[Tensor, 
         return (x + norm.bias if centred else x) * (gate[:, None] if x.ndim == 3 else gate)
 
     return hook
-
-
-@contextmanager
-def _without_head(twin: ViT, index: int, head: int) -> Iterator[None]:
-    attn = twin.blocks[index].attn
-    gate = attn.proj.weight.new_ones(1, attn.heads, attn.v_dim)
-    gate[:, head] = 0
-    handle = attn.proj.register_forward_pre_hook(_into(gate.flatten(1)))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _rest(twin: ViT, start: int, x: Tensor) -> Tensor:
-    """Logits from the residual stream that enters block `start`."""
-    for block in list(twin.blocks)[start:]:
-        x = block(x)
-    return twin.classify(x)
-
-
-def _heads_only(arch: Architecture, heads: tuple[Tensor, ...]) -> Scores:
-    return Scores(
-        qk=tuple(torch.zeros(widths.heads, widths.qk) for widths in arch.blocks),
-        v=tuple(torch.zeros(widths.heads, widths.v) for widths in arch.blocks),
-        mlp=tuple(torch.zeros(widths.mlp) for widths in arch.blocks),
-        heads=heads,
-        embed=torch.zeros(arch.embed_dim),
-    )
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:

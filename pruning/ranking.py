@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analysis.evaluate import Batches
 from analysis.graph import SIMILARITIES, similarities, stationary, transition
-from analysis.vit import Architecture, ViT
+from analysis.vit import ViT
 from pruning.options import Options, choice_field, option_field
-from pruning.selection import Scores
+from pruning.selection import Scores, heads_only
 
 # The paper's wording suggests central. Measured before training (benchmarks/RESULTS.md), cosine with
 # distinct costs least on DeiT-Tiny by far, and central most; hence the defaults.
@@ -69,17 +68,6 @@ def head_graph_scores(model: ViT, batches: Batches, options: GraphOptions) -> Sc
         ValueError: as `rank_heads`.
     """
     return heads_only(model.arch, rank_heads(model, batches, options))
-
-
-def heads_only(arch: Architecture, heads: Sequence[Float[Tensor, " H"]]) -> Scores:
-    """Scores that rank heads and nothing else."""
-    return Scores(
-        qk=tuple(torch.zeros(widths.heads, widths.qk) for widths in arch.blocks),
-        v=tuple(torch.zeros(widths.heads, widths.v) for widths in arch.blocks),
-        mlp=tuple(torch.zeros(widths.mlp) for widths in arch.blocks),
-        heads=tuple(heads),
-        embed=torch.zeros(arch.embed_dim),
-    )
 
 
 def head_counts(scores: Sequence[Float[Tensor, " H"]], keep: int) -> tuple[int, ...]:

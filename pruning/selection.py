@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -84,6 +85,17 @@ class Scores:
     mlp: tuple[Float[Tensor, " F"], ...]
     heads: tuple[Float[Tensor, " H"], ...]
     embed: Float[Tensor, " E"]
+
+
+def heads_only(arch: Architecture, heads: Sequence[Float[Tensor, " H"]]) -> Scores:
+    """Scores that rank heads and nothing else."""
+    return Scores(
+        qk=tuple(torch.zeros(widths.heads, widths.qk) for widths in arch.blocks),
+        v=tuple(torch.zeros(widths.heads, widths.v) for widths in arch.blocks),
+        mlp=tuple(torch.zeros(widths.mlp) for widths in arch.blocks),
+        heads=tuple(heads),
+        embed=torch.zeros(arch.embed_dim),
+    )
 
 
 @cache

@@ -187,9 +187,15 @@ def test_the_model_may_be_in_use_meanwhile(criterion, tiny: ViT) -> None:
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("criterion", "name"), [(taylor, "first-order Taylor"), (ablation, "head ablation")])
-def test_without_classes_or_images_it_is_refused(criterion, name: str, tiny: ViT) -> None:
-    with pytest.raises(ValueError, match=f"{name} needs calibration images, got none"):
+@pytest.mark.parametrize(
+    ("criterion", "name", "what"),
+    [
+        (taylor, "first-order Taylor", "first-order Taylor"),
+        (ablation, "head ablation", "the importance of heads"),
+    ],
+)
+def test_without_classes_or_images_it_is_refused(criterion, name: str, what: str, tiny: ViT) -> None:
+    with pytest.raises(ValueError, match=f"{what} needs calibration images, got none"):
         criterion(tiny, [], LossOptions())
     headless = random_vit(VARIANTS["no head"])
     with pytest.raises(

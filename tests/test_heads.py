@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, batches, random_images, random_vit
+from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
 from analysis import heads
 from analysis.vit import ViT
+from pruning import gates
 
-MEASURES = {"taylor": heads.taylor, "ablation": heads.ablation}
+MEASURES = {
+    "taylor": heads.taylor,
+    "ablation": heads.ablation,
+    "integrated gradients": heads.integrated_gradients,
+}
 
 
 def without_head(model: ViT, block: int, head: int, factor: float = 0.0) -> ViT:
@@ -22,15 +29,12 @@ def without_head(model: ViT, block: int, head: int, factor: float = 0.0) -> ViT:
     return changed
 
 
-def test_the_two_homes_of_head_gates_agree(tiny: ViT) -> None:
+def test_taylor_of_all_structures_agrees(tiny: ViT) -> None:
     """`pruning.gates` scores what surgery removes, all structures at once; its heads are these."""
-    from pruning import gates
-
     data = batches(random_images(TINY, count=6), 4)
-    for mine, other in ((heads.taylor, gates.taylor), (heads.ablation, gates.ablation)):
-        expected = other(tiny, data, gates.LossOptions()).heads
-        for got, same in zip(mine(tiny, data), expected, strict=True):
-            torch.testing.assert_close(got, same, atol=1e-5, rtol=1e-4)
+    expected = gates.taylor(tiny, data, gates.LossOptions()).heads
+    for got, same in zip(heads.taylor(tiny, data), expected, strict=True):
+        torch.testing.assert_close(got, same, atol=1e-5, rtol=1e-4)
 
 
 def losses(model: ViT, images: torch.Tensor) -> torch.Tensor:
@@ -95,6 +99,64 @@ def test_ablation_is_the_rise_of_the_loss_head_by_head(variant: ViT) -> None:
     assert everything.unique().numel() > 1
 
 
+def scaled(model: ViT, factors: dict[tuple[int, int], float]) -> ViT:
+    for (block, head), factor in factors.items():
+        model = without_head(model, block, head, factor)
+    return model
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_integrated_gradients_are_slopes_along_the_path(steps: int) -> None:
+    """Twin: Gauss and Legendre's points from their polynomial, slopes by differences, head by head."""
+    arch = replace(VARIANTS["uneven"], distilled=True)
+    model = random_vit(arch).double()
+    images, labels = random_images(arch, count=2).double(), torch.tensor([0, 1])
+    got = heads.integrated_gradients(model, batches(images, 1), steps)
+    every = [(block, head) for block, widths in enumerate(arch.blocks) for head in range(widths.heads)]
+
+    def likelihood(factors: dict[tuple[int, int], float]) -> float:
+        with torch.no_grad():
+            chances = scaled(model, factors)(images).softmax(dim=-1)
+        return sum(float(chances[i, labels[i]].log()) for i in range(2)) / 2
+
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    step = 1e-4
+    for block, head in every:
+        expected = 0.0
+        for point, weight in zip(points, weights, strict=True):
+            place = (point + 1) / 2
+            on_path = dict.fromkeys(every, place)
+            up = likelihood(on_path | {(block, head): place + step})
+            down = likelihood(on_path | {(block, head): place - step})
+            expected += weight / 2 * (up - down) / (2 * step)
+        assert float(got[block][head]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_integrated_gradients_add_up(variant: ViT) -> None:
+    """Completeness (Sundararajan et al. 2017): the parts sum up to what all heads change."""
+    if variant.arch.num_classes == 0:
+        pytest.skip("no loss")
+    images = random_images(variant.arch, count=3)
+    got = heads.integrated_gradients(variant, batches(images, 2), steps=48)
+    every = [(block, h) for block, widths in enumerate(variant.arch.blocks) for h in range(widths.heads)]
+    without = losses(scaled(variant, dict.fromkeys(every, 0.0)), images)
+    expected = float((without - losses(variant, images)).mean())
+    assert float(torch.cat(got).sum()) == pytest.approx(expected, rel=2e-3, abs=2e-3)
+    assert abs(expected) > 0.01
+
+
+def test_without_heads_is_a_model_whose_proj_does_not_read_them(variant: ViT) -> None:
+    gone = [(0, head) for head in range(variant.arch.blocks[0].heads)] + [(1, 1)]
+    images = random_images(variant.arch)
+    got = heads.without_heads(variant, gone)
+    expected = scaled(variant, dict.fromkeys(gone, 0.0))(images)
+    torch.testing.assert_close(got(images), expected, atol=1e-5, rtol=1e-5)
+    assert not any(module._forward_pre_hooks for module in variant.modules())
+    assert got.head is not variant.head
+    with pytest.raises(ValueError, match="this model has no head 3 in block 0"):
+        heads.without_heads(variant, [(0, 3)])
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_head_that_proj_does_not_read_is_worth_nothing(name: str, tiny: ViT) -> None:
     found = MEASURES[name](without_head(tiny, 1, 2), batches(random_images(TINY)))
@@ -121,8 +183,13 @@ def test_bad_input_is_refused(name: str, tiny: ViT) -> None:
     with pytest.raises(ValueError, match="importance of heads needs calibration images, got none"):
         MEASURES[name](tiny, [])
     headless = random_vit(type(TINY)(**{**TINY.__dict__, "num_classes": 0}))
-    with pytest.raises(ValueError, match="the loss needs a model with classes"):
+    with pytest.raises(ValueError, match="needs a model with classes, and this one has none"):
         MEASURES[name](headless, batches(random_images(TINY)))
+
+
+def test_a_path_needs_points(tiny: ViT) -> None:
+    with pytest.raises(ValueError, match="integrated gradients need at least 1 step, got 0"):
+        heads.integrated_gradients(tiny, batches(random_images(TINY)), steps=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (6,), (2, 7)])
