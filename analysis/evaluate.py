@@ -103,8 +103,7 @@ def agreement(first: Evaluation, second: Evaluation) -> Agreement:
     Raises:
         ValueError: they are not of the same images.
     """
-    if first.labels != second.labels:
-        raise ValueError("both evaluations must be of the same images in the same order")
+    require_same_images(first, second)
     triples = list(zip(first.predictions, second.predictions, first.labels, strict=True))
     flips = tuple(i for i, (a, b, _) in enumerate(triples) if a != b)
     return Agreement(
@@ -113,3 +112,13 @@ def agreement(first: Evaluation, second: Evaluation) -> Agreement:
         lost=tuple(i for i in flips if triples[i][0] == triples[i][2]),
         gained=tuple(i for i in flips if triples[i][1] == triples[i][2]),
     )
+
+
+def require_same_images(first: Evaluation, second: Evaluation) -> None:
+    """Check that two evaluations can be compared image by image.
+
+    Raises:
+        ValueError: they are not of the same images.
+    """
+    if first.labels != second.labels:
+        raise ValueError("both evaluations must be of the same images in the same order")

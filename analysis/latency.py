@@ -1,4 +1,4 @@
-"""Latency of two models against each other, measured in turns on this machine."""
+"""Latency of models against each other, measured in turns on this machine."""
 
 from __future__ import annotations
 
@@ -63,32 +63,58 @@ def bench(
 ) -> dict[int, Timing]:
     """Time a and b in turns, so that whatever else the machine does hits both alike.
 
-    `image_shape` is C Y X. Each round runs both once, and which goes first alternates.
-    `threads` sets torch's thread count for the duration; None leaves it as it is.
+    As `take_turns`, which says what the arguments mean.
 
     Raises:
         ValueError: a batch size, round or thread count below one.
     """
+    found = take_turns(
+        (a, b), image_shape, batches, threads=threads, rounds=rounds, warmup=warmup, progress=progress
+    )
+    return {batch: judge(*times) for batch, times in found.items()}
+
+
+def take_turns(
+    runners: Sequence[Runner],
+    image_shape: tuple[int, int, int],
+    batches: Sequence[int] = (1, 8),
+    *,
+    threads: int | None = None,
+    rounds: int = 30,
+    warmup: int = 3,
+    progress: Progress = lambda _: None,
+) -> dict[int, tuple[Percentiles, ...]]:
+    """Time any number of runners in turns: for each batch size, percentiles of each.
+
+    `image_shape` is C Y X. Each round runs all of them once, and each round begins with the next one, so
+    that none always follows the same. `threads` sets torch's thread count for the duration; None leaves
+    it as it is.
+
+    Raises:
+        ValueError: no runner, or a batch size, round or thread count below one.
+    """
+    if not runners:
+        raise ValueError("there is nothing to time")
     if not batches or min(*batches, rounds, threads or 1, 1) < 1:
         raise ValueError("batch sizes, rounds and threads must be at least 1")
-    timings = {}
+    found = {}
     with limited(threads):
         for done, batch in enumerate(batches):
             images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
-            samples: tuple[list[float], list[float]] = ([], [])
+            samples: list[list[float]] = [[] for _ in runners]
             for turn in range(-warmup, rounds):
-                for which in (0, 1) if turn % 2 else (1, 0):
-                    spent = _milliseconds((a, b)[which], images)
+                for place in range(len(runners)):
+                    which = (turn + place) % len(runners)
+                    spent = _milliseconds(runners[which], images)
                     if turn >= 0:
                         samples[which].append(spent)
                 progress((done + (turn + warmup + 1) / (warmup + rounds)) / len(batches))
-            timings[batch] = compare(*samples)
-    return timings
+            found[batch] = tuple(map(percentiles, samples))
+    return found
 
 
-def compare(a_ms: Sequence[float], b_ms: Sequence[float]) -> Timing:
-    """Percentiles, speed-up and verdict of two sets of samples, in milliseconds."""
-    a, b = _percentiles(a_ms), _percentiles(b_ms)
+def judge(a: Percentiles, b: Percentiles) -> Timing:
+    """Speed-up and verdict of a against b."""
     if a.p90 < b.p10:
         verdict = "faster"
     elif b.p90 < a.p10:
@@ -98,7 +124,8 @@ def compare(a_ms: Sequence[float], b_ms: Sequence[float]) -> Timing:
     return Timing(a, b, b.p50 / a.p50, verdict)
 
 
-def _percentiles(samples: Sequence[float]) -> Percentiles:
+def percentiles(samples: Sequence[float]) -> Percentiles:
+    """Percentiles of samples in milliseconds, interpolated between neighbours."""
     values = torch.tensor(samples, dtype=torch.float64)
     p10, p50, p90 = values.quantile(values.new_tensor([0.1, 0.5, 0.9])).tolist()
     return Percentiles(p10, p50, p90)

@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.evaluate import Evaluation
 from pruning import kinds
+from pruning.bench import BenchJob
 from pruning.budget import amount
 from pruning.criteria import CRITERIA
 from pruning.job import Job
@@ -91,6 +92,8 @@ def job(job: Any) -> str:
     if isinstance(job, RecoverJob):
         epochs = job.recovery.epochs
         return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"
+    if isinstance(job, BenchJob):
+        return f"Latency of {len(job.models)} models"
     return kinds.words(job)
 
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from analysis.evaluate import Evaluation
 from analysis.models import LoadedModel
-from pruning.bundle import write_bundle
+from pruning.bench import TIMINGS, BenchJob, run_bench, save_timings
+from pruning.bundle import is_bundle, write_bundle
 from pruning.job import Job
 from pruning.monitor import Monitor
 from pruning.outcome import Outcome
@@ -21,6 +22,7 @@ from pruning.plan import Plan
 from pruning.recover import RecoverJob, RecoverOutcome, run_recover
 from pruning.status import replace_text
 
+BUNDLE = "bundle"  # in a run folder: the smaller model
 EVALUATIONS = "evaluations.json"  # in a run folder: what each model said of every test image
 Measured = TypeVar("Measured", Outcome, RecoverOutcome)
 
@@ -35,15 +37,6 @@ class Result(Protocol):
     def plan(self) -> Plan | None: ...
 
     def report(self) -> Mapping[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of run: its job, a frozen dataclass with `to_json`, `from_json` and `command`, and its work."""
-
-    job: type[Any]
-    execute: Callable[[Any, Monitor], Result]
-    title: str
 
 
 def save_evaluations(result: Measured, monitor: Monitor) -> Measured:
@@ -84,6 +77,38 @@ def _evaluation(data: Mapping[str, Any]) -> Evaluation:
     return Evaluation(**values)
 
 
+def save(result: Result, folder: Path) -> None:
+    """Write what a run produced as a bundle; all of the folder appears at once, or nothing.
+
+    Raises:
+        ValueError: the folder holds something.
+        OutputError: the disk is full, or the place cannot be written to.
+    """
+    pruned = result.pruned
+    report = result.report()
+    write_bundle(folder, pruned.model, pruned.preprocess, name=pruned.name, report=report, plan=result.plan)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run: its job, a frozen dataclass with `to_json`, `from_json` and `command`, and its work.
+
+    `write` puts what `execute` gives into the run folder under the name `output`, where all of it appears
+    at once: from then on the run needs no more work. `output` is a bundle or a file.
+    """
+
+    job: type[Any]
+    execute: Callable[[Any, Monitor], Any]
+    title: str
+    output: str = BUNDLE
+    write: Callable[[Any, Path], None] = save
+
+    def is_complete(self, folder: Path) -> bool:
+        """Whether a run folder holds the result."""
+        place = folder / self.output
+        return is_bundle(place) if self.output == BUNDLE else place.is_file()
+
+
 KINDS: dict[str, Kind] = {
     "prune": Kind(
         Job, lambda job, monitor: save_evaluations(prune(job, progress=monitor), monitor), "Pruning"
@@ -91,6 +116,7 @@ KINDS: dict[str, Kind] = {
     "recover": Kind(
         RecoverJob, lambda job, monitor: save_evaluations(run_recover(job, monitor), monitor), "Recovering"
     ),
+    "bench": Kind(BenchJob, run_bench, "Timing", TIMINGS, save_timings),
 }
 
 
@@ -140,15 +166,3 @@ def folder_name(job: Any, when: str) -> str:
     """Name of a run's folder: `when`, a short name for the job's values, and its words."""
     digest = hashlib.blake2b(pack(job).encode(), digest_size=3).hexdigest()
     return re.sub(r"[^\w.-]+", "-", f"{when}-{digest}-{words(job)}")
-
-
-def save(result: Result, folder: Path) -> None:
-    """Write what a run produced as a bundle; all of the folder appears at once, or nothing.
-
-    Raises:
-        ValueError: the folder holds something.
-        OutputError: the disk is full, or the place cannot be written to.
-    """
-    pruned = result.pruned
-    report = result.report()
-    write_bundle(folder, pruned.model, pruned.preprocess, name=pruned.name, report=report, plan=result.plan)

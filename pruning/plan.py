@@ -134,6 +134,17 @@ def within_heads(heads: Plan, rest: Plan) -> Plan:
     return Plan(rest.embed, tuple(replace(second, heads=first.heads) for first, second in pairs))
 
 
+def kept_heads(plan: Plan | None, dense: Architecture, small: Architecture) -> tuple[Indices | None, ...]:
+    """Per block, which heads of the dense model those of the smaller one are.
+
+    Without a plan that is known only of blocks in which no head was removed; None elsewhere.
+    """
+    if plan is not None:
+        return tuple(block.heads for block in plan.blocks)
+    pairs = zip(dense.blocks, small.blocks, strict=True)
+    return tuple(tuple(range(a.heads)) if a.heads == b.heads else None for a, b in pairs)
+
+
 def _require_indices(name: str, kept: Indices) -> None:
     if not kept:
         raise ValueError(f"a plan must keep something of {name}, got nothing")

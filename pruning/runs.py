@@ -1,8 +1,8 @@
 """Reads run folders: what the app and `python -m pruning runs` show. Nothing here writes.
 
 A run folder holds `job.json`, `status.json`, `metrics.jsonl`, `log.txt`, checkpoints, TensorBoard's
-files, and in the end `bundle/`. It may have been half copied, come from another machine, or be
-written to this very moment: reading it gives a `Run`, whatever it holds.
+files, and in the end `bundle/` or what else its kind leaves. It may have been half copied, come from
+another machine, or be written to this very moment: reading it gives a `Run`, whatever it holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pruning.bundle import is_bundle
 from pruning.locks import is_held
 from pruning.status import ACTIVE, Status, this_host
 
-JOB, STATUS, LOG, LOCK, CANCEL, BUNDLE = "job.json", "status.json", "log.txt", "lock", "cancel", "bundle"
+JOB, STATUS, LOG, LOCK, CANCEL = "job.json", "status.json", "log.txt", "lock", "cancel"
+BUNDLE = kinds.BUNDLE
 STALE = 60.0  # seconds without a sign of life after which that is said
 
 

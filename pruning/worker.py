@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning import kinds, runs
-from pruning.bundle import OutputError, is_bundle, require_free
+from pruning.bundle import OutputError, require_free
 from pruning.export import ExportError
 from pruning.locks import FileLock
 from pruning.monitor import Cancelled
@@ -216,7 +216,8 @@ def _anew(run: Run, at_once: int | None) -> Status:
         ValueError: it is done.
     """
     if run.state == "done":
-        raise ValueError(f"{run.name} is done: its result lies in {run.folder / runs.BUNDLE}")
+        place = run.folder / kinds.KINDS[str(run.kind)].output
+        raise ValueError(f"{run.name} is done: its result lies in {place}")
     now = time.time()
     return Status(
         "queued",
@@ -284,13 +285,14 @@ def _to_the_end(run: Run, monitor: RunMonitor) -> None:
 
 
 def _work(run: Run, monitor: RunMonitor) -> None:
-    bundle = run.folder / runs.BUNDLE
-    if is_bundle(bundle):  # complete, as it appears at once: only the last words were missing
+    kind = kinds.KINDS[str(run.kind)]
+    if kind.is_complete(run.folder):  # as it appears at once: only the last words were missing
         return
-    require_free(bundle)
-    result = kinds.KINDS[str(run.kind)].execute(run.job, monitor)
-    monitor("Writing the bundle", 0.0)
-    kinds.save(result, bundle)
+    place = run.folder / kind.output
+    require_free(place)
+    result = kind.execute(run.job, monitor)
+    monitor("Writing the result", 0.0)
+    kind.write(result, place)
 
 
 def _ending(error: BaseException, folder: Path) -> tuple[str, str | None]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TINY, random_vit
 
-from analysis.latency import bench, compare, torch_runner
+from analysis.latency import Percentiles, bench, judge, percentiles, take_turns, torch_runner
 from analysis.threads import threads
 
 SHAPE = (3, 16, 24)
@@ -25,15 +25,43 @@ def test_a_clear_difference_is_told() -> None:
 
 
 def test_overlap_is_not_distinguishable() -> None:
-    timing = compare([1.0, 2.0, 3.0], [1.5, 2.5, 3.5])
+    timing = judge(percentiles([1.0, 2.0, 3.0]), percentiles([1.5, 2.5, 3.5]))
     assert timing.verdict == "not distinguishable"
     assert timing.speedup == 1.25
 
 
 def test_percentiles_against_sorting() -> None:
     samples = [float(i) for i in (9, 3, 7, 1, 5, 10, 2, 8, 4, 6, 0)]
-    timing = compare(samples, samples)
-    assert (timing.a_ms.p10, timing.a_ms.p50, timing.a_ms.p90) == pytest.approx((1.0, 5.0, 9.0))
+    found = percentiles(samples)
+    assert (found.p10, found.p50, found.p90) == pytest.approx((1.0, 5.0, 9.0))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ((1, 2, 3), (4, 5, 6), "faster"),
+        ((4, 5, 6), (1, 2, 3), "slower"),
+        ((1, 2, 4), (4, 5, 6), "not distinguishable"),
+        ((1, 9, 9), (2, 2, 2), "not distinguishable"),
+    ],
+)
+def test_verdict_is_that_of_the_intervals(a: tuple[int, ...], b: tuple[int, ...], verdict: str) -> None:
+    timing = judge(Percentiles(*a), Percentiles(*b))
+    assert (timing.verdict, timing.speedup) == (verdict, b[1] / a[1])
+
+
+def test_any_number_take_turns_and_each_begins_as_often() -> None:
+    calls: list[str] = []
+    runners = [lambda _, name=name: calls.append(name) for name in "abc"]
+    found = take_turns(runners, SHAPE, [1], rounds=6, warmup=0)
+    rounds = ["".join(calls[start : start + 3]) for start in range(0, len(calls), 3)]
+    assert rounds == ["abc", "bca", "cab"] * 2
+    assert list(found) == [1] and len(found[1]) == 3
+
+
+def test_nothing_to_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to time"):
+        take_turns([], SHAPE)
 
 
 def test_runs_alternate_and_warm_up() -> None:

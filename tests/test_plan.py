@@ -7,7 +7,7 @@ import torch
 from conftest import TINY, random_images, random_vit
 
 from analysis.vit import BlockWidths
-from pruning.plan import BlockPlan, Plan, within_heads
+from pruning.plan import BlockPlan, Plan, kept_heads, within_heads
 from pruning.surgery import cut
 
 BLOCK = BlockPlan(heads=(0, 2), qk=((1, 3), (0, 7)), v=((2,), (5,)), mlp=(0, 1, 31))
@@ -77,3 +77,9 @@ def test_heads_first_then_what_is_inside_them() -> None:
     torch.testing.assert_close(cut(model, both)(images), twice(images))
     with pytest.raises(ValueError, match="must keep all 2 heads that the first one leaves, got"):
         within_heads(heads, whole)
+
+
+def test_heads_that_stay_are_known_by_the_plan_or_where_none_is_gone() -> None:
+    small = replace(TINY, blocks=(TINY.blocks[0], replace(TINY.blocks[1], heads=2)))
+    assert kept_heads(None, TINY, small) == ((0, 1, 2), None)
+    assert kept_heads(PLAN, TINY, PLAN.architecture(TINY)) == ((0, 2), (0, 2))

@@ -526,7 +526,7 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, FakeJob(4))
     heard = []
     done = worker.execute(folder, echo=lambda what, share: heard.append((what, share)))
-    assert heard == [("Counting", i / 4) for i in range(4)] + [("Writing the bundle", 0.0)]
+    assert heard == [("Counting", i / 4) for i in range(4)] + [("Writing the result", 0.0)]
     assert done == runs.read(folder) and done.state == "done" and not done.resumable
     assert done.bundle is not None and runs.report(done)["counted"] == 4
     assert done.status.attempt == 1 and done.status.pid == os.getpid()
