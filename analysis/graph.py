@@ -10,7 +10,6 @@ which direction an edge has, teleport and laziness are [ours].
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from analysis.capture import BlockActivations, capture
 from analysis.evaluate import Batches
+from analysis.head_statistics import bits
 from analysis.vit import ViT
 
 RIDGE = 1e-3  # of the mean variance of the predicting head's channels
@@ -43,18 +43,13 @@ def attention_overlap(block: BlockActivations) -> Float[Tensor, "B H H"]:
     With logarithms to base 2 the divergence, and so the overlap, lies between 0 and 1.
     """
     maps = block.attention
-    entropy = _bits(maps)  # B H
+    entropy = bits(maps)  # B H
     rows = []
     for head in range(maps.shape[1]):  # one head against all at a time: B H N N values, not B H H N N
-        mixed = _bits((maps + maps[:, head : head + 1]) / 2)  # B H
+        mixed = bits((maps + maps[:, head : head + 1]) / 2)  # B H
         rows.append(1 - (mixed - (entropy + entropy[:, head : head + 1]) / 2))
     overlap = torch.stack(rows, dim=1).clamp(0, 1)  # B H H
     return (overlap + overlap.transpose(1, 2)) / 2  # sums in another order differ in the last bits
-
-
-def _bits(rows: Tensor) -> Tensor:
-    """Entropy of attention rows in bits, mean over rows: B H N N -> B H."""
-    return torch.special.entr(rows).sum(dim=-1).double().mean(dim=-1) / math.log(2)
 
 
 class Similarity(Protocol):
