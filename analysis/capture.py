@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from analysis.frozen import frozen_copy
 from analysis.vit import Attention, ViT
 
 
@@ -57,7 +58,7 @@ class Record:
         for index, block in enumerate(self._model.blocks):
             attn = block.attn
             seen: dict[str, Tensor] = {}
-            with _hooks(attn, seen):
+            with watch(attn, seen):
                 x = block(x)
             q, k, v = attn.split_heads(seen["qkv"])
             output = seen["proj"].unflatten(-1, (attn.heads, -1)).transpose(1, 2)
@@ -67,7 +68,9 @@ class Record:
 
 
 @contextmanager
-def _hooks(attn: Attention, seen: dict[str, Tensor]) -> Iterator[None]:
+def watch(attn: Attention, seen: dict[str, Tensor]) -> Iterator[None]:
+    """Inside the `with`, a forward pass leaves in `seen` what comes out of `qkv` and goes into `proj`."""
+
     def after_qkv(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
         seen["qkv"] = output
 
@@ -86,7 +89,7 @@ def _hooks(attn: Attention, seen: dict[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def capture(model: ViT) -> Iterator[Record]:
-    """Capture in evaluation mode and without gradients; leaves the model as it was found.
+    """Capture in evaluation mode and without gradients; the model is not touched.
 
         with capture(model) as record:
             for block in record(images):
@@ -95,11 +98,5 @@ def capture(model: ViT) -> Iterator[Record]:
 
     Queries, keys and values are read off the fused model, so nothing is switched off for it.
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield Record(model)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with torch.no_grad():
+        yield Record(frozen_copy(model))

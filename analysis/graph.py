@@ -11,9 +11,8 @@ which direction an edge has, teleport and laziness are [ours].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import networkx
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +21,9 @@ from analysis.capture import BlockActivations, capture
 from analysis.evaluate import Batches
 from analysis.head_statistics import bits
 from analysis.vit import ViT
+
+if TYPE_CHECKING:
+    import networkx
 
 RIDGE = 1e-3  # of the mean variance of the predicting head's channels
 _ROUNDING = 1e-12  # of the second moments: a variance below this share of them is none
@@ -188,6 +190,8 @@ def stationary(
     _require_weights(chain)
     if not torch.allclose(chain.sum(dim=1), torch.ones(len(chain), dtype=chain.dtype), atol=1e-6):
         raise ValueError("every row of a transition matrix must sum to 1: make it by transition()")
+    import networkx  # here and below: the app's first page must not wait for it
+
     graph = networkx.from_numpy_array(chain.numpy(), create_using=networkx.DiGraph)
     if networkx.number_attracting_components(graph) > 1:
         raise ValueError(
@@ -217,6 +221,8 @@ def head_graph(weights: Float[Tensor, "H H"], names: Sequence[str]) -> networkx.
     _require_weights(weights)
     if len(set(names)) != len(weights) or len(names) != len(weights):
         raise ValueError(f"{len(weights)} heads need as many different names, got {', '.join(names)}")
+    import networkx
+
     graph = networkx.DiGraph()
     graph.add_nodes_from(names)
     for i, source in enumerate(names):

@@ -15,6 +15,7 @@ from torch import Tensor
 PICKLED = (".pth", ".pt", ".bin")
 # where training scripts keep the weights inside a checkpoint, the averaged ones first, as timm does
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "encoder")
+_WRAPPERS = ("module.", "_orig_mod.")  # what parallel and compiled modules put before every name
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -111,8 +112,6 @@ def _read_pickled(file: Path) -> Any:
 
 
 def _unwrap(loaded: Any, source: object) -> dict[str, Any]:
-    from timm.models import clean_state_dict
-
     while isinstance(loaded, dict):
         nest = next((name for name in _NESTS if isinstance(loaded.get(name), dict)), None)
         if nest is None:
@@ -120,5 +119,11 @@ def _unwrap(loaded: Any, source: object) -> dict[str, Any]:
         loaded = loaded[nest]
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(name, str) for name in loaded):
         raise ValueError(f"{source} must hold named tensors (a state_dict), got {type(loaded).__name__}")
+    return _without_wrappers(loaded) if any(name.startswith(_WRAPPERS) for name in loaded) else loaded
+
+
+def _without_wrappers(loaded: dict[str, Any]) -> dict[str, Any]:
+    from timm.models import clean_state_dict  # takes over a second to import, and few files need it
+
     state: dict[str, Any] = clean_state_dict(loaded)
     return state

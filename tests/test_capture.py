@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -56,7 +57,8 @@ def test_leaves_the_model_as_found(tiny: ViT, images: torch.Tensor) -> None:
     modes = [module.training for module in tiny.modules()]
     with pytest.raises(RuntimeError, match="stop here"), capture(tiny) as record:
         for _ in record(images):
-            assert not tiny.training
+            assert [module.training for module in tiny.modules()] == modes
+            assert all(not m._forward_hooks and not m._forward_pre_hooks for m in tiny.modules())
             raise RuntimeError("stop here")
     assert [module.training for module in tiny.modules()] == modes
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in tiny.modules())
@@ -71,3 +73,18 @@ def test_no_logits_before_the_last_block(tiny: ViT, images: torch.Tensor) -> Non
         next(record(images))
         with pytest.raises(ValueError, match="iterate over record"):
             _ = record.logits
+
+
+def test_two_threads_read_one_model_at_a_time(tiny: ViT) -> None:
+    """Sessions of the app share a model: what one reads must not be what another one runs."""
+    batches = [random_images(tiny.arch, 8, seed) for seed in range(2)]
+
+    def read(images: torch.Tensor) -> list[torch.Tensor]:
+        with capture(tiny) as record:
+            return [block.q for block in record(images)]
+
+    alone = [read(images) for images in batches]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(25):
+            for expected, got in zip(alone, pool.map(read, batches), strict=True):
+                assert all(map(torch.equal, expected, got))
