@@ -34,19 +34,51 @@ def rollout(
     Raises:
         ValueError: unknown fusion, discard outside [0, 1), or no maps.
     """
-    if fuse not in FUSIONS:
-        raise ValueError(f"fuse must be one of {', '.join(FUSIONS)}, got {fuse!r}")
-    if not 0 <= discard < 1:
-        raise ValueError(f"discard must be at least 0 and below 1, got {discard}")
     total: Tensor | None = None
     for block_maps in maps:
-        fused = _discard(FUSIONS[fuse](block_maps), discard, prefix)  # B N N
-        mixed = fused + torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
-        mixed = mixed / mixed.sum(dim=-1, keepdim=True)
-        total = mixed if total is None else mixed @ total
+        step = mixed(block_maps, fuse, discard, prefix)
+        total = step if total is None else step @ total
     if total is None:
         raise ValueError("rollout needs the attention maps of at least one block, got none")
     return total
+
+
+def mixed(
+    block_maps: Float[Tensor, "B H N N"], fuse: str, discard: float, prefix: int
+) -> Float[Tensor, "B N N"]:
+    """One block's step of rollout, rownorm(fuse_h(A) + I), as `rollout` says.
+
+    Raises:
+        ValueError: unknown fusion, or discard outside [0, 1).
+    """
+    if fuse not in FUSIONS:
+        raise ValueError(f"fuse must be one of {', '.join(FUSIONS)}, got {fuse!r}")
+    return with_skip(FUSIONS[fuse](block_maps), discard, prefix)
+
+
+def with_skip(fused: Float[Tensor, "B N N"], discard: float, prefix: int) -> Float[Tensor, "B N N"]:
+    """rownorm(fused + I), the lowest `discard` of every row dropped first: the skip connection counts as I.
+
+    Raises:
+        ValueError: discard outside [0, 1).
+    """
+    if not 0 <= discard < 1:
+        raise ValueError(f"discard must be at least 0 and below 1, got {discard}")
+    fused = _discard(fused, discard, prefix)
+    total = fused + torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)
+    return total / total.sum(dim=-1, keepdim=True)
+
+
+def rollout_from(
+    read: Float[Tensor, "R N"], backwards: Iterable[Float[Tensor, "N N"]]
+) -> Float[Tensor, "R N"]:
+    """`read` times the product of the blocks' steps, which come last block first.
+
+    A few rows of a rollout cost a product of a few rows with each step, not of N x N with N x N.
+    """
+    for step in backwards:
+        read = read @ step
+    return read
 
 
 def _discard(fused: Tensor, fraction: float, prefix: int) -> Tensor:

@@ -8,9 +8,10 @@ import streamlit as st
 from PIL import Image
 from torch import Tensor
 
-from analysis import maps as reading
-from analysis.maps import AttentionMaps
+from analysis import traces as reading
+from analysis.maps import AttentionMaps, default_row, maps_of, rollout_of, row_readings
 from analysis.models import LoadedModel
+from analysis.traces import Trace
 from app import session, words
 from app.pictures import Style
 
@@ -61,29 +62,24 @@ def cropped(look: Look) -> Image.Image:
     return session.remember("crop", (loaded.preprocess, look.key), lambda: loaded.preprocess.crop(look.image))
 
 
-def maps(look: Look, loaded: LoadedModel | None = None) -> AttentionMaps:
-    """Maps of all heads."""
+def trace(look: Look, loaded: LoadedModel | None = None) -> Trace:
+    """The image's way through the model: all maps are drawn from it. The newest few are kept."""
     shown = loaded or session.model()
-    return session.remember(
-        "maps",
-        (shown, look.key),
-        lambda: reading.attention_maps(shown.model, _input(look, shown)),
-        keep=8,
-    )
+    make = lambda: reading.trace(shown.model, _input(look, shown))
+    return session.remember("trace", (shown, look.key), make, keep=8)
+
+
+def maps(look: Look, loaded: LoadedModel | None = None) -> AttentionMaps:
+    """Maps of all heads from each prefix token and from the mean over patches."""
+    return maps_of(trace(look, loaded))
 
 
 def rollout(
     look: Look, fuse: str, discard: float, blocks: int | None = None, loaded: LoadedModel | None = None
 ) -> Tensor:
     """Rollout maps, R Y X."""
-    shown = loaded or session.model()
-    return session.remember(
-        "rollout",
-        (shown, look.key, fuse, discard, blocks),
-        lambda: reading.rollout_maps(
-            shown.model, _input(look, shown), fuse=fuse, discard=discard, blocks=blocks
-        ),
-    )
+    seen = trace(look, loaded)
+    return rollout_of(seen, row_readings(seen.arch), fuse=fuse, discard=discard, blocks=blocks)
 
 
 def _input(look: Look, loaded: LoadedModel) -> Tensor:
@@ -92,7 +88,7 @@ def _input(look: Look, loaded: LoadedModel) -> Tensor:
 
 def row_of(loaded: LoadedModel) -> int:
     """The row of the maps that the prediction is read from."""
-    return reading.default_row(loaded.model.arch)
+    return default_row(loaded.model.arch)
 
 
 def style() -> Style:

@@ -90,7 +90,7 @@ def choose(chosen: Choice) -> None:
     if chosen.data is not None:
         _images(chosen.data, loaded)
     st.session_state["choice"] = chosen
-    for name in ("crop", "maps", "rollout"):  # their keys would keep the old model in memory
+    for name in ("crop", "trace"):  # their keys would keep the old model in memory
         _shelf(name).clear()
 
 

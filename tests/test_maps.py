@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from analysis.capture import capture
-from analysis.maps import PATCH_MEAN, attention_maps, default_row, query_rows, rollout_maps
+from analysis.maps import PATCH_MEAN, attention_maps, default_row, query_rows, rollout_maps, token_maps
 from analysis.rollout import rollout
+from analysis.traces import mean_of_patches, one_token, token_names, trace
 from analysis.vit import Architecture, BlockWidths, ViT
 
 
@@ -55,7 +56,7 @@ def test_maps_are_the_rows_of_the_attention(image: torch.Tensor) -> None:
 
 def test_probabilities_are_those_of_the_model(image: torch.Tensor) -> None:
     vit = model()
-    found = attention_maps(vit, image)
+    found = trace(vit, image)
     expected = vit(image[None]).softmax(-1)[0].detach()
     torch.testing.assert_close(found.probabilities, expected)
     top = found.top(3)
@@ -64,7 +65,54 @@ def test_probabilities_are_those_of_the_model(image: torch.Tensor) -> None:
 
 
 def test_a_model_without_classes_has_no_probabilities(image: torch.Tensor) -> None:
-    assert attention_maps(model(num_classes=0), image).top() == []
+    assert trace(model(num_classes=0), image).top() == []
+
+
+def test_a_trace_holds_what_the_blocks_computed_and_no_more(image: torch.Tensor) -> None:
+    vit = model()
+    found = trace(vit, image)
+    for block, full in enumerate(attention(vit, image)):
+        torch.testing.assert_close(found.attention(block), full[0])
+    tokens, widths = vit.arch.num_tokens, vit.arch.blocks
+    held = sum(2 * block.heads * tokens * block.qk for block in widths) + 7
+    assert (
+        found.nbytes
+        == 4 * held
+        == sum(part.untyped_storage().nbytes() for part in (*found.queries, *found.keys, found.logits))
+    )
+
+
+@pytest.mark.parametrize("token", [0, 2, 3, 7])
+def test_a_token_looks_by_its_row_and_is_seen_by_its_column(token: int, image: torch.Tensor) -> None:
+    vit = model()
+    found = token_maps(trace(vit, image), one_token(vit.arch, token))
+    for block, full in enumerate(attention(vit, image)):
+        for head in range(full.shape[1]):
+            for y in range(2):
+                for x in range(3):
+                    patch = 3 + 3 * y + x
+                    torch.testing.assert_close(found.looks[block][head, y, x], full[0, head, token, patch])
+                    torch.testing.assert_close(found.seen[block][head, y, x], full[0, head, patch, token])
+            torch.testing.assert_close(found.on_prefix[block][head], full[0, head, token, :3].sum())
+
+
+def test_the_mean_over_patches_is_the_mean_of_their_maps(image: torch.Tensor) -> None:
+    vit = model()
+    seen = trace(vit, image)
+    found = token_maps(seen, mean_of_patches(vit.arch))
+    each = [token_maps(seen, one_token(vit.arch, token)) for token in range(3, 9)]
+    for block in range(2):
+        for name in ("looks", "seen", "on_prefix"):
+            parts = torch.stack([getattr(maps, name)[block] for maps in each])
+            torch.testing.assert_close(getattr(found, name)[block], parts.mean(0))
+
+
+def test_tokens_are_named_and_numbered_as_they_lie_in_the_image() -> None:
+    arch = model().arch
+    assert token_names(arch)[:5] == ("class", "register 1", "register 2", "patch 0, 0", "patch 0, 1")
+    assert token_names(arch)[-1] == "patch 1, 2" and len(token_names(arch)) == arch.num_tokens
+    with pytest.raises(ValueError, match="from 0 to 8, got 9"):
+        one_token(arch, 9)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def _photo(look: Look, maps: AttentionMaps) -> None:
     shown = pictures.enlarge(looking.cropped(look), SIDE)
     st.image(shown, alt=f"the image as the model sees it: {look.name}", width="stretch")
     st.caption(looking.caption(look))
-    guesses = maps.top()
+    guesses = looking.trace(look).top()
     if not guesses:
         st.caption("This model has no classifier.")
         return

@@ -1,0 +1,102 @@
+"""Maps against masks: twins by loops over pixels and heads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import TINY, VARIANTS, random_images, random_vit
+from torch import Tensor
+
+from analysis.capture import capture
+from analysis.objects import mass_on_object, object_attention, patch_cover, points_at_object
+from analysis.vit import ViT
+
+
+def random_masks(count: int, size: tuple[int, int], seed: int = 3) -> Tensor:
+    """Objects of random places and sizes: rectangles, so that some patches are covered in part."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(count, *size, dtype=torch.bool)
+    for mask in masks:
+        top, left = (int(torch.randint(0, side // 2, (), generator=generator)) for side in size)
+        mask[top : top + size[0] // 2 + 1, left : left + size[1] // 2 + 3] = True
+    return masks
+
+
+def test_cover_is_counted_pixel_by_pixel() -> None:
+    arch = replace(TINY, image_size=(18, 27), patch_size=(8, 6))  # pixels are left over at two sides
+    mask = random_masks(1, arch.image_size)[0]
+    found = patch_cover(mask, arch)
+    assert found.shape == (2, 4)
+    for row in range(2):
+        for column in range(4):
+            inside = [
+                bool(mask[y, x])
+                for y in range(8 * row, 8 * row + 8)
+                for x in range(6 * column, 6 * column + 6)
+            ]
+            assert float(found[row, column]) == pytest.approx(sum(inside) / 48)
+
+
+def test_mass_is_that_of_the_pixels_under_the_object() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, mask = torch.rand(5, 2, 3, generator=generator), random_masks(1, TINY.image_size)[0]
+    found = mass_on_object(maps, patch_cover(mask, TINY))
+    for head in range(5):
+        pixels = maps[head].repeat_interleave(8, 0).repeat_interleave(8, 1)  # spread evenly
+        on = sum(float(pixels[y, x]) for y in range(16) for x in range(24) if mask[y, x])
+        assert float(found[head]) == pytest.approx(on / float(pixels.sum()), rel=1e-5)
+
+
+def test_by_chance_it_is_the_area() -> None:
+    mask = random_masks(1, TINY.image_size)[0]
+    found = mass_on_object(torch.full((2, 3), 0.1), patch_cover(mask, TINY))
+    torch.testing.assert_close(found, mask.float().mean())
+    assert float(mass_on_object(torch.zeros(2, 3), patch_cover(mask, TINY))) == 0
+
+
+def test_pointing_asks_the_strongest_patch() -> None:
+    cover = torch.tensor([[0.0, 0.49, 0.5], [1.0, 0.0, 0.0]])
+    for y in range(2):
+        for x in range(3):
+            maps = torch.full((2, 3), 0.1)
+            maps[y, x] = 0.2
+            assert bool(points_at_object(maps, cover)) == (float(cover[y, x]) >= 0.5)
+
+
+@pytest.mark.parametrize("name", ["plain", "registers", "no class token", "uneven"])
+def test_many_images_are_the_mean_over_each(name: str) -> None:
+    model = random_vit(VARIANTS[name])
+    images, masks = random_images(model.arch, 6), random_masks(6, model.arch.image_size)
+    prefix = len(model.arch.prefix_names)
+    with capture(model) as record:
+        attention = [block.attention for block in record(images)]
+    for row in (0, prefix):
+        batches = zip(images.split(4), masks.split(4), strict=True)
+        found = object_attention(model, batches, row)
+        assert found.images == 6
+        for block, full in enumerate(attention):
+            for head in range(full.shape[1]):
+                mass, hits = [], []
+                for i in range(6):
+                    line = full[i, head, row] if row < prefix else full[i, head, prefix:].mean(0)
+                    values = line[prefix:].reshape(2, 3)
+                    cover = patch_cover(masks[i], model.arch)
+                    mass.append(float((values * cover).sum() / values.sum()))
+                    y, x = divmod(int(values.argmax()), 3)
+                    hits.append(float(cover[y, x]) >= 0.5)
+                assert float(found.mass[block][head]) == pytest.approx(sum(mass) / 6, rel=1e-4)
+                assert float(found.pointing[block][head]) == pytest.approx(sum(hits) / 6)
+        assert found.mass_by_chance == pytest.approx(float(masks.float().mean()))
+        covers = torch.stack([patch_cover(mask, model.arch) for mask in masks])
+        assert found.pointing_by_chance == pytest.approx(float((covers >= 0.5).float().mean()))
+
+
+def test_refusals(tiny: ViT) -> None:
+    with pytest.raises(ValueError, match=r"the image's \(16, 24\) pixels"):
+        patch_cover(torch.zeros(8, 8, dtype=torch.bool), TINY)
+    with pytest.raises(ValueError, match="needs images with masks"):
+        object_attention(tiny, [], 0)
+    with pytest.raises(ValueError, match="from 0 to 1, got 2"):
+        object_attention(tiny, [], 2)
