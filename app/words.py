@@ -10,6 +10,7 @@ from pruning import kinds
 from pruning.bench import BenchJob
 from pruning.budget import amount
 from pruning.criteria import CRITERIA
+from pruning.heads_job import HeadsJob
 from pruning.job import Job
 from pruning.methods import METHODS
 from pruning.recover import RecoverJob
@@ -94,6 +95,8 @@ def job(job: Any) -> str:
         return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"
     if isinstance(job, BenchJob):
         return f"Latency of {len(job.models)} models"
+    if isinstance(job, HeadsJob):
+        return f"Heads measured on {count(job.images)} images"
     return kinds.words(job)
 
 

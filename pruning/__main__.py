@@ -23,6 +23,7 @@ from analysis.data import open_data
 from analysis.evaluate import evaluate
 from analysis.latency import Runner, bench, torch_runner
 from analysis.models import LoadedModel, architecture, load
+from pruning import commands_heads
 from pruning.budget import KINDS, Budget, amount
 from pruning.bundle import require_free
 from pruning.commands_recover import add_arguments, add_recovery, end_helpers, given_recovery, name_value
@@ -236,8 +237,10 @@ def _parser() -> argparse.ArgumentParser:
         "--format", type=_listed(str, FORMATS), default=["bundle"], metavar=",".join(FORMATS)
     )
     exported.add_argument("--out", type=Path, required=True, metavar="DIR")
+    measured = command("heads", commands_heads.run, "What every head is worth, by every measure.")
+    commands_heads.add_arguments(measured)
     add_commands(commands)
-    for sub in (pruned, recovered, evaluated, timed, exported, estimate):
+    for sub in (pruned, recovered, evaluated, timed, exported, estimate, measured):
         sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
     return parser
 

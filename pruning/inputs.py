@@ -57,11 +57,11 @@ def calibration_batches(
     """As many calibration images as the job's method asks for; they can be read more than once."""
     wanted = getattr(job.method_options, "images", None)
     chosen = calibration.sample(min(wanted, len(calibration)), job.seed) if wanted else calibration
-    return _Again(lambda: tracked(chosen, loaded, what, progress))
+    return Again(lambda: tracked(chosen, loaded, what, progress))
 
 
 @dataclass(frozen=True)
-class _Again:
+class Again:
     """Batches that are read anew each time."""
 
     read: Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -80,12 +80,12 @@ def lesson(job: Job, loaded: LoadedModel) -> Lesson | None:
 
 
 def tracked(
-    images: ImageSet, loaded: LoadedModel, what: str, progress: Progress
+    images: ImageSet, loaded: LoadedModel, what: str, progress: Progress, size: int = BATCH
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches for a model, telling `progress` how far they have been read."""
+    """Batches of `size` for a model, telling `progress` how far they have been read."""
     done = 0
     progress(what, 0.0)
-    for batch, labels in batches(images, loaded.preprocess, BATCH):
+    for batch, labels in batches(images, loaded.preprocess, size):
         yield batch, labels
         done += len(labels)
         progress(what, done / len(images))

@@ -14,6 +14,7 @@ from analysis.evaluate import Evaluation
 from analysis.models import LoadedModel
 from pruning.bench import TIMINGS, BenchJob, run_bench, save_timings
 from pruning.bundle import is_bundle, write_bundle
+from pruning.heads_job import READING, HeadsJob, run_heads, save_reading
 from pruning.job import Job
 from pruning.monitor import Monitor
 from pruning.outcome import Outcome
@@ -117,6 +118,7 @@ KINDS: dict[str, Kind] = {
         RecoverJob, lambda job, monitor: save_evaluations(run_recover(job, monitor), monitor), "Recovering"
     ),
     "bench": Kind(BenchJob, run_bench, "Timing", TIMINGS, save_timings),
+    "heads": Kind(HeadsJob, run_heads, "Measuring heads", READING, save_reading),
 }
 
 

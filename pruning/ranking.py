@@ -56,9 +56,16 @@ def rank_heads(
     options = options or GraphOptions()
     sign = 1 if options.keep == "central" else -1
     graphs = similarities(model, batches, options.similarity)
-    return tuple(
-        sign * len(weights) * stationary(transition(weights, options.teleport)) for weights in graphs
-    )
+    return tuple(sign * stationary_mass(weights, options.teleport) for weights in graphs)
+
+
+def stationary_mass(weights: Float[Tensor, "H H"], teleport: float) -> Float[Tensor, " H"]:
+    """H pi: how much of its time the walk spends at each head of a block, where an even share is 1.
+
+    Raises:
+        ValueError: a chain without a single stationary distribution.
+    """
+    return len(weights) * stationary(transition(weights, teleport))
 
 
 def head_graph_scores(model: ViT, batches: Batches, options: GraphOptions) -> Scores:

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.capture import capture
+from analysis.capture import BlockActivations, capture
 from analysis.evaluate import Batches
 from analysis.threads import threads
-from analysis.vit import ViT
+from analysis.vit import Architecture, ViT
 from pruning.options import Options, option_field
 from pruning.rows import assemble
 from pruning.selection import Scores
@@ -53,27 +53,46 @@ def snp_reversed(model: ViT, batches: Batches, options: SnpOptions) -> Scores:
     )
 
 
-def snp_pairs(model: ViT, batches: Batches, gamma: int = 0) -> tuple[Float[Tensor, "H Dqk"], ...]:
-    """SNP's score of every query-key pair, per block, averaged over images [ours].
+class PairScores:
+    """SNP's score of every query-key pair, averaged over images [ours], gathered block by block.
 
     w_i = sum_{j<=gamma} |cos(s_j u_j v_j^T, q_i k_i^T)| with Q K^T = sum_j s_j u_j v_j^T
-    [paper]; `gamma` 0 takes a quarter of the head's width [ours]. Activations of one block and
-    batch are held at a time.
+    [paper]; `gamma` 0 takes a quarter of the head's width [ours].
+    """
+
+    def __init__(self, arch: Architecture, gamma: int = 0) -> None:
+        self._gamma, self._images = gamma, 0
+        self._sums = [torch.zeros(widths.heads, widths.qk) for widths in arch.blocks]
+
+    def add(self, block: BlockActivations) -> None:
+        """Take in what a block computed for a batch."""
+        terms = self._gamma or max(1, block.q.shape[-1] // 4)
+        self._sums[block.index] += pair_scores(block.q, block.k, terms).sum(dim=0).cpu()
+        self._images += len(block.q) if block.index == 0 else 0
+
+    def mean(self) -> tuple[Float[Tensor, "H Dqk"], ...]:
+        """Scores per block.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if self._images == 0:
+            raise ValueError("SNP needs calibration images, got none")
+        return tuple(total / self._images for total in self._sums)
+
+
+def snp_pairs(model: ViT, batches: Batches, gamma: int = 0) -> tuple[Float[Tensor, "H Dqk"], ...]:
+    """`PairScores` of a model; activations of one block and batch are held at a time.
 
     Raises:
         ValueError: no images.
     """
-    sums = [torch.zeros(widths.heads, widths.qk) for widths in model.arch.blocks]
-    count = 0
+    scores = PairScores(model.arch, gamma)
     with capture(model) as record:
         for images, _ in batches:
             for block in record(images):
-                terms = gamma or max(1, block.q.shape[-1] // 4)
-                sums[block.index] += pair_scores(block.q, block.k, terms).sum(dim=0).cpu()
-            count += len(images)
-    if count == 0:
-        raise ValueError("SNP needs calibration images, got none")
-    return tuple(total / count for total in sums)
+                scores.add(block)
+    return scores.mean()
 
 
 def pair_scores(
