@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
 
 def spearman(columns: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     """Spearman's rho of every pair of columns (equal values share their mean rank), from -1 to 1.
@@ -15,6 +13,8 @@ def spearman(columns: Mapping[str, Sequence[float]]) -> dict[str, dict[str, floa
     Raises:
         ValueError: columns of different lengths, or fewer than two rows.
     """
+    import pandas as pd  # here, as the app's first page must not wait for it
+
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1 or min(lengths) < 2:
         found = ", ".join(map(str, sorted(lengths))) or "none"

@@ -6,8 +6,8 @@ The heads of all blocks stand in one row, block after block, and a similarity is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import networkx
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -17,6 +17,9 @@ from analysis.capture import BlockActivations
 from analysis.graph import SIMILARITIES, Similarity
 from analysis.head_statistics import bits
 from analysis.vit import Architecture
+
+if TYPE_CHECKING:
+    import networkx
 
 QUERIES = 64  # rows of an attention map that heads of different blocks are compared on, at most
 _LAYOUT = 3  # neighbours that pull a head, in a layout
@@ -125,6 +128,8 @@ def groups(weights: Float[Tensor, "heads heads"], threshold: float = 0.0) -> lis
     By modularity, with Louvain's method (Blondel et al. 2008) as networkx has it; groups are
     numbered by their first head. A head that resembles no other that much is a group of its own.
     """
+    import networkx  # here and below: the app's first page must not wait for it
+
     graph = _joined(weights, threshold)
     found = networkx.community.louvain_communities(graph, seed=0)
     number = {head: place for place, heads in enumerate(sorted(found, key=min)) for head in heads}
@@ -137,6 +142,8 @@ def layout(weights: Float[Tensor, "heads heads"]) -> list[tuple[float, float]]:
     networkx' spring layout on every head's nearest few; the same for the same similarities,
     whatever threshold edges are drawn at.
     """
+    import networkx
+
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(weights)))
     for head in range(len(weights)):
@@ -154,6 +161,8 @@ def edges(
 
 
 def _joined(weights: Tensor, threshold: float) -> networkx.Graph:
+    import networkx
+
     mutual = _mutual(weights)
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(weights)))

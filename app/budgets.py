@@ -26,14 +26,12 @@ def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
     found = session.surveyed(job) or _measured(job)
     if found is None or job.budget is None:
         return None
-    key = (session.choice(), replace(job, limit=None))
+    key, begin = (session.choice(), replace(job, limit=None)), job.locks.left(loaded.model.arch)
     if job.budget.kind == "ms" and session.recall("allocation", key) is None:
         with session.progress_bar() as progress:
-            table = session.width_times(job.budget.batch, job.align, progress)
-            return session.remember(
-                "allocation", key, lambda: solve(job, loaded.model.arch, found, progress, table)
-            )
-    return session.remember("allocation", key, lambda: solve(job, loaded.model.arch, found))
+            table = session.width_times(begin, job.budget.batch, job.align, progress)
+            return session.remember("allocation", key, lambda: solve(job, begin, found, progress, table))
+    return session.remember("allocation", key, lambda: solve(job, begin, found))
 
 
 def _measured(job: Job) -> Survey | None:
@@ -59,11 +57,11 @@ def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     st.markdown(f"Asked for {amount(chosen.budget.asked, kind)}, got **{amount(chosen.got, kind)}**, {how}.")
     if found is None:
         return
-    dense = loaded.model.arch
+    begin = job.locks.left(loaded.model.arch)
     line = session.remember(
         "trade-off",
         (session.choice(), found.sensitivities, job.align),
-        lambda: trade_off(dense, found.sensitivities, job.align),
+        lambda: trade_off(begin, found.sensitivities, job.align),
     )
     points = [(one.got, one.loss) for one in line]
     here = cost(chosen.arch).gmacs, chosen.loss

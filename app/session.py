@@ -21,17 +21,19 @@ from analysis.evaluate import Evaluation, evaluate
 from analysis.models import DEMO, LoadedModel, load
 from analysis.preprocess import Preprocess
 from analysis.scenes import CLASSES
+from analysis.vit import Architecture
 from app import words
 from pruning.budget import Budget
 from pruning.bundle import OutputError
 from pruning.criteria import Criterion
 from pruning.export import ExportError
+from pruning.head_locks import HeadLocks
 from pruning.inputs import Progress, image_sets, require_classifier, tracked
 from pruning.job import Job
 from pruning.latency_budget import LatencyTable, measure_table
 from pruning.methods import METHODS
 from pruning.selection import Scores
-from pruning.survey import Survey, score, survey
+from pruning.survey import Survey, score, survey, without_locked
 
 T = TypeVar("T")
 
@@ -219,10 +221,18 @@ def test_images() -> ImageSet:
 
 
 def scores(job: Job, progress: Progress) -> Scores:
-    """Importance by the job's method; ratios play no part in it, so it is computed once."""
-    key = replace(job, ratios=Job.ratios, preset=None, budget=None, align=1, limit=None)
+    """Importance by the job's method, of what the locks leave; computed once, whatever is then removed."""
+    key = _measured_alike(job, None)
     calibration, _ = image_sets(job, model())
-    return remember("scores", key, lambda: score(job, model(), calibration, progress), keep=8)
+    make = lambda: score(job, without_locked(job, model()), calibration, progress)
+    return remember("scores", key, make, keep=8)
+
+
+def _measured_alike(job: Job, budget: Budget | None) -> Job:
+    """The job without all that plays no part in what is measured before anything is cut."""
+    locks = HeadLocks(remove=job.locks.remove)
+    job = replace(job, ratios=Job.ratios, preset=None, heads_by=None, budget=budget, align=1, limit=None)
+    return replace(job, compensate=False, recovery=None, locks=locks)
 
 
 def surveyed(job: Job, progress: Progress | None = None) -> Survey | None:
@@ -232,20 +242,21 @@ def surveyed(job: Job, progress: Progress | None = None) -> Survey | None:
         ValueError: the method takes no budget, or no images are chosen.
     """
     budget = Budget(gmacs=1.0, images=job.budget.images if job.budget else Budget.images)
-    key = replace(job, ratios=Job.ratios, preset=None, budget=budget, align=1, limit=None)
+    key = _measured_alike(job, budget)
     if progress is None:
         found: Survey | None = recall("survey", key)
         return found
     require_classifier(model())
     calibration, _ = image_sets(job, model())
     known = scores(job, progress) if isinstance(METHODS[job.method], Criterion) else None
-    return remember("survey", key, lambda: survey(job, model(), calibration, progress, known), keep=8)
+    make = lambda: survey(job, without_locked(job, model()), calibration, progress, known)
+    return remember("survey", key, make, keep=8)
 
 
-def width_times(batch: int, align: int, progress: Progress) -> LatencyTable:
-    """Milliseconds of the model's blocks by width on this machine, timed once."""
-    make = lambda: measure_table(model().model.arch, batch, align, progress)
-    return remember("width times", (choice(), batch, align), make, keep=8)
+def width_times(arch: Architecture, batch: int, align: int, progress: Progress) -> LatencyTable:
+    """Milliseconds of a model's blocks by width on this machine, timed once."""
+    make = lambda: measure_table(arch, batch, align, progress)
+    return remember("width times", (arch, batch, align), make, keep=8)
 
 
 # ---- files

@@ -30,6 +30,7 @@ from pruning.commands_recover import add_arguments, add_recovery, end_helpers, g
 from pruning.commands_recover import run as run_recover
 from pruning.commands_runs import add_commands, add_detach, detach
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
+from pruning.head_locks import Head, HeadLocks, read
 from pruning.inputs import Progress, require_classifier, tracked
 from pruning.job import Job, default_align, method_options
 from pruning.kinds import save
@@ -158,7 +159,15 @@ def _what_to_remove(args: argparse.Namespace) -> Result:
         "preset": args.preset,
         "budget": asked,
         "align": default_align(asked) if args.align is None else args.align,
+        "locks": HeadLocks(args.keep_heads, args.remove_heads),
     }
+
+
+def _heads(text: str) -> tuple[Head, ...]:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _per_block(text: str) -> PerBlock:
@@ -254,6 +263,10 @@ def _add_ratios(parser: argparse.ArgumentParser) -> None:
         kind = float if field.name == "embed" else _per_block
         parser.add_argument(
             f"--{field.name}", type=kind, metavar="R", help=f"fraction of {field.name} to remove"
+        )
+    for verb in ("keep", "remove"):
+        parser.add_argument(
+            f"--{verb}-heads", type=_heads, default=(), metavar="B.H,...", help=f"heads to {verb} in any case"
         )
     for name, unit in KINDS.items():
         parser.add_argument(

@@ -22,6 +22,7 @@ from analysis.preprocess import Preprocess
 from analysis.vit import Architecture, ViT
 from pruning.admm import Admm, AdmmOptions, Structure, hard_projection
 from pruning.distill import Distillation, Recovery
+from pruning.head_locks import HeadLocks
 from pruning.monitor import Monitor
 from pruning.options import choice_field, option_field, switch_field
 from pruning.plan import Plan
@@ -75,6 +76,7 @@ def gohsp(
     options: GohspOptions | None = None,
     lesson: Lesson | None = None,
     monitor: Monitor = Monitor(),
+    locks: HeadLocks = HeadLocks(),
 ) -> tuple[ViT, Plan]:
     """A smaller model and the plan it was cut by; `model` is not changed.
 
@@ -88,13 +90,13 @@ def gohsp(
     options = options or GohspOptions()
     if options.epochs and lesson is None:
         raise ValueError(f"{options.epochs} epochs need training images: give some, or set epochs=0")
-    target = gohsp_target(model.arch, ratios, align, options)
+    target = gohsp_target(model.arch, ratios, align, options, locks)
     heads = [torch.zeros(widths.heads) for widths in model.arch.blocks]
     if any(
         after.heads < before.heads for before, after in zip(model.arch.blocks, target.blocks, strict=True)
     ):
-        heads = list(rank_heads(model, batches, options))
-        target = gohsp_target(model.arch, ratios, align, options, heads)
+        heads = list(locks.order(rank_heads(model, batches, options)))
+        target = gohsp_target(model.arch, ratios, align, options, locks, heads)
     structure = Structure(model.arch, target, tuple(tuple(block.tolist()) for block in heads))
     ready = copy.deepcopy(model)
     if options.epochs and lesson is not None:
@@ -135,6 +137,7 @@ def gohsp_target(
     ratios: Ratios,
     align: int,
     options: GohspOptions,
+    locks: HeadLocks = HeadLocks(),
     heads: Sequence[Float[Tensor, " H"]] | None = None,
 ) -> Architecture:
     """The widths that stay. Without the ranking, global scope is taken as spread evenly.
@@ -148,7 +151,7 @@ def gohsp_target(
         )
     if options.sparsity and any(getattr(ratios, name) != 0 for name in ("v", "mlp")):
         raise ValueError("give a sparsity, or ratios v and mlp, not both: sparsity finds these ratios")
-    target = shrink(dense, ratios, align)
+    target = locks.widths(dense, shrink(dense, ratios, align))
     if heads is not None and options.scope == "global":
         counts = head_counts(heads, sum(widths.heads for widths in target.blocks))
         blocks = (replace(widths, heads=count) for widths, count in zip(target.blocks, counts, strict=True))

@@ -12,6 +12,7 @@ from analysis.vit import Architecture
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA, Criterion
 from pruning.distill import option_words, read_recovery
+from pruning.head_locks import Head, HeadLocks, written
 from pruning.methods import METHODS, Trained
 from pruning.options import Options, Value, parse_option
 from pruning.selection import Ratios, preset_ratios, shrink
@@ -30,7 +31,8 @@ class Job:
     fine-tuned with the dense one as teacher: on the training part of `data` (or all of `calibration`),
     and accuracy is then measured on the part held out. `compensate` refits `proj` and `fc2` after a
     selection. `heads_by` names a criterion that removes the heads first; the method then works
-    inside those that stay.
+    inside those that stay. `locks` are heads that stay, or go, whatever ratios and scores say; where
+    heads go by a lock, the method works inside the others, and a budget begins with the model they leave.
 
     Raises:
         ValueError: an unknown method or option, or a value out of its range.
@@ -51,6 +53,7 @@ class Job:
     recovery: tuple[tuple[str, Value], ...] | None = None
     compensate: bool = False
     heads_by: str | None = None
+    locks: HeadLocks = HeadLocks()
 
     def __post_init__(self) -> None:
         _known(self.method)
@@ -103,8 +106,8 @@ class Job:
             )
         ratios, method = self.removed(dense), METHODS[self.method]
         if isinstance(method, Trained):
-            return method.target(dense, ratios, self.align, self.method_options)
-        target = shrink(dense, ratios, self.align)
+            return method.target(dense, ratios, self.align, self.method_options, self.locks)
+        target = self.locks.widths(dense, shrink(dense, ratios, self.align))
         if isinstance(method, Criterion):
             method.require_ranked(self.heads_only(dense, target) if self.heads_by else dense, target)
         return target
@@ -139,6 +142,8 @@ class Job:
             "limit": str(self.limit) if self.limit else None,
             "seed": str(self.seed) if self.seed else None,
             "heads-by": self.heads_by,
+            "keep-heads": written(self.locks.keep),
+            "remove-heads": written(self.locks.remove),
         }
         given |= _budget_words(self.budget) if self.budget else {}
         for name, value in given.items():
@@ -170,10 +175,16 @@ class Job:
             budget = Budget(**budget) if budget else None
             recovery = data.pop("recovery", None)
             recovery = None if recovery is None else tuple((name, value) for name, value in recovery)
+            locks = {name: _heads(found) for name, found in data.pop("locks", {}).items()}
             known: dict[str, Any] = {"options": options, "budget": budget, "recovery": recovery}
+            known["locks"] = HeadLocks(**locks)
             return cls(**data, **known, ratios=Ratios(**ratios))
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is not a PruneScope job: {error}") from error
+
+
+def _heads(listed: list[list[int]]) -> tuple[Head, ...]:
+    return tuple((block, head) for block, head in listed)
 
 
 def method_options(method: str, written: Iterable[tuple[str, str]]) -> tuple[tuple[str, Value], ...]:

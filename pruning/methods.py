@@ -10,6 +10,7 @@ from analysis.evaluate import Batches
 from analysis.vit import Architecture, ViT
 from pruning.criteria import CRITERIA, Criterion
 from pruning.gohsp import GohspOptions, Lesson, gohsp, gohsp_target
+from pruning.head_locks import HeadLocks
 from pruning.monitor import Monitor
 from pruning.options import Options
 from pruning.plan import Plan
@@ -43,8 +44,8 @@ class Trained:
     calibration images, what there is to train on, and a monitor.
     """
 
-    target: Callable[[Architecture, Ratios, int, Any], Architecture]
-    prune: Callable[[ViT, Batches, Ratios, int, Any, Lesson | None, Monitor], tuple[ViT, Plan]]
+    target: Callable[[Architecture, Ratios, int, Any, HeadLocks], Architecture]
+    prune: Callable[[ViT, Batches, Ratios, int, Any, Lesson | None, Monitor, HeadLocks], tuple[ViT, Plan]]
     options: type[Options]
     title: str
     explanation: str

@@ -30,7 +30,7 @@ from pruning.outcome import Outcome
 from pruning.plan import Plan, within_heads
 from pruning.selection import Scores, select
 from pruning.surgery import cut
-from pruning.survey import Survey, require_narrowing, score, solve, survey, time_widths
+from pruning.survey import Survey, require_narrowing, score, solve, survey, time_widths, without_locked
 
 
 def make_smaller(
@@ -50,25 +50,25 @@ def make_smaller(
     """
     method, dense = METHODS[job.method], loaded.model
     if target is None and job.budget is not None:
-        found = survey(job, loaded, calibration, progress, scores)
-        target, scores = solve(job, dense.arch, found, progress).arch, found.scores
+        begin = without_locked(job, loaded)
+        found = survey(job, begin, calibration, progress, scores)
+        target, scores = solve(job, begin.model.arch, found, progress).arch, found.scores
     target = target or job.target(dense.arch)
     if isinstance(method, Trained):
         images = calibration_batches(job, loaded, calibration, "Ranking heads", progress)
         learned, monitor = lesson(job, loaded), as_monitor(progress)
         ratios = job.removed(dense.arch)
-        return method.prune(dense, images, ratios, job.align, job.method_options, learned, monitor)
-    heads = _heads_first(job, loaded, calibration, target, progress) if job.heads_by else None
+        return method.prune(dense, images, ratios, job.align, job.method_options, learned, monitor, job.locks)
+    heads = _heads_first(job, loaded, calibration, target, progress)
     start = loaded if heads is None else replace(loaded, model=cut(dense, heads))
     if isinstance(method, Projection):
         images = calibration_batches(job, loaded, calibration, "Reading calibration images", progress)
-        tell, begin = partial(progress, "Projecting"), None if heads is None else start.model
-        return method.project(dense, images, target, job.method_options, tell, begin), None
+        tell, narrowed = partial(progress, "Projecting"), None if heads is None else start.model
+        return method.project(dense, images, target, job.method_options, tell, narrowed), None
     method.require_ranked(start.model.arch, target)  # a given target, or a budget's
-    if scores is None or heads is not None:
+    if scores is None or job.heads_by:
         scores = score(job, start, calibration, progress)
-    plan = select(scores, start.model.arch, target)
-    plan = plan if heads is None else within_heads(heads, plan)
+    plan = choose(job, dense.arch, heads, scores, target)
     small = cut(dense, plan)
     if job.compensate:
         chosen = calibration.sample(min(IMAGES, len(calibration)), job.seed)
@@ -77,13 +77,22 @@ def make_smaller(
     return small, plan
 
 
+def choose(job: Job, dense: Architecture, heads: Plan | None, scores: Scores, target: Architecture) -> Plan:
+    """What stays by these scores, which are of the model that `heads` leaves if any go first."""
+    start = dense if heads is None else heads.architecture(dense)
+    plan = select(scores, start, target, job.locks.within(heads))
+    return plan if heads is None else within_heads(heads, plan)
+
+
 def _heads_first(
     job: Job, loaded: LoadedModel, calibration: ImageSet, target: Architecture, progress: Progress
-) -> Plan:
-    """The plan that removes heads alone, those that the job's criterion for heads ranks lowest."""
+) -> Plan | None:
+    """The plan that removes heads alone: those locked to go, and what the job's criterion ranks lowest."""
+    if job.heads_by is None:
+        return job.locks.plan(loaded.model.arch)
     by = replace(job, method=job.heads_by or job.method, heads_by=None, options=(), compensate=False)
     scores = score(by, loaded, calibration, progress)
-    return select(scores, loaded.model.arch, job.heads_only(loaded.model.arch, target))
+    return select(scores, loaded.model.arch, job.heads_only(loaded.model.arch, target), job.locks)
 
 
 def prune(
@@ -105,7 +114,7 @@ def prune(
     """
     began = time.perf_counter()
     sparsity = getattr(job.method_options, "sparsity", 0)
-    if job.preset is None and job.ratios.removes_nothing and job.budget is None and not sparsity:
+    if job.preset is None and job.ratios.removes_nothing and not (job.budget or sparsity or job.locks.remove):
         raise ValueError("nothing to remove: set at least one ratio above 0, or name a preset or a budget")
     dense = dense or load(job.model, Path(job.weights) if job.weights else None)
     require_classifier(dense)
@@ -115,9 +124,10 @@ def prune(
         require_narrowing(job.method)
     calibration, test = image_sets(job, dense)
     if job.budget is not None and allocation is None:
-        table = time_widths(job, dense.model.arch, progress)  # out of reach is said now, not after minutes
-        found = found or survey(job, dense, calibration, progress)
-        allocation = solve(job, dense.model.arch, found, progress, table)
+        begin = without_locked(job, dense)
+        table = time_widths(job, begin.model.arch, progress)  # out of reach is said now, not after minutes
+        found = found or survey(job, begin, calibration, progress)
+        allocation = solve(job, begin.model.arch, found, progress, table)
     small, plan = make_smaller(
         job,
         dense,

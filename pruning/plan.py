@@ -122,16 +122,17 @@ def within_heads(heads: Plan, rest: Plan) -> Plan:
     """One plan from two: `heads` removes whole heads and nothing else, `rest` was made for what remains.
 
     Raises:
-        ValueError: `rest` was made for other heads, or removes some.
+        ValueError: `rest` was made for other heads.
     """
+    blocks = []
     for first, second in zip(heads.blocks, rest.blocks, strict=True):
-        if second.heads != tuple(range(len(first.heads))):
+        if second.heads[-1] >= len(first.heads):
             raise ValueError(
-                f"the second plan must keep all {len(first.heads)} heads that the first one leaves, "
+                f"the second plan must be for the {len(first.heads)} heads that the first one leaves, "
                 f"got {second.heads}"
             )
-    pairs = zip(heads.blocks, rest.blocks, strict=True)
-    return Plan(rest.embed, tuple(replace(second, heads=first.heads) for first, second in pairs))
+        blocks.append(replace(second, heads=tuple(first.heads[head] for head in second.heads)))
+    return Plan(rest.embed, tuple(blocks))
 
 
 def kept_heads(plan: Plan | None, dense: Architecture, small: Architecture) -> tuple[Indices | None, ...]:

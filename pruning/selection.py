@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.vit import Architecture, BlockWidths
+from pruning.head_locks import HeadLocks
 from pruning.plan import BlockPlan, Indices, Plan
 
 PRESETS_FILE = Path(__file__).parent.parent / "assets" / "presets.json"
@@ -157,18 +158,19 @@ def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
     return replace(dense, embed_dim=embed, blocks=blocks)
 
 
-def select(scores: Scores, dense: Architecture, target: Architecture) -> Plan:
+def select(scores: Scores, dense: Architecture, target: Architecture, locks: HeadLocks = HeadLocks()) -> Plan:
     """Keep the highest scores, as many as `target` has room for.
 
-    Heads go first; then pairs and value neurons inside each head that stays. Of equal scores
-    the lower index stays, so the same scores always give the same plan.
+    Heads go first, those that the locks name whatever their score; then pairs and value neurons
+    inside each head that stays. Of equal scores the lower index stays, so the same scores always
+    give the same plan.
 
     Raises:
         ValueError: scores that are not finite, or a target wider than the dense model.
     """
-    blocks = []
+    ranked, blocks = locks.order(scores.heads) if locks else scores.heads, []
     for index, (before, after) in enumerate(zip(dense.blocks, target.blocks, strict=True)):
-        heads = _top(scores.heads[index], after.heads, before.heads)
+        heads = _top(ranked[index], after.heads, before.heads)
         blocks.append(
             BlockPlan(
                 heads=heads,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.data import ImageSet
 from analysis.models import LoadedModel
@@ -15,6 +15,7 @@ from pruning.latency_budget import LatencyTable, allocate_latency, measure_table
 from pruning.methods import METHODS, Projection
 from pruning.selection import Scores
 from pruning.sensitivity import STRUCTURES, Sensitivities, measure_sensitivities, narrow_by_scores
+from pruning.surgery import cut
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,16 @@ class Survey:
 
     scores: Scores | None
     sensitivities: Sensitivities
+
+
+def without_locked(job: Job, loaded: LoadedModel) -> LoadedModel:
+    """The model without the heads that are locked to go: what is scored, and where a budget begins.
+
+    Raises:
+        ValueError: the locks do not fit the model.
+    """
+    plan = job.locks.plan(loaded.model.arch)
+    return loaded if plan is None else replace(loaded, model=cut(loaded.model, plan))
 
 
 def score(job: Job, loaded: LoadedModel, calibration: ImageSet, progress: Progress = quiet) -> Scores:

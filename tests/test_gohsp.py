@@ -174,7 +174,7 @@ def test_global_scope_removes_as_many_heads_in_all() -> None:
     heads = [torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.3, 0.2, 0.1])]
     for scope, counts in (("block", [2, 2]), ("global", [3, 1])):
         options = GohspOptions(scope=scope, sparsity=0.3)
-        target = gohsp_target(TINY, Ratios(heads=0.34), 1, options, heads)
+        target = gohsp_target(TINY, Ratios(heads=0.34), 1, options, heads=heads)
         assert [widths.heads for widths in target.blocks] == counts
         assert cost(target).params <= 0.7 * cost(TINY).params
 

@@ -75,7 +75,9 @@ def test_heads_first_then_what_is_inside_them() -> None:
     model, images = random_vit(TINY), random_images(TINY)
     twice = cut(cut(model, heads), replace(rest, blocks=inner))
     torch.testing.assert_close(cut(model, both)(images), twice(images))
-    with pytest.raises(ValueError, match="must keep all 2 heads that the first one leaves, got"):
+    fewer = replace(rest, blocks=tuple(replace(b, heads=(1,), qk=b.qk[:1], v=b.v[:1]) for b in rest.blocks))
+    assert all(b.heads == (2,) for b in within_heads(heads, fewer).blocks)
+    with pytest.raises(ValueError, match="must be for the 2 heads that the first one leaves, got"):
         within_heads(heads, whole)
 
 

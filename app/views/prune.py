@@ -18,8 +18,7 @@ from pruning.inputs import Progress, image_sets, require_classifier, tracked
 from pruning.job import Job
 from pruning.methods import METHODS
 from pruning.options import Value
-from pruning.pipeline import make_smaller
-from pruning.selection import select
+from pruning.pipeline import choose, make_smaller
 from pruning.surgery import mask
 
 TRY_ON = 128  # test images of a what-if
@@ -108,7 +107,9 @@ def _tried(
     if rewrites:  # more than a mask: it is done, on fewer images
         tried, _ = make_smaller(_rough(job), loaded, image_sets(job, loaded)[0], progress, target)
     else:
-        tried = mask(loaded.model, select(session.scores(job, progress), loaded.model.arch, target))
+        arch = loaded.model.arch
+        plan = choose(job, arch, job.locks.plan(arch), session.scores(job, progress), target)
+        tried = mask(loaded.model, plan)
     before = session.remember(
         "few",
         session.choice(),
