@@ -6,17 +6,44 @@ holds counts as spread evenly over its pixels [ours].
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from analysis.capture import capture
-from analysis.maps import row_readings
+from analysis.data import ImageSet
+from analysis.preprocess import Preprocess
 from analysis.traces import to_patches
 from analysis.vit import Architecture, ViT
+
+
+def mask_seen(mask: NDArray[np.bool_], preprocess: Preprocess) -> Bool[Tensor, "Y X"]:
+    """Which pixels of what the model sees show the object, from the mask of the image as it came."""
+    drawn = Image.fromarray(np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
+    return torch.from_numpy(np.asarray(preprocess.crop(drawn))[..., 0] >= 128)
+
+
+def with_masks(
+    images: ImageSet, preprocess: Preprocess, batch: int = 25
+) -> Iterator[tuple[Float[Tensor, "B C Y X"], Bool[Tensor, "B Y X"]]]:
+    """Images of a set whose objects are known, ready for the model, with their masks.
+
+    Raises:
+        ValueError: the objects are not known.
+    """
+    for start in range(0, len(images), batch):
+        some = range(start, min(start + batch, len(images)))
+        masks = [images.mask(i) for i in some]
+        if any(mask is None for mask in masks):
+            raise ValueError(f"where the objects are is known for the demo scenes alone, got {images.name}")
+        inputs = torch.stack([preprocess(images.image(i)) for i in some])
+        yield inputs, torch.stack([mask_seen(mask, preprocess) for mask in masks if mask is not None])
 
 
 def patch_cover(mask: Bool[Tensor, "*B Y X"], arch: Architecture) -> Float[Tensor, "*B rows columns"]:
@@ -76,18 +103,20 @@ class ObjectAttention:
 def object_attention(
     model: ViT,
     batches: Iterable[tuple[Float[Tensor, "B C Y X"], Bool[Tensor, "B Y X"]]],
-    row: int,
+    read: Float[Tensor, " N"],
 ) -> ObjectAttention:
-    """Mass on the object and pointing game of every head, seen from row `row` of `query_rows`.
+    """Mass on the object and pointing game of every head, seen from the tokens weighed by `read`.
 
-    `batches` are images with the masks of their objects. Leaves the model untouched.
+    `batches` are images with the masks of their objects, as `with_masks` gives them; `read` comes from
+    `analysis.traces`, or is a row of `maps.row_readings`. Leaves the model untouched.
 
     Raises:
-        ValueError: no images, or no such row.
+        ValueError: no images, or a reading of another model's tokens.
     """
-    readings = row_readings(model.arch)
-    if not 0 <= row < len(readings):
-        raise ValueError(f"a row of this model has a number from 0 to {len(readings) - 1}, got {row}")
+    if tuple(read.shape) != (model.arch.num_tokens,):
+        raise ValueError(
+            f"a reading of this model weighs {model.arch.num_tokens} tokens, got {tuple(read.shape)}"
+        )
     mass = [torch.zeros(widths.heads) for widths in model.arch.blocks]
     pointing = [torch.zeros(widths.heads) for widths in model.arch.blocks]
     area, halves, images = 0.0, 0.0, 0
@@ -95,7 +124,7 @@ def object_attention(
         for batch, masks in batches:
             cover = patch_cover(masks, model.arch)[:, None]  # B 1 rows columns
             for block in record(batch):
-                maps = to_patches(readings[row] @ block.attention, model.arch)  # B H rows columns
+                maps = to_patches(read @ block.attention, model.arch)  # B H rows columns
                 mass[block.index] += mass_on_object(maps, cover).sum(dim=0)
                 pointing[block.index] += points_at_object(maps, cover).sum(dim=0)
             area += float(cover.mean(dim=(1, 2, 3)).sum())

@@ -40,10 +40,11 @@ class Trace:
         best = self.probabilities.topk(min(count, len(self.probabilities)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what is held."""
-        return sum(part.nbytes for part in (*self.queries, *self.keys, self.logits))
+
+def held_bytes(arch: Architecture) -> int:
+    """Bytes that a `Trace` of this model holds, in float32."""
+    values = sum(2 * arch.num_tokens * block.heads * block.qk for block in arch.blocks)
+    return 4 * (values + (arch.num_classes or arch.embed_dim))
 
 
 def trace(model: ViT, image: Float[Tensor, "C Y X"]) -> Trace:

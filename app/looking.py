@@ -2,52 +2,107 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from analysis import relevance
 from analysis import traces as reading
-from analysis.maps import AttentionMaps, default_row, maps_of, rollout_of, row_readings
+from analysis.images import EXTENSIONS, read_image
+from analysis.maps import AttentionMaps, TokenMaps, default_row, maps_of, rollout_of, row_readings, token_maps
 from analysis.models import LoadedModel
+from analysis.objects import mask_seen
+from analysis.relevance import Gradients, readout
 from analysis.traces import Trace
 from app import session, words
-from app.pictures import Style
+from app.lens import Flow
+from app.pictures import Map, Style
+
+Mask = NDArray[np.bool_]  # Y X
+
+TRACES_MB = 128  # of a session, and one trace at least
+MAX_PHOTOS = 16
+KEPT_SIDE = 1536  # pixels of an own photo, three times what the largest model takes
 
 
 @dataclass(frozen=True)
 class Look:
-    """An image to look at. `label` is its class if known; `key` tells it from all others."""
+    """An image to look at. `label` is its class if known; `key` tells it from all others.
+
+    `mask` says which of its pixels show the object, for demo scenes.
+    """
 
     name: str
     image: Image.Image
     label: int | None
     key: object
+    mask: Mask | None = None
 
 
 def of_set(number: int) -> Look:
     """Image `number` of the loaded images."""
     found = session.images()
     key = (session.choice().data, number)
-    return Look(found.item_name(number), found.image(number), found.label(number), key)
+    return Look(found.item_name(number), found.image(number), found.label(number), key, found.mask(number))
 
 
-def pick_number(key: str, count: int) -> int:
-    """A number below `count` with buttons for the one before and the next."""
-    st.session_state[key] = min(st.session_state.get(key, 0), count - 1)
+def pick_number(key: str, count: int, by: int = 1, bind: Any = None) -> int:
+    """A number below `count` with buttons that go back and on `by` so many."""
+    if isinstance(st.session_state.get(key), int):
+        st.session_state[key] = min(st.session_state[key], count - 1)
 
-    def step(by: int) -> None:
-        st.session_state[key] = (st.session_state[key] + by) % count
+    def step(way: int) -> None:
+        st.session_state[key] = (st.session_state[key] + way * by) % count
 
     st.button(
         "", icon=":material/chevron_left:", key=f"{key}-previous", on_click=step, args=(-1,), help="Previous"
     )
     number: int = st.number_input(
-        f"Number, 0 to {count - 1:,}", 0, count - 1, key=key, width=150, persist_state="session"
+        f"Number, 0 to {count - 1:,}",
+        0,
+        count - 1,
+        key=key,
+        width=150,
+        bind=bind,
+        persist_state="session",
     )
     st.button("", icon=":material/chevron_right:", key=f"{key}-next", on_click=step, args=(1,), help="Next")
     return number
+
+
+def upload() -> list[Look]:
+    """A place for photos of one's own; those of the session.
+
+    Raises:
+        BadImageError: one cannot be read.
+        ValueError: too many at once.
+    """
+    given = st.file_uploader(
+        "Photos",
+        type=[extension.removeprefix(".") for extension in EXTENSIONS],
+        key="photo",
+        accept_multiple_files=True,
+        max_upload_size=session.MAX_UPLOAD_MB["photo"],
+        label_visibility="collapsed",
+    )
+    if len(given) > MAX_PHOTOS:
+        raise ValueError(f"at most {MAX_PHOTOS} photos are shown at once, got {len(given)}: take some away")
+    kept: dict[str, Look] = st.session_state.get("own photos", {})
+    if given:  # none: the page was left and opened again, and its photos are still wanted
+        kept = {file.file_id: kept.get(file.file_id) or _photo(file) for file in given}
+        st.session_state["own photos"] = kept
+    return list(kept.values())
+
+
+def _photo(file: Any) -> Look:
+    image = read_image(file, file.name)
+    image.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    return Look(file.name, image, None, file.file_id)
 
 
 def caption(look: Look) -> str:
@@ -56,22 +111,46 @@ def caption(look: Look) -> str:
     return words.plain(name)
 
 
-def cropped(look: Look) -> Image.Image:
-    """The part of the image the model sees, at its resolution."""
-    loaded = session.model()
-    return session.remember("crop", (loaded.preprocess, look.key), lambda: loaded.preprocess.crop(look.image))
+def cropped(look: Look, loaded: LoadedModel | None = None) -> Image.Image:
+    """The part of the image that the model's patches cover, at its resolution."""
+    shown = loaded or session.model()
+    return session.remember("crop", (shown.preprocess, look.key), lambda: _covered(look.image, shown))
+
+
+def mask_of(look: Look) -> Tensor | None:
+    """Which pixels of what the model sees show the object, Y X; None where that is not known."""
+    return None if look.mask is None else mask_seen(look.mask, session.model().preprocess)
+
+
+def covered_mask(look: Look) -> Mask | None:
+    """`mask_of` over the pixels of `cropped`."""
+    mask = mask_of(look)
+    width, height = cropped(look).size
+    return None if mask is None else mask.numpy()[:height, :width]
+
+
+def _covered(image: Image.Image, loaded: LoadedModel) -> Image.Image:
+    arch = loaded.model.arch
+    (rows, columns), (high, wide) = arch.grid, arch.patch_size
+    return loaded.preprocess.crop(image).crop((0, 0, columns * wide, rows * high))
 
 
 def trace(look: Look, loaded: LoadedModel | None = None) -> Trace:
     """The image's way through the model: all maps are drawn from it. The newest few are kept."""
     shown = loaded or session.model()
-    make = lambda: reading.trace(shown.model, _input(look, shown))
-    return session.remember("trace", (shown, look.key), make, keep=8)
+    make = lambda: reading.trace(shown.model, shown.preprocess(look.image))
+    room = TRACES_MB * 10**6 // reading.held_bytes(shown.model.arch)
+    return session.remember("trace", (shown, look.key), make, keep=max(1, room))
 
 
 def maps(look: Look, loaded: LoadedModel | None = None) -> AttentionMaps:
     """Maps of all heads from each prefix token and from the mean over patches."""
     return maps_of(trace(look, loaded))
+
+
+def seen_from(look: Look, read: Tensor) -> TokenMaps:
+    """Where a reading of tokens looks in every head, and who looks at it."""
+    return token_maps(trace(look), read)
 
 
 def rollout(
@@ -82,8 +161,11 @@ def rollout(
     return rollout_of(seen, row_readings(seen.arch), fuse=fuse, discard=discard, blocks=blocks)
 
 
-def _input(look: Look, loaded: LoadedModel) -> Tensor:
-    return loaded.preprocess(look.image)
+def gradients(look: Look, label: int, classifier: str) -> Gradients:
+    """The pull on a class; the last two are kept."""
+    shown = session.model()
+    make = lambda: relevance.gradients(shown.model, shown.preprocess(look.image), label, classifier)
+    return session.remember("gradients", (shown, look.key, label, classifier), make, keep=2)
 
 
 def row_of(loaded: LoadedModel) -> int:
@@ -99,3 +181,21 @@ def style() -> Style:
         state.get("opacity", 100 * Style.opacity) / 100,
         state.get("smooth", Style.smooth),
     )
+
+
+def settled(look: Look, flow: Flow) -> Flow:
+    """The flow with the class it is for: the likeliest one where none was chosen."""
+    if flow.label is not None or flow.method == "rollout":
+        return flow
+    return replace(flow, label=trace(look).top(1)[0][0])
+
+
+def flow(look: Look, flow: Flow, read: Tensor) -> Map:
+    """Attention followed through all blocks, Y X: rollout from a reading, or what pulls on a class."""
+    seen, flow = trace(look), settled(look, flow)
+    if flow.label is None:
+        found = rollout_of(seen, read[None], fuse=flow.fuse, discard=flow.discard, blocks=flow.blocks)
+        return found[0].numpy()
+    pull, at = gradients(look, flow.label, flow.classifier), readout(seen.arch, flow.classifier)[None]
+    values = pull.relevance(at) if flow.method == "relevance" else pull.rollout(at, flow.discard)
+    return pull.map(values)[0].numpy()

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
@@ -92,7 +92,7 @@ def choose(chosen: Choice) -> None:
     if chosen.data is not None:
         _images(chosen.data, loaded)
     st.session_state["choice"] = chosen
-    for name in ("crop", "trace"):  # their keys would keep the old model in memory
+    for name in ("crop", "trace", "gradients"):  # their keys would keep the old model in memory
         _shelf(name).clear()
 
 
@@ -124,6 +124,13 @@ def class_name(index: int) -> str:
     if choice().data is not None and not loaded.preprocess.labels:
         return images().classes[index]
     return loaded.preprocess.label(index)
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of all classes of the loaded model, each different: where two are alike, with their numbers."""
+    names = [class_name(index) for index in range(model().model.arch.num_classes)]
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))
 
 
 # The stamp makes a file that changed on disk load anew.

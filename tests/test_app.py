@@ -126,24 +126,6 @@ def test_model_page_shows_the_demo_and_measures_it() -> None:
     assert not app.exception
 
 
-def test_attention_page_shows_predictions_and_keeps_its_widgets() -> None:
-    app = start("attention")
-    app.number_input(key="look-at").set_value(7).run()
-    app.button(key="look-at-next").click().run()
-    app.number_input(key="block").set_value(4).run()
-    go(app, "prune")
-    go(app, "attention")
-    assert app.number_input(key="look-at").value == 8
-    assert app.number_input(key="block").value == 4
-    assert app.number_input(key="rollout-block").value == 5
-
-
-def test_attention_page_steps_around_the_ends() -> None:
-    app = start("attention")
-    app.button(key="look-at-previous").click().run()
-    assert app.number_input(key="look-at").value == 1999
-
-
 def test_prune_page_estimates_as_sliders_move() -> None:
     app = start("prune")
     app.slider(key="ratio-qk").set_value(0).run()
@@ -321,24 +303,6 @@ def test_per_block_percentages_survive_the_page_and_reach_the_job() -> None:
 def test_pages_take_a_model_of_another_shape(page: str, tiny: Path, photos: Path) -> None:
     app = start(page, Choice(str(tiny), data=str(photos), limit=6))
     assert not app.error
-
-
-def test_a_model_without_class_token_is_seen_from_its_patches(tiny: Path, photos: Path) -> None:
-    app = start("attention", Choice(str(tiny), data=str(photos), limit=6))
-    (row,) = [box for box in app.selectbox if box.label == "Attention from"]
-    assert row.options == ["register 1 token", "mean over patches"]
-    assert row.value == 1
-
-
-def test_another_model_with_fewer_blocks_resets_what_is_out_of_range(tiny: Path, photos: Path) -> None:
-    app = start("attention")
-    app.number_input(key="block").set_value(5).run()
-    app.number_input(key="head").set_value(5).run()
-    app.session_state["choice"] = Choice(str(tiny), data=str(photos), limit=6)
-    app.run()
-    assert not app.exception
-    assert app.number_input(key="block").value == 1
-    assert app.number_input(key="head").value == 1
 
 
 # ---- empty

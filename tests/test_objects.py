@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, VARIANTS, random_images, random_vit
+from PIL import Image
 from torch import Tensor
 
 from analysis.capture import capture
-from analysis.objects import mass_on_object, object_attention, patch_cover, points_at_object
+from analysis.data import open_data
+from analysis.maps import row_readings
+from analysis.models import load
+from analysis.objects import (
+    mask_seen,
+    mass_on_object,
+    object_attention,
+    patch_cover,
+    points_at_object,
+    with_masks,
+)
+from analysis.scenes import render
 from analysis.vit import ViT
 
 
@@ -74,7 +88,7 @@ def test_many_images_are_the_mean_over_each(name: str) -> None:
         attention = [block.attention for block in record(images)]
     for row in (0, prefix):
         batches = zip(images.split(4), masks.split(4), strict=True)
-        found = object_attention(model, batches, row)
+        found = object_attention(model, batches, row_readings(model.arch)[row])
         assert found.images == 6
         for block, full in enumerate(attention):
             for head in range(full.shape[1]):
@@ -97,6 +111,31 @@ def test_refusals(tiny: ViT) -> None:
     with pytest.raises(ValueError, match=r"the image's \(16, 24\) pixels"):
         patch_cover(torch.zeros(8, 8, dtype=torch.bool), TINY)
     with pytest.raises(ValueError, match="needs images with masks"):
-        object_attention(tiny, [], 0)
-    with pytest.raises(ValueError, match="from 0 to 1, got 2"):
-        object_attention(tiny, [], 2)
+        object_attention(tiny, [], torch.ones(7))
+    with pytest.raises(ValueError, match=r"weighs 7 tokens, got \(8,\)"):
+        object_attention(tiny, [], torch.ones(8))
+
+
+def test_scenes_come_with_their_masks_as_the_model_sees_them() -> None:
+    demo = load("demo")
+    scenes = open_data("demo", demo.preprocess, 10, "test").subset(range(5))
+    found = list(with_masks(scenes, demo.preprocess, batch=3))
+    assert [len(images) for images, _ in found] == [3, 2]
+    for i in range(5):
+        images, masks = found[i // 3]
+        torch.testing.assert_close(images[i % 3], demo.preprocess(scenes.image(i)))
+        assert torch.equal(masks[i % 3], torch.from_numpy(render("test", i).mask))
+    narrow = replace(demo.preprocess, image_size=(32, 48))  # the shorter side to 48, then rows cut off
+    seen = mask_seen(render("test", 0).mask, narrow)
+    assert seen.shape == (32, 48)
+    whole = Image.fromarray(render("test", 0).mask).resize((48, 48), Image.Resampling.BOX)
+    assert (torch.from_numpy(np.array(whole)[8:40]) != seen).float().mean() < 0.05
+
+
+def test_photos_have_no_masks(tmp_path: Path) -> None:
+    (tmp_path / "dog").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "dog" / "a.png")
+    preprocess = replace(load("demo").preprocess, labels=())
+    photos = open_data(tmp_path, preprocess, 1)
+    with pytest.raises(ValueError, match="known for the demo scenes alone"):
+        next(with_masks(photos, preprocess))

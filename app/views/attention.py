@@ -1,4 +1,4 @@
-"""Page 2: where every head of every block looks, for one image."""
+"""Page 2: where every head of every block looks, for one image or several."""
 
 from __future__ import annotations
 
@@ -6,103 +6,103 @@ from html import escape
 from typing import Any
 
 import streamlit as st
-from PIL import Image
 
-from analysis.images import EXTENSIONS, read_image
-from analysis.maps import AttentionMaps, default_row, query_rows
-from analysis.rollout import FUSIONS
+from analysis.maps import TokenMaps
 from analysis.vit import Architecture
-from app import charts, looking, pictures, session, words
+from app import canvas, charts, charts_attention, lens, looking, pictures, session, words
+from app.canvas import Canvas
+from app.lens import BIND, Marks
 from app.looking import Look
+from app.pictures import Map, Style
+from app.views import attention_gallery, attention_objects
 
-SOURCES = {"set": "From the images", "photo": "Own photo"}
-SIDE = 300  # pixels of the large pictures
-ROOM = 900, 430  # pixels of the grid
+SOURCES = {"set": "From the images", "photo": "Own photos"}
+VIEWS = {"one": "One image", "several": "Gallery"}
 
 
 def show() -> None:
     """The page."""
-    arch = session.model().model.arch
-    st.header("Attention", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center", key="attention-top"):
+        st.header("Attention", anchor=False, width="stretch")
+        gallery = _pick("View", VIEWS, "one", "view") == "several"
+        style, marks = lens.display(_has_objects())
+        files = None if gallery else st.popover("Download", icon=":material/download:", key="files")
     with st.container(horizontal=True, vertical_alignment="bottom", key="image-choice"):
-        look = _choose_image()
-        row, style = _display(arch)
-    maps = looking.maps(look)
-    photo, chosen, flow = st.columns(3, gap="medium")
-    with photo:
-        _photo(look, maps)
-    with chosen:
-        head = _head(look, maps, row, style)
-    with flow:
-        _rollout(look, arch, row, style)
-    _grid(look, maps, head, row, style)
+        looks = _choose_images(gallery)
+        token = lens.pick_token(session.model().model.arch)
+    if gallery:
+        attention_gallery.show(looks, token, style, marks)
+    else:
+        _one_image(looks[0], token, style, marks, files)
 
 
-def _choose_image() -> Look:
-    """The image to look at: one of the data set, by number, or an uploaded photo."""
-    source = st.segmented_control(
-        "Image",
-        list(SOURCES),
-        format_func=SOURCES.__getitem__,
-        default="set" if session.choice().data else "photo",
+def _pick(label: str, options: dict[str, str], default: str, key: str) -> str:
+    chosen: str = st.segmented_control(
+        label,
+        list(options),
+        format_func=options.__getitem__,
+        default=default,
         required=True,
-        key="image-from",
-        persist_state="session",
-    )
-    if source == "photo":
-        return _uploaded()
-    return looking.of_set(looking.pick_number("look-at", len(session.images())))
-
-
-def _uploaded() -> Look:
-    upload = st.file_uploader(
-        "Photo",
-        type=[extension.removeprefix(".") for extension in EXTENSIONS],
-        key="photo",
-        max_upload_size=session.MAX_UPLOAD_MB["photo"],
+        key=key,
         label_visibility="collapsed",
-    )
-    look: Look | None = st.session_state.get("own photo")
-    if upload is not None and (look is None or look.key != upload.file_id):
-        look = Look(upload.name, read_image(upload, upload.name), None, upload.file_id)
-        st.session_state["own photo"] = look
-    if look is None:
-        raise session.NothingChosen("Upload a photo to see where the model looks in it.")
-    return look
-
-
-def _display(arch: Architecture) -> tuple[int, pictures.Style]:
-    """Which token's attention is shown, and how maps are drawn."""
-    names = query_rows(arch)
-    row = st.selectbox(
-        "Attention from",
-        range(len(names)),
-        index=default_row(arch),
-        format_func=lambda row: names[row] + ("" if row == len(names) - 1 else " token"),
-        key=f"row-{len(names)}-{default_row(arch)}",
-        width=190,
+        bind=BIND,
         persist_state="session",
     )
-    with st.popover("Display", icon=":material/palette:", key="display"):
-        palette = st.selectbox("Colours", list(pictures.PALETTES), key="palette", persist_state="session")
-        opacity = st.slider(
-            "Opacity of the map (100 %: the bare map)",
-            0,
-            100,
-            60,
-            step=5,
-            format="%d %%",
-            key="opacity",
-            persist_state="session",
-        )
-        smooth = st.toggle("Smooth between patches", value=True, key="smooth", persist_state="session")
-    return row, pictures.Style(palette, opacity / 100, smooth)
+    return chosen
 
 
-def _photo(look: Look, maps: AttentionMaps) -> None:
-    st.subheader("Image", anchor=False)
-    shown = pictures.enlarge(looking.cropped(look), SIDE)
-    st.image(shown, alt=f"the image as the model sees it: {look.name}", width="stretch")
+def _has_objects() -> bool:
+    return session.choice().data is not None and session.images().rendered
+
+
+def _choose_images(gallery: bool) -> list[Look]:
+    """The images to look at: of the data set, by number, or photos of one's own."""
+    if _pick("Image", SOURCES, "set" if session.choice().data else "photo", "image-from") == "photo":
+        return _own_photos(gallery)
+    count = len(session.images())
+    shown = min(attention_gallery.COUNT, count) if gallery else 1
+    number = looking.pick_number("image", count, shown, BIND)
+    return [looking.of_set((number + i) % count) for i in range(shown)]
+
+
+def _own_photos(gallery: bool) -> list[Look]:
+    photos = looking.upload()
+    if not photos:
+        raise session.NothingChosen("Upload one or more photos to see where the model looks in them.")
+    if gallery or len(photos) == 1:
+        return photos
+    return [photos[looking.pick_number("photo-number", len(photos))]]
+
+
+# ---- one image
+
+
+def _one_image(look: Look, token: str, style: Style, marks: Marks, files: Any) -> None:
+    arch = session.model().model.arch
+    with st.container(key="busy"), st.spinner("Reading the image …"):
+        maps = looking.seen_from(look, lens.reading(arch, token))
+    drawn = canvas.canvas_of(look, style, marks)
+    photo, one = st.columns([1, 2], gap="small")
+    with photo:
+        _photo(look, arch, lens.patch_of(arch, token), drawn)
+    with one:
+        head, shown = _head(look, maps, token, drawn)
+    _grid(maps, head, token, drawn)
+    shown |= _flow(look, maps, head, token, drawn)
+    canvas.downloads(files, look.name, drawn, {"The image": None} | shown, maps)
+
+
+def _photo(look: Look, arch: Architecture, patch: tuple[int, int] | None, drawn: Canvas) -> None:
+    st.subheader("Image", anchor=False, help="Click a patch to see where it looks, and who looks at it.")
+    st.plotly_chart(
+        charts_attention.photo(drawn.draw(), *arch.grid, patch),
+        config=charts.CONFIG,
+        width="content",
+        key="patches",
+        on_select=_patch_clicked,
+        selection_mode="points",
+        alt=f"the image as the model sees it, {look.name}; its patches can be clicked",
+    )
     st.caption(looking.caption(look))
     guesses = looking.trace(look).top()
     if not guesses:
@@ -112,86 +112,85 @@ def _photo(look: Look, maps: AttentionMaps) -> None:
         st.html("".join(_guess(index, probability, look.label) for index, probability in guesses))
 
 
+def _patch_clicked() -> None:
+    clicked = st.session_state["patches"]["selection"]["points"]
+    if clicked:
+        row, column = clicked[0]["customdata"]
+        st.session_state["from"] = f"patch {row}, {column}"
+
+
 def _guess(index: int, probability: float, truth: int | None) -> str:
     name = escape(session.class_name(index)) + (" ✓" if index == truth else "")
     bar = f'style="--share: {probability:.1%}"'
     return f'<div class="guess" {bar}><span>{name}</span><span>{words.percent(probability)}</span></div>'
 
 
-def _head(look: Look, maps: AttentionMaps, row: int, style: pictures.Style) -> tuple[int, int]:
-    """One head enlarged; block and head come from widgets that clicks on the grid move too."""
-    st.subheader("One head", anchor=False)
-    slot = st.container()
-    left, right = st.columns(2)
-    depth = len(maps.blocks)
-    _clamp("block", depth - 1, start=depth // 2)
-    block = left.number_input("Block", 0, depth - 1, key="block", persist_state="session")
-    heads = len(maps.blocks[block])
-    _clamp("head", heads - 1)
-    head = right.number_input("Head", 0, heads - 1, key="head", persist_state="session")
-    picture = _large(look, maps.blocks[block][head, row].numpy(), style)
-    slot.image(picture, alt=f"attention of block {block}, head {head}", width="stretch")
-    stays = float(maps.on_prefix[block][head, row])
-    st.caption(f"{words.percent(stays)} of its attention stays on the prefix tokens.")
-    return block, head
+def _head(
+    look: Look, maps: TokenMaps, token: str, drawn: Canvas
+) -> tuple[tuple[int, int], dict[str, Map | None]]:
+    """One head enlarged, both ways; block and head come from sliders that clicks on the grid move too."""
+    both = st.container()
+    block, head = lens.pick_head(session.model().model.arch)
+    it = lens.named(token)
+    looks, seen = maps.looks[block][head].numpy(), maps.seen[block][head].numpy()
+    stays = words.percent(float(maps.on_prefix[block][head]))
+    with both:
+        left, right = st.columns(2, gap="small")
+        with left:
+            st.subheader("Where it looks", anchor=False)
+            st.image(drawn.draw(looks), alt=f"where {it} looks in block {block}, head {head}")
+            st.caption(f"Attention from {it}; {stays} stays on the prefix tokens.")
+        with right:
+            st.subheader("Who looks at it", anchor=False)
+            st.image(drawn.draw(seen), alt=f"who looks at {it} in block {block}, head {head}")
+            st.caption(f"Attention that each patch pays to {it}.")
+    attention_objects.of_map(look, looks)
+    return (block, head), {f"Block {block} head {head}": looks, f"Block {block} head {head} back": seen}
 
 
-def _clamp(key: str, high: int, start: int = 0) -> None:
-    # another model may have fewer; a number beyond the widget's range would be refused
-    st.session_state[key] = min(st.session_state.get(key, start), high)
+def _flow(
+    look: Look, maps: TokenMaps, head: tuple[int, int], token: str, drawn: Canvas
+) -> dict[str, Map | None]:
+    """Attention through all blocks, and, for scenes, every head against the object."""
+    arch = session.model().model.arch
+    picture, options, objects = st.columns(3, gap="small")
+    with options:
+        flow = looking.settled(look, lens.pick_flow(looking.trace(look)))
+        st.caption(lens.SAYS[flow.method])
+    with picture:
+        st.subheader("Through all blocks", anchor=False)
+        with st.spinner("Following the attention …"):
+            values = looking.flow(look, flow, lens.reading(arch, token))
+        name = f"{lens.METHODS[flow.method]} {lens.read_at(arch, flow, token)}"
+        st.image(drawn.draw(values), alt=name)
+        st.caption(words.plain(name))
+        attention_objects.of_map(look, values)
+    with objects:
+        attention_objects.show(look, maps, head, token)
+    return {lens.METHODS[flow.method]: values}
 
 
-def _large(look: Look, values: Any, style: pictures.Style) -> Image.Image:
-    return pictures.overlay(pictures.enlarge(looking.cropped(look), SIDE), values, style)
-
-
-def _rollout(look: Look, arch: Architecture, row: int, style: pictures.Style) -> None:
-    st.subheader("Rollout", anchor=False)
-    slot = st.container()
-    left, right = st.columns(2)
-    fuse = left.selectbox("Heads joined by", list(FUSIONS), key="fuse", persist_state="session")
-    _clamp_rollout(arch.depth)
-    upto = right.number_input("Up to block", 0, arch.depth - 1, key="rollout-block", persist_state="session")
-    discard = st.slider(
-        "Discard the weakest",
-        0,
-        95,
-        0,
-        step=5,
-        format="%d %%",
-        key="discard",
-        persist_state="session",
-        help="Share of each row's lowest attention that is dropped before blocks are multiplied.",
-    )
-    values = looking.rollout(look, fuse, discard / 100, upto + 1)[row].numpy()
-    slot.image(_large(look, values, style), alt="attention rollout", width="stretch")
-
-
-def _clamp_rollout(depth: int) -> None:
-    if st.session_state.get("rollout depth") != depth:  # another model: all of its blocks
-        st.session_state["rollout depth"], st.session_state["rollout-block"] = depth, depth - 1
-
-
-def _grid(look: Look, maps: AttentionMaps, chosen: tuple[int, int], row: int, style: pictures.Style) -> None:
-    planes = [[heads[head, row].numpy() for head in range(len(heads))] for heads in maps.blocks]
-    grid = pictures.grid(looking.cropped(look), planes, style, ROOM)
+def _grid(maps: TokenMaps, chosen: tuple[int, int], token: str, drawn: Canvas) -> None:
     st.subheader("All heads", anchor=False)
+    palette = drawn.style.palette
     with st.container(horizontal=True, vertical_alignment="center", key="scale"):
-        st.caption("Click a map to enlarge it. Each is drawn from its own lowest", width="content")
-        st.image(pictures.scale(style.palette, 120, 10), alt="colour scale from low to high", width=120)
+        st.caption(
+            f"From {lens.named(token)}. Click a map to enlarge it. Each runs from its lowest", width="content"
+        )
+        st.image(pictures.scale(palette, 120, 10), alt="colour scale from low to high", width=120)
         st.caption("to its own highest value.", width="content")
     st.plotly_chart(
-        charts.head_grid(grid, chosen),
+        charts.head_grid(drawn.grid(maps), chosen),
         config=charts.CONFIG,
         width="content",
         key="head-grid",
-        on_select=_clicked,
+        on_select=_head_clicked,
         selection_mode="points",
         alt="attention maps of all heads, blocks from left to right, heads from top to bottom",
     )
 
 
-def _clicked() -> None:
+def _head_clicked() -> None:
     clicked = st.session_state["head-grid"]["selection"]["points"]
     if clicked:
         st.session_state["block"], st.session_state["head"] = clicked[0]["customdata"]
