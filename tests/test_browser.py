@@ -272,7 +272,7 @@ def test_bad_photo_is_a_sentence(page: Page, tmp_path: Path) -> None:
     fake = tmp_path / "photo.jpg"
     fake.write_text("this is no picture")
     open_page(page, "Attention")
-    page.get_by_text("Own photo", exact=True).click()
+    page.get_by_text("Own photos", exact=True).click()
     page.locator(".st-key-photo input[type=file]").set_input_files(fake)
     alert = page.get_by_role("alert").first
     alert.wait_for()
