@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.preprocess import Preprocess
+from analysis.vit import Architecture
 
 Map = NDArray[np.float32]  # Y X
 
@@ -73,9 +75,39 @@ def enlarge(photo: Image.Image, longest: int) -> Image.Image:
     return photo.resize(size, method)
 
 
+def covered(photo: Image.Image, preprocess: Preprocess, arch: Architecture) -> Image.Image:
+    """The part of a photo that the model's patches cover, at its resolution."""
+    (rows, columns), (high, wide) = arch.grid, arch.patch_size
+    return preprocess.crop(photo).crop((0, 0, columns * wide, rows * high))
+
+
 def thumbnail(photo: Image.Image, preprocess: Preprocess, side: int = 112) -> Image.Image:
     """What the model sees of a photo, small."""
     return enlarge(preprocess.crop(photo), side)
+
+
+def sheet(
+    photo: Image.Image,
+    blocks: Sequence[Sequence[Map | None]],
+    room: int,
+    largest: int,
+    style: Style = Style(),
+) -> Image.Image:
+    """Maps of all heads as one image, blocks from left to right, heads from top to bottom; None is blank.
+
+    It is at most `room` pixels wide, and a map at most `largest`.
+    """
+    gap, rows = 2, max(map(len, blocks))
+    wide = max(1, min(largest, room // len(blocks) - gap))
+    cell = wide, max(1, round(wide * photo.height / photo.width))
+    small = photo.resize(cell, Image.Resampling.LANCZOS)
+    image = Image.new("RGBA", (len(blocks) * (cell[0] + gap) - gap, rows * (cell[1] + gap) - gap))
+    for column, heads in enumerate(blocks):
+        for row, values in enumerate(heads):
+            if values is not None:
+                place = column * (cell[0] + gap), row * (cell[1] + gap)
+                image.paste(overlay(small, values, style), place)
+    return image
 
 
 def data_uri(image: Image.Image) -> str:

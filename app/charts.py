@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.cost import BlockCost, Cost, PartCost
-from analysis.evaluate import Evaluation
 from analysis.vit import Architecture
 from app.pictures import GAP, Grid, data_uri
 from pruning.curves import Metrics
@@ -89,47 +87,6 @@ def widths(before: Architecture, after: Architecture) -> Figure:
     figure.update_annotations(font_size=13)
     figure = _plain(figure, 380, barmode="overlay", bargap=0.2)
     return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=44)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One model in the scatter."""
-
-    name: str
-    gmacs: float
-    result: Evaluation
-    dense: bool = False
-
-
-def scatter(models: Sequence[Point]) -> Figure:
-    """Top-1 with its 95 % interval against GMACs."""
-    figure = go.Figure()
-    for point in models:
-        result = point.result
-        figure.add_scatter(
-            x=[point.gmacs],
-            y=[100 * result.top1],
-            error_y={
-                "array": [100 * (result.top1_high - result.top1)],
-                "arrayminus": [100 * (result.top1 - result.top1_low)],
-                "thickness": 1.2,
-                "width": 4,
-            },
-            mode="markers+text",
-            text=[point.name],
-            textposition="middle right",
-            cliponaxis=False,
-            marker={
-                "size": 11,
-                "color": OTHER if point.dense else KEPT,
-                "symbol": "diamond" if point.dense else "circle",
-            },
-            hovertemplate="%{y:.1f} % at %{x:.3f} GMACs<extra>" + point.name + "</extra>",
-            showlegend=False,
-        )
-    figure.update_xaxes(title="GMACs per image", range=[0, 1.18 * max(point.gmacs for point in models)])
-    figure.update_yaxes(title="top-1, % (95 % interval)")
-    return _plain(figure, 320)
 
 
 def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) -> Figure:

@@ -17,6 +17,7 @@ from analysis.images import EXTENSIONS, read_image
 from analysis.maps import AttentionMaps, TokenMaps, default_row, maps_of, rollout_of, row_readings, token_maps
 from analysis.models import LoadedModel
 from analysis.objects import mask_seen
+from analysis.pictures import covered
 from analysis.relevance import Gradients, readout
 from analysis.traces import Trace
 from app import session, words
@@ -114,7 +115,9 @@ def caption(look: Look) -> str:
 def cropped(look: Look, loaded: LoadedModel | None = None) -> Image.Image:
     """The part of the image that the model's patches cover, at its resolution."""
     shown = loaded or session.model()
-    return session.remember("crop", (shown.preprocess, look.key), lambda: _covered(look.image, shown))
+    return session.remember(
+        "crop", (shown.preprocess, look.key), lambda: covered(look.image, shown.preprocess, shown.model.arch)
+    )
 
 
 def mask_of(look: Look) -> Tensor | None:
@@ -127,12 +130,6 @@ def covered_mask(look: Look) -> Mask | None:
     mask = mask_of(look)
     width, height = cropped(look).size
     return None if mask is None else mask.numpy()[:height, :width]
-
-
-def _covered(image: Image.Image, loaded: LoadedModel) -> Image.Image:
-    arch = loaded.model.arch
-    (rows, columns), (high, wide) = arch.grid, arch.patch_size
-    return loaded.preprocess.crop(image).crop((0, 0, columns * wide, rows * high))
 
 
 def trace(look: Look, loaded: LoadedModel | None = None) -> Trace:

@@ -28,6 +28,7 @@ from pruning.budget import KINDS, Budget, amount
 from pruning.bundle import require_free
 from pruning.commands_recover import add_arguments, add_recovery, end_helpers, given_recovery, name_value
 from pruning.commands_recover import run as run_recover
+from pruning.commands_report import add_report
 from pruning.commands_runs import add_commands, add_detach, detach
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
 from pruning.head_locks import Head, HeadLocks, read
@@ -249,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     measured = command("heads", commands_heads.run, "What every head is worth, by every measure.")
     commands_heads.add_arguments(measured)
     add_commands(commands)
+    add_report(commands)
     for sub in (pruned, recovered, evaluated, timed, exported, estimate, measured):
         sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
     return parser

@@ -1,219 +1,220 @@
-"""Page 5: before and after, in numbers and in pictures."""
+"""Page 5: models side by side, in numbers and in pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
-import torch
-from PIL.Image import Image
 
-from analysis.cost import cost
-from analysis.evaluate import Evaluation
-from analysis.latency import Percentiles, bench, torch_runner
-from analysis.models import LoadedModel
-from analysis.rollout import FUSIONS
-from app import charts, controls, looking, pictures, results, session, words
-from app.looking import Look
-from app.results import Finished, Run
-from pruning.inputs import Progress
+from app import address, compared, session, words
+from app.results import Run
+from app.views import (
+    compare_latency,
+    compare_maps,
+    compare_predictions,
+    compare_report,
+    compare_runs,
+    compare_widths,
+)
+from pruning import runs
+from pruning.compared import BESIDE, Compared, Comparison
 
-BATCHES = (1, 8)
-FLIPS = 14  # thumbnails shown
-SHOWN = 40  # runs in the scatter, the newest
-SIDE = 112  # pixels of a thumbnail
+CHOSEN = "compare-runs"
+
+TABS: dict[str, Callable[[Comparison], None]] = {
+    "Maps": compare_maps.show,
+    "Predictions": compare_predictions.show,
+    "Calibration": compare_predictions.calibration,
+    "Widths": compare_widths.show,
+    "Latency": compare_latency.show,
+    "All runs": compare_runs.show,
+    "Report": compare_report.show,
+}
 
 
 def show() -> None:
     """The page."""
     st.header("Compare", anchor=False)
-    run = controls.pick_run("compare-run")
-    if run is None:
+    group, chosen = _choose()
+    if not group:
         return
-    outcome = run.outcome
-    left, right = st.columns([3, 2], gap="large")
-    with left, st.container(key="table"):
-        st.table(_table(run), border="horizontal")
-        st.caption(
-            f"{outcome.when.capitalize()}. Accuracy on {words.count(outcome.after.images)} test images of "
-            f"{Path(outcome.data).name}; intervals are 95 % (Wilson)."
-        )
-    with right:
-        _latency(run)
-    flips = len(outcome.agreement.flips)
-    picture, changed, others = st.tabs(
-        ["Rollout before and after", f"{words.count(flips)} predictions changed", "All runs"]
+    if not chosen:
+        st.info("Choose at least one model to put beside the dense one.", icon=":material/compare_arrows:")
+        return
+    found = compared.comparison(group, chosen)
+    with st.container(key="table"):
+        st.table(_table(found), border="horizontal", alt="figures of all models")
+    st.caption(_legend(found))
+    tabs = st.tabs(list(TABS), key="compare-tab", bind="query-params")
+    for tab, (name, content) in zip(tabs, TABS.items(), strict=True):
+        if tab.open:
+            with tab, st.container(key=f"tab-{name.lower().replace(' ', '-')}"), session.sentences():
+                content(found)
+
+
+# ---- choosing
+
+
+def _choose() -> tuple[list[Run], list[str]]:
+    """The group of runs in question and the keys of those chosen; without any, says what to do."""
+    _restore()
+    groups = compared.groups()
+    if not groups:
+        _nothing_yet()
+        return [], []
+    by_key = {run.key: place for place, group in enumerate(groups) for run in group}
+    with st.container(horizontal=True, vertical_alignment="bottom", key="compare-choice"):
+        place = _group(groups, by_key)
+        chosen = _models(groups[place])
+        _open_folder()
+    address.keep("runs", [_short(key) for key in chosen])
+    return groups[place], chosen
+
+
+def _nothing_yet() -> None:
+    st.info(
+        "Nothing has been pruned yet. Choose what to remove on the Prune page.",
+        icon=":material/content_cut:",
     )
-    with picture:
-        _same_image(outcome)
-    with changed:
-        _flips(outcome)
-    with others:
-        _all_runs(outcome)
+    session.link("prune", "Go to Prune", ":material/arrow_back:")
+    _open_folder()
 
 
-def _table(run: Run) -> pd.DataFrame:
-    outcome = run.outcome
-    before, after = outcome.before, outcome.after
-    dense, small = cost(outcome.dense.model.arch), cost(outcome.pruned.model.arch)
-    rows = {
-        "Top-1": (
-            words.percent(before.top1),
-            words.percent(after.top1),
-            words.points(before.top1, after.top1),
-        ),
-        "95 % interval": (_interval(before), _interval(after), ""),
-        "Top-5": (
-            words.percent(before.top5),
-            words.percent(after.top5),
-            words.points(before.top5, after.top5),
-        ),
-        "Agreement with dense": ("", words.percent(outcome.agreement.share), ""),
-        "Parameters": (
-            words.count(dense.params),
-            words.count(small.params),
-            words.change(dense.params, small.params),
-        ),
-        "Compute, GMACs": (
-            f"{dense.gmacs:,.4f}",
-            f"{small.gmacs:,.4f}",
-            words.change(dense.macs, small.macs),
-        ),
-        "Size, float32": (
-            words.megabytes(dense.bytes),
-            words.megabytes(small.bytes),
-            words.change(dense.bytes, small.bytes),
-        ),
-    }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["Before", "After", "Change"])
+def _restore() -> None:
+    """What the address says was chosen, or what was just opened; what is gone is left out, in a sentence."""
+    if "compare opened" in st.session_state:
+        st.session_state[CHOSEN] = st.session_state.pop("compare opened")
+    keys = []
+    for name in address.given("runs") or []:
+        with session.sentences():
+            keys.append(compared.open_path(name if "/" in name else str(runs.runs_root() / name)))
+    if keys:
+        st.session_state[CHOSEN] = keys
+        _see_newest()
 
 
-def _interval(result: Evaluation) -> str:
-    return f"{100 * result.top1_low:.1f} to {100 * result.top1_high:.1f} %"
+def _see_newest() -> str | None:
+    """Whether a run is new to this session; its key if so."""
+    newest = next((run.key for group in compared.groups()[:1] for run in group[:1]), None)
+    if newest == st.session_state.get("compare seen"):
+        return None
+    st.session_state["compare seen"] = newest
+    return newest
 
 
-def _latency(run: Run) -> None:
-    st.subheader("Latency", anchor=False)
-    threads = torch.get_num_threads()
-    if not run.timings:
-        sizes = " and ".join(map(str, BATCHES))
-        st.caption(f"Both models take turns, {threads} threads, batches of {sizes}.")
-    if st.button(
-        "Measure again" if run.timings else "Measure latency", icon=":material/timer:", key="measure-latency"
-    ):
-        with session.progress_bar() as progress:
-            _measure(run, progress)
-        st.rerun()
-    if not run.timings:
-        return
-    rows = {}
-    for batch, timing in run.timings.items():
-        rows[f"batch {batch}, before"] = _row(timing.b_ms)
-        rows[f"batch {batch}, after"] = _row(timing.a_ms)
-    with st.container(key="latency"):
-        st.table(
-            pd.DataFrame.from_dict(rows, orient="index", columns=["p10", "p50", "p90"]), border="horizontal"
-        )
-        for batch, timing in run.timings.items():
-            st.markdown(
-                f"Batch {batch}: **{timing.speedup:.2f}×**, {timing.verdict} · {threads} threads, CPU"
-            )
-
-
-def _measure(run: Run, progress: Progress) -> None:
-    arch = run.outcome.dense.model.arch
-    run.timings = bench(
-        torch_runner(run.outcome.pruned.model),
-        torch_runner(run.outcome.dense.model),
-        (arch.in_channels, *arch.image_size),
-        BATCHES,
-        progress=lambda share: progress("Timing both models in turns", share),
+def _group(groups: list[list[Run]], by_key: dict[str, int]) -> int:
+    """Which dense model and images it is about: those of what is chosen, a new run's at first."""
+    chosen: list[str] = st.session_state.get(CHOSEN, [])
+    newest = _see_newest()
+    if newest is not None:
+        several = [key for key in chosen if by_key.get(key) == by_key[newest]] if len(chosen) > 1 else []
+        st.session_state[CHOSEN] = list(dict.fromkeys([newest, *several]))[:BESIDE]
+        st.session_state["compare-group"] = by_key[newest]
+    elif any(key in by_key for key in chosen):
+        st.session_state["compare-group"] = next(by_key[key] for key in chosen if key in by_key)
+    if st.session_state.get("compare-group", 0) >= len(groups):
+        st.session_state["compare-group"] = 0
+    if len(groups) == 1:
+        return 0
+    place: int = st.selectbox(
+        "Dense model and images",
+        range(len(groups)),
+        format_func=lambda place: compared.group_title(groups[place]),
+        key="compare-group",
+        on_change=lambda: st.session_state.pop(CHOSEN, None),
+        width=300,
     )
+    return place
 
 
-def _row(times: Percentiles) -> list[str]:
-    return [words.milliseconds(value) for value in (times.p10, times.p50, times.p90)]
-
-
-def _all_runs(outcome: Finished) -> None:
-    """All runs that start from the same dense model and test on the same images."""
-    like = [run for run in results.runs()[-SHOWN:] if run.outcome.is_like(outcome)]
-    points = [charts.Point("dense", cost(outcome.dense.model.arch).gmacs, outcome.before, dense=True)]
-    points += [
-        charts.Point(f"run {run.number}", cost(run.outcome.arch).gmacs, run.outcome.after) for run in like
-    ]
-    st.plotly_chart(charts.scatter(points), config=charts.CONFIG, key="runs-scatter")
-
-
-def _look(outcome: Finished, number: int) -> Look:
-    """Test image `number` of a run."""
-    test = outcome.tested()
-    key = (outcome.run.folder, "test", number)
-    return Look(test.item_name(number), test.image(number), test.label(number), key)
-
-
-def _same_image(outcome: Finished) -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom", key="rollout-choice"):
-        number = looking.pick_number("compare-image", outcome.after.images)
-        fuse = st.selectbox(
-            "Heads joined by", list(FUSIONS), key="compare-fuse", width=150, persist_state="session"
-        )
-    look = _look(outcome, number)
-    photo, before, after = st.columns(3, gap="medium")
-    crop = pictures.enlarge(outcome.dense.preprocess.crop(look.image), 300)
-    with photo:
-        st.image(crop, width="stretch", alt="the image as the models see it")
-        st.caption(f"{_name(outcome, outcome.after.labels[number])} · {look.name}")
-    for column, title, loaded, result in (
-        (before, "before", outcome.dense, outcome.before),
-        (after, "after", outcome.pruned, outcome.after),
-    ):
-        with column:
-            st.image(_rollout(look, loaded, crop, fuse), width="stretch", alt=f"rollout {title} pruning")
-            said = _name(outcome, result.predictions[number])
-            st.caption(f"Rollout {title}: **{said}**, {words.percent(result.confidences[number])}")
-
-
-def _rollout(look: Look, loaded: LoadedModel, crop: Image, fuse: str) -> Image:
-    values = looking.rollout(look, fuse, 0.0, loaded=loaded)[looking.row_of(loaded)]
-    return pictures.overlay(crop, values.numpy(), looking.style())
-
-
-def _flips(outcome: Finished) -> None:
-    agreement = outcome.agreement
-    lost, gained = len(agreement.lost), len(agreement.gained)
-    if not agreement.flips:
-        st.caption("Both models say the same about every test image.")
-        return
-    kinds = {
-        "lost": (f"Lost ({lost:,})", agreement.lost),
-        "gained": (f"Gained ({gained:,})", agreement.gained),
-        "all": (f"All ({len(agreement.flips):,})", agreement.flips),
-    }
-    kind = st.segmented_control(
-        "Which",
-        list(kinds),
-        format_func=lambda kind: kinds[kind][0],
-        default="all",
-        required=True,
-        key="flips-kind",
-        label_visibility="collapsed",
-        help="Lost: only the dense model was right. Gained: only the pruned model is.",
+def _models(group: list[Run]) -> list[str]:
+    titles = {run.key: run.title for run in group}
+    titles |= {str(folder): f"Bundle {folder.name}" for folder in compared.bundles()}
+    before: list[str] | None = st.session_state.get(CHOSEN)
+    chosen = [key for key in before or [] if key in titles][:BESIDE]
+    st.session_state[CHOSEN] = chosen if chosen or before == [] else [group[0].key]
+    picked: list[str] = st.multiselect(
+        "Beside the dense model",
+        list(titles),
+        format_func=titles.__getitem__,
+        key=CHOSEN,
+        max_selections=BESIDE,
         persist_state="session",
+        placeholder="Choose runs",
     )
-    _thumbnails(outcome, kinds[kind][1][:FLIPS])
+    return picked
 
 
-def _thumbnails(outcome: Finished, numbers: tuple[int, ...]) -> None:
-    with st.container(horizontal=True, key="flips"):
-        for number in numbers:
-            before, after = outcome.before.predictions[number], outcome.after.predictions[number]
-            change = f"{_name(outcome, before)} → {_name(outcome, after)}"
-            image = pictures.thumbnail(_look(outcome, number).image, outcome.dense.preprocess)
-            st.image(image, caption=f"#{number} {change}", width=SIDE, alt=change)
-    st.caption("Number of the image, prediction before → after." if numbers else "None.")
+def _open_folder() -> None:
+    with st.popover("Open a folder", icon=":material/folder_open:", key="compare-open"):
+        path = st.text_input(
+            "Path of a run folder or of a bundle", key="compare-path", persist_state="session"
+        )
+        with session.sentences():
+            if st.button("Open", key="compare-open-button"):
+                key = compared.open_path(path)
+                chosen = [other for other in st.session_state.get(CHOSEN, []) if other != key]
+                st.session_state["compare opened"] = [*chosen[: BESIDE - 1], key]
+                st.rerun()
 
 
-def _name(outcome: Finished, index: int) -> str:
-    return outcome.tested().classes[index]
+def _short(key: str) -> str:
+    """How a run or a bundle is named in the address: by its folder's name where that is enough."""
+    path = Path(key)
+    return path.name if path.parent == runs.runs_root() else key
+
+
+# ---- the figures
+
+
+def _table(found: Comparison) -> pd.DataFrame:
+    dense = found.dense
+    columns = {model.name: _column(model, dense, found) for model in found.models}
+    table = pd.DataFrame(columns)
+    return table[(table != "").any(axis=1)]
+
+
+def _column(model: Compared, dense: Compared, found: Comparison) -> dict[str, str]:
+    result, other = model.result, model is not dense
+    mine, theirs = model.cost, dense.cost
+
+    def against(text: str, change: str) -> str:
+        return f"{text} ({change})" if other else text
+
+    start = model.start
+    column = {
+        "Top-1": against(words.percent(result.top1), words.points(dense.result.top1, result.top1)),
+        "95 % interval": f"{100 * result.top1_low:.1f} to {100 * result.top1_high:.1f}{words.NBSP}%",
+        "Measured": model.when,
+        "Before fine-tuning": "" if start is None else words.percent(start.top1),
+        "Top-5": against(words.percent(result.top5), words.points(dense.result.top5, result.top5)),
+        "Agreement with dense": words.percent(model.agreement(dense).share) if other else "",
+        "Calibration error": words.percent(model.ece),
+        "Parameters": against(words.count(mine.params), words.change(theirs.params, mine.params)),
+        "Compute, GMACs": against(f"{mine.gmacs:,.4f}", words.change(theirs.macs, mine.macs)),
+        "Weights, float32": against(words.megabytes(mine.bytes), words.change(theirs.bytes, mine.bytes)),
+        "File on disk": _file(model),
+    }
+    if found.timings is not None:
+        for batch in sorted(found.timings.ms):
+            time = found.timings.of(model.source, batch).p50
+            speedup = found.timings.between(model.source, dense.source, batch).speedup
+            column[f"Latency, batch {batch}"] = against(words.milliseconds(time), f"{speedup:.2f}×")
+    return column
+
+
+def _file(model: Compared) -> str:
+    if model.file_bytes is None:
+        return ""
+    return words.megabytes(model.file_bytes) + (", half precision" if model.is_half else "")
+
+
+def _legend(found: Comparison) -> str:
+    titles = [f"**{words.plain(model.name)}**: {words.plain(model.title)}" for model in found.models]
+    images = words.count(found.dense.result.images)
+    return (
+        f"{' · '.join(titles)}  \nAccuracy on {images} test images of {words.plain(found.data)}; intervals "
+        "are 95 % (Wilson)."
+    )

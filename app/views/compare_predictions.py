@@ -1,0 +1,149 @@
+"""The Compare page's images and classes: which predictions changed, how, and how sure the models are."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import streamlit as st
+
+from analysis.confidence import BINS, reliability
+from analysis.confusion import confusion, confusion_changes
+from analysis.pictures import thumbnail
+from app import charts, charts_compare, session, words
+from pruning.compared import Compared, Comparison
+
+PAGE = 21  # thumbnails at once
+SIDE = 112  # pixels of a thumbnail
+PAIRS = 10  # pairs of classes in the table
+MATRIX = 20  # classes up to which a matrix can be read
+KINDS = {
+    "all": "All",
+    "lost": "Lost",
+    "gained": "Gained",
+}
+
+
+def show(found: Comparison) -> None:
+    """Flipped images and confused classes of one model against the dense one."""
+    model = pick(found, "compare-flips-of")
+    _flips(found, model)
+    _confusion(found, model)
+
+
+def pick(found: Comparison, key: str) -> Compared:
+    """One of the models beside the dense one."""
+    if len(found.others) == 1:
+        return found.others[0]
+    named = {model.name: model for model in found.others}
+    if st.session_state.get(key) not in named:
+        st.session_state.pop(key, None)
+    chosen = st.segmented_control(
+        "Model", list(named), default=next(iter(named)), required=True, key=key, bind="query-params"
+    )
+    return named[chosen]
+
+
+def _flips(found: Comparison, model: Compared) -> None:
+    agreement = model.agreement(found.dense)
+    st.subheader(f"{words.count(len(agreement.flips))} predictions changed", anchor=False)
+    if not agreement.flips:
+        st.caption("Both models say the same about every test image.")
+        return
+    numbers = {"all": agreement.flips, "lost": agreement.lost, "gained": agreement.gained}
+    kind = st.segmented_control(
+        "Which",
+        list(KINDS),
+        format_func=lambda kind: f"{KINDS[kind]} ({len(numbers[kind]):,})",
+        default="all",
+        required=True,
+        key="flips-kind",
+        label_visibility="collapsed",
+        help="Lost: only the dense model was right. Gained: only the smaller model is.",
+        persist_state="session",
+    )
+    shown = numbers[kind]
+    pages = max(math.ceil(len(shown) / PAGE), 1)
+    slot = st.container(horizontal=True, key="flips")
+    page = 1
+    if pages > 1:
+        page = st.pagination(pages, key=f"flips-page-{kind}-{pages}", persist_state="session")
+    with slot:
+        for number in shown[PAGE * (page - 1) : PAGE * page]:
+            _thumbnail(found, model, number)
+    st.caption(
+        "Number of the image, prediction of the dense model → of the smaller one." if shown else "None."
+    )
+
+
+def _thumbnail(found: Comparison, model: Compared, number: int) -> None:
+    names = [found.class_name(one.result.predictions[number]) for one in (found.dense, model)]
+    true = found.class_name(model.result.labels[number])
+    preprocess = found.load(found.dense.source).preprocess
+    picture = session.remember(
+        "thumbnail",
+        (found.dense.source, found.data, found.tested.item_name(number)),
+        lambda: thumbnail(found.tested.image(number), preprocess, SIDE),
+        keep=256,
+    )
+    change = " → ".join(names)
+    st.image(picture, caption=f"#{number} {words.plain(change)}", width=SIDE, alt=f"{true}: {change}")
+
+
+# ---- classes
+
+
+def _confusion(found: Comparison, model: Compared) -> None:
+    st.subheader("Classes taken for others", anchor=False)
+    changes = confusion_changes(found.dense.result, model.result)
+    if not changes:
+        st.caption("Each class is taken for others exactly as often as before.")
+        return
+    few = len(found.tested.classes) <= MATRIX
+    left, right = st.columns([5, 6] if few else [1, 0.001], gap="medium")
+    rows = [
+        {
+            "Image of": found.class_name(pair.label),
+            "Taken for": found.class_name(pair.predicted),
+            "Dense": pair.before,
+            model.name: pair.after,
+            "Change": f"{pair.change:+d}",
+        }
+        for pair in changes[:PAIRS]
+    ]
+    with left, st.container(key="confused"):
+        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+        rest = len(changes) - len(rows)
+        st.caption(
+            "The pairs whose number of images changed most"
+            + (f"; {words.count(rest)} more changed less." if rest else ".")
+        )
+    if few:
+        size = len(found.tested.classes)
+        change = confusion(model.result, size) - confusion(found.dense.result, size)
+        names = [found.class_name(index) for index in range(size)]
+        with right:
+            st.plotly_chart(
+                charts_compare.confusion_change(change.tolist(), names),
+                config=charts.CONFIG,
+                key="confusion-change",
+                alt="change of the confusion matrix, true classes from top to bottom",
+            )
+
+
+# ---- calibration
+
+
+def calibration(found: Comparison) -> None:
+    """How often the models are right, against how sure they are."""
+    st.plotly_chart(
+        charts_compare.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models]),
+        config=charts.CONFIG,
+        key="reliability",
+        alt="reliability diagrams: accuracy against confidence for each model",
+    )
+    st.caption(
+        f"Test images in {BINS} bins by the confidence of the prediction. On the dashed line a model is "
+        "right as often as it is sure; the expected calibration error (ECE) is the mean distance from it, "
+        "each bin weighing as much as it has images. Few images say little: the lines are 95 % intervals."
+    )
