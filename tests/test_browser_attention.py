@@ -1,0 +1,103 @@
+"""The Attention page in a real Chromium: browsed, clicked, refreshed, as a gallery, narrow and dark."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+from test_browser import open_page, page, run_folders, server, settle, shoot  # noqa: F401
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PHOTO = ".st-key-patches .js-plotly-plot"
+GRID = ".st-key-head-grid .js-plotly-plot"
+
+
+def click_at(page: Page, chart: str, x: float, y: float) -> None:  # noqa: F811
+    """Click a point of a chart, by fractions of its plot; the pointer is there first, as people's are."""
+    plot = page.locator(f"{chart} .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box
+    place = box["x"] + x * box["width"], box["y"] + y * box["height"]
+    page.mouse.move(place[0] - 3, place[1])
+    page.mouse.move(*place)
+    page.locator(f"{chart} .hovertext").first.wait_for()
+    page.mouse.click(*place)
+
+
+def picture(page: Page, alt: str) -> Locator:  # noqa: F811
+    return page.locator(f"img[alt='{alt}']").first
+
+
+def test_browse_click_refresh_and_share(page: Page) -> None:  # noqa: F811
+    open_page(page, "Attention")
+    page.locator(GRID).wait_for()
+    page.locator(".st-key-image-next button").first.click()  # the second is its help
+    page.get_by_text("triangle/test-00001").wait_for()
+    settle(page)
+
+    click_at(page, PHOTO, 5.5 / 8, 2.5 / 8)
+    picture(page, "where patch 2, 5 looks in block 3, head 0").wait_for()
+    picture(page, "who looks at patch 2, 5 in block 3, head 0").wait_for()
+    settle(page)
+    click_at(page, GRID, 1.5 / 6, 4.5 / 6)
+    picture(page, "where patch 2, 5 looks in block 1, head 4").wait_for()
+    settle(page)
+
+    page.locator(".st-key-block input[type=range]").focus()
+    page.keyboard.press("ArrowRight")
+    shown = picture(page, "where patch 2, 5 looks in block 2, head 4")
+    shown.wait_for()
+    settle(page)
+    assert {"image=1", "block=2", "head=4", "from=patch+2%2C+5"} <= set(page.url.partition("?")[2].split("&"))
+
+    before = shown.get_attribute("src")
+    page.reload()
+    again = picture(page, "where patch 2, 5 looks in block 2, head 4")
+    again.wait_for()
+    page.get_by_text("triangle/test-00001").wait_for()
+    assert (
+        before and str(again.get_attribute("src")).partition("/media/")[2] == before.partition("/media/")[2]
+    )
+    shoot(page, "attention-patch")
+
+    page.locator(".st-key-files button").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Block 2 head 4", exact=True).click()
+    file = Image.open(io.BytesIO(download.value.path().read_bytes()))
+    assert (file.format, file.mode, file.size) == ("PNG", "RGB", (1024, 1024))
+
+
+def test_a_gallery_and_class_relevance_in_the_dark(page: Page) -> None:  # noqa: F811
+    page.emulate_media(color_scheme="dark")
+    page.goto(
+        f"{page.url.rstrip('/')}/attention?view=Gallery&gallery=Through+all+blocks&through=Class+relevance"
+    )
+    page.locator(".st-key-gallery-pictures img").nth(11).wait_for()
+    settle(page)
+    shoot(page, "attention-gallery-dark")
+    page.locator(".st-key-open-2 button").first.click()
+    picture(page, "Class relevance for square, read at the class token").wait_for()
+    settle(page)
+    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert max(int(part) for part in background[4:-1].split(",")) < 64
+    shoot(page, "attention-dark")
+
+
+def test_a_phone_sees_all_of_it(page: Page) -> None:  # noqa: F811
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.goto(f"{page.url.rstrip('/')}/attention")
+    page.locator(GRID).wait_for()
+    settle(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    main = "document.querySelector('[data-testid=stMain]')"
+    assert page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth")
+    shoot(page, "attention-phone")
+    click_at(page, PHOTO, 0.5 / 8, 0.5 / 8)
+    picture(page, "where patch 0, 0 looks in block 3, head 0").wait_for()
