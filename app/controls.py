@@ -12,7 +12,7 @@ import streamlit as st
 
 from analysis.cost import Cost, cost
 from analysis.vit import Architecture
-from app import results, session
+from app import decisions, results, session
 from app.results import Run
 from app.words import STRUCTURES
 from pruning.budget import Budget
@@ -60,6 +60,7 @@ def job(dense: Architecture) -> Job:
         help="Multiples of 8 run faster on most hardware.",
     )
     heads_by, compensate = _besides(method, ratios)
+    _locked()
     chosen = session.choice()
     return Job(
         model=chosen.model,
@@ -74,7 +75,18 @@ def job(dense: Architecture) -> Job:
         limit=chosen.limit,
         heads_by=heads_by,
         compensate=compensate,
+        locks=decisions.locks(),
     )
+
+
+def _locked() -> None:
+    """What the Heads page has locked, which holds whatever is chosen here."""
+    said = decisions.sentence()
+    if said:
+        with st.container(horizontal=True, vertical_alignment="center", key="locked"):
+            st.markdown(f":material/lock: {said}.", width="content")
+            st.button("Clear", key="clear-locks", on_click=decisions.clear)
+            session.link("heads", "Heads", ":material/hub:")
 
 
 def _besides(method: str, ratios: Ratios) -> tuple[str | None, bool]:

@@ -12,7 +12,7 @@ if str(ROOT) not in sys.path:  # streamlit puts app/ there, and not the folder t
 import streamlit as st  # noqa: E402
 
 from app import session, sidebar  # noqa: E402
-from app.views import attention, compare, export, model, prune, recover  # noqa: E402
+from app.views import attention, compare, export, heads, model, prune, recover  # noqa: E402
 
 ASSETS = ROOT / "assets"
 
@@ -31,6 +31,7 @@ pages = {
     "attention": st.Page(
         attention.show, title="Attention", icon=":material/visibility:", url_path="attention"
     ),
+    "heads": st.Page(heads.show, title="Heads", icon=":material/hub:", url_path="heads"),
     "prune": st.Page(prune.show, title="Prune", icon=":material/content_cut:", url_path="prune"),
     "recover": st.Page(recover.show, title="Recover", icon=":material/healing:", url_path="recover"),
     "compare": st.Page(compare.show, title="Compare", icon=":material/compare_arrows:", url_path="compare"),

@@ -86,7 +86,7 @@ def begin(job: Any) -> Run:
         ValueError: no kind of run takes such a job.
         OutputError: the folder of runs cannot be written to.
     """
-    job = _with_lasting_files(job)
+    job = lasting(job)
     with _starting:  # a second click, or the same in a second tab
         same = (run for run in runs.list_runs() if run.active and run.job == job)
         found = next(same, None) or worker.start(job)
@@ -94,20 +94,20 @@ def begin(job: Any) -> Run:
     return found
 
 
-def _with_lasting_files(job: Any) -> Any:
-    """The job with uploads of this session copied to where they outlive it."""
-    lasting: dict[str, str] = {}
+def lasting(job: Any, *, copy: bool = True) -> Any:
+    """The job with uploads of this session copied to where they outlive it; or only named there."""
+    places: dict[str, str] = {}
     for name in ("data", "weights"):
         path = Path(getattr(job, name, None) or "")
         if path.is_relative_to(session.workspace()):
             kept = runs.runs_root() / UPLOADS / path.relative_to(session.workspace())
-            if not kept.exists():
+            if copy and not kept.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 partial = kept.with_name(f".{kept.name}.part")
                 shutil.copyfile(path, partial)
                 partial.replace(kept)
-            lasting[name] = str(kept)
-    return replace(job, **lasting)
+            places[name] = str(kept)
+    return replace(job, **places)
 
 
 def _cancel(folder: Path) -> None:

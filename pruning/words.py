@@ -96,7 +96,10 @@ def removed(job: Job) -> str:
     parts = [(name, _fraction(getattr(job.ratios, name))) for name in STRUCTURES]
     sparsity = getattr(job.method_options, "sparsity", 0.0)
     parts += [("parameters", _fraction(sparsity))] if sparsity else []
-    return ", ".join(f"{name} {share}" for name, share in parts if share) or "nothing"
+    listed = [f"{name} {share}" for name, share in parts if share]
+    gone = len(job.locks.remove)
+    listed += [f"{gone} locked head{'s' * (gone > 1)}"] if gone else []
+    return ", ".join(listed) or "nothing"
 
 
 def _fraction(value: PerBlock) -> str:

@@ -592,11 +592,11 @@ def test_files_of_a_session_are_kept_for_its_runs(monkeypatch: pytest.MonkeyPatc
     upload = session.workspace() / "abc" / "images.zip"
     upload.parent.mkdir()
     upload.write_bytes(b"zip")
-    job = work._with_lasting_files(replace(SLOW, data=str(upload)))
+    job = work.lasting(replace(SLOW, data=str(upload)))
     assert Path(job.data).read_bytes() == b"zip"
     assert not Path(job.data).is_relative_to(session.workspace())
     assert not runs.list_runs()
-    assert work._with_lasting_files(job) == job
+    assert work.lasting(job) == job
 
 
 def test_evaluations_come_back_as_they_were(tmp_path: Path) -> None:
