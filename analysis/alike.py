@@ -148,8 +148,15 @@ def layout(weights: Float[Tensor, "heads heads"]) -> list[tuple[float, float]]:
     graph.add_nodes_from(range(len(weights)))
     for head in range(len(weights)):
         graph.add_weighted_edges_from((head, other, w) for other, w in nearest(weights, head, _LAYOUT))
-    places = networkx.spring_layout(graph, iterations=100, seed=0, method="force")
-    return [(float(places[head][0]), float(places[head][1])) for head in range(len(weights))]
+    places = networkx.spring_layout(graph, iterations=400, seed=0, method="force")
+    across, down = ([float(places[head][axis]) for head in range(len(weights))] for axis in (0, 1))
+    return list(zip(_spread(across), _spread(down), strict=True))
+
+
+def _spread(values: list[float]) -> list[float]:
+    """From -1 to 1; all in the middle where they are one."""
+    low, high = min(values), max(values)
+    return [2 * (value - low) / (high - low) - 1 if high > low else 0.0 for value in values]
 
 
 def edges(

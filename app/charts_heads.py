@@ -143,10 +143,10 @@ def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:
             y=titles,
             text=shown,
             texttemplate="%{text}",
-            textfont={"size": 10},
+            textfont={"size": 10, "color": "white"},
             zmin=-1,
             zmax=1,
-            colorscale=[[0, "#b8503f"], [0.5, "rgba(138,150,144,0.12)"], [1, "#128069"]],
+            colorscale=[[0, "#b8503f"], [0.5, "#7b8682"], [1, "#128069"]],
             showscale=False,
             xgap=2,
             ygap=2,
@@ -209,7 +209,7 @@ def graph(heads: Heads, drawing: Drawing, height: int) -> Figure:
         f"group %{{customdata[3]}}<extra>{HEAD_MEASURES[drawing.measure].title}</extra>",
         showlegend=False,
     )
-    hidden = {"visible": False, "fixedrange": True, "range": [-1.18, 1.18]}
+    hidden = {"visible": False, "fixedrange": True, "range": [-1.12, 1.12]}
     figure.update_xaxes(**hidden)
     figure.update_yaxes(**hidden)
     margin = {"l": 0, "r": 0, "t": 0, "b": 0}
@@ -249,7 +249,7 @@ def _edges(drawing: Drawing) -> list[Any]:
 def _sizes(drawing: Drawing, few: bool) -> list[float]:
     """Areas by importance, from the least to the most important head."""
     low, high = min(drawing.values), max(drawing.values)
-    least, most = (20, 46) if few else (9, 26)
+    least, most = (17, 36) if few else (9, 24)
     turned = HEAD_MEASURES[drawing.measure].important < 0
     shares = [(value - low) / (high - low) if high > low else 0.5 for value in drawing.values]
     return [least + (most - least) * math.sqrt(1 - share if turned else share) for share in shares]

@@ -50,7 +50,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def choice(small: Path, photos: Path) -> Choice:  # noqa: F811
+def choice(small: Path, photos: Path) -> Choice:
     return Choice(str(small), data=str(photos), limit=6)
 
 
@@ -201,7 +201,7 @@ def test_the_last_head_of_a_block_cannot_be_locked_to_go(choice: Choice) -> None
     assert "it has to stay" in text(app)
 
 
-def test_locks_belong_to_their_model(choice: Choice, tiny: Path) -> None:  # noqa: F811
+def test_locks_belong_to_their_model(choice: Choice, tiny: Path) -> None:
     app = start("heads", choice)
     decide(app, (2, 1), "remove")
     app.session_state["choice"] = replace(choice, model=str(tiny))
