@@ -29,15 +29,18 @@ class Streams:
         dense: ViT,
         batches: Batches,
         limit: int,
-        steered: float,
+        share: float,
         pruned: ViT | None = None,
     ) -> None:
-        """`pruned`: the model whose embedding the second stream starts from, if not the dense one's."""
+        """A `share` of the images is steered.
+
+        `pruned`: the model whose embedding the second stream starts from, if not the dense one's.
+        """
         parameter = next(dense.parameters())
         self.device = parameter.device
         self._folder, self._batches, count = folder, 0, 0
         for images, _ in batches:
-            chosen = steer(dense, images[: limit - count].to(parameter), count, steered)
+            chosen = steer(dense, images[: limit - count].to(parameter), count, share)
             self.write(self._batches, dense=dense.embed(chosen), pruned=(pruned or dense).embed(chosen))
             self._batches, count = self._batches + 1, count + len(chosen)
             if count == limit:
@@ -54,6 +57,11 @@ class Streams:
         """Replace the streams that are given by name."""
         for name, x in streams.items():
             np.save(self._folder / f"{name}-{number}.npy", x.cpu().numpy())
+
+    def advance(self, through: Callable[[Tensor], Tensor]) -> None:
+        """Take the pruned stream through a part of a model."""
+        for number in range(self._batches):
+            self.write(number, pruned=through(self._read("pruned", number)))
 
     def _read(self, name: str, number: int) -> Tensor:
         return torch.from_numpy(np.load(self._folder / f"{name}-{number}.npy")).to(self.device)
@@ -92,6 +100,14 @@ def steer(model: ViT, images: Float[Tensor, "B C Y X"], start: int, share: float
     step = _STEP * images.std(dim=(1, 2, 3), keepdim=True) * chosen.to(images)[:, None, None, None]
     chunks = zip(images.split(_CHUNK), classes.split(_CHUNK), step.split(_CHUNK), strict=True)
     return torch.cat([_towards_class(model, *chunk) for chunk in chunks])
+
+
+def steered(model: ViT, batches: Batches, share: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of which a share of the images is steered, on the model's device."""
+    device, count = next(model.parameters()).device, 0
+    for images, labels in batches:
+        yield steer(model, images.to(device), count, share), labels
+        count += len(images)
 
 
 def _towards_class(model: ViT, x: Tensor, classes: Tensor, step: Tensor) -> Tensor:

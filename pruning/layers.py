@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.vit import Architecture, Attention, BlockWidths, LayerScale, ViT
+from analysis.vit import Architecture, Attention, Block, BlockWidths, LayerScale, ViT
 
 
 def working_copy(model: ViT) -> ViT:
@@ -48,6 +48,18 @@ def set_folded(layer: nn.Linear, behind: nn.Module, weight: Tensor, bias: Tensor
     layer.bias.copy_(bias)
     if isinstance(behind, LayerScale):
         behind.gamma.fill_(1)
+
+
+def through_attention(block: Block, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
+    """The residual stream behind the first half of a block."""
+    attended: Tensor = block.ls1(block.attn(block.norm1(x)))
+    return x + attended
+
+
+def through_mlp(block: Block, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
+    """The residual stream behind the second half of a block."""
+    added: Tensor = block.ls2(block.mlp(block.norm2(x)))
+    return x + added
 
 
 def without_proj(arch: Architecture, widths: BlockWidths) -> Attention:

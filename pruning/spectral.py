@@ -13,7 +13,9 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +24,16 @@ from torch import Tensor, nn
 from analysis.evaluate import Batches
 from analysis.vit import Architecture, Attention, Block, BlockWidths, ViT
 from pruning.calibration import Still, Streams, token_weights
-from pruning.layers import folded, rows_by_head, set_folded, set_rows, without_proj, working_copy
+from pruning.layers import (
+    folded,
+    rows_by_head,
+    set_folded,
+    set_rows,
+    through_attention,
+    through_mlp,
+    without_proj,
+    working_copy,
+)
 from pruning.options import Options, option_field
 from pruning.refit import goal, refit
 from pruning.regression import Moments, choose_neurons, require_finite
@@ -32,7 +43,6 @@ from pruning.sensitivity import Narrow
 from pruning.subspaces import qk_bases, value_bases
 
 _NARROW_IMAGES = 128  # that a single block is narrowed on, to see what it loses on others
-_NARROW_SCORED = 16  # and so many of them for the scores, which all widths are fitted to
 _SCORE_IMAGES = 64  # whose attention scores a fit looks at, all pairs of tokens of each
 
 
@@ -98,8 +108,10 @@ def spectral(
                 model.arch, *blocks, streams, _weights(model, index, options, streams), options.pull / 100
             )
             _prune_attention(step)
+            streams.advance(partial(through_attention, step.narrow))
             progress((index + 0.5) / depth)
             _prune_mlp(step)
+            streams.advance(partial(through_mlp, step.narrow))
             progress((index + 1) / depth)
     return small.to(next(model.parameters())).train(model.training)
 
@@ -118,7 +130,7 @@ class _Narrowing:
 
     def __init__(self, model: ViT, batches: Batches, options: SpectralOptions) -> None:
         self._model, self._options, self._reached = model, options, 0
-        self._known: dict[str, Moments] = {}
+        self._known: dict[str, Any] = {}
         self._dense = working_copy(model)
         path = Path(tempfile.mkdtemp(prefix="prunescope-"))
         weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
@@ -139,9 +151,9 @@ class _Narrowing:
         narrow = ViT(alone).to(next(self._dense.parameters())).eval().blocks[0]
         _copy_what_stays(block, narrow)
         mlp = structure == "mlp"
-        still = Still(self._streams, lambda x: x + block.ls1(block.attn(block.norm1(x))) if mlp else x)
+        still = Still(self._streams, partial(through_attention, block) if mlp else lambda x: x)
         weights = _weights(self._model, index, self._options, still)
-        step = _Step(self._model.arch, block, block, narrow, still, weights, 0, self._known, _NARROW_SCORED)
+        step = _Step(self._model.arch, block, block, narrow, still, weights, 0, self._known)
         (_prune_mlp if mlp else _prune_attention)(step)
         return narrow.to(next(self._model.parameters()))
 
@@ -183,8 +195,7 @@ class _Step:
     streams: Streams | Still
     weights: Float[Tensor, " N"]
     pull: float
-    known: dict[str, Moments] = field(default_factory=dict)  # of whole halves of a block, to use again
-    scored: int = _SCORE_IMAGES
+    known: dict[str, Any] = field(default_factory=dict)  # of a block, whatever its new widths
 
     def moments(self, layer: nn.Linear) -> Moments:
         """Empty moments of a layer's inputs and outputs."""
@@ -192,7 +203,7 @@ class _Step:
 
 
 def _prune_attention(step: _Step) -> None:
-    """Fill the narrow attention, and take both streams behind it."""
+    """Fill the narrow attention, and take the dense stream behind it."""
     block, narrow = step.block, step.narrow
     queries, keys, values = rows_by_head(block.attn)
     rank = narrow.attn.qk_dim
@@ -211,12 +222,10 @@ def _prune_attention(step: _Step) -> None:
     set_rows(narrow.attn.qkv, queries, keys, values)
     fitted, shift = refit(moments, weight, down)
     set_folded(narrow.attn.proj, narrow.ls1, fitted, bias + shift)
-    for number, _, x in step.streams:
-        step.streams.write(number, pruned=x + narrow.ls1(narrow.attn(narrow.norm1(x))))
 
 
 def _prune_mlp(step: _Step) -> None:
-    """Fill the narrow MLP, and take both streams behind it."""
+    """Fill the narrow MLP, and take the dense stream behind it."""
     block, narrow = step.block, step.narrow
     fc1, fc2 = block.mlp.fc1, block.mlp.fc2
     weight, bias = folded(fc2, block.ls2)
@@ -228,8 +237,6 @@ def _prune_mlp(step: _Step) -> None:
     narrow.mlp.fc1.bias.copy_(fc1.bias[kept])
     fitted, shift = refit(moments, weight, torch.eye(len(weight.T)).to(weight)[kept])
     set_folded(narrow.mlp.fc2, narrow.ls2, fitted, bias + shift)
-    for number, _, x in step.streams:
-        step.streams.write(number, pruned=x + narrow.ls2(narrow.mlp(narrow.norm2(x))))
 
 
 def _qk_covariances(step: _Step) -> tuple[Float[Tensor, "H D D"], Float[Tensor, "H D D"]]:
@@ -252,9 +259,11 @@ def _qk_covariances(step: _Step) -> tuple[Float[Tensor, "H D D"], Float[Tensor, 
 
 def _pair_bases(step: _Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Float[Tensor, "H D rank"]]:
     """The closed form's bases, then fitted to the scores that matter of some images."""
-    attn = step.block.attn
-    on_q, on_k = qk_bases(*_qk_covariances(step), rank)
-    q, k, v = _some_heads(step)
+    attn, known = step.block.attn, step.known
+    if "queries and keys" not in known:
+        known["queries and keys"] = _qk_covariances(step), _some_heads(step)
+    (query_moments, key_moments), (q, k, v) = known["queries and keys"]
+    on_q, on_k = qk_bases(query_moments, key_moments, rank)
     columns = folded(attn.proj, step.block.ls1)[0].to(q).unflatten(1, (attn.heads, -1))  # E H Dv
     for head in range(attn.heads):
         query, key, value = q[:, head], k[:, head], v[:, head]  # B N D
@@ -271,9 +280,9 @@ def _some_heads(step: _Step) -> list[Tensor]:
     """Queries, keys and values of the first images: B H N D each."""
     attn, parts, count = step.block.attn, [], 0
     for _, _, x in step.streams:
-        parts.append(attn.split_heads(attn.qkv(step.block.norm1(x[: step.scored - count]))))
+        parts.append(attn.split_heads(attn.qkv(step.block.norm1(x[: _SCORE_IMAGES - count]))))
         count += len(parts[-1][0])
-        if count == step.scored:
+        if count == _SCORE_IMAGES:
             break
     return [torch.cat(part) for part in zip(*parts, strict=True)]
 
@@ -292,7 +301,7 @@ def _attention_moments(step: _Step, outputs: Attention) -> Moments:
     block, moments = step.block, step.moments(step.block.attn.proj)
     for number, dense, x in step.streams:
         z = outputs(block.norm1(x))  # B N H*Dv
-        after = dense + step.dense.ls1(step.dense.attn(step.dense.norm1(dense)))
+        after = through_attention(step.dense, dense)
         gap = after - x - block.ls1(block.attn.proj(z))
         moments.add(z, step.pull * gap, step.weights)
         step.streams.write(number, dense=after)
@@ -304,7 +313,7 @@ def _mlp_moments(step: _Step) -> Moments:
     block, moments = step.block, step.moments(step.block.mlp.fc2)
     for number, dense, x in step.streams:
         z = block.mlp.act(block.mlp.fc1(block.norm2(x)))  # B N F
-        after = dense + block.ls2(block.mlp(block.norm2(dense)))
+        after = through_mlp(block, dense)
         gap = after - x - block.ls2(block.mlp.fc2(z))
         moments.add(z, step.pull * gap, step.weights)
         step.streams.write(number, dense=after)

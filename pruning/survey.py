@@ -8,6 +8,7 @@ from analysis.data import ImageSet
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from pruning.budget import Allocation, allocate, require_reachable
+from pruning.calibration import steered
 from pruning.criteria import Criterion
 from pruning.inputs import Progress, calibration_batches, quiet, tracked
 from pruning.job import Job
@@ -58,6 +59,9 @@ def survey(
 ) -> Survey:
     """Measure what the job's budget is solved on. `scores` are reused where already at hand.
 
+    The images are steered towards evenly spread classes [ours]: on photos of a few classes, what late
+    blocks do for all the others looks free to remove.
+
     Raises:
         ValueError: no budget, a method that cannot narrow a single block, or no images.
     """
@@ -74,7 +78,8 @@ def survey(
         images = calibration_batches(job, loaded, calibration, "Reading calibration images", progress)
         narrow = method.narrow(model, images, job.method_options)
         few = _others(job, calibration, budget.images)
-    images = tracked(few, loaded, "Running the dense model", progress)
+    share = getattr(job.method_options, "steered", 100) / 100
+    images = steered(model, tracked(few, loaded, "Running the dense model", progress), share)
     return Survey(scores, measure_sensitivities(model, images, narrow, structures, progress))
 
 

@@ -17,13 +17,14 @@ from analysis.scenes import CLASSES
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.__main__ import main
 from pruning.budget import Budget
+from pruning.calibration import steer
 from pruning.inputs import image_sets
 from pruning.job import Job
 from pruning.latency_budget import LatencyTable
 from pruning.methods import METHODS
 from pruning.pipeline import make_smaller, prune
 from pruning.selection import Ratios
-from pruning.sensitivity import STRUCTURES, Narrow, narrow_by_scores
+from pruning.sensitivity import STRUCTURES, Narrow, measure_sensitivities, narrow_by_scores
 from pruning.snp import SnpOptions
 from pruning.survey import score, solve, survey
 
@@ -165,6 +166,23 @@ def test_a_budget_is_solved_on_the_way_and_reported() -> None:
     assert solve(job, ARCH, found) == outcome.allocation
     small, plan = make_smaller(job, given, calibration)
     assert (small.arch, plan) == (outcome.pruned.model.arch, outcome.plan)
+
+
+def test_sensitivities_are_those_of_images_steered_towards_all_classes() -> None:
+    job = replace(BUDGET, method="l2", budget=Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8))
+    given = dense()
+    calibration, _ = image_sets(job, given)
+    few = calibration.sample(8, job.seed)
+    images = torch.stack([given.preprocess(few.image(i)) for i in range(8)])
+    expected = measure_sensitivities(
+        given.model,
+        [(steer(given.model, images, 0, 1.0), None)],
+        narrow_by_scores(given.model, score(job, given, calibration)),
+    )
+    found = survey(job, given, calibration).sensitivities
+    for mine, other in zip(found.blocks, expected.blocks, strict=True):
+        for name in ("qk", "v", "mlp"):
+            assert getattr(mine, name).kl == pytest.approx(getattr(other, name).kl, rel=1e-3, abs=1e-7)
 
 
 def test_what_is_at_hand_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:

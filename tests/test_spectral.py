@@ -12,7 +12,7 @@ from conftest import TINY, VARIANTS, batches, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.calibration import steer, token_weights
+from pruning.calibration import steer, steered, token_weights
 from pruning.plan import BlockPlan, Plan
 from pruning.rotation import rotate
 from pruning.spectral import SpectralOptions, narrow_spectral, spectral
@@ -248,13 +248,13 @@ def golden(number: int, classes: int) -> int:
 
 def test_steering_brings_every_image_nearer_to_its_class(tiny: ViT) -> None:
     images = random_images(TINY, count=20)
-    steered = steer(tiny, images, 5, 1.0)
+    moved = steer(tiny, images, 5, 1.0)
     with torch.no_grad():
-        before, after = tiny(images).log_softmax(-1), tiny(steered).log_softmax(-1)
+        before, after = tiny(images).log_softmax(-1), tiny(moved).log_softmax(-1)
     for number in range(20):
         wanted = golden(number + 5, 10)
         assert after[number, wanted] > before[number, wanted]
-        change = (steered[number] - images[number]).abs().max() / images[number].std()
+        change = (moved[number] - images[number]).abs().max() / images[number].std()
         assert 0 < float(change) <= 0.0901
     assert len({golden(number, 10) for number in range(20)}) == 10
 
@@ -262,10 +262,18 @@ def test_steering_brings_every_image_nearer_to_its_class(tiny: ViT) -> None:
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 5), (0.7, 14), (1.0, 20)])
 def test_as_many_are_steered_as_asked_however_they_are_batched(share: float, count: int, tiny: ViT) -> None:
     images = random_images(TINY, count=20)
-    steered = steer(tiny, images, 0, share)
-    assert int((steered != images).flatten(1).any(dim=1).sum()) == count
+    moved = steer(tiny, images, 0, share)
+    assert int((moved != images).flatten(1).any(dim=1).sum()) == count
     parts = torch.cat([steer(tiny, images[:7], 0, share), steer(tiny, images[7:], 7, share)])
-    torch.testing.assert_close(parts, steered)
+    torch.testing.assert_close(parts, moved)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_batches_are_steered_as_all_images_at_once(share: float, tiny: ViT) -> None:
+    images = random_images(TINY, 10)
+    parts = [x for x, _ in steered(tiny, batches(images, 4), share)]
+    assert [len(x) for x in parts] == [4, 4, 2]
+    torch.testing.assert_close(torch.cat(parts), steer(tiny, images, 0, share))
 
 
 def test_without_a_classifier_nothing_is_steered() -> None:
