@@ -15,7 +15,7 @@ export GOMP_SPINCOUNT ?= 10000
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app
-	$(BIN)/streamlit run app/main.py --server.port $(PORT)
+	$(BIN)/python -m app --server.port $(PORT)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "$(MARK)" $(ARGS)

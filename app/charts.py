@@ -216,6 +216,9 @@ def _grid_axes(figure: Figure, grid: Grid) -> Figure:
     figure.update_yaxes(
         **common,
         range=[grid.image.height + 3, -3],
+        scaleanchor="x",  # on a narrow screen the maps shrink and keep their shape
+        constrain="domain",
+        constraintoward="top",
         title={"text": "head", "standoff": 4},
         tickvals=[row * high + grid.cell[1] / 2 for row in range(grid.rows)],
         ticktext=[str(row) for row in range(grid.rows)],

@@ -11,7 +11,7 @@ if str(ROOT) not in sys.path:  # streamlit puts app/ there, and not the folder t
 
 import streamlit as st  # noqa: E402
 
-from app import session, sidebar  # noqa: E402
+from app import preload, session, sidebar  # noqa: E402
 from app.views import attention, compare, export, heads, model, prune, recover  # noqa: E402
 
 ASSETS = ROOT / "assets"
@@ -43,3 +43,4 @@ with st.sidebar:
     sidebar.show()
 with session.sentences():
     page.run()
+preload.in_background("timm.data")  # what every image needs, and a page without one does not

@@ -164,4 +164,5 @@ def _data(pending: dict[str, Any]) -> str | None:
 
 
 def _device() -> str:
-    return f"CPU · {torch.get_num_threads()} threads · torch {torch.__version__.partition('+')[0]}"
+    threads = torch.get_num_threads()
+    return f"CPU · {threads} thread{'s' * (threads > 1)} · torch {torch.__version__.partition('+')[0]}"

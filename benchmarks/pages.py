@@ -1,0 +1,269 @@
+"""How long people wait for the app's pages, and what memory the server takes: a real browser, a real server.
+
+    python benchmarks/pages.py --write
+
+DeiT-Tiny with its weights and the real photos, DeiT-Base and others with random weights. A page counts as
+there when its last picture is, and the server has nothing left to do. Each time is the median of several.
+Needs Chromium, and Playwright from requirements-dev.txt.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from playwright.sync_api import Page, sync_playwright
+from results import ROOT, data_folder, deit_tiny, parser, report, table
+
+from analysis.data import open_data
+from analysis.models import LoadedModel, architecture, load
+from analysis.vit import ViT
+from pruning.bundle import write_bundle
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+RANDOM = ("deit_small_patch16_224", "deit_base_patch16_224", "vit_base_patch32_224")
+TURNS = 9  # of each click
+STARTS = 3  # of the server
+SOME = 10  # images looked at with every further model
+MINUTE = 60_000  # Playwright counts milliseconds
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the bundles lie, and the names of the photos in their order."""
+
+    bundles: dict[str, Path]
+    photos: Path
+    names: list[str]
+
+
+def prepare(folder: Path) -> Place:
+    """Bundles of DeiT-Tiny and of random models, all for the same photos."""
+    job = deit_tiny()
+    tiny = load(job.model, Path(job.weights or ""))
+    bundles = {"deit_tiny_patch16_224": bundle(folder, "deit_tiny_patch16_224", tiny)}
+    for name in RANDOM:
+        model = ViT(architecture(name)).eval()
+        model.init_weights()
+        bundles[name] = bundle(folder, name, replace(tiny, model=model))
+    photos = data_folder() / "imagenet-val-650.zip"
+    found = open_data(photos, tiny.preprocess, 1000, "test")
+    return Place(bundles, photos, [found.item_name(i) for i in range(len(found))])
+
+
+def bundle(folder: Path, name: str, loaded: LoadedModel) -> Path:
+    return write_bundle(folder / name, loaded.model, loaded.preprocess, name=name, report={})
+
+
+@contextmanager
+def server(runs: Path, threads: int) -> Iterator[tuple[str, int]]:
+    """The app as `make app` starts it: its address and process, once it is up."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {"STREAMLIT_SERVER_HEADLESS": "true", "STREAMLIT_SERVER_ADDRESS": "127.0.0.1"}
+    settings |= {"PRUNESCOPE_RUNS": str(runs), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "app", "--server.port", str(port)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_until_up(f"{address}/_stcore/health", process)
+            yield address, process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.02)
+    sys.exit("the server did not start")
+
+
+@contextmanager
+def browser() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--no-first-run"]
+        )
+        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(5 * MINUTE)
+        yield page
+        chromium.close()
+
+
+def idle(page: Page) -> None:
+    """Wait until the server has nothing left to run."""
+    busy = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
+    page.wait_for_function(f"!document.querySelector('{busy}')")
+
+
+def first_page(runs: Path, threads: int) -> float:
+    """Seconds from the address typed to the whole first page, on a server that is just up."""
+    with browser() as page, server(runs, threads) as (address, _):
+        began = time.perf_counter()
+        page.goto(address)
+        page.locator(".st-key-samples img").last.wait_for()
+        idle(page)
+        return time.perf_counter() - began
+
+
+def choose(page: Page, model: Path, photos: Path) -> None:
+    """Load a bundle and the photos by the sidebar's form."""
+    if not page.locator(".st-key-model-source input").is_visible():
+        page.locator(".st-key-source summary").click()
+    for key, option in (("model-source", "Bundle"), ("image-source", "Folder or zip")):
+        page.locator(f".st-key-{key} input").click()
+        page.get_by_role("option", name=option, exact=True).click()
+        idle(page)
+    for key, value in (("bundle-folder", model), ("data-path", photos)):
+        page.locator(f".st-key-{key} input").fill(str(value))
+        page.keyboard.press("Enter")
+        idle(page)
+    page.locator(".st-key-load button").click()
+    page.locator(".st-key-loaded").get_by_text(model.name, exact=True).wait_for()
+    page.wait_for_timeout(500)
+    idle(page)
+
+
+def show(page: Page, number: int, name: str) -> None:
+    """Go to a photo by its number, and wait until all of the page is about it."""
+    box = page.get_by_label("Number, 0 to")
+    box.fill(str(number))
+    page.keyboard.press("Enter")
+    arrived(page, name)
+
+
+def step(page: Page, name: str) -> float:
+    """Seconds from a click on Next to the whole page of the next photo."""
+    before = page.locator("img[alt^='Rollout']").first.get_attribute("src")
+    began = time.perf_counter()
+    page.locator(".st-key-image-next button").first.click()
+    arrived(page, name)
+    page.wait_for_function(
+        "before => document.querySelector(\"img[alt^='Rollout']\").getAttribute('src') !== before", arg=before
+    )
+    idle(page)
+    return time.perf_counter() - began
+
+
+def arrived(page: Page, name: str) -> None:
+    page.get_by_text(name).first.wait_for()
+    page.locator("img[alt^='Rollout']").first.wait_for()
+    idle(page)
+
+
+def click(page: Page, row: int, column: int, rows: int) -> float:
+    """Seconds from a click on a patch to the pictures of where it looks and who looks at it."""
+    chart = page.locator(".st-key-patches .nsewdrag").first
+    box = chart.bounding_box()
+    if box is None:
+        sys.exit("the photo is not on the page")
+    x, y = box["x"] + (column + 0.5) * box["width"] / rows, box["y"] + (row + 0.5) * box["height"] / rows
+    page.mouse.move(x - 2, y)
+    page.mouse.move(x, y)
+    page.locator(".st-key-patches .hovertext").first.wait_for()
+    began = time.perf_counter()
+    page.mouse.click(x, y)
+    for what in (f"where patch {row}, {column} looks", f"who looks at patch {row}, {column} "):
+        page.wait_for_function(
+            "alt => [...document.querySelectorAll('img')].some(e => e.alt.startsWith(alt) && e.complete)",
+            arg=what,
+        )
+    seconds = time.perf_counter() - began
+    idle(page)
+    return seconds
+
+
+def look(page: Page, place: Place, name: str) -> tuple[float, float]:
+    """Seconds for a new photo and for a patch, medians."""
+    choose(page, place.bundles[name], place.photos)
+    page.locator("[data-testid=stSidebarNav]").get_by_text("Attention", exact=True).click()
+    show(page, 0, place.names[0])
+    steps = [step(page, place.names[number]) for number in range(1, TURNS + 1)]
+    clicks = [click(page, 2 + turn, 3 + turn, 14) for turn in range(TURNS)]
+    return statistics.median(steps), statistics.median(clicks)
+
+
+def resident(process: int) -> float:
+    """Resident memory of a process in MB."""
+    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def browse(page: Page, place: Place, process: int, images: int) -> list[list[str]]:
+    """Memory as images and models are looked at; two rounds of models show whether it stays."""
+    rows = []
+
+    def note(what: str) -> None:
+        rows.append([what, f"{resident(process):,.0f}"])
+
+    first, *others = place.bundles
+    choose(page, place.bundles[first], place.photos)
+    page.locator("[data-testid=stSidebarNav]").get_by_text("Attention", exact=True).click()
+    for number in range(images):
+        show(page, number, place.names[number])
+        if number + 1 in (1, images // 4, images // 2, images):
+            note(f"{first}, {number + 1} images")
+    for turn in (1, 2, 3):
+        for name in (*others, first):
+            choose(page, place.bundles[name], place.photos)
+            for number in range(SOME):
+                show(page, number, place.names[number])
+        note(f"all {len(place.bundles) + 1} models, round {turn}")
+    return rows
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--images", type=int, default=200, help="images browsed for the memory")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        place, runs = prepare(Path(folder)), Path(folder) / "runs"
+        opened = statistics.median(first_page(runs, given.threads) for _ in range(STARTS))
+        rows = [["first page, server just up", f"{opened:.2f}", "2"]]
+        with browser() as page, server(runs, given.threads) as (address, process):
+            page.goto(address)
+            page.locator(".st-key-samples img").last.wait_for()
+            idle(page)
+            started = resident(process)
+            for name, photo in (("deit_tiny_patch16_224", "1.5"), ("deit_base_patch16_224", "4")):
+                new, patch = look(page, place, name)
+                rows.append([f"new photo, {name}", f"{new:.2f}", photo])
+                rows.append([f"click on a patch, {name}", f"{patch:.2f}", "0.3"])
+        with browser() as page, server(runs, given.threads) as (address, process):
+            page.goto(address)
+            page.locator(".st-key-samples img").last.wait_for()
+            idle(page)
+            memory = [
+                ["the demo's first page", f"{started:,.0f}"],
+                *browse(page, place, process, given.images),
+            ]
+    waits = table(["what", "seconds", "aim"], rows)
+    report("Pages", f"{waits}\n\n{table(['looked at', 'server, MB'], memory)}", given.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Imports done in the background: they arrive, and what they are stays apart from the app."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_modules_arrive_without_anyone_waiting() -> None:
+    code = (
+        "import sys, threading; from app import preload; preload.in_background('colorsys', 'wave')\n"
+        "[thread.join() for thread in threading.enumerate() if thread.name == 'preload']\n"
+        "print(*(name in sys.modules for name in ('colorsys', 'wave')))"
+    )
+    assert run(code).split() == ["True", "True"]
+
+
+def test_the_first_page_imports_neither_timm_nor_torchvision() -> None:
+    code = (
+        "import sys; from analysis.models import load; load('demo')\n"
+        "from app import session, sidebar\n"
+        "from app.views import attention, compare, export, heads, model, prune, recover\n"
+        "print(*(name in sys.modules for name in ('timm', 'torchvision', 'networkx', 'captum', 'sympy')))"
+    )
+    assert run(code).split() == ["False"] * 5
