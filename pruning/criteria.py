@@ -86,9 +86,8 @@ CRITERIA: dict[str, Criterion] = {
         head_graph_scores,
         GraphOptions,
         "Head graph",
-        "GOHSP's ranking alone: a walk over the graph of how alike a block's heads are; it ranks heads "
-        "only. Cosine and attention overlap are symmetric: there, without teleport, the walk gives the plain "
-        "degree and adds nothing. Predictability is where it matters.",
+        "Ranks heads only, by a walk over the graph of how alike they are (symmetric by cosine and "
+        "attention: there the walk adds nothing to the plain degree).",
         ranks=("heads",),
     ),
     "random": Criterion(random, SeedOptions, "Random", "Keeps a random choice: the floor to beat."),

@@ -66,8 +66,7 @@ METHODS: dict[str, Criterion | Projection | Trained] = {
         gohsp,
         GohspOptions,
         "GOHSP",
-        "Ranks the heads by a graph of how alike they are, trains the model towards the structure that "
-        "stays, and cuts. With cosine or attention overlap, which are symmetric, and no teleport the ranking "
-        "is the plain degree and the chain adds nothing; predictability is where it matters.",
+        "Ranks heads by a graph of how alike they are (symmetric by cosine and attention: there the chain "
+        "adds nothing to the plain degree), trains towards the structure that stays, and cuts.",
     ),
 }

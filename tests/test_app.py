@@ -32,7 +32,7 @@ from pruning.status import Status
 from pruning.survey import Survey
 
 MAIN = str(Path(__file__).parent.parent / "app" / "main.py")
-PAGES = ("", "attention", "prune", "recover", "compare", "export")
+PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Page 5: models side by side, in numbers and in pictures."""
+"""Page 6: models side by side, in numbers and in pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Page 6: leave with the smaller model."""
+"""Page 7: leave with the smaller model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Page 3: choose what goes, see at once what it saves, and cut."""
+"""Page 4: choose what goes, see at once what it saves, and cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Page 4: fine-tune a smaller model with the dense one as teacher, and see how all runs are getting on."""
+"""Page 5: fine-tune a smaller model with the dense one as teacher, and see how all runs are getting on."""
 
 from __future__ import annotations
 
