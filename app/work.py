@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shutil
 import threading
-from dataclasses import replace
+import time
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pruning.runs import Run
 
 POLL = 2.0  # seconds between two looks at a run that is active
 RECENT = 600.0  # seconds for which the end of a run is news
+FRESH = 3600.0  # seconds
 UPLOADS = ".uploads"  # beside the runs: files that came through a browser, as runs outlive its session
 BADGES: dict[str, tuple[str, Any]] = {
     "queued": (":material/hourglass_empty:", "gray"),
@@ -86,8 +89,9 @@ def begin(job: Any) -> Run:
         ValueError: no kind of run takes such a job.
         OutputError: the folder of runs cannot be written to.
     """
-    job = lasting(job)
     with _starting:  # a second click, or the same in a second tab
+        _sweep_uploads(runs.runs_root())
+        job = lasting(job)
         same = (run for run in runs.list_runs() if run.active and run.job == job)
         found = next(same, None) or worker.start(job)
     _listed.clear()
@@ -108,6 +112,20 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
                 partial.replace(kept)
             places[name] = str(kept)
     return replace(job, **places)
+
+
+def _sweep_uploads(root: Path) -> None:
+    """Remove uploads that no run refers to any more, unless they are so fresh that one may be about to."""
+    kept = root / UPLOADS
+    jobs = [run.job for run in runs.list_runs(root)] if kept.is_dir() else []
+    needed = {value for job in jobs if job for value in asdict(job).values() if isinstance(value, str)}
+    if None in jobs:  # nobody knows what such a run refers to
+        return
+    for file in [path for path in kept.rglob("*") if path.is_file()]:
+        if str(file) not in needed and time.time() - file.stat().st_mtime > FRESH:
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # others lie beside it
+                file.parent.rmdir()
 
 
 def _cancel(folder: Path) -> None:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from analysis.vit import Architecture, ViT
 from pruning.checkpoint import State
+from pruning.objective import Objective, bare
 from pruning.options import Options, option_field
 from pruning.plan import Plan
 from pruning.selection import Scores, heads_only, select
-from pruning.train import Objective, bare
 
 Weights = dict[str, Tensor]  # constrained parameters by their name in the model
 

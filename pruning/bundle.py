@@ -19,7 +19,7 @@ from torch import Tensor
 from analysis import vit
 from analysis.preprocess import Preprocess
 from analysis.vit import ViT
-from pruning.card import base_name, card
+from pruning.card import card, without_places
 from pruning.plan import Plan
 
 REQUIRED = ("model.safetensors", "architecture.json", "preprocess.json")
@@ -77,7 +77,7 @@ def write_files(
     """
     _require_fit(model, preprocess, plan)
     pruned = plan is not None or "method" in report
-    report = {"model": base_name(name), **report}  # so that a bundle saved again knows its origin
+    report = without_places({"model": name} | dict(report))  # a bundle saved again knows its origin
     texts = {
         "architecture.json": model.arch.to_json(),
         "preprocess.json": preprocess.to_json(),

@@ -13,6 +13,8 @@ from analysis.vit import Architecture
 
 Report = Mapping[str, object]
 
+_PLACES = ("model", "weights", "teacher", "teacher_weights", "data", "calibration", "test_data")
+
 LOADER = """\
 from safetensors.torch import load_file
 from vit import Architecture, ViT
@@ -48,6 +50,19 @@ def base_name(name: str) -> str:
     if name.startswith("hf-hub:"):
         return name
     return name.partition(":")[0] if name.startswith("cifar10:") else Path(name).name or name
+
+
+def without_places(report: Report) -> dict[str, object]:
+    """The report as it may travel: models and data by their names, without the folders of one machine."""
+    told = {name: _named(name, value) for name, value in report.items()}
+    job = told.get("job")
+    if isinstance(job, Mapping):
+        told["job"] = {name: _named(name, value) for name, value in job.items()}
+    return told
+
+
+def _named(name: str, value: object) -> object:
+    return base_name(value) if name in _PLACES and isinstance(value, str) else value
 
 
 def _front_matter(name: str, pruned: bool) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+CHECKPOINTS = "checkpoint"  # where a run keeps them
+
 State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and dicts of them
 
 
@@ -25,22 +27,44 @@ def fingerprint(*parts: object) -> str:
 def save_checkpoint(file: Path, state: State) -> None:
     """Replace `file` by this state; whatever happens on the way, a whole file lies there.
 
+    What was there stays beside it, ending in `.spare`, and is written over the next time: a disk that
+    had room for two checkpoints of a training has room for all that follow, however full it gets.
+
     Raises:
         OSError: the disk is full, or the place cannot be written to; what was there stays.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".part")
+    spare = file.with_suffix(".spare")
+    fresh = not spare.exists()
     try:
-        with partial.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(spare, state)
+        _exchange(file, spare)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
+            if fresh:
+                spare.unlink(missing_ok=True)
         raise OSError(f"the checkpoint {file.name} could not be written: {error}") from error
     _settle(file.parent)
+
+
+def _write(spare: Path, state: State) -> None:
+    """Over what is there, in its place."""
+    with os.fdopen(os.open(spare, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as stream:
+        torch.save(state, stream)
+        stream.truncate()
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _exchange(file: Path, spare: Path) -> None:
+    """The spare becomes the file and the file the spare; at every moment there is a whole file."""
+    before = file.with_suffix(".before")
+    before.unlink(missing_ok=True)
+    with suppress(OSError):  # no checkpoint yet, or a disk without hard links, where each needs new room
+        os.link(file, before)
+    spare.replace(file)
+    if before.exists():
+        before.replace(spare)
 
 
 def _settle(folder: Path) -> None:

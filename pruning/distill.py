@@ -16,8 +16,10 @@ from analysis.data import ImageSet
 from analysis.models import LoadedModel
 from analysis.vit import ViT
 from pruning.monitor import Monitor
+from pruning.objective import Objective, bare, cross_entropy
 from pruning.options import Value, option_field, parse_option
-from pruning.train import Objective, Training, bare, cross_entropy, train
+from pruning.recipe import Training
+from pruning.train import train
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ class Distillation(Objective):
     def loss(
         self, model: nn.Module, images: Float[Tensor, "B C Y X"], targets: Shaped[Tensor, "B *classes"]
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """The loss above, with its parts as figures."""
+        """The loss above, with its parts as figures; a teacher with no share in it is not asked."""
         options, teacher = self.options, self.teacher.to(images.device)
+        if not options.soft and not self.matches:
+            return cross_entropy(model(images), targets), {}
         with torch.no_grad(), _streams(teacher, self.matches) as wanted:
             soft = teacher(images)
         with _streams(bare(model), self.matches) as got:
@@ -110,8 +114,11 @@ def recover(
     options: Recovery,
     seed: int = 0,
     monitor: Monitor = Monitor(),
+    known: Mapping[str, float] | None = None,
 ) -> LoadedModel:
     """Fine-tune a copy of `student` on `images` so that it does what `teacher` does.
+
+    `known` are figures that the curves begin with.
 
     Raises:
         ValueError: teacher and student do not fit, or see images differently; what `train` refuses.
@@ -122,7 +129,15 @@ def recover(
     if options.features and not objective.matches:
         monitor.note("teacher and student differ in width or depth: matched on their logits only")
     model = train(
-        student.model, images, student.preprocess, objective, options, seed=seed, test=test, monitor=monitor
+        student.model,
+        images,
+        student.preprocess,
+        objective,
+        options,
+        seed=seed,
+        test=test,
+        monitor=monitor,
+        known=known,
     )
     return replace(student, model=model)
 

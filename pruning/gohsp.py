@@ -24,13 +24,16 @@ from pruning.admm import Admm, AdmmOptions, Structure, hard_projection
 from pruning.distill import Distillation, Recovery
 from pruning.head_locks import HeadLocks
 from pruning.monitor import Monitor
+from pruning.objective import Objective
 from pruning.options import choice_field, option_field, switch_field
 from pruning.plan import Plan
 from pruning.ranking import SCOPES, GraphOptions, head_counts, rank_heads
-from pruning.recipe import Training, batch_size
+from pruning.recipe import batch_size
 from pruning.selection import Ratios, shrink
 from pruning.surgery import cut
-from pruning.train import Objective, train
+from pruning.train import train
+
+STRUCTURING = "Training towards the structure"
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,16 @@ class GohspOptions(GraphOptions):
 
 @dataclass(frozen=True)
 class Lesson:
-    """What there is to train on, and `test` images for the curve of top-1."""
+    """What there is to train on, and `test` images for the curve of top-1.
+
+    `recipe` says in full how, in place of the method's options; with `distill` it is the teacher's too.
+    """
 
     images: ImageSet
     preprocess: Preprocess
     seed: int = 0
     test: ImageSet | None = None
+    recipe: Recovery | None = None
 
 
 def gohsp(
@@ -109,16 +116,16 @@ def _optimised(
     model: ViT, structure: Structure, options: GohspOptions, lesson: Lesson, monitor: Monitor
 ) -> ViT:
     """The model after the ADMM training: full size, near the structure."""
-    training = Training(
+    training = lesson.recipe or Recovery(
         epochs=options.epochs,
         images=options.train_images,
         batch=options.batch,
         lr=options.lr,
     )
     size = batch_size(training, len(lesson.images), 1)
-    steps = options.epochs * max(1, min(training.images or len(lesson.images), len(lesson.images)) // size)
+    steps = training.epochs * max(1, min(training.images or len(lesson.images), len(lesson.images)) // size)
     settings = AdmmOptions(options.rho, options.growth, -(-steps // options.updates))
-    inner = Distillation(model, model, Recovery()) if options.distill else Objective()
+    inner = Distillation(model, model, training) if options.distill else Objective()
     objective = Admm(inner, model, structure, settings)
     return train(
         model,
@@ -129,6 +136,7 @@ def _optimised(
         seed=lesson.seed,
         test=lesson.test,
         monitor=monitor,
+        what=STRUCTURING,
     )
 
 

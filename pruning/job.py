@@ -13,7 +13,7 @@ from pruning.budget import Budget
 from pruning.criteria import CRITERIA, Criterion
 from pruning.distill import option_words, read_recovery
 from pruning.head_locks import Head, HeadLocks, written
-from pruning.methods import METHODS, Trained
+from pruning.methods import METHODS, Projection, Trained
 from pruning.options import Options, Value, parse_option
 from pruning.selection import Ratios, preset_ratios, shrink
 
@@ -110,7 +110,7 @@ class Job:
         target = self.locks.widths(dense, shrink(dense, ratios, self.align))
         if isinstance(method, Criterion):
             method.require_ranked(self.heads_only(dense, target) if self.heads_by else dense, target)
-        return target
+        return method.target(dense, target) if isinstance(method, Projection) else target
 
     @staticmethod
     def heads_only(dense: Architecture, target: Architecture) -> Architecture:

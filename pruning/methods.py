@@ -16,7 +16,7 @@ from pruning.options import Options
 from pruning.plan import Plan
 from pruning.selection import Ratios
 from pruning.sensitivity import Narrow
-from pruning.spectral import SpectralOptions, narrow_spectral, spectral
+from pruning.spectral import SpectralOptions, narrow_spectral, spectral, spectral_target
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Projection:
     """A method that computes new weights of the target's widths, instead of choosing among the old.
 
     The last argument of `project` is the model without the heads that were removed first, if any.
+
+    `target` says what becomes of a dense architecture of which these widths are asked for.
 
     `narrow` makes a `Narrow` from model, calibration images and options; without one the method
     takes no budget.
@@ -34,6 +36,7 @@ class Projection:
     title: str
     explanation: str
     narrow: Callable[[ViT, Batches, Any], Narrow] | None = None
+    target: Callable[[Architecture, Architecture], Architecture] = lambda _, widths: widths
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ METHODS: dict[str, Criterion | Projection | Trained] = {
         "Spectral",
         "Keeps the best subspace of each head and refits what follows: no training, far more accuracy.",
         narrow_spectral,
+        spectral_target,
     ),
     "gohsp": Trained(
         gohsp_target,

@@ -45,7 +45,7 @@ class Outcome:
             "method": self.job.method,
             "data": self.job.data,
             "job": json.loads(self.job.to_json()),
-            "fine_tuned": self.start is not None,
+            "fine_tuned": self.job.trains,
         }
         report |= cost_report(self.dense.model.arch, self.pruned.model.arch)
         report |= budget_report(self.allocation) if self.allocation else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -142,15 +143,21 @@ def prune(
     after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the pruned model", progress))
     start = None
     if job.recovery is not None:
-        start, pruned = after, _recover(job, pruned, dense, test, progress)
+        known = {"top1_dense": before.top1, "top1": after.top1}
+        start, pruned = after, _recover(job, pruned, dense, test, progress, known)
         after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the recovered model", progress))
     return Outcome(job, dense, pruned, plan, before, after, time.perf_counter() - began, allocation, start)
 
 
 def _recover(
-    job: Job, pruned: LoadedModel, dense: LoadedModel, test: ImageSet, progress: Progress
+    job: Job,
+    pruned: LoadedModel,
+    dense: LoadedModel,
+    test: ImageSet,
+    progress: Progress,
+    known: Mapping[str, float],
 ) -> LoadedModel:
     classes, other = dense.model.arch.num_classes, job.data if job.calibration else None
     images, _ = open_training(job.calibration or job.data, dense.preprocess, classes, other)
     settings = read_recovery(job.recovery or ())
-    return recover(pruned, dense, images, test, settings, job.seed, as_monitor(progress))
+    return recover(pruned, dense, images, test, settings, job.seed, as_monitor(progress), known)

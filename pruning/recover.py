@@ -167,8 +167,8 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverOutcome
     test = test.sample(job.limit, job.seed) if job.limit else test
     before = evaluate(teacher.model, tracked(test, teacher, "Evaluating the teacher", monitor))
     start = evaluate(student.model, tracked(test, student, "Evaluating the model to recover", monitor))
-    monitor.metrics(0, top1_dense=before.top1, top1=start.top1)  # where the curve begins, and its aim
-    recovered = recover(student, teacher, images, test, job.recovery, job.seed, monitor)
+    known = {"top1_dense": before.top1, "top1": start.top1}  # the aim of the curve, and where it begins
+    recovered = recover(student, teacher, images, test, job.recovery, job.seed, monitor, known)
     after = evaluate(recovered.model, tracked(test, recovered, "Evaluating the recovered model", monitor))
     seconds = time.perf_counter() - began
     return RecoverOutcome(job, teacher, student, recovered, before, start, after, seconds)

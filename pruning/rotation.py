@@ -78,7 +78,7 @@ def fold_norms(model: ViT) -> ViT:
         ValueError: a norm in front of the blocks, or no classifier.
     """
     _require_foldable(model.arch)
-    arch = replace(model.arch, norm="rms", qkv_bias=True, layer_scale=False)
+    arch = _folded(model.arch)
     folded = ViT(arch).to(next(model.parameters()).device, torch.float64)
     state = {name: value.detach().double() for name, value in model.state_dict().items()}
     for name, norm in _readers(arch):
@@ -103,8 +103,8 @@ def project(dense: ViT, basis: Float[Tensor, "E K"], shares: Mapping[str, float]
     that `shares` gives by the norm's name (without them: all of it). The factor this makes goes
     into what reads, and epsilon grows by E / K.
     """
-    width, kept = basis.shape
-    arch = replace(dense.arch, embed_dim=kept, norm_eps=dense.arch.norm_eps * width / kept)
+    kept = basis.shape[1]
+    arch = _narrower(dense.arch, kept)
     state = {name: value.double() for name, value in dense.state_dict().items()}
     _map_written(state, basis)
     for name, norm in _readers(arch):
@@ -302,6 +302,24 @@ def _fill(model: ViT, state: dict[str, Tensor]) -> None:
             weights[name] = torch.ones_like(value)
     model.load_state_dict(weights)
     model.eval().requires_grad_(False)
+
+
+def rotated_architecture(dense: Architecture, embed_dim: int) -> Architecture:
+    """What `rotate` makes of this architecture: norms without a bias among it, and no LayerScale.
+
+    Raises:
+        ValueError: a model that cannot be rotated, or a width it does not have.
+    """
+    _require_width(dense, embed_dim)
+    return _narrower(_folded(dense), embed_dim)
+
+
+def _folded(arch: Architecture) -> Architecture:
+    return replace(arch, norm="rms", qkv_bias=True, layer_scale=False)
+
+
+def _narrower(arch: Architecture, embed_dim: int) -> Architecture:
+    return replace(arch, embed_dim=embed_dim, norm_eps=arch.norm_eps * arch.embed_dim / embed_dim)
 
 
 def _require_foldable(arch: Architecture) -> None:

@@ -37,7 +37,7 @@ from pruning.layers import (
 from pruning.options import Options, option_field
 from pruning.refit import goal, refit
 from pruning.regression import Moments, choose_neurons, require_finite
-from pruning.rotation import rotate
+from pruning.rotation import rotate, rotated_architecture
 from pruning.score_fit import fit_scores, score_importance
 from pruning.sensitivity import Narrow
 from pruning.subspaces import qk_bases, value_bases
@@ -114,6 +114,17 @@ def spectral(
             streams.advance(partial(through_mlp, step.narrow))
             progress((index + 1) / depth)
     return small.to(next(model.parameters())).train(model.training)
+
+
+def spectral_target(dense: Architecture, widths: Architecture) -> Architecture:
+    """The architecture that `spectral` makes for these widths: a narrower embedding changes the norms.
+
+    Raises:
+        ValueError: an embedding that cannot be narrowed.
+    """
+    if widths.embed_dim == dense.embed_dim:
+        return widths
+    return replace(rotated_architecture(dense, widths.embed_dim), blocks=widths.blocks)
 
 
 def narrow_spectral(model: ViT, batches: Batches, options: SpectralOptions) -> Narrow:

@@ -24,6 +24,7 @@ from typing import Any
 
 from pruning import kinds, runs
 from pruning.bundle import OutputError, require_free
+from pruning.checkpoint import CHECKPOINTS
 from pruning.export import ExportError
 from pruning.locks import FileLock
 from pruning.monitor import Cancelled
@@ -293,6 +294,7 @@ def _work(run: Run, monitor: RunMonitor) -> None:
     result = kind.execute(run.job, monitor)
     monitor("Writing the result", 0.0)
     kind.write(result, place)
+    shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)  # there is nothing left to go on with
 
 
 def _ending(error: BaseException, folder: Path) -> tuple[str, str | None]:

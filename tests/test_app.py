@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -597,6 +599,29 @@ def test_files_of_a_session_are_kept_for_its_runs(monkeypatch: pytest.MonkeyPatc
     assert not Path(job.data).is_relative_to(session.workspace())
     assert not runs.list_runs()
     assert work.lasting(job) == job
+
+
+def test_uploads_go_when_no_run_refers_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(worker, "start", started.append)
+    root = runs.runs_root()
+    kept, dropped, fresh = (root / work.UPLOADS / name / "images.zip" for name in ("a", "b", "c"))
+    for file in (kept, dropped, fresh):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"zip")
+    old = time.time() - 2 * work.FRESH
+    for file in (kept, dropped):
+        os.utime(file, (old, old))
+    (root / "one").mkdir()
+    (root / "one" / runs.JOB).write_text(kinds.pack(replace(SLOW, data=str(kept))))
+    (root / "two").mkdir()
+    (root / "two" / runs.JOB).write_text("torn")  # nobody knows what it refers to
+    work.begin(SLOW)
+    assert kept.exists() and dropped.exists() and fresh.exists()
+    shutil.rmtree(root / "two")
+    work.begin(SLOW)
+    assert kept.exists() and not dropped.parent.exists() and fresh.exists()
+    assert started == [SLOW, SLOW]
 
 
 def test_evaluations_come_back_as_they_were(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SHOTS = ROOT / "build" / "shots"
+LOG = ROOT / "build" / "app.log"
 SECONDS = 1000  # Playwright counts milliseconds
 
 
@@ -50,12 +52,19 @@ def run_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(run_folders: Path) -> Iterator[str]:
     """The app as a user starts it; its address."""
-    port = free_port()
-    log = ROOT / "build" / "app.log"
-    log.parent.mkdir(exist_ok=True)
+    with serving(free_port(), run_folders) as process:
+        yield address_of(process)
+        end(process, signal.SIGTERM)
+    assert "Traceback" not in LOG.read_text()
+
+
+@contextmanager
+def serving(port: int, run_folders: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The app on a port of this machine, up and answering; gone at the end."""
+    LOG.parent.mkdir(exist_ok=True)
     settings = {"STREAMLIT_SERVER_HEADLESS": "true", "STREAMLIT_SERVER_ADDRESS": "127.0.0.1"}
     settings["PRUNESCOPE_RUNS"] = str(run_folders)
-    with log.open("w") as out:
+    with LOG.open("w") as out:
         process = subprocess.Popen(
             ["make", "app", f"PORT={port}"],
             cwd=ROOT,
@@ -66,13 +75,22 @@ def server(run_folders: Path) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        address = f"http://127.0.0.1:{port}"
-        wait_until_up(f"{address}/_stcore/health", process)
-        yield address
+        wait_until_up(f"{address_of(process)}/_stcore/health", process)
+        yield process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
-    assert "Traceback" not in log.read_text()
+        if process.poll() is None:
+            end(process, signal.SIGTERM)
+
+
+def address_of(process: subprocess.Popen[bytes]) -> str:
+    """Where a server answers."""
+    return f"http://127.0.0.1:{str(process.args[-1]).removeprefix('PORT=')}"  # type: ignore[index]
+
+
+def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """End a server and what make started for it."""
+    os.killpg(process.pid, how)
+    process.wait(20)
 
 
 def wait_until_up(address: str, process: subprocess.Popen[bytes], seconds: int = 120) -> None:
@@ -88,6 +106,14 @@ def wait_until_up(address: str, process: subprocess.Popen[bytes], seconds: int =
 
 @pytest.fixture
 def page(server: str) -> Iterator[Page]:
+    with browsing() as page:
+        page.goto(server)
+        yield page
+
+
+@contextmanager
+def browsing() -> Iterator[Page]:
+    """A page of a real browser, in which no script may fail."""
     if CHROMIUM is None:
         if os.environ.get("PRUNESCOPE_REQUIRE_BROWSER"):
             pytest.fail("no Chromium found, and this run must not skip the browser tests")
@@ -100,7 +126,6 @@ def page(server: str) -> Iterator[Page]:
         page.set_default_timeout(60 * SECONDS)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(server)
         yield page
         browser.close()
     assert errors == []

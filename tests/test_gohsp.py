@@ -18,18 +18,18 @@ from pruning import gohsp as gohsp_module
 from pruning.__main__ import main
 from pruning.admm import Admm, constrained
 from pruning.criteria import CRITERIA
-from pruning.distill import Distillation
-from pruning.gohsp import GohspOptions, Lesson, gohsp, gohsp_target, sparsity_target
+from pruning.distill import Distillation, Recovery
+from pruning.gohsp import STRUCTURING, GohspOptions, Lesson, gohsp, gohsp_target, sparsity_target
 from pruning.inputs import image_sets
 from pruning.job import Job
 from pruning.methods import METHODS
 from pruning.monitor import Monitor
+from pruning.objective import Objective
 from pruning.pipeline import make_smaller, prune
 from pruning.plan import Plan
 from pruning.ranking import GraphOptions, head_counts, rank_heads
 from pruning.selection import Ratios, shrink
 from pruning.surgery import cut, mask
-from pruning.train import Objective
 
 UNTRAINED = GohspOptions(epochs=0)
 ARCH = replace(TINY, image_size=(64, 64), patch_size=(16, 16))
@@ -272,6 +272,10 @@ def test_updates_are_spread_over_the_training(monkeypatch: pytest.MonkeyPatch) -
     options = GohspOptions(epochs=4, batch=8, lr=0.25, distill=False)
     gohsp(given.model, [], Ratios(mlp=0.5), 1, options, Lesson(images, given.preprocess, 5))
     assert type(seen[-1].inner) is Objective
+    lesson = Lesson(images, given.preprocess, 5, recipe=Recovery(epochs=4, batch=4, lr=0.25, soft=0.3))
+    gohsp(given.model, [], Ratios(mlp=0.5), 1, GohspOptions(updates=5), lesson)  # a recipe says it all
+    assert seen[-1].options.every == 8 and isinstance(seen[-1].inner, Distillation)
+    assert seen[-1].inner.options == lesson.recipe
 
 
 def test_what_was_trained_is_what_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +321,8 @@ def test_a_trained_job_end_to_end() -> None:
     outcome = prune(wanted, dense=dense(), progress=lambda what, share: told.append(what))
     assert cost(outcome.pruned.model.arch).params <= 0.85 * cost(ARCH).params
     assert outcome.pruned.model.arch == wanted.target(ARCH)
-    assert "Ranking heads" in told and "Training" in told
+    assert "Ranking heads" in told and STRUCTURING in told and "Training" not in told
+    assert outcome.report()["fine_tuned"] is True
 
 
 def test_a_sparsity_alone_is_something_to_remove() -> None:

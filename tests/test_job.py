@@ -23,7 +23,7 @@ from pruning.job import Job
 from pruning.latency_budget import LatencyTable
 from pruning.methods import METHODS
 from pruning.pipeline import make_smaller, prune
-from pruning.selection import Ratios
+from pruning.selection import Ratios, shrink
 from pruning.sensitivity import STRUCTURES, Narrow, measure_sensitivities, narrow_by_scores
 from pruning.snp import SnpOptions
 from pruning.survey import score, solve, survey
@@ -141,6 +141,19 @@ def test_a_projection_runs_as_a_method_and_has_no_plan() -> None:
     assert "Projecting" in told
     with pytest.raises(ValueError, match="spectral gives no scores"):
         score(job, dense(), image_sets(job, dense())[0])
+
+
+def test_the_estimate_of_a_narrower_embedding_is_what_comes_out() -> None:
+    """It leaves norms without a bias, for which the estimate must not count parameters."""
+    ratios = Ratios(qk=0.5, embed=0.25)
+    job = Job("demo", "demo", "spectral", ratios=ratios, options=(("images", 8),), limit=20)
+    small = prune(job, dense=dense()).pruned.model
+    assert small.arch == job.target(ARCH) != shrink(ARCH, ratios)
+    assert cost(job.target(ARCH)).params == sum(p.numel() for p in small.parameters())
+    plain = replace(job, ratios=Ratios(qk=0.5))
+    assert plain.target(ARCH) == shrink(ARCH, Ratios(qk=0.5))
+    with pytest.raises(ValueError, match="without a classifier cannot be rotated"):
+        job.target(replace(ARCH, num_classes=0))
 
 
 def test_a_budget_is_solved_on_the_way_and_reported() -> None:

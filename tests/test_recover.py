@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,19 @@ from analysis.evaluate import evaluate
 from analysis.models import LoadedModel, load
 from analysis.preprocess import Preprocess
 from analysis.vit import BlockWidths, ViT
+from pruning import curves, kinds, runs, worker
 from pruning.__main__ import main
-from pruning.bundle import write_bundle
+from pruning.bundle import OutputError, write_bundle
+from pruning.checkpoint import CHECKPOINTS
 from pruning.distill import Distillation, Recovery, recover, require_pair, soft_loss, stream_loss
+from pruning.gohsp import STRUCTURING
 from pruning.job import Job
 from pruning.monitor import Cancelled
 from pruning.pipeline import prune
 from pruning.recover import RecoverJob, run_recover
+from pruning.run_monitor import RunMonitor
+from pruning.selection import Ratios
+from pruning.train import TRAINING
 
 SMALL = replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11)))
 SHORT = Recovery(epochs=1, batch=10, augment="none", workers=0)
@@ -94,6 +101,18 @@ def test_streams_of_another_shape_are_left_out(images: Tensor) -> None:
 
 
 @torch.no_grad()
+def test_a_teacher_without_a_share_is_not_asked(images: Tensor) -> None:
+    class Silent(ViT):
+        def forward(self, images: Tensor) -> Tensor:
+            raise AssertionError("asked")
+
+    targets, student = torch.tensor([1, 2, 3, 4]), random_vit(TINY)
+    objective = Distillation(Silent(TINY), student, Recovery(soft=0.0, features=0.0))
+    loss, figures = objective.loss(student, images, targets)
+    assert not figures
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(student(images), targets))
+
+
 def test_a_copy_has_nothing_to_learn(tiny: ViT, images: Tensor) -> None:
     logits, tokens = tiny(images), tokens_behind(tiny, images)
     assert float(soft_loss(logits, logits, 2.0)) == pytest.approx(0, abs=1e-6)
@@ -246,6 +265,31 @@ def test_recover_resumes(three: tuple[str, str, str], tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+def test_gohsp_resumes(three: tuple[str, str, str], tmp_path: Path) -> None:
+    """Ended in its first training, and again in its second."""
+    _, large, data = three
+    options = tuple({"epochs": 2, "batch": 10, "updates": 2, "images": 8}.items())
+    job = Job(large, data, "gohsp", ratios=Ratios(mlp=0.5), options=options, recovery=(*FEW, ("batch", 10)))
+
+    class Ending(Recorder):
+        end = ""
+
+        def __call__(self, what: str, share: float) -> None:
+            if what == self.end and share >= 0.5:
+                raise Cancelled
+
+    for phase in (STRUCTURING, TRAINING):
+        ending = Ending(tmp_path)
+        ending.end = phase
+        with pytest.raises(Cancelled):
+            prune(job, progress=ending)
+    again = Recorder(tmp_path)
+    resumed, whole = prune(job, progress=again), prune(job)
+    assert again.notes == ["going on after 4 steps", "going on after 1 steps"]
+    for a, b in zip(resumed.pruned.model.parameters(), whole.pruned.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def command(arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     code = main(arguments.split())
     out, err = capsys.readouterr()
@@ -300,3 +344,93 @@ def test_prune_passes_the_monitor_on(three: tuple[str, str, str]) -> None:
     outcome = prune(job, progress=monitor)
     assert monitor.curve("loss") and monitor.curve("top1")[-1][1] == outcome.after.top1
     assert outcome.start is not None and outcome.report()["top1_pruned"] == outcome.start.top1
+
+
+# ---- in a run folder
+
+
+def carry_out(folder: Path, job: Job | RecoverJob) -> curves.Metrics:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / runs.JOB).write_text(kinds.pack(job))
+    assert worker.execute(folder).state == "done"
+    return curves.metrics(folder)
+
+
+def where(found: curves.Metrics, name: str) -> dict[str, list[int]]:
+    """Steps of a curve in each phase."""
+    return {what: steps for what in found.phases if (steps := found.curve(name, what)[0])}
+
+
+def test_each_training_of_a_run_has_curves_of_its_own(three: tuple[str, str, str], tmp_path: Path) -> None:
+    """GOHSP trains twice: towards the structure, and to recover; 20 images in two steps each."""
+    _, large, data = three
+    options = tuple({"epochs": 1, "batch": 10, "updates": 2, "images": 8}.items())
+    job = Job(large, data, "gohsp", ratios=Ratios(mlp=0.5), options=options, recovery=(*FEW, ("batch", 10)))
+    found = carry_out(tmp_path / "runs" / "one", job)
+    assert where(found, "loss") == {STRUCTURING: [2], TRAINING: [2]}
+    assert where(found, "top1") == {STRUCTURING: [2], TRAINING: [0, 2]}
+    assert where(found, "top1_dense") == {TRAINING: [0]}
+    assert where(found, "primal_residual") == {STRUCTURING: [2]}
+    report = runs.report(runs.read(tmp_path / "runs" / "one"))
+    assert report is not None and report["fine_tuned"] is True
+    assert report["job"]["model"] == "large" and str(tmp_path) not in json.dumps(report)
+    assert not (tmp_path / "runs" / "one" / CHECKPOINTS).exists()  # nothing is left to go on with
+    boards = [path.name for path in (tmp_path / "runs" / "one" / "tensorboard").iterdir()]
+    assert sorted(boards) == ["training", "training-towards-the-structure"]
+
+
+@pytest.mark.parametrize(("step", "name"), [(1, "loss"), (1, "top1"), (2, "top1")])
+def test_a_resumed_run_files_its_curves_as_an_unbroken_one(
+    step: int, name: str, three: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before a figure is written, among them the top-1 that is owed after an epoch."""
+    job = RecoverJob(*three, options=(*FEW, ("epochs", 3), ("checkpoint_seconds", 0)))
+    whole = carry_out(tmp_path / "runs" / "whole", job)
+    given = RunMonitor.metrics
+
+    def ending(self: RunMonitor, now: int, **values: float) -> None:
+        if now == step and name in values:
+            raise KeyboardInterrupt
+        given(self, now, **values)
+
+    folder = tmp_path / "runs" / "killed"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunMonitor, "metrics", ending)
+        carry_out(folder, job)
+    found = carry_out(folder, job)
+    assert where(found, "top1") == where(whole, "top1") == {TRAINING: [0, 1, 2, 3]}
+    assert where(found, "top1_dense") == {TRAINING: [0]}
+    assert found.curve("top1") == whole.curve("top1")
+
+
+def test_a_training_on_a_disk_that_gets_full(
+    three: tuple[str, str, str], tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
+    """Not a step is lost: the last checkpoint goes where an older one was."""
+    disk = small_disk("2m")
+    job = RecoverJob(*three, options=(*FEW, ("epochs", 30), ("checkpoint_seconds", 0)))
+    whole = run_recover(job).pruned.model
+    folder = disk / "runs" / "one"
+    folder.mkdir(parents=True)
+    (folder / runs.JOB).write_text(kinds.pack(job))
+    given, done = RunMonitor.metrics, []
+
+    def filling(self: RunMonitor, step: int, **values: float) -> None:
+        done.append(step)
+        if step == 7 and not (disk / "filler").exists():
+            with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(512))
+        given(self, step, **values)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OutputError, match="the disk is full"):
+        patch.setattr(RunMonitor, "metrics", filling)
+        worker.execute(folder)
+    assert runs.read(folder).state == "failed"
+    lines = (folder / curves.METRICS).read_bytes()
+    assert lines.endswith(b"\n")
+    (disk / "filler").unlink()
+    assert worker.execute(folder).state == "done"
+    assert f"going on after {done[-1]} steps" in runs.log(folder)
+    for a, b in zip(load(str(folder / runs.BUNDLE)).model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b)

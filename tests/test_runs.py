@@ -720,23 +720,8 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, file: str
     assert curves.metrics(folder).curve("loss")[0] == list(range(100))
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(words, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_really_full_disk(small_disk: Path) -> None:
-    folder = folder_of(small_disk, FakeJob(100, way="fills the disk"))
+def test_a_really_full_disk(small_disk: Callable[[str], Path]) -> None:
+    folder = folder_of(small_disk("1m"), FakeJob(100, way="fills the disk"))
     with pytest.raises(OutputError, match="the disk is full: free some space"):
         worker.execute(folder)
     check_failed_by_a_full_disk(folder)
@@ -750,10 +735,11 @@ def test_a_really_full_disk(small_disk: Path) -> None:
     assert curves.metrics(folder).curve("loss")[0] == list(range(20))
 
 
-def test_no_run_is_started_on_a_disk_that_is_nearly_full(small_disk: Path) -> None:
+def test_no_run_is_started_on_a_disk_that_is_nearly_full(small_disk: Callable[[str], Path]) -> None:
+    root = small_disk("1m") / "runs"
     with pytest.raises(OutputError, match=r"only 1 MiB are free where .* lies, a run needs 32"):
-        worker.start(FakeJob(), small_disk / "runs")
-    assert list((small_disk / "runs").iterdir()) == []
+        worker.start(FakeJob(), root)
+    assert list(root.iterdir()) == []
 
 
 def test_too_full_for_the_last_words_shows_as_interrupted(tmp_path, monkeypatch) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ from pruning.augment import Mixing
 from pruning.checkpoint import load_checkpoint, random_state, save_checkpoint, seeded, set_random_state
 from pruning.feed import Order, feed
 from pruning.monitor import Cancelled
-from pruning.recipe import make_optimizer, make_schedule, reading_workers, uses_bf16
-from pruning.train import Objective, Training, train
+from pruning.objective import Objective
+from pruning.recipe import Training, make_optimizer, make_schedule, reading_workers, uses_bf16
+from pruning.train import train
 
 PLAIN = Training(epochs=3, batch=40, lr=1e-2, warmup=0.0, clip=0.5, augment="none", ema=0.9, workers=0)
 # everything random at once, in steps of ten images: four an epoch
@@ -438,6 +440,76 @@ def test_checkpoint_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.
     assert state is not None and torch.equal(state["a"], torch.arange(3)) and state["b"] == [1, "x"]
 
 
+def test_a_checkpoint_is_written_over_the_one_before_the_last(tmp_path: Path) -> None:
+    """Two files take turns, so that none needs new room, and a shorter one leaves nothing behind."""
+    file, places = tmp_path / "a.pt", []
+    for number, size in enumerate((3000, 3000, 3000, 10, 3000)):
+        save_checkpoint(file, {"a": torch.full((size,), number)})
+        places.append(file.stat().st_ino)
+        state = load_checkpoint(file)
+        assert state is not None and torch.equal(state["a"], torch.full((size,), number))
+        assert file.stat().st_nlink == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "a.spare"]
+    assert len(set(places)) == 2 and all(a != b for a, b in pairwise(places))
+
+
+@pytest.mark.parametrize("at", ["link", "replace"])
+def test_killed_while_two_checkpoints_change_places(at: str, tmp_path: Path, monkeypatch) -> None:
+    """Whatever moment the end comes at, a whole file lies there and the next one can be written."""
+    file = tmp_path / "a.pt"
+    for number in range(2):
+        save_checkpoint(file, {"a": number})
+    for call in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(*_ending_after(call, at))
+            with pytest.raises(KeyboardInterrupt):
+                save_checkpoint(file, {"a": 2})
+                save_checkpoint(file, {"a": 2})
+        assert load_checkpoint(file) in ({"a": 1}, {"a": 2})
+        save_checkpoint(file, {"a": 1})
+        assert load_checkpoint(file) == {"a": 1}
+        save_checkpoint(file, {"a": 1})
+        assert load_checkpoint(file) == {"a": 1} and file.stat().st_nlink == 1
+
+
+def _ending_after(call: int, at: str) -> tuple[object, str, Callable[..., object]]:
+    """What to replace so that the process ends behind the call with this number."""
+    place: object = os if at == "link" else Path
+    given, calls = getattr(place, at), []
+
+    def ending(*arguments: object) -> object:
+        given(*arguments)
+        calls.append(arguments)
+        if len(calls) > call:
+            raise KeyboardInterrupt
+        return None
+
+    return place, at, ending
+
+
+@pytest.mark.parametrize("stop", ["loss", "gap", "top1"])
+def test_no_step_is_lost_where_the_curves_cannot_be_written(stop: str, tiny: ViT, tmp_path: Path) -> None:
+    """A disk that is too full for a line still takes a checkpoint, in the place of an older one."""
+
+    class Full(Recorder):
+        def metrics(self, step: int, **values: float) -> None:
+            if step == 8 and stop in values:
+                raise OSError("No space left on device")
+
+    class Gap(Counting):
+        def after_epoch(self, model: ViT, epoch: int) -> dict[str, float]:
+            return {"gap": 1.0}
+
+    images, again = image_set(tmp_path), Recorder(tmp_path)
+    unbroken = train(tiny, images, PREPROCESS, Gap(), LIVELY)
+    with pytest.raises(OSError, match="No space"):
+        train(tiny, images, PREPROCESS, Gap(), LIVELY, test=images, monitor=Full(tmp_path))
+    trained = train(tiny, images, PREPROCESS, Gap(), LIVELY, test=images, monitor=again)
+    assert again.notes == ["going on after 8 steps"]
+    assert [step for step, _ in again.curve("top1")] == [8, 12]  # the owed one, and the last
+    assert same(trained, unbroken)
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "code"])
 def test_damaged_checkpoint(damage: str, tmp_path: Path) -> None:
     file = tmp_path / "a.pt"
@@ -482,7 +554,8 @@ torch.set_num_threads(2)
 from conftest import TINY, random_vit
 from safetensors.torch import save_file
 from analysis.data import open_data
-from pruning.train import Objective, train
+from pruning.objective import Objective
+from pruning.train import train
 from test_train import LIVELY
 from training import PREPROCESS, Recorder
 from dataclasses import replace
@@ -521,7 +594,7 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     unbroken, script = _unbroken(tmp_path), _script(tmp_path)
     killed = subprocess.run([sys.executable, str(script), "4"], capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert [path.suffix for path in (tmp_path / "checkpoint").iterdir()] == [".pt"]
+    assert {path.suffix for path in (tmp_path / "checkpoint").iterdir()} == {".pt", ".spare"}
     resumed = subprocess.run([sys.executable, str(script), "0"], capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert_weights(unbroken, load_file(tmp_path / "trained.safetensors"), rtol=0, atol=0)
