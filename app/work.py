@@ -6,11 +6,12 @@ tab and a restart of the server show the same runs.
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,12 @@ def _sweep_uploads(root: Path) -> None:
     """Remove uploads that no run refers to any more, unless they are so fresh that one may be about to."""
     kept = root / UPLOADS
     jobs = [run.job for run in runs.list_runs(root)] if kept.is_dir() else []
-    needed = {value for job in jobs if job for value in asdict(job).values() if isinstance(value, str)}
     if None in jobs:  # nobody knows what such a run refers to
         return
+    texts = [job.to_json() for job in jobs if job]
     for file in [path for path in kept.rglob("*") if path.is_file()]:
-        if str(file) not in needed and time.time() - file.stat().st_mtime > FRESH:
+        named = any(json.dumps(str(file)) in text for text in texts)
+        if not named and time.time() - file.stat().st_mtime > FRESH:
             file.unlink(missing_ok=True)
             with suppress(OSError):  # others lie beside it
                 file.parent.rmdir()
