@@ -55,7 +55,7 @@ def importance(heads: Heads, measure: str, values: Sequence[float], room: tuple[
     figure.update_yaxes(**_axis(rows) | {"range": [rows - 0.5, -0.5]}, title={"text": "head", "standoff": 4})
     return figure.update_layout(
         width=step * columns + 48 + 92,
-        height=max(step * rows + 52 + 10, 210),
+        height=step * rows + 52 + 10,
         margin={"l": 48, "r": 92, "t": 52, "b": 10, "autoexpand": False},
         clickmode="event+select",
         dragmode=False,
@@ -97,7 +97,7 @@ def _squares(heads: Heads, measure: str, values: Sequence[float], size: float, *
         "showscale": bar,
     }
     if bar:
-        marker["colorbar"] = {"thickness": 10, "len": 1.0, "x": 1.03, "nticks": 5, "outlinewidth": 0}
+        marker["colorbar"] = {"thickness": 10, "len": 1.0, "x": 1.03, "tickfont": {"size": 11}, "nticks": 5, "outlinewidth": 0}
     return go.Scatter(
         x=[block for block, _ in heads.names],
         y=[head for _, head in heads.names],

@@ -13,6 +13,7 @@ from analysis.alike import head_names, nearest
 from analysis.evaluate import Batches, Evaluation, agreement, evaluate
 from analysis.heads import without_heads
 from app import decisions, looking, session, words
+from app.charts import CONFIG, Figure
 from app.looking import Look
 from pruning.head_locks import Head
 from pruning.heads import HEAD_MEASURES, HeadReading
@@ -30,6 +31,25 @@ THUMBNAIL = 96
 def pick(head: Sequence[int]) -> None:
     """Show this head from now on."""
     st.session_state["heads-block"], st.session_state["heads-head"] = int(head[0]), int(head[1])
+
+
+def clickable(figure: Figure, key: str, alt: str, *, stretch: bool = True) -> None:
+    """A chart on which a click chooses a head."""
+    st.plotly_chart(
+        figure,
+        config=CONFIG,
+        width="stretch" if stretch else "content",
+        key=key,
+        on_select=lambda: _clicked(key),
+        selection_mode="points",
+        alt=alt,
+    )
+
+
+def _clicked(key: str) -> None:
+    clicked = st.session_state[key]["selection"]["points"]
+    if clicked:
+        pick(clicked[0]["customdata"])
 
 
 def chosen() -> Head:

@@ -14,9 +14,11 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_app import MAIN, _runs_of_this_test, go, only_run, photos, start, text, tiny  # noqa: F401
 
+from analysis.graph import SIMILARITIES
 from analysis.models import load
 from analysis.vit import Architecture, BlockWidths, ViT
 from app.session import Choice
+from app.views import heads_graph
 from pruning import runs, worker
 from pruning.bundle import write_bundle
 from pruning.head_locks import HeadLocks
@@ -165,6 +167,12 @@ def test_the_address_brings_the_same_view_back(choice: Choice) -> None:
     assert "1 head locked to go (0.2)" in text(fresh)
 
 
+def test_every_similarity_is_named_and_explained() -> None:
+    assert heads_graph.KINDS.keys() == heads_graph.SAID.keys() == SIMILARITIES.keys()
+    for kind in ("cosine", "attention"):
+        assert "symmetric" in heads_graph.SAID[kind] and "chain adds nothing" in heads_graph.SAID[kind]
+
+
 # ---- locks
 
 
@@ -186,6 +194,12 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
     assert run.bundle is not None
     plan = json.loads((run.bundle / "plan.json").read_text())
     assert plan["blocks"][0]["heads"] == [0, 2]
+    fresh = AppTest.from_file(MAIN, default_timeout=60)  # the same address after a refresh
+    fresh.session_state["choice"] = choice
+    fresh.run()
+    for name, value in dict(app.query_params).items():
+        fresh.query_params[name] = value
+    assert "--remove-heads 0.1" in go(fresh, "prune").code[0].value
     app.button(key="clear-locks").click().run()
     assert "locked" not in text(app).split("Run 1")[0] and "--remove-heads" not in app.code[0].value
 

@@ -5,39 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import streamlit as st
-from torch import Tensor
 
 from analysis.agreement import spearman
-from analysis.alike import diagonal_blocks, edges, groups, head_names, layout
-from analysis.graph import SIMILARITIES
+from analysis.alike import head_names
 from analysis.images import EXTENSIONS, read_image
-from app import address, charts, charts_heads, decisions, head_readings, one_head, session, words, work
-from app.charts_heads import Drawing, Heads
+from app import address, charts, charts_heads, decisions, head_readings, one_head, session, work
+from app.charts_heads import Heads
 from app.head_readings import Known
 from app.looking import Look
-from app.one_head import pick
+from app.one_head import clickable, pick
+from app.views import heads_graph
 from pruning.head_locks import Head
 from pruning.heads import HEAD_MEASURES, HeadReading
 from pruning.heads_job import HeadsJob
 
-KINDS = {
-    "cosine": "Cosine",
-    "attention": "Attention",
-    "predictability": "Predictability",
-}
-SAID = {
-    "cosine": "How alike two heads' outputs are; it is symmetric, so without teleport the walk's mass is the "
-    "plain degree and the chain adds nothing.",
-    "attention": "How far two heads look at the same tokens; it is symmetric, so without teleport the walk's "
-    "mass is the plain degree and the chain adds nothing.",
-    "predictability": "How well one head's output follows from another's of its block; it has a direction, "
-    "so here the chain says more than the degree.",
-}
 ADDRESS = ("heads-block", "heads-head", "criterion")
-SCOPES = {"all": "All blocks", "block": "One block"}
-PER_HEAD = 2  # edges shown for each head, at the threshold the slider begins with
-MOST_EDGES = 800
-ROOM = 560, 400  # pixels of the large grid
+ROOM = 375, 400  # pixels of the large grid
 WIDE = 1120
 
 
@@ -66,7 +49,7 @@ def show() -> None:
         one_head.what_if(head)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        _graph(reading, heads, measure)
+        heads_graph.show(reading, heads, measure)
     with right:
         _agreement(reading, measure)
     _overview(reading, heads)
@@ -92,7 +75,9 @@ def _known(photos: Sequence[Look]) -> Known:
     known = head_readings.measured() or head_readings.quick()
     with st.container(horizontal=True, vertical_alignment="center", key="heads-source"):
         st.caption(known.source, width="content")
-        with st.popover("Measure", icon=":material/speed:", key="measure"):
+        with st.popover(
+            "Measure", icon=":material/speed:", key="measure", type="secondary" if known.whole else "primary"
+        ):
             _measure(known)
     return known
 
@@ -176,29 +161,11 @@ def _importance(reading: HeadReading, heads: Heads) -> str:
     st.caption(f"{entry.explanation} {bright} Click a head to look at it.")
     figure = charts_heads.importance(heads, measure, reading.values[measure], ROOM)
     alt = f"{entry.title} of all heads, blocks from left to right, heads from top to bottom"
-    _clickable(figure, "importance", alt, stretch=False)
+    clickable(figure, "importance", alt, stretch=False)
     missing = [each.title for name, each in HEAD_MEASURES.items() if name not in reading.values]
     if missing:
         st.caption(f"Not measured here, as it needs labels: {', '.join(missing)}.")
     return measure
-
-
-def _clickable(figure: charts.Figure, key: str, alt: str, *, stretch: bool = True) -> None:
-    st.plotly_chart(
-        figure,
-        config=charts.CONFIG,
-        width="stretch" if stretch else "content",
-        key=key,
-        on_select=lambda: _clicked(key),
-        selection_mode="points",
-        alt=alt,
-    )
-
-
-def _clicked(key: str) -> None:
-    clicked = st.session_state[key]["selection"]["points"]
-    if clicked:
-        pick(clicked[0]["customdata"])
 
 
 def _decided() -> None:
@@ -217,7 +184,7 @@ def _overview(reading: HeadReading, heads: Heads) -> None:
     st.subheader("All criteria", anchor=False)
     st.caption("Each on a scale of its own; bright heads are worth keeping, or high where it ranks nothing.")
     figure = charts_heads.all_importance(heads, reading.values, WIDE)
-    _clickable(
+    clickable(
         figure, "all-importance", "all criteria as small grids, blocks from left to right", stretch=False
     )
 
@@ -239,79 +206,3 @@ def _agreement(reading: HeadReading, measure: str) -> None:
     )
     alt = "rank correlation of every two criteria"
     st.plotly_chart(charts_heads.agreement(found, measure), config=charts.CONFIG, key="agreement", alt=alt)
-
-
-# ---- the graph
-
-
-def _graph(reading: HeadReading, heads: Heads, measure: str) -> None:
-    st.subheader("Heads that are alike", anchor=False)
-    with st.container(horizontal=True, vertical_alignment="bottom", key="graph-options"):
-        kind = st.selectbox(
-            "Similarity",
-            list(SIMILARITIES),
-            format_func=KINDS.__getitem__,
-            key="similarity",
-            width=150,
-            persist_state="session",
-        )
-        scope = st.segmented_control(
-            "Heads of",
-            list(SCOPES),
-            format_func=SCOPES.__getitem__,
-            default="all",
-            required=True,
-            key="graph-scope",
-            persist_state="session",
-        )
-        block = heads.chosen[0] if scope == "block" else None
-        threshold = _threshold(reading, kind, block)
-    drawing = _drawing(reading, heads, kind, block, threshold, measure)
-    where = "all blocks" if block is None else f"block {block}"
-    alt = f"graph of the heads of {where}, joined where they are alike"
-    _clickable(charts_heads.graph(heads, drawing, 460), "head-graph-plot", alt)
-    st.caption(
-        f"{SAID[kind]} Large heads are important by {HEAD_MEASURES[measure].title}, colours are groups of "
-        f"alike heads, and {words.count(len(drawing.edges))} pairs are joined."
-    )
-    one_head.neighbours(heads.chosen, reading, kind)
-
-
-def _threshold(reading: HeadReading, kind: str, block: int | None) -> float:
-    """How alike two heads must be to be joined; begins where a few edges for each head are left."""
-    weights = _part(reading, kind, block)
-    listed = edges(weights, 0.0)
-    start = listed[min(PER_HEAD * len(weights), len(listed)) - 1][2] if listed else 0.5
-    value: float = st.slider(
-        "Threshold",
-        0.0,
-        1.0,
-        float(f"{start:.2f}"),
-        step=0.01,
-        key=f"threshold-{reading.model}-{reading.images}-{kind}-{block}",
-        persist_state="session",
-        width=150,
-        help="Heads at least this much alike are joined.",
-    )
-    return value
-
-
-def _part(reading: HeadReading, kind: str, block: int | None) -> Tensor:
-    weights = reading.alike[kind]
-    return weights if block is None else diagonal_blocks(weights, reading.counts)[block]
-
-
-def _drawing(
-    reading: HeadReading, heads: Heads, kind: str, block: int | None, threshold: float, measure: str
-) -> Drawing:
-    weights = _part(reading, kind, block)
-    key = (reading.model, reading.images, kind, block)
-    members = tuple(i for i, (b, _) in enumerate(heads.names) if block in (None, b))
-    return Drawing(
-        members,
-        session.remember("layout", key, lambda: layout(weights), keep=64),
-        [reading.values[measure][i] for i in members],
-        session.remember("groups", (*key, threshold), lambda: groups(weights, threshold), keep=64),
-        edges(weights, threshold, MOST_EDGES),
-        measure,
-    )

@@ -10,7 +10,7 @@ from analysis.cost import Cost, cost
 from analysis.evaluate import Evaluation, evaluate
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
-from app import budgets, charts, controls, results, session, words, work
+from app import budgets, charts, controls, decisions, results, session, words, work
 from app.results import Run
 from pruning.budget import Allocation
 from pruning.criteria import Criterion
@@ -30,6 +30,7 @@ def show() -> None:
     loaded = session.model()
     dense = loaded.model.arch
     st.header("Prune", anchor=False)
+    decisions.from_address()
     left, right = st.columns([2, 3], gap="large")
     with left:
         job = controls.job(dense)
@@ -41,6 +42,7 @@ def show() -> None:
         with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
             written = replace(job, data=job.data or "DATA").command()
             st.code(written, language="bash", wrap_lines=True)
+    decisions.to_address()
 
 
 def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> None:
