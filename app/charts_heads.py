@@ -97,7 +97,8 @@ def _squares(heads: Heads, measure: str, values: Sequence[float], size: float, *
         "showscale": bar,
     }
     if bar:
-        marker["colorbar"] = {"thickness": 10, "len": 1.0, "x": 1.03, "tickfont": {"size": 11}, "nticks": 5, "outlinewidth": 0}
+        look = {"thickness": 10, "x": 1.03, "nticks": 5, "tickfont": {"size": 11}, "outlinewidth": 0}
+        marker["colorbar"] = {"len": 1.0} | look
     return go.Scatter(
         x=[block for block, _ in heads.names],
         y=[head for _, head in heads.names],
