@@ -28,12 +28,14 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/demo_recovery.py
 	$(BIN)/python benchmarks/qk_ordering.py
 	$(BIN)/python benchmarks/zero_shot.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scoring_cost.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peer.py
+	$(BIN)/python benchmarks/cifar10.py --size cpu
 
 # pip runs again only when a requirements file has changed: a second run starts in seconds.
 $(VENV)/bin/python:
