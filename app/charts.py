@@ -139,14 +139,15 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
     figure = make_subplots(1, len(shown), subplot_titles=[CURVES[name] for name in shown])
     for column, name in enumerate(shown, 1):
         scale = 100 if name == "top1" else 1
-        steps, values = metrics.curve(name)
+        steps, values, phases = _one_after_the_other(metrics, name)
         figure.add_scatter(
-            x=_onward(steps),
+            x=steps,
             y=[scale * value for value in values],
+            customdata=phases,
             mode="lines+markers" if len(values) < 40 else "lines",
             line={"color": KEPT, "width": 2},
             name=CURVES[name],
-            hovertemplate="%{y:.4g} after %{x:,} steps<extra></extra>",
+            hovertemplate="%{y:.4g} after %{x:,} steps<br>%{customdata}<extra></extra>",
             showlegend=False,
             row=1,
             col=column,
@@ -165,15 +166,23 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
     return figure
 
 
-def _onward(steps: Sequence[int]) -> list[int]:
-    """Steps of trainings that came one after the other, as if they were one."""
-    result: list[int] = []
-    before = last = 0
-    for step in steps:
-        before += last if step < last else 0
-        result.append(before + step)
-        last = step
-    return result
+def _one_after_the_other(metrics: Metrics, name: str) -> tuple[list[int], list[float], list[str]]:
+    """Steps, counted on through all trainings of a run, values, and what was being done.
+
+    The loss is that of the task, without the pull of a training towards a structure, which grows.
+    """
+    steps: list[int] = []
+    values: list[float] = []
+    phases: list[str] = []
+    before = 0
+    for what in metrics.phases:
+        task = "task_loss" if name == "loss" and metrics.curve("task_loss", what)[0] else name
+        own, figures = metrics.curve(task, what)
+        steps += [before + step for step in own]
+        values += figures
+        phases += [what] * len(own)
+        before += max(point.step for point in metrics.points if point.what == what)
+    return steps, values, phases
 
 
 def head_grid(grid: Grid, chosen: tuple[int, int] | None) -> Figure:

@@ -643,6 +643,13 @@ def test_curves_of_one_training_after_the_other_go_on() -> None:
     assert [list(trace.x) for trace in figure.data] == [[10, 20, 30, 50]] * 2
     assert list(figure.data[1].y) == [100, 50, 40, 30]
     assert figure.layout.shapes[0].y0 == 90
+    assert list(figure.data[0].customdata) == ["a", "a", "b", "b"]
+    pulled = [("a", 10, {"loss": 9.0, "task_loss": 1.0}), ("a", 20, {"loss": 90.0, "task_loss": 0.5})]
+    pulled += [("b", 0, {"top1": 0.5}), ("b", 20, {"loss": 0.4})]
+    told = curves.Metrics(tuple(curves.Point(what, step, 0.0, 1, values) for what, step, values in pulled))
+    figure = charts.curves(told, None)
+    assert [list(trace.x) for trace in figure.data] == [[10, 20, 40], [20]]
+    assert list(figure.data[0].y) == [1.0, 0.5, 0.4]  # without the pull, which only grows
     assert charts.curves(curves.Metrics(), 0.9) is None
 
 
