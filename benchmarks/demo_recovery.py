@@ -108,7 +108,8 @@ def main() -> None:
         "heads and a quarter of the query-key pairs, value channels and neurons as needed, trained towards "
         "the structure on 12,800 scenes and recovered on 12,800. Spectral: widths by a budget of parameters, "
         "recovered on 6,400. The teacher of both is the dense demo. All of it took "
-        f"{minutes:.1f} minutes, {processor:.1f} of processor time.\n\n"
+        f"{minutes:.1f} minutes by the clock and {processor:.1f} of processor time; on a machine with other "
+        "work to do the clock, and the seconds below, say little.\n\n"
     ).replace("%", " %")
     report(
         "The demo, 40 % fewer parameters", words + table(head, rows) + "\n\n" + "\n\n".join(steps), args.write
