@@ -250,7 +250,7 @@ def _edges(drawing: Drawing) -> list[Any]:
 def _sizes(drawing: Drawing, few: bool) -> list[float]:
     """Areas by importance, from the least to the most important head."""
     low, high = min(drawing.values), max(drawing.values)
-    least, most = (17, 36) if few else (9, 24)
+    least, most = (30, 54) if len(drawing.members) <= 12 else (17, 36) if few else (9, 24)
     turned = HEAD_MEASURES[drawing.measure].important < 0
     shares = [(value - low) / (high - low) if high > low else 0.5 for value in drawing.values]
     return [least + (most - least) * math.sqrt(1 - share if turned else share) for share in shares]

@@ -200,7 +200,7 @@ def _agreement(reading: HeadReading, measure: str) -> None:
     st.caption(f"Spearman's rank correlation over all {len(heads)} heads: 1 puts them in the same order.")
     found = session.remember(
         "agreement",
-        (reading.model, reading.images, tuple(reading.values.items())),
+        reading,
         lambda: spearman({name: reading.importance(name) for name in reading.values}),
         keep=4,
     )

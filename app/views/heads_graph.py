@@ -71,7 +71,7 @@ def _threshold(reading: HeadReading, kind: str, block: int | None) -> float:
         listed = edges(weights, 0.0)
         return listed[min(PER_HEAD * len(weights), len(listed)) - 1][2] if listed else 0.5
 
-    start = session.remember("threshold", (reading.model, reading.images, kind, block), few, keep=64)
+    start = session.remember("threshold", (reading, kind, block), few, keep=64)
     value: float = st.slider(
         "Threshold",
         0.0,
@@ -95,7 +95,7 @@ def _drawing(
     reading: HeadReading, heads: Heads, kind: str, block: int | None, threshold: float, measure: str
 ) -> Drawing:
     weights = _part(reading, kind, block)
-    key = (reading.model, reading.images, kind, block)
+    key = (reading, kind, block)
     members = tuple(i for i, (b, _) in enumerate(heads.names) if block in (None, b))
     return Drawing(
         members,
