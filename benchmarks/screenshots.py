@@ -1,0 +1,81 @@
+"""Takes the README's screenshots: every page on the demo, 1280 pixels wide, in both themes.
+
+    python benchmarks/screenshots.py [--pages Attention Prune] [--out assets/screenshots]
+
+Light pictures are named after their page, dark ones `PAGE-dark.png`. The server is started for it, with a
+folder of runs of its own, and one model is pruned first so that there is something to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+
+from pages import MINUTE, browser, idle, server
+from PIL import Image
+from playwright.sync_api import Page
+from results import ROOT
+
+PAGES = ("Model", "Attention", "Heads", "Prune", "Recover", "Compare")
+VIEWS = {"Attention": "attention?image=24&block=3&head=3&from=patch+2%2C+4"}  # one that shows much
+READY = {
+    "Model": ".st-key-samples img",
+    "Attention": "img[alt^='Rollout']",
+    "Heads": ".st-key-head-graph-plot .js-plotly-plot",
+    "Prune": ".st-key-estimate",
+    "Recover": ".st-key-recover",
+    "Compare": ".st-key-table",
+}
+TALLEST = 1500  # pixels; what lies further down is left out
+COLOURS = 256
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pages", nargs="+", default=PAGES, choices=PAGES, help="which, by default all")
+    parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screenshots")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as runs,
+        browser() as page,
+        server(Path(runs), threads=2) as (address, _),
+    ):
+        if "Compare" in given.pages:
+            prune(page, address)
+        for name in given.pages:
+            for theme in ("light", "dark"):
+                file = given.out / (name.lower() + ("-dark" if theme == "dark" else "") + ".png")
+                shoot(page, f"{address}/{VIEWS.get(name, name.lower())}", READY[name], theme, file)
+
+
+def prune(page: Page, address: str) -> None:
+    """One run with the Prune page's own settings."""
+    page.goto(f"{address}/prune")
+    page.locator(".st-key-prune button").click()
+    page.locator(".st-key-latest-run").wait_for(timeout=10 * MINUTE)
+    idle(page)
+
+
+def shoot(page: Page, address: str, ready: str, theme: str, file: Path) -> None:
+    """The whole page, in few colours so that the file is small."""
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(address)
+    page.locator(ready).last.wait_for()
+    idle(page)
+    height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": 1280, "height": min(height, TALLEST)})
+    page.wait_for_timeout(1500)  # charts are drawn anew at the new height
+    idle(page)
+    page.mouse.move(0, 0)
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT).save(file, optimize=True)
+    print(f"{file.name}: {file.stat().st_size // 1000} kB", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
