@@ -54,6 +54,8 @@ class Preprocess:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The part of the image the model sees, at its resolution, for showing maps over it."""
+        if image.mode == "RGB" and image.size == self.image_size[::-1] and self.crop_pct == 1:
+            return image.copy()  # all of it as it is: the demo's first page need not wait for timm
         values = self(image)
         shown = values * values.new_tensor(self.std)[:, None, None]
         shown = (shown + values.new_tensor(self.mean)[:, None, None]).clamp(0, 1)

@@ -24,7 +24,9 @@ def test_modules_arrive_without_anyone_waiting() -> None:
 
 def test_the_first_page_imports_neither_timm_nor_torchvision() -> None:
     code = (
-        "import sys; from analysis.models import load; load('demo')\n"
+        "import sys; from analysis.models import load; from analysis.data import open_data\n"
+        "demo = load('demo'); scenes = open_data('demo', demo.preprocess, 10, 'test')\n"
+        "demo.preprocess.crop(scenes.image(0))\n"
         "from app import session, sidebar\n"
         "from app.views import attention, compare, export, heads, model, prune, recover\n"
         "print(*(name in sys.modules for name in ('timm', 'torchvision', 'networkx', 'captum', 'sympy')))"
