@@ -68,7 +68,8 @@ class _Bars:
 
 def _estimate(args: argparse.Namespace, progress: Progress) -> Result:
     dense = architecture(args.model)
-    job = Job(model=args.model, data="", **_what_to_remove(args))
+    options = method_options(args.method, args.option)
+    job = Job(model=args.model, data="", method=args.method, options=options, **_what_to_remove(args))
     return cost_report(dense, job.target(dense))
 
 
@@ -208,11 +209,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     estimate = command("estimate", _estimate, "Parameters, GMACs and bytes before and after, without images.")
+    _add_method(estimate)
     _add_ratios(estimate)
     pruned = command("prune", _prune, "Score, cut, evaluate, and write the smaller model as a bundle.")
     _add_ratios(pruned)
-    pruned.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
-    pruned.add_argument("--option", type=name_value, action="append", default=[], metavar="NAME=VALUE")
+    _add_method(pruned)
     pruned.add_argument(
         "--compensate", action="store_true", help="refit proj and fc2 by least squares after choosing"
     )
@@ -254,6 +255,11 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (pruned, recovered, evaluated, timed, exported, estimate, measured):
         sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
     return parser
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--option", type=name_value, action="append", default=[], metavar="NAME=VALUE")
 
 
 def _add_ratios(parser: argparse.ArgumentParser) -> None:

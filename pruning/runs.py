@@ -1,8 +1,9 @@
 """Reads run folders: what the app and `python -m pruning runs` show. Nothing here writes.
 
-A run folder holds `job.json`, `status.json`, `metrics.jsonl`, `log.txt`, checkpoints, TensorBoard's
-files, and in the end `bundle/` or what else its kind leaves. It may have been half copied, come from
-another machine, or be written to this very moment: reading it gives a `Run`, whatever it holds.
+A run folder holds `job.json`, `status.json`, `metrics.jsonl`, `log.txt`, TensorBoard's files,
+checkpoints until it is done, and then `bundle/` or what else its kind leaves. It may have been half
+copied, come from another machine, or be written to this very moment: reading it gives a `Run`,
+whatever it holds.
 """
 
 from __future__ import annotations

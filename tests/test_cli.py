@@ -55,6 +55,16 @@ def test_estimate_gives_the_published_figures(capsys, preset, model, before, aft
     assert got["bytes_after"] == 4 * got["params_after"]
 
 
+def test_estimate_knows_what_a_method_makes_of_it(capsys) -> None:
+    """Spectral turns a narrower embedding, whose 13 norms lose their biases; GOHSP finds a sparsity."""
+    words = ["estimate", "--model", "demo", "--embed", "0.25"]
+    plain, turned = run(capsys, *words), run(capsys, *words, "--method", "spectral")
+    assert plain["params_after"] - turned["params_after"] == 13 * 144
+    words = ["estimate", "--model", "demo", "--method", "gohsp", "--option", "sparsity=0.4"]
+    got = run(capsys, *words)
+    assert 0.59 * got["params_before"] < got["params_after"] <= 0.6 * got["params_before"]
+
+
 def test_estimate_takes_one_number_or_one_per_block(capsys) -> None:
     one = run(capsys, "estimate", "--model", "demo", "--qk", "0.5", "--embed", "0.25")
     six = run(capsys, "estimate", "--model", "demo", "--qk", ",".join(["0.5"] * 6), "--embed", "0.25")
