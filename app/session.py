@@ -92,13 +92,8 @@ def choose(chosen: Choice) -> None:
     if chosen.data is not None:
         _images(chosen.data, loaded)
     st.session_state["choice"] = chosen
-    for name in (
-        "crop",
-        "trace",
-        "gradients",
-        "model id",
-        "quick heads",
-    ):  # their keys would keep the old model in memory
+    # their keys would keep the old model in memory
+    for name in ("crop", "trace", "gradients", "model id", "quick heads"):
         _shelf(name).clear()
 
 

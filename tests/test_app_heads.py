@@ -17,6 +17,7 @@ from test_app import MAIN, _runs_of_this_test, go, only_run, photos, start, text
 from analysis.graph import SIMILARITIES
 from analysis.models import load
 from analysis.vit import Architecture, BlockWidths, ViT
+from app import session
 from app.session import Choice
 from app.views import heads_graph
 from pruning import runs, worker
@@ -25,6 +26,7 @@ from pruning.head_locks import HeadLocks
 from pruning.heads import HEAD_MEASURES, read_heads
 from pruning.heads_job import HeadsJob, open_reading
 from pruning.job import Job
+from pruning.selection import Ratios
 from pruning.status import Status
 
 LABELLED = [measure.title for measure in HEAD_MEASURES.values() if measure.needs_labels]
@@ -202,6 +204,22 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
     assert "--remove-heads 0.1" in go(fresh, "prune").code[0].value
     app.button(key="clear-locks").click().run()
     assert "locked" not in text(app).split("Run 1")[0] and "--remove-heads" not in app.code[0].value
+
+
+def test_what_is_scored_does_not_depend_on_what_is_done_with_it() -> None:
+    job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.5), options=())
+    alike = session._measured_alike(job, None)
+    for change in (
+        {"compensate": True},
+        {"heads_by": "l1"},
+        {"recovery": (("epochs", 3),)},
+        {"ratios": Ratios(qk=0.25)},
+        {"limit": 7},
+        {"locks": HeadLocks(keep=((0, 0),))},
+    ):
+        assert session._measured_alike(replace(job, **change), None) == alike, change
+    for change in ({"method": "l1"}, {"seed": 1}, {"locks": HeadLocks(remove=((0, 0),))}):
+        assert session._measured_alike(replace(job, **change), None) != alike, change
 
 
 def test_the_last_head_of_a_block_cannot_be_locked_to_go(choice: Choice) -> None:
