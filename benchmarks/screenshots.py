@@ -20,7 +20,10 @@ from playwright.sync_api import Page
 from results import ROOT
 
 PAGES = ("Model", "Attention", "Heads", "Prune", "Recover", "Compare")
-VIEWS = {"Attention": "attention?image=24&block=3&head=3&from=patch+2%2C+4"}  # one that shows much
+VIEWS = {
+    "Model": "",
+    "Attention": "attention?image=7&block=2&head=0&from=patch+3%2C+4",  # one that shows much
+}
 READY = {
     "Model": ".st-key-samples img",
     "Attention": "img[alt^='Rollout']",
@@ -29,7 +32,7 @@ READY = {
     "Recover": ".st-key-recover",
     "Compare": ".st-key-table",
 }
-TALLEST = 1500  # pixels; what lies further down is left out
+TALLEST = 1420  # pixels; what lies further down is left out
 COLOURS = 256
 
 
@@ -73,7 +76,8 @@ def shoot(page: Page, address: str, ready: str, theme: str, file: Path) -> None:
     idle(page)
     page.mouse.move(0, 0)
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT).save(file, optimize=True)
+    palette = picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
+    picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
     print(f"{file.name}: {file.stat().st_size // 1000} kB", file=sys.stderr)
 
 

@@ -16,7 +16,8 @@ from streamlit.testing.v1 import AppTest
 from test_app import MAIN, _runs_of_this_test, go, photos, start, text, tiny
 
 from analysis.models import load
-from analysis.vit import Architecture, BlockWidths, ViT
+from analysis.pictures import covered
+from analysis.vit import Architecture, BlockWidths
 from app import charts_attention, lens, looking, pictures
 from app.canvas import Canvas
 from app.looking import Look
@@ -271,9 +272,8 @@ def test_only_what_patches_cover_is_shown() -> None:
     """A patch size that does not divide the image leaves a rim that no patch sees."""
     demo = load("demo")
     arch = replace(demo.model.arch, patch_size=(12, 20))
-    loaded = replace(demo, model=ViT(arch).eval())
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    shown = looking._covered(image, loaded)
+    shown = covered(image, demo.preprocess, arch)
     assert shown.size == (60, 60)
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(image)[:60, :60])
 
