@@ -40,6 +40,10 @@ RANDOM = ("deit_small_patch16_224", "deit_base_patch16_224", "vit_base_patch32_2
 TURNS = 9  # of each click
 STARTS = 3  # of the server
 SOME = 10  # images looked at with every further model
+KEPT = (
+    "The server keeps the 6 models and 8 sets of images used last, shared by all. Each session keeps queries "
+    "and keys of the photos seen last (128 MB, one photo at least), gradients of 2, 32 crops, 256 small maps."
+)
 MINUTE = 60_000  # Playwright counts milliseconds
 
 
@@ -262,7 +266,7 @@ def main() -> None:
                 *browse(page, place, process, given.images),
             ]
     waits = table(["what", "seconds", "aim"], rows)
-    report("Pages", f"{waits}\n\n{table(['looked at', 'server, MB'], memory)}", given.write)
+    report("Pages", f"{waits}\n\n{table(['looked at', 'server, MB'], memory)}\n\n{KEPT}", given.write)
 
 
 if __name__ == "__main__":

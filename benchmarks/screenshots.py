@@ -33,7 +33,7 @@ READY = {
     "Compare": ".st-key-table",
 }
 TALLEST = 1420  # pixels; what lies further down is left out
-COLOURS = 256
+COMMON = 64  # colours of the ground, of text and of lines
 
 
 def main() -> None:
@@ -76,9 +76,18 @@ def shoot(page: Page, address: str, ready: str, theme: str, file: Path) -> None:
     idle(page)
     page.mouse.move(0, 0)
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    palette = picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
-    picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+    in_few_colours(picture).save(file, optimize=True)
     print(f"{file.name}: {file.stat().st_size // 1000} kB", file=sys.stderr)
+
+
+def in_few_colours(picture: Image.Image) -> Image.Image:
+    """256 colours: the commonest as they are, so that flat ground stays flat; gradients are dithered."""
+    counted = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
+    flat = [channel for _, colour in counted[:COMMON] for channel in colour]
+    others = picture.quantize(256 - COMMON, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((flat + others)[: 3 * 256])
+    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
 if __name__ == "__main__":
