@@ -181,7 +181,9 @@ def graph(heads: Heads, drawing: Drawing, height: int) -> Figure:
     few = len(drawing.members) <= 48
     names = [heads.names[head] for head in drawing.members]
     marks = [heads.marks[head] for head in drawing.members]
-    chosen = [name == heads.chosen for name in names]
+    sizes = _sizes(drawing, few)
+    if heads.chosen in names:
+        figure.add_trace(_halo(drawing.places[names.index(heads.chosen)], sizes[names.index(heads.chosen)]))
     line = [{STAYS: KEEP, GOES: REMOVE}.get(mark, "white") for mark in marks]
     figure.add_scatter(
         x=[x for x, _ in drawing.places],
@@ -192,12 +194,9 @@ def graph(heads: Heads, drawing: Drawing, height: int) -> Figure:
         ],
         textfont={"size": 10} | _READABLE,
         marker={
-            "size": _sizes(drawing, few),
+            "size": sizes,
             "color": [GROUPS[group % len(GROUPS)] for group in drawing.groups],
-            "line": {
-                "color": [ACCENT if one else tint for one, tint in zip(chosen, line, strict=True)],
-                "width": [4 if one else 3 if mark else 1 for one, mark in zip(chosen, marks, strict=True)],
-            },
+            "line": {"color": line, "width": [3 if mark else 1 for mark in marks]},
             "opacity": 1,
         },
         selected={"marker": {"opacity": 1}, "textfont": {"color": "white"}},
@@ -217,6 +216,13 @@ def graph(heads: Heads, drawing: Drawing, height: int) -> Figure:
     return figure.update_layout(
         height=height, margin=margin, dragmode=False, clickmode="event+select", **_CLEAR
     )
+
+
+def _halo(place: tuple[float, float], size: float) -> Any:
+    """A ring around the head that is shown, apart from it, so that it is seen on any colour."""
+    ring = {"symbol": "circle-open", "size": size + 12, "color": ACCENT, "line": {"width": 3}}
+    where = {"x": [place[0]], "y": [place[1]], "mode": "markers", "marker": ring}
+    return go.Scatter(**where, hoverinfo="skip", showlegend=False)
 
 
 def _edges(drawing: Drawing) -> list[Any]:

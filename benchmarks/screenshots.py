@@ -23,6 +23,7 @@ PAGES = ("Model", "Attention", "Heads", "Prune", "Recover", "Compare")
 VIEWS = {
     "Model": "",
     "Attention": "attention?image=7&block=2&head=0&from=patch+3%2C+4",  # one that shows much
+    "Heads": "heads?heads-block=2&heads-head=3&criterion=ablation",
 }
 READY = {
     "Model": ".st-key-samples img",
@@ -32,7 +33,7 @@ READY = {
     "Recover": ".st-key-recover",
     "Compare": ".st-key-table",
 }
-TALLEST = 1420  # pixels; what lies further down is left out
+TALLEST = {"Heads": 1620}  # pixels, elsewhere 1420; what lies further down is left out
 COMMON = 64  # colours of the ground, of text and of lines
 
 
@@ -49,10 +50,19 @@ def main() -> None:
     ):
         if "Compare" in given.pages:
             prune(page, address)
+        if "Heads" in given.pages:
+            measure_heads(page, address)
         for name in given.pages:
             for theme in ("light", "dark"):
                 file = given.out / (name.lower() + ("-dark" if theme == "dark" else "") + ".png")
-                shoot(page, f"{address}/{VIEWS.get(name, name.lower())}", READY[name], theme, file)
+                shoot(
+                    page,
+                    f"{address}/{VIEWS.get(name, name.lower())}",
+                    READY[name],
+                    theme,
+                    file,
+                    TALLEST.get(name, 1420),
+                )
 
 
 def prune(page: Page, address: str) -> None:
@@ -63,7 +73,18 @@ def prune(page: Page, address: str) -> None:
     idle(page)
 
 
-def shoot(page: Page, address: str, ready: str, theme: str, file: Path) -> None:
+def measure_heads(page: Page, address: str) -> None:
+    """Every criterion, on a few images."""
+    page.goto(f"{address}/heads")
+    page.locator(".st-key-measure button").first.click()
+    page.locator(".st-key-heads-measured-on input").fill("32")
+    page.keyboard.press("Enter")
+    page.locator(".st-key-measure-heads button").click()
+    page.locator(".st-key-heads-source").get_by_text("Measured on 32").wait_for(timeout=10 * MINUTE)
+    idle(page)
+
+
+def shoot(page: Page, address: str, ready: str, theme: str, file: Path, tallest: int) -> None:
     """The whole page, in few colours so that the file is small."""
     page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
     page.set_viewport_size({"width": 1280, "height": 900})
@@ -71,7 +92,7 @@ def shoot(page: Page, address: str, ready: str, theme: str, file: Path) -> None:
     page.locator(ready).last.wait_for()
     idle(page)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
-    page.set_viewport_size({"width": 1280, "height": min(height, TALLEST)})
+    page.set_viewport_size({"width": 1280, "height": min(height, tallest)})
     page.wait_for_timeout(1500)  # charts are drawn anew at the new height
     idle(page)
     page.mouse.move(0, 0)
