@@ -61,7 +61,7 @@ def only_run() -> runs.Run:
 
 def start(page: str = "", choice: Choice | None = None) -> AppTest:
     """The app on one of its pages, with few test images."""
-    app = AppTest.from_file(MAIN, default_timeout=60)
+    app = AppTest.from_file(MAIN, default_timeout=180)
     app.session_state["choice"] = choice or Choice(limit=20)
     app.run()
     return go(app, page)

@@ -128,7 +128,7 @@ def test_every_kind_of_model_is_shown(
 
 
 def test_the_address_sets_the_view() -> None:
-    app = AppTest.from_file(MAIN, default_timeout=60)
+    app = AppTest.from_file(MAIN, default_timeout=180)
     app.session_state["choice"] = Choice(limit=20)
     app.run()
     view = {"image": "12", "block": "1", "head": "5", "from": "patch 3, 4", "through": "Class relevance"}
@@ -142,7 +142,7 @@ def test_the_address_sets_the_view() -> None:
 
 
 def test_an_address_of_another_model_is_forgiven() -> None:
-    app = AppTest.from_file(MAIN, default_timeout=60)
+    app = AppTest.from_file(MAIN, default_timeout=180)
     app.session_state["choice"] = Choice(limit=20)
     app.run()
     for name, value in {"image": "9999", "block": "11", "from": "register 4 token", "class": "tench"}.items():

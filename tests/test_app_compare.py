@@ -34,7 +34,7 @@ def two(tiny: Path, photos: Path) -> list[runs.Run]:
 
 def compare(tab: str = "Maps", chosen: list[runs.Run] | None = None, **query: str) -> AppTest:
     """The Compare page as its address opens it."""
-    app = AppTest.from_file(MAIN, default_timeout=60)
+    app = AppTest.from_file(MAIN, default_timeout=180)
     app.session_state["choice"] = Choice(limit=10)
     app.run()
     app.query_params["runs"] = [run.name for run in chosen or []]
@@ -83,7 +83,7 @@ def test_a_view_is_in_its_address(two: list[runs.Run]) -> None:
 
 
 def test_an_address_that_leads_nowhere_is_a_sentence(two: list[runs.Run]) -> None:
-    app = AppTest.from_file(MAIN, default_timeout=60)
+    app = AppTest.from_file(MAIN, default_timeout=180)
     app.run()
     app.query_params["runs"] = ["no-such-run", two[0].name]
     go(app, "compare")

@@ -158,7 +158,7 @@ def test_the_address_brings_the_same_view_back(choice: Choice) -> None:
     decide(app, (0, 2), "remove")
     said = dict(app.query_params)
     assert (said["heads-block"], said["heads-head"], said["criterion"]) == ("0", "2", "distance")
-    fresh = AppTest.from_file(MAIN, default_timeout=60)
+    fresh = AppTest.from_file(MAIN, default_timeout=180)
     fresh.session_state["choice"] = choice
     fresh.run()
     for name, value in said.items():
@@ -196,7 +196,7 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
     assert run.bundle is not None
     plan = json.loads((run.bundle / "plan.json").read_text())
     assert plan["blocks"][0]["heads"] == [0, 2]
-    fresh = AppTest.from_file(MAIN, default_timeout=60)  # the same address after a refresh
+    fresh = AppTest.from_file(MAIN, default_timeout=180)  # the same address after a refresh
     fresh.session_state["choice"] = choice
     fresh.run()
     for name, value in dict(app.query_params).items():
