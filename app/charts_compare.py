@@ -135,7 +135,6 @@ def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Fig
     cells = [(b, h, v) for b, row in enumerate(values) for h, v in enumerate(row)]
     known = [entry for entry in cells if entry[2] == entry[2]]
     gone = [entry for entry in cells if entry[2] != entry[2]]
-    low = min(0.5, *(value for *_, value in known))
     figure = go.Figure()
     figure.add_scatter(
         x=[block for block, _, _ in gone],
@@ -154,7 +153,7 @@ def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Fig
             "size": cell - 2,
             "color": [value for *_, value in known],
             "colorscale": VIRIDIS,
-            "cmin": low,
+            "cmin": 0,
             "cmax": 1,
             "colorbar": {"thickness": 8, "len": 1, "outlinewidth": 0, "nticks": 4, "xpad": 4},
         },
@@ -177,6 +176,29 @@ def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Fig
         clickmode="event+select",
         dragmode=False,
     )
+
+
+def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float]]]]) -> Figure:
+    """Each head's share of attention on the object, before and after: (block, head, before, after)."""
+    figure = go.Figure()
+    most = max((100 * value for _, points in models for *_, a, b in points for value in (a, b)), default=100)
+    line = {"color": OTHER, "width": 1.2, "dash": "dash"}
+    ends = [0, 1.05 * most]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for index, (name, points) in enumerate(models, 1):
+        figure.add_scatter(
+            x=[100 * before for *_, before, _ in points],
+            y=[100 * after for *_, after in points],
+            mode="markers",
+            marker={"size": 8, "color": COLOURS[index], "opacity": 0.8},
+            name=name,
+            customdata=[[block, head] for block, head, *_ in points],
+            hovertemplate="block %{customdata[0]}, head %{customdata[1]}: %{x:.1f} → %{y:.1f} %<extra/>",
+        )
+    figure = _plain(figure, 340)
+    figure.update_xaxes(title="on the object in the dense model, %", range=ends)
+    figure.update_yaxes(title="in the smaller model, %", range=ends)
+    return figure
 
 
 def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure:

@@ -22,6 +22,7 @@ from analysis.preservation import preservation
 from pruning import report_charts, words
 from pruning.card import base_name
 from pruning.compared import Compared, Comparison, aligned, trade_front
+from pruning.compared_objects import on_objects
 from pruning.inputs import Progress, quiet
 
 FLIPS = 24  # thumbnails of one model
@@ -57,6 +58,7 @@ def make_report(found: Comparison, image: int = 0, progress: Progress = quiet) -
     progress("Reading attention", 0.2)
     content |= {"looks": [_look(found, number) for number in _shown(found, image)]}
     content |= {"heads": _heads(found, image, progress)}
+    content |= {"objects": _objects(found, progress)}
     progress("Drawing changed predictions", 0.9)
     content |= {"changes": [_changes(found, model) for model in found.others]}
     folder = Path(__file__).parent
@@ -233,7 +235,7 @@ def _heads(found: Comparison, number: int, progress: Progress) -> list[dict[str,
     crop = covered(test.image(number), dense.preprocess, found.dense.arch)
     shown = []
     for place, model in enumerate(found.models):
-        progress("Reading attention", 0.2 + 0.7 * place / len(found.models))
+        progress("Reading attention", 0.2 + 0.4 * place / len(found.models))
         loaded = found.load(model.source)
         kept = model.kept(dense.model.arch)
         maps = attention_maps(loaded.model, loaded.preprocess(test.image(number)))
@@ -245,6 +247,24 @@ def _heads(found: Comparison, number: int, progress: Progress) -> list[dict[str,
             entry["preserved"] = _cells([row.tolist() for row in values])
         shown.append(entry)
     return shown
+
+
+def _objects(found: Comparison, progress: Progress) -> dict[str, Any] | None:
+    """Attention against the objects, where the test images are demo scenes."""
+    if not found.tested.rendered:
+        return None
+    scores = []
+    for place, model in enumerate(found.models):
+        share = lambda part, place=place: 0.6 + 0.3 * (place + part) / len(found.models)
+        tell = lambda what, part, share=share: progress(what, share(part))
+        scores.append(on_objects(found.load(model.source), found.tested, tell, "Reading scenes"))
+    rows = [score.rows() for score in scores]
+    return {
+        "rows": [(name, [row[name] for row in rows]) for name in rows[0]],
+        "images": scores[0].heads.images,
+        "mass": words.percent(scores[0].heads.mass_by_chance),
+        "pointing": words.percent(scores[0].heads.pointing_by_chance),
+    }
 
 
 def _cells(values: Sequence[Sequence[float]]) -> list[list[tuple[str, str, str]]]:

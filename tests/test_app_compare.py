@@ -19,6 +19,7 @@ from app.session import Choice
 from pruning import runs
 from pruning.bench import TIMINGS, BenchJob
 from pruning.compared import Trade
+from pruning.compared_objects import on_objects
 from pruning.job import Job
 from pruning.selection import Ratios
 
@@ -191,10 +192,28 @@ def test_without_runs_it_says_what_to_do() -> None:
     assert "Nothing has been pruned yet" in app.info[0].value and not app.table and not app.exception
 
 
-def test_the_demo_on_the_page() -> None:
-    app = go(pruned(), "compare")
+def test_demo_scenes_are_scored_by_their_objects() -> None:
+    app = pruned()
+    app.session_state["compare-tab"] = "Objects"
+    go(app, "compare")
     assert app.table[0].value.loc["File on disk", "dense"].endswith("half precision")
     assert not app.error and not app.exception
+    run = compared.Finished(runs.list_runs()[0])
+    scenes = run.open_tested(run.dense)
+    for name, loaded in (("dense", run.dense), ("run 1", run.pruned)):
+        found = on_objects(loaded, scenes, lambda *_: None, "")
+        shown = app.table[1].value[name]
+        assert shown["Rollout, mass on the object"].startswith(f"{100 * found.rollout.mass:.1f}")
+        heads = [float(value) for row in found.heads.pointing for value in row]
+        assert shown["Heads, pointing game, mean"].startswith(f"{100 * sum(heads) / len(heads):.1f}")
+    assert "Over 10 scenes" in text(app)
+
+
+def test_photos_have_no_objects(two: list[runs.Run]) -> None:
+    app = compare(chosen=two[:1])
+    assert [tab.label for tab in app.tabs] == [
+        *("Maps", "Predictions", "Calibration", "Widths", "Latency", "All runs", "Report")
+    ]
 
 
 # ---- charts
@@ -238,4 +257,4 @@ def test_preservation_has_a_cell_for_every_head() -> None:
     assert [list(cell) for cell in gone.customdata] == [[0, 1]]
     cells = {(block, head): value for block, head, value in known.customdata}
     assert cells == {(0, 0): 0.5, (1, 0): 1.0, (1, 1): 0.25, (1, 2): 0.75}
-    assert list(known.marker.color) == list(cells.values()) and known.marker.cmin == 0.25
+    assert list(known.marker.color) == list(cells.values())

@@ -13,6 +13,7 @@ from app.results import Run
 from app.views import (
     compare_latency,
     compare_maps,
+    compare_objects,
     compare_predictions,
     compare_report,
     compare_runs,
@@ -25,6 +26,7 @@ CHOSEN = "compare-runs"
 
 TABS: dict[str, Callable[[Comparison], None]] = {
     "Maps": compare_maps.show,
+    "Objects": compare_objects.show,
     "Predictions": compare_predictions.show,
     "Calibration": compare_predictions.calibration,
     "Widths": compare_widths.show,
@@ -47,11 +49,11 @@ def show() -> None:
     with st.container(key="table"):
         st.table(_table(found), border="horizontal", alt="figures of all models")
     st.caption(_legend(found))
-    tabs = st.tabs(list(TABS), key="compare-tab", bind="query-params")
-    for tab, (name, content) in zip(tabs, TABS.items(), strict=True):
+    names = [name for name in TABS if name != "Objects" or found.tested.rendered]
+    for name, tab in zip(names, st.tabs(names, key="compare-tab", bind="query-params"), strict=True):
         if tab.open:
             with tab, st.container(key=f"tab-{name.lower().replace(' ', '-')}"), session.sentences():
-                content(found)
+                TABS[name](found)
 
 
 # ---- choosing
@@ -141,6 +143,7 @@ def _models(group: list[Run]) -> list[str]:
         format_func=titles.__getitem__,
         key=CHOSEN,
         max_selections=BESIDE,
+        wrap=True,
         persist_state="session",
         placeholder="Choose runs",
     )

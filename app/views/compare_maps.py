@@ -84,25 +84,31 @@ def _rollouts(found: Comparison, look: Look, crop: Image) -> None:
 
 def _pick_head(found: Comparison) -> tuple[int, int]:
     """A head of the dense model, by its numbers; clicks on the chart below move them too."""
-    blocks = found.dense.arch.blocks
-    if "compare clicked" in st.session_state:
-        clicked = st.session_state.pop("compare clicked")
-        st.session_state["compare-block"], st.session_state["compare-head"] = clicked
+    blocks, state = found.dense.arch.blocks, st.session_state
+    wanted = state.pop("compare clicked", None) or _given_head()
+    if wanted is not None:
+        state["compare-block"], state["compare-head"] = wanted
     _within("compare-block", len(blocks) - 1, len(blocks) // 2)
-    block = st.number_input("Block", 0, len(blocks) - 1, key="compare-block", bind="query-params", width=110)
+    block = st.number_input(
+        "Block", 0, len(blocks) - 1, key="compare-block", width=110, persist_state="session"
+    )
     _within("compare-head", blocks[block].heads - 1, 0)
     head = st.number_input(
-        "Head", 0, blocks[block].heads - 1, key="compare-head", bind="query-params", width=110
+        "Head", 0, blocks[block].heads - 1, key="compare-head", width=110, persist_state="session"
     )
+    address.keep("head", [f"{block}.{head}"])
     return block, head
 
 
+def _given_head() -> tuple[int, int] | None:
+    """Block and head in the address, as BLOCK.HEAD."""
+    block, _, head = (address.given("head") or [""])[0].partition(".")
+    return (int(block), int(head)) if block.isdecimal() and head.isdecimal() else None
+
+
 def _within(key: str, high: int, start: int) -> None:
-    if not isinstance(st.session_state.get(key), int):
-        if key not in st.query_params:
-            st.session_state[key] = start
-    else:
-        st.session_state[key] = min(st.session_state[key], high)
+    # another model may have fewer; a number beyond the widget's range would be refused
+    st.session_state[key] = min(st.session_state.get(key, start), high)
 
 
 def _one_head(found: Comparison, look: Look, crop: Image) -> tuple[int, int]:

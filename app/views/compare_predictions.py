@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
 from analysis.confidence import BINS, reliability
-from analysis.confusion import confusion, confusion_changes
+from analysis.confusion import PairChange, confusion, confusion_changes
 from analysis.pictures import thumbnail
 from app import charts, charts_compare, session, words
 from pruning.compared import Compared, Comparison
@@ -99,8 +100,24 @@ def _confusion(found: Comparison, model: Compared) -> None:
     if not changes:
         st.caption("Each class is taken for others exactly as often as before.")
         return
-    few = len(found.tested.classes) <= MATRIX
-    left, right = st.columns([5, 6] if few else [1, 0.001], gap="medium")
+    if len(found.tested.classes) > MATRIX:
+        _pairs(found, model, changes)
+        return
+    left, right = st.columns([5, 6], gap="medium")
+    with left:
+        _pairs(found, model, changes)
+    size = len(found.tested.classes)
+    change = confusion(model.result, size) - confusion(found.dense.result, size)
+    with right:
+        st.plotly_chart(
+            charts_compare.confusion_change(change.tolist(), found.tested.classes),
+            config=charts.CONFIG,
+            key="confusion-change",
+            alt="change of the confusion matrix, true classes from top to bottom",
+        )
+
+
+def _pairs(found: Comparison, model: Compared, changes: Sequence[PairChange]) -> None:
     rows = [
         {
             "Image of": found.class_name(pair.label),
@@ -111,24 +128,11 @@ def _confusion(found: Comparison, model: Compared) -> None:
         }
         for pair in changes[:PAIRS]
     ]
-    with left, st.container(key="confused"):
+    with st.container(key="confused"):
         st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
         rest = len(changes) - len(rows)
-        st.caption(
-            "The pairs whose number of images changed most"
-            + (f"; {words.count(rest)} more changed less." if rest else ".")
-        )
-    if few:
-        size = len(found.tested.classes)
-        change = confusion(model.result, size) - confusion(found.dense.result, size)
-        names = [found.class_name(index) for index in range(size)]
-        with right:
-            st.plotly_chart(
-                charts_compare.confusion_change(change.tolist(), names),
-                config=charts.CONFIG,
-                key="confusion-change",
-                alt="change of the confusion matrix, true classes from top to bottom",
-            )
+        more = f"; {words.count(rest)} more changed less." if rest else "."
+        st.caption(f"The pairs whose number of images changed most{more}")
 
 
 # ---- calibration
