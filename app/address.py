@@ -1,11 +1,12 @@
 """What of a page's state stands in the address bar, so that a view survives a refresh and can be shared.
 
-Widgets bind themselves where their options are short words; this is for what is chosen in other ways.
+A widget can bind itself to the address, but what it holds is lost while it is not drawn, as on a tab in the
+background; what is kept here stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -25,3 +26,18 @@ def keep(name: str, values: Sequence[str]) -> None:
         st.query_params[name] = list(values)
     else:
         st.query_params.pop(name, None)
+
+
+def pick(name: str, key: str, options: Sequence[str], draw: Callable[[], str]) -> str:
+    """One of a few words by the widget that `draw` draws under `key`, with its value in the address.
+
+    The first option is what the widget begins with, and is not written.
+    """
+    words = given(name) or []
+    if words and words[0] in options:
+        st.session_state[key] = words[0]
+    elif st.session_state.get(key) not in options:
+        st.session_state.pop(key, None)
+    chosen = draw()
+    keep(name, [chosen] if chosen != options[0] else [])
+    return chosen

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture
-def two(run_folders: Path) -> list[runs.Run]:
+def two(run_folders: Path) -> list[runs.Run]:  # noqa: F811
     """Two finished runs on the demo, one of which lost half of its heads."""
     return [
         finished(Job("demo", "demo", "l2", ratios=ratios, limit=40), run_folders)
@@ -33,7 +33,7 @@ def finished(job: Job, root: Path) -> runs.Run:
     return worker.execute(folder)
 
 
-def test_compare_two_runs_and_take_the_report_along(page: Page, two: list[runs.Run], tmp_path: Path) -> None:
+def test_compare_two_runs_and_take_the_report_along(page: Page, two: list[runs.Run], tmp_path: Path) -> None:  # noqa: F811
     page.goto(f"{page.url.rstrip('/')}/compare")
     page.locator(".st-key-table").wait_for()
     calm(page)
@@ -69,14 +69,13 @@ def test_compare_two_runs_and_take_the_report_along(page: Page, two: list[runs.R
     page.get_by_role("tab", name="Maps").click()
     page.locator(".st-key-preserved-run-1 .js-plotly-plot").first.wait_for()
     calm(page)
-    values = [
-        page.locator(f".st-key-compare-{name} input").input_value() for name in ("image", "block", "head")
-    ]
-    assert values == ["1", "5", "2"]
-    page.locator(".st-key-compare-fuse").get_by_text("max", exact=True).wait_for()
+    keys = ("image", "block", "head", "fuse")
+    values = [page.locator(f".st-key-compare-{key} input").input_value() for key in keys]
+    assert values == ["1", "5", "2", "max"]
 
     page.get_by_role("tab", name="Report").click()
     page.locator(".st-key-make-report button").click()
+    page.locator(".st-key-download-report button").wait_for(timeout=180 * SECONDS)
     with page.expect_download() as download:
         page.locator(".st-key-download-report button").click()
     saved = tmp_path / "report.html"
@@ -85,13 +84,13 @@ def test_compare_two_runs_and_take_the_report_along(page: Page, two: list[runs.R
     open_offline(page, saved)
 
 
-def calm(page: Page) -> None:
+def calm(page: Page) -> None:  # noqa: F811
     """Wait until the page is of one piece: nothing runs, and nothing of an earlier run is left."""
     settle(page)
     page.wait_for_function("!document.querySelector('[data-stale=true]')")
 
 
-def click_cell(page: Page, key: str, block: int, head: int) -> None:
+def click_cell(page: Page, key: str, block: int, head: int) -> None:  # noqa: F811
     """Click a head in the grid of preservation, where Plotly says it is."""
     page.locator(f".st-key-{key} .js-plotly-plot").scroll_into_view_if_needed()
     place = page.evaluate(
@@ -108,7 +107,7 @@ def click_cell(page: Page, key: str, block: int, head: int) -> None:
     page.mouse.click(*place)
 
 
-def open_offline(page: Page, file: Path) -> None:
+def open_offline(page: Page, file: Path) -> None:  # noqa: F811
     """The report as a colleague opens it: from a file, without a network, in both themes."""
     assert page.context.browser
     context = page.context.browser.new_context(offline=True, viewport={"width": 1000, "height": 900})
@@ -130,7 +129,7 @@ def open_offline(page: Page, file: Path) -> None:
     assert troubles == []
 
 
-def test_phone_width_and_dark_do_not_break(page: Page, two: list[runs.Run]) -> None:
+def test_phone_width_and_dark_do_not_break(page: Page, two: list[runs.Run]) -> None:  # noqa: F811
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 420, "height": 900})
     names = "&".join(f"runs={run.name}" for run in two)

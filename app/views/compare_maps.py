@@ -43,7 +43,9 @@ def _choose(found: Comparison) -> Look:
         st.session_state["compare-image"] = int(given[0])
     with st.container(horizontal=True, vertical_alignment="bottom", key="rollout-choice"):
         number = looking.pick_number("compare-image", len(found.tested))
-        st.selectbox("Heads joined by", list(FUSIONS), key="compare-fuse", width=150, bind="query-params")
+        key, fusions = "compare-fuse", list(FUSIONS)
+        draw = lambda: st.selectbox("Heads joined by", fusions, key=key, width=150, persist_state="session")
+        address.pick("fuse", key, fusions, draw)
     address.keep("image", [str(number)] if number else [])
     return look_at(found, number)
 
@@ -145,16 +147,19 @@ def place_of(kept: Indices | None, head: int) -> int | None:
 
 
 def _over() -> str:
-    chosen: str = st.segmented_control(
-        "Averaged over",
-        list(OVER),
-        format_func=OVER.__getitem__,
-        default="one",
-        required=True,
-        key="compare-over",
-        bind="query-params",
-    )
-    return chosen
+    def draw() -> str:
+        chosen: str = st.segmented_control(
+            "Averaged over",
+            list(OVER),
+            format_func=OVER.__getitem__,
+            default="one",
+            required=True,
+            key="compare-over",
+            persist_state="session",
+        )
+        return chosen
+
+    return address.pick("over", "compare-over", list(OVER), draw)
 
 
 def _preserved(found: Comparison, look: Look, chosen: tuple[int, int]) -> None:

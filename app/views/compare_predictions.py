@@ -11,7 +11,7 @@ import streamlit as st
 from analysis.confidence import BINS, reliability
 from analysis.confusion import PairChange, confusion, confusion_changes
 from analysis.pictures import thumbnail
-from app import charts, charts_compare, session, words
+from app import address, charts, charts_compare, session, words
 from pruning.compared import Compared, Comparison
 
 PAGE = 21  # thumbnails at once
@@ -27,22 +27,25 @@ KINDS = {
 
 def show(found: Comparison) -> None:
     """Flipped images and confused classes of one model against the dense one."""
-    model = pick(found, "compare-flips-of")
+    model = _pick(found)
     _flips(found, model)
     _confusion(found, model)
 
 
-def pick(found: Comparison, key: str) -> Compared:
+def _pick(found: Comparison) -> Compared:
     """One of the models beside the dense one."""
-    if len(found.others) == 1:
+    named, key = {model.name: model for model in found.others}, "compare-flips-of"
+    names = list(named)
+    if len(names) == 1:
         return found.others[0]
-    named = {model.name: model for model in found.others}
-    if st.session_state.get(key) not in named:
-        st.session_state.pop(key, None)
-    chosen = st.segmented_control(
-        "Model", list(named), default=next(iter(named)), required=True, key=key, bind="query-params"
-    )
-    return named[chosen]
+
+    def draw() -> str:
+        chosen: str = st.segmented_control(
+            "Model", names, default=names[0], required=True, key=key, persist_state="session"
+        )
+        return chosen
+
+    return named[address.pick("of", key, names, draw)]
 
 
 def _flips(found: Comparison, model: Compared) -> None:

@@ -27,6 +27,7 @@ def show(found: Comparison) -> None:
         with session.progress_bar() as progress:
             page = make_report(found, image, progress)
         session.remember("report", key, lambda: page, keep=4)
+        st.rerun()
     name = "-".join(model.name.replace(" ", "-") for model in found.others)
     st.download_button(
         f"Download, {words.megabytes(len(page.encode()))}",

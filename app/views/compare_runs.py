@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import charts, charts_compare, words
+from app import address, charts, charts_compare, words
 from pruning.compared import Comparison, trade_front
 
 AXES = {"gmacs": "MACs", "speedup": "Latency"}
@@ -13,17 +13,7 @@ AXES = {"gmacs": "MACs", "speedup": "Latency"}
 def show(found: Comparison) -> None:
     """Top-1 against MACs or latency, with the Pareto front."""
     timed = [trade for trade in found.trades if trade.speedup is not None and not trade.dense]
-    by = "gmacs"
-    if timed:
-        by = st.segmented_control(
-            "Against",
-            list(AXES),
-            format_func=AXES.__getitem__,
-            default="gmacs",
-            required=True,
-            key="compare-axis",
-            bind="query-params",
-        )
+    by = address.pick("against", "compare-axis", list(AXES), _axis) if timed else "gmacs"
     front = trade_front(found.trades, by)
     st.plotly_chart(
         charts_compare.pareto(found.trades, front, {model.name for model in found.models}, by),
@@ -39,3 +29,16 @@ def show(found: Comparison) -> None:
         f"No other is both cheaper and better than: {names}. The bars are 95 % intervals: where they "
         f"overlap, the order may be chance.{measured}"
     )
+
+
+def _axis() -> str:
+    chosen: str = st.segmented_control(
+        "Against",
+        list(AXES),
+        format_func=AXES.__getitem__,
+        default="gmacs",
+        required=True,
+        key="compare-axis",
+        persist_state="session",
+    )
+    return chosen
