@@ -28,16 +28,13 @@ def keep(name: str, values: Sequence[str]) -> None:
         st.query_params.pop(name, None)
 
 
-def pick(name: str, key: str, options: Sequence[str], draw: Callable[[], str]) -> str:
+def pick(name: str, key: str, options: Sequence[str], draw: Callable[[], str | None]) -> str:
     """One of a few words by the widget that `draw` draws under `key`, with its value in the address.
 
-    The first option is what the widget begins with, and is not written.
+    The first option is what the widget begins with, and is not written. The widget has no default.
     """
-    words = given(name) or []
-    if words and words[0] in options:
-        st.session_state[key] = words[0]
-    elif st.session_state.get(key) not in options:
-        st.session_state.pop(key, None)
-    chosen = draw()
+    wanted = (given(name) or [st.session_state.get(key, "")])[0]
+    st.session_state[key] = wanted if wanted in options else options[0]
+    chosen = draw() or options[0]
     keep(name, [chosen] if chosen != options[0] else [])
     return chosen

@@ -74,6 +74,7 @@ def test_compare_two_runs_and_take_the_report_along(page: Page, two: list[runs.R
     assert values == ["1", "5", "2", "max"]
 
     page.get_by_role("tab", name="Report").click()
+    calm(page)
     page.locator(".st-key-make-report button").click()
     page.locator(".st-key-download-report button").wait_for(timeout=180 * SECONDS)
     with page.expect_download() as download:

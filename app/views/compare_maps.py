@@ -147,12 +147,11 @@ def place_of(kept: Indices | None, head: int) -> int | None:
 
 
 def _over() -> str:
-    def draw() -> str:
-        chosen: str = st.segmented_control(
+    def draw() -> str | None:
+        chosen: str | None = st.segmented_control(
             "Averaged over",
             list(OVER),
             format_func=OVER.__getitem__,
-            default="one",
             required=True,
             key="compare-over",
             persist_state="session",
@@ -178,7 +177,8 @@ def _preserved(found: Comparison, look: Look, chosen: tuple[int, int]) -> None:
 def _preservation(found: Comparison, model: Compared, look: Look, over: str) -> tuple[Tensor, ...]:
     dense, small = found.load(found.dense.source), found.load(model.source)
     several = found.tested.sample(min(SEVERAL, len(found.tested))) if over == "several" else None
-    key = (dense, small, look.key if several is None else "several", found.data)
+    seen = look.key if several is None else "several"
+    key = (found.dense.source, model.source, seen, found.data)  # no models, or they would stay in memory
 
     def measure() -> tuple[Tensor, ...]:
         images = [look.image] if several is None else [several.image(i) for i in range(len(several))]

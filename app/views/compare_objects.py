@@ -44,7 +44,7 @@ def _scores(found: Comparison, place: int) -> OnObjects:
         with session.progress_bar() as progress:
             return on_objects(loaded, found.tested, progress, f"Reading scenes with {model.name}")
 
-    key = (loaded, found.dense.source, found.data, len(found.tested))
+    key = (model.source, found.dense.source, found.data, len(found.tested))
     return session.remember("on objects", key, measure)
 
 

@@ -39,9 +39,9 @@ def _pick(found: Comparison) -> Compared:
     if len(names) == 1:
         return found.others[0]
 
-    def draw() -> str:
-        chosen: str = st.segmented_control(
-            "Model", names, default=names[0], required=True, key=key, persist_state="session"
+    def draw() -> str | None:
+        chosen: str | None = st.segmented_control(
+            "Model", names, required=True, key=key, persist_state="session"
         )
         return chosen
 

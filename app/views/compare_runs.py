@@ -31,12 +31,11 @@ def show(found: Comparison) -> None:
     )
 
 
-def _axis() -> str:
-    chosen: str = st.segmented_control(
+def _axis() -> str | None:
+    chosen: str | None = st.segmented_control(
         "Against",
         list(AXES),
         format_func=AXES.__getitem__,
-        default="gmacs",
         required=True,
         key="compare-axis",
         persist_state="session",
