@@ -286,7 +286,7 @@ def curve_table(bench: Bench, curves: list[tuple[str, list[tuple[int, str]]]]) -
     return table(["Images seen", *titles], rows)
 
 
-def body(bench: Bench, rows: list[list[str]], curves: str) -> str:
+def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
     """The section."""
     recipe = bench.size.recipe
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
@@ -305,7 +305,7 @@ def body(bench: Bench, rows: list[list[str]], curves: str) -> str:
         f"{recipe.cutmix:g}, smoothing {recipe.smoothing:g}), {teacher}. GOHSP: one of six heads and a "
         f"quarter of the query-key pairs, value channels and neurons as needed; {100 * BEFORE_CUT:.0f} % of "
         f"its further images by ADMM before the cut. Spectral: widths by a budget of parameters. {seconds} "
-        "are those after the common start, pruning included.\n\n"
+        f"are those after the common start, pruning included. Seeds: {seeds}.\n\n"
     )
     curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images along the way:\n\n{curves}"
     return words + table(head, rows) + curve
@@ -331,7 +331,7 @@ def main() -> None:
     bench = Bench(size, args.keep / f"{args.size}-{name}", data, images, test)
     rows, curves = run(bench, epochs, more, args.seeds)
     title = "CIFAR-10 (JPEG), 40 % fewer parameters" + ("" if args.size == "full" else f", size {args.size}")
-    report(title, body(bench, rows, curves), args.write)
+    report(title, body(bench, rows, curves, ", ".join(map(str, args.seeds))), args.write)
 
 
 if __name__ == "__main__":
