@@ -57,7 +57,8 @@ def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     share, spread = right / total, z * z / total
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # 0 and 1 solve the equation where all or none are right; rounding would leave the share outside
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def evaluate(model: nn.Module, batches: Batches) -> Evaluation:

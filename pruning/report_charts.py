@@ -40,7 +40,7 @@ def trade_off(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str])
             result, ahead = trade.result, trade in front
             colour = COLOURS[0] if trade.dense or not ahead else COLOURS[1]
             top1 = 100 * result.top1
-            spread = [[top1 - 100 * result.top1_low], [100 * result.top1_high - top1]]
+            spread = [[100 * (result.top1 - result.top1_low)], [100 * (result.top1_high - result.top1)]]
             axes.errorbar(
                 trade.gmacs,
                 top1,

@@ -278,10 +278,11 @@ def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
     shoot(page, "recover-running")
     assert page.context.browser
     second = page.context.browser.new_page()
+    second.set_default_timeout(180 * SECONDS)  # the run at work leaves little of a small machine
     second.goto(page.url)
     second.locator(".st-key-run-panel").get_by_text("Training").wait_for()
     second.locator(".st-key-run-panel-cancel button").click()
-    page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=60 * SECONDS)
+    page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=120 * SECONDS)
     shoot(page, "recover-cancelled")
     assert [(found.state, found.status.attempt) for found in new()] == [("cancelled", 1), ("done", 1)]
 
