@@ -202,10 +202,11 @@ def write(
     body = (
         "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with 95 % Wilson intervals, share of the "
         "dense model's, and processor seconds of pruning, all threads together (without scores and the "
-        f"sensitivities of budgets, measured once{survey_seconds(known)}), on 650 photos, an easy subset of the "
-        f"ImageNet-1k validation set. Dense: {percent(full['top1'], full['low'], full['high'])}. Calibration: "
-        f"photos of ten classes, {SPECTRAL[0][1]:,} for spectral, 256 for compensation, 64 for scores, none of "
-        "them tested on. Spectral's settings were compared on these very photos, so its figures are somewhat "
+        f"sensitivities of budgets, measured once{survey_seconds(known)}), on 650 photos, an easy subset of "
+        "the ImageNet-1k validation set. Dense: "
+        f"{percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, "
+        f"{SPECTRAL[0][1]:,} for spectral, 256 for compensation, 64 for scores, none of them tested on. "
+        "Spectral's settings were compared on these very photos, so its figures are somewhat "
         "optimistic.\n\n"
     )
     if columns[0] in TOGETHER:
