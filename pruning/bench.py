@@ -15,7 +15,7 @@ import torch
 from analysis.latency import Percentiles, Timing, judge, take_turns, torch_runner
 from analysis.models import load
 from pruning.monitor import Monitor
-from pruning.status import replace_text
+from pruning.status import read_result, replace_text
 
 TIMINGS = "timings.json"  # in a run folder: what a bench measured
 Named = tuple[str, str | None]  # a model, and a file of weights if it needs one
@@ -152,10 +152,4 @@ def read_timings(folder: Path) -> Timings:
     Raises:
         ValueError: there are none, or they are damaged.
     """
-    file = folder / TIMINGS
-    try:
-        return Timings.from_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    return read_result(folder / TIMINGS, Timings.from_json)

@@ -14,7 +14,7 @@ from analysis.models import LoadedModel, load
 from pruning.heads import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
 from pruning.inputs import Again, Progress, quiet, tracked
 from pruning.monitor import Monitor
-from pruning.status import replace_text
+from pruning.status import read_result, replace_text
 
 READING = "heads.json"  # in a run folder: what was measured
 
@@ -117,10 +117,4 @@ def open_reading(folder: Path) -> HeadReading:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    file = folder / READING
-    try:
-        return HeadReading.from_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    return read_result(folder / READING, HeadReading.from_json)

@@ -9,11 +9,13 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
 ACTIVE = ("queued", "running")  # what only a living process can be
@@ -109,6 +111,20 @@ def replace_text(path: Path, text: str) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def read_result(file: Path, parse: Callable[[str], T]) -> T:
+    """What a run left in a small file.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def append_line(path: Path, line: str) -> None:
