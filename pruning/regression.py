@@ -15,6 +15,7 @@ from torch import Tensor
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 _START = 4  # where the search for the best strength begins
 _FLOOR = 1e-9  # of the mean variance: keeps directions that never occur from dividing by zero
+_BLOCK = 512  # columns of a symmetric product that are computed at once
 _LAZY = 64  # removals between two updates of the whole inverse
 
 
@@ -27,13 +28,13 @@ class Statistics:
     covariance: Float[Tensor, "I I"]
     cross: Float[Tensor, "I O"]
 
-    def plus(self, weight: Float[Tensor, "O I"]) -> Statistics:
-        """Those of z and y + weight z."""
+    def towards(self, weight: Float[Tensor, "O I"], share: float) -> Statistics:
+        """Those of z and share weight z + (1 - share) y."""
         return Statistics(
             self.mean_in,
-            self.mean_out + weight @ self.mean_in,
+            torch.lerp(self.mean_out, weight @ self.mean_in, share),
             self.covariance,
-            self.cross + self.covariance @ weight.T,
+            torch.lerp(self.cross, self.covariance @ weight.T, share),
         )
 
     def through(self, down: Float[Tensor, "K I"]) -> Statistics:
@@ -72,7 +73,7 @@ class Moments:
             self._mass[half] += counts.sum()
             self._z[half] += weighted.sum(dim=0)
             self._y[half] += counts @ outputs
-            self._zz[half] += weighted.T @ inputs
+            _add_symmetric(self._zz[half], weighted, inputs)
             self._zy[half] += weighted.T @ outputs
         self._images += len(z)
 
@@ -94,11 +95,18 @@ class Moments:
         return first, second
 
 
+def _add_symmetric(total: Float[Tensor, "I I"], weighted: Tensor, inputs: Tensor) -> None:
+    """Add weighted^T inputs, which is symmetric, in the blocks on the diagonal and right of it."""
+    for start in range(0, len(total), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        total[rows, start:] += weighted[:, rows].T @ inputs[:, start:]
+
+
 def _centred(mass: Tensor, z: Tensor, y: Tensor, zz: Tensor, zy: Tensor) -> Statistics:
     if not mass > 0:
         raise ValueError("a refit needs calibration images, got none")
     mean_in, mean_out = z / mass, y / mass
-    covariance = zz / mass - torch.outer(mean_in, mean_in)
+    covariance = (zz.triu() + zz.triu(1).T) / mass - torch.outer(mean_in, mean_in)
     cross = zy / mass - torch.outer(mean_in, mean_out)
     require_finite(covariance, cross)
     return Statistics(mean_in, mean_out, covariance, cross)
@@ -120,8 +128,20 @@ def ridge(statistics: Statistics, prior: Float[Tensor, "O I"], strength: float) 
     minimise E|y - W z|^2 + strength * sum_i var(z_i) |W_i - prior_i|^2, both centred. Strength 0
     is ordinary least squares; of inputs that never vary the prior stays.
     """
-    missing = statistics.cross - statistics.covariance @ prior.T  # what the prior leaves unexplained
-    return prior + torch.linalg.solve(regularised(statistics.covariance, strength), missing).T
+    return prior + _step(statistics.covariance, _missing(statistics, prior), strength).T
+
+
+def _missing(statistics: Statistics, prior: Tensor) -> Float[Tensor, "I O"]:
+    """What the prior leaves unexplained."""
+    return statistics.cross - statistics.covariance @ prior.T
+
+
+def _step(covariance: Tensor, missing: Float[Tensor, "I O"], strength: float) -> Float[Tensor, "I O"]:
+    """From the prior to the best weight, transposed."""
+    penalised = regularised(covariance, strength)
+    root, failed = torch.linalg.cholesky_ex(penalised)
+    # rounding can leave a covariance of inputs that repeat one another short of positive
+    return torch.linalg.solve(penalised, missing) if failed else torch.cholesky_solve(missing, root)
 
 
 def regularised(covariance: Float[Tensor, "I I"], strength: float) -> Float[Tensor, "I I"]:
@@ -143,26 +163,24 @@ def ridge_held_out(
     """
     if halves is None:
         return prior, float("inf")
+    missing = [_missing(half, prior) for half in halves]
 
     def error(strength: float) -> float:
-        pairs = (halves, halves[::-1])
-        return sum(_gain(other, ridge(half, prior, strength), prior) for half, other in pairs)
+        """Squared error on each half of the other's weight, less that of the prior."""
+        total = 0.0
+        for here, there in ((0, 1), (1, 0)):
+            step = _step(halves[here].covariance, missing[here], strength)
+            total += float((step * (halves[there].covariance @ step - 2 * missing[there])).sum())
+        return total
 
-    best = _walk(error)
-    if not error(best) < 0:
+    best, least = _walk(error)
+    if not least < 0:
         return prior, float("inf")
     return ridge(whole, prior, best), best
 
 
-def _gain(statistics: Statistics, weight: Tensor, prior: Tensor) -> float:
-    """Squared error of `weight` less that of `prior`."""
-    step = weight - prior
-    missing = statistics.cross.T - prior @ statistics.covariance
-    return float(((step @ statistics.covariance) * step).sum() - 2 * (step * missing).sum())
-
-
-def _walk(error: Callable[[float], float]) -> float:
-    """The entry of `STRENGTHS` at the bottom of the valley that the middle one lies in."""
+def _walk(error: Callable[[float], float]) -> tuple[float, float]:
+    """The entry of `STRENGTHS` at the bottom of the valley that the middle one lies in, and its error."""
     known: dict[int, float] = {}
 
     def at(index: int) -> float:
@@ -174,7 +192,7 @@ def _walk(error: Callable[[float], float]) -> float:
     step = 1 if at(here + 1) < at(here) else -1
     while at(here + step) < at(here):
         here += step
-    return STRENGTHS[here]
+    return STRENGTHS[here], known[here]
 
 
 def choose_neurons(

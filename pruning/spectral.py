@@ -228,10 +228,12 @@ def _prune_attention(step: _Step) -> None:
         step.known["attention"] = moments
     rank, down = narrow.attn.v_dim, torch.eye(weight.shape[1]).to(weight)
     if rank < block.attn.v_dim:
-        bases = value_bases(*goal(moments, weight), block.attn.heads, rank)  # H Dv (Dv of the dense model)
+        bases = value_bases(
+            *goal(moments, weight, step.pull), block.attn.heads, rank
+        )  # H Dv (Dv of the dense model)
         values, down = bases @ values, torch.block_diag(*bases)  # H Dv E+1
     set_rows(narrow.attn.qkv, queries, keys, values)
-    fitted, shift = refit(moments, weight, down)
+    fitted, shift = refit(moments, weight, down, step.pull)
     set_folded(narrow.attn.proj, narrow.ls1, fitted, bias + shift)
 
 
@@ -243,10 +245,10 @@ def _prune_mlp(step: _Step) -> None:
     moments = step.known["mlp"] = step.known.get("mlp") or _mlp_moments(step)
     width, kept = narrow.mlp.fc1.out_features, torch.arange(fc1.out_features, device=weight.device)
     if width < fc1.out_features:
-        kept = choose_neurons(*goal(moments, weight), width)
+        kept = choose_neurons(*goal(moments, weight, step.pull), width)
     narrow.mlp.fc1.weight.copy_(fc1.weight[kept])
     narrow.mlp.fc1.bias.copy_(fc1.bias[kept])
-    fitted, shift = refit(moments, weight, torch.eye(len(weight.T)).to(weight)[kept])
+    fitted, shift = refit(moments, weight, kept, step.pull)
     set_folded(narrow.mlp.fc2, narrow.ls2, fitted, bias + shift)
 
 
@@ -308,13 +310,16 @@ def _head_outputs(step: _Step, queries: Tensor, keys: Tensor, values: Tensor) ->
 
 
 def _attention_moments(step: _Step, outputs: Attention) -> Moments:
-    """Moments of the heads' outputs and of what is missing to the dense stream; moves the latter on."""
+    """Moments of the heads' outputs and of what would make up the dense stream; moves the latter on.
+
+    The bias of `proj` is taken as given.
+    """
     block, moments = step.block, step.moments(step.block.attn.proj)
+    bias = folded(block.attn.proj, block.ls1)[1]
     for number, dense, x in step.streams:
         z = outputs(block.norm1(x))  # B N H*Dv
         after = through_attention(step.dense, dense)
-        gap = after - x - block.ls1(block.attn.proj(z))
-        moments.add(z, step.pull * gap, step.weights)
+        moments.add(z, after - x - bias.to(x), step.weights)
         step.streams.write(number, dense=after)
     return moments
 
@@ -322,10 +327,10 @@ def _attention_moments(step: _Step, outputs: Attention) -> Moments:
 def _mlp_moments(step: _Step) -> Moments:
     """The same of the MLP's activations."""
     block, moments = step.block, step.moments(step.block.mlp.fc2)
+    bias = folded(block.mlp.fc2, block.ls2)[1]
     for number, dense, x in step.streams:
         z = block.mlp.act(block.mlp.fc1(block.norm2(x)))  # B N F
         after = through_mlp(block, dense)
-        gap = after - x - block.ls2(block.mlp.fc2(z))
-        moments.add(z, step.pull * gap, step.weights)
+        moments.add(z, after - x - bias.to(x), step.weights)
         step.streams.write(number, dense=after)
     return moments

@@ -64,12 +64,23 @@ def test_halves_are_every_second_image() -> None:
     assert_same(second, moments_of(z[1::2], y[1::2], weights, 3).statistics())
 
 
-def test_plus_through_and_only_are_what_new_data_would_give() -> None:
+def test_towards_through_and_only_are_what_new_data_would_give() -> None:
     z, y, weights = draw(6, 5, 4), draw(6, 5, 2, seed=1), torch.rand(5)
     whole = moments_of(z, y, weights, 6).statistics()
     step, down = draw(2, 4, seed=2), draw(3, 4, seed=3)
-    assert_same(whole.plus(step), moments_of(z, y + z @ step.T, weights, 6).statistics())
+    mixed = 0.3 * z @ step.T + 0.7 * y
+    assert_same(whole.towards(step, 0.3), moments_of(z, mixed, weights, 6).statistics())
     assert_same(whole.through(down), moments_of(z @ down.T, y, weights, 6).statistics())
+    kept = torch.tensor([3, 1])
+    assert_same(whole.only(kept), moments_of(z[..., kept], y, weights, 6).statistics())
+
+
+def test_wide_covariances_are_added_in_blocks() -> None:
+    z, weights = draw(3, 4, 1100), torch.rand(4)
+    flat, counts = z.flatten(0, 1), weights.double().repeat(3)
+    mean = counts @ flat / counts.sum()
+    expected = ((flat - mean) * counts[:, None]).T @ (flat - mean) / counts.sum()
+    torch.testing.assert_close(moments_of(z, draw(3, 4, 1), weights, 2).statistics().covariance, expected)
 
 
 def test_refit_without_shrinking_is_lstsq() -> None:
