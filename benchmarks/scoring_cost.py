@@ -27,12 +27,16 @@ from torch import Tensor
 
 from analysis.models import architecture
 from analysis.vit import ViT
+from pruning.job import Job
+from pruning.selection import Ratios
 from pruning.snp import SnpOptions, snp
+from pruning.spectral import SpectralOptions, spectral
 
 MODELS = ("tiny", "small", "base")
 IMAGES = (16, 64, 256)
 BATCH = 16  # no more than the fewest images, so that every run holds as much at a time
-TASKS = ("forward", "snp")
+TASKS = ("forward", "snp")  # `spectral` is spectral_cost.py's
+SPECTRAL = Ratios(qk=0.625, v=0.25, mlp=0.15)  # 0.92 GMACs of DeiT-Tiny
 SLOWER, LARGER = 1.3, 1.1  # growth of processor time per image, and of peak memory, that is taken for noise
 
 
@@ -56,6 +60,10 @@ def random_batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
 def work(task: str, model: ViT, count: int) -> None:
     if task == "snp":
         snp(model, random_batches(count), SnpOptions(images=count))
+        return
+    if task == "spectral":
+        target = Job(method="spectral", ratios=SPECTRAL).target(model.arch)
+        spectral(model, random_batches(count), target, SpectralOptions(images=count))
         return
     with torch.inference_mode():
         for images, _ in random_batches(count):
