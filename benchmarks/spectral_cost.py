@@ -62,9 +62,9 @@ def main() -> None:
     body = (
         f"{SPECTRAL.qk:.1%} of query-key pairs, {SPECTRAL.v:.0%} of value channels and {SPECTRAL.mlp:.0%} of "
         f"the neurons removed from every block, {args.images} calibration images in batches of {BATCH}, "
-        f"random weights and images, {args.threads} threads, each figure from a fresh process after one image "
-        "to warm up. Peak is of the whole process, imports and weights included. Reading images from disk is "
-        "not included."
+        f"random weights and images, {args.threads} threads, each figure from a fresh process, after one "
+        "image to warm up. Peak is of the whole process, imports and weights included. Reading images from "
+        "disk is not included."
     ).replace("%", " %")
     report("Cost of spectral pruning", f"{body}\n\n{table(head, rows)}", args.write)
     if broken:
