@@ -20,8 +20,8 @@ from analysis.vit import Architecture
 from pruning.bench import Named, Timings
 from pruning.bundle import is_bundle
 from pruning.card import base_name
-from pruning.finished import Finished, read_plan, stage
-from pruning.plan import Indices, Plan, kept_heads
+from pruning.finished import Finished, Heads, read_plan, stage
+from pruning.plan import Indices, Plan, kept_heads, read_heads
 
 DENSE = "dense"
 BESIDE = 4  # models that are put beside the dense one at most
@@ -34,6 +34,7 @@ class Compared:
     `name` is short and `title` says what was done; `source` is what `load` takes. `when` says whether
     `result` was measured before or after fine-tuning, and is empty where nothing was pruned; `start` is
     the evaluation before fine-tuning, where that is known. `command` is the command line that makes it.
+    `heads` says which heads of the dense model stay where there is no plan.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Compared:
     plan: Plan | None = None
     start: Evaluation | None = None
     command: str = ""
+    heads: Heads | None = None
 
     @cached_property
     def cost(self) -> Cost:
@@ -80,6 +82,8 @@ class Compared:
         """Per block, which heads of the dense model its heads are; None where that is not known."""
         if not self.sees_like(dense) or (self.plan is not None and not self._fits(self.plan, dense)):
             return (None,) * dense.depth
+        if self.plan is None and self.heads is not None and self._are_mine(self.heads, dense):
+            return self.heads
         return kept_heads(self.plan, dense, self.arch)
 
     def _fits(self, plan: Plan, dense: Architecture) -> bool:
@@ -88,6 +92,15 @@ class Compared:
             return plan.architecture(dense).blocks == self.arch.blocks
         except ValueError:
             return False
+
+    def _are_mine(self, heads: Heads, dense: Architecture) -> bool:
+        """Whether these can be the heads of the dense model that are left here."""
+        if len(heads) != dense.depth:
+            return False
+        blocks = zip(heads, dense.blocks, self.arch.blocks, strict=True)
+        return all(
+            one is None or (len(one) == mine.heads and one[-1] < before.heads) for one, before, mine in blocks
+        )
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,7 @@ def smaller_of(run: Finished, name: str, title: str) -> Compared:
         run.plan,
         run.start,
         run.job.command(),
+        run.heads,
     )
 
 
@@ -162,9 +176,10 @@ def of_bundle(folder: Path, result: Evaluation) -> Compared:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         report = {}  # what is not known is left out
-    when = stage(report) if isinstance(report, dict) and "method" in report else ""
-    arch = architecture(str(folder))
-    return Compared(folder.name, folder.name, (str(folder), None), arch, result, when, read_plan(folder))
+    report = report if isinstance(report, dict) else {}
+    when = stage(report) if "method" in report else ""
+    arch, plan, heads = architecture(str(folder)), read_plan(folder), read_heads(report.get("heads"))
+    return Compared(folder.name, folder.name, (str(folder), None), arch, result, when, plan, heads=heads)
 
 
 def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,11 @@ from pruning import kinds, runs
 from pruning.bench import Named
 from pruning.inputs import image_sets
 from pruning.job import Job
-from pruning.plan import Plan
+from pruning.plan import Indices, Plan, read_heads
 from pruning.recover import RecoverJob
 
 PLAN = "plan.json"  # in a bundle
+Heads = tuple[Indices | None, ...]  # of each block
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,22 @@ class Finished:
         Raises:
             ValueError: the plan is damaged.
         """
+        return next((plan for place in self._bundles if (plan := read_plan(place)) is not None), None)
+
+    @cached_property
+    def heads(self) -> Heads | None:
+        """Which heads of the dense model stay, per block, as the report says; None if it does not.
+
+        Raises:
+            ValueError: the report is damaged.
+        """
+        return next((heads for place in self._bundles if (heads := read_kept(place)) is not None), None)
+
+    @property
+    def _bundles(self) -> list[Path]:
+        """The bundle, and the one it was fine-tuned from."""
         job = self.job
-        places = [self.bundle, *([Path(self._placed(job.model))] if isinstance(job, RecoverJob) else [])]
-        return next((plan for place in places if (plan := read_plan(place)) is not None), None)
+        return [self.bundle, *([Path(self._placed(job.model))] if isinstance(job, RecoverJob) else [])]
 
     @cached_property
     def report(self) -> Mapping[str, Any]:
@@ -155,6 +170,22 @@ def is_finished(run: runs.Run) -> bool:
 def stage(report: Mapping[str, Any]) -> str:
     """Whether the figures of a report were measured before or after fine-tuning."""
     return "after fine-tuning" if report.get("fine_tuned") else "before fine-tuning"
+
+
+def read_kept(bundle: Path) -> Heads | None:
+    """Which heads stay, as a bundle's report says; None if it says nothing.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    file = bundle / "report.json"
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        return read_heads(report.get("heads"))
+    except OSError:
+        return None
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def read_plan(bundle: Path) -> Plan | None:

@@ -12,7 +12,7 @@ from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from pruning.budget import Allocation
 from pruning.job import Job
-from pruning.plan import Plan
+from pruning.plan import Indices, Plan
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Outcome:
     """What a pruning run produced: the smaller model, the plan where parts were chosen, both evaluations.
 
     `allocation` holds the widths found for the job's budget, if it has one; `start` the evaluation
-    between pruning and fine-tuning, if the job asks for a recovery.
+    between pruning and fine-tuning, if the job asks for a recovery. `heads` says per block which heads
+    of the dense model stay, also where a projection leaves no plan.
     """
 
     job: Job
@@ -32,6 +33,7 @@ class Outcome:
     seconds: float
     allocation: Allocation | None = None
     start: Evaluation | None = None
+    heads: tuple[Indices | None, ...] = ()
 
     @property
     def agreement(self) -> Agreement:
@@ -48,6 +50,7 @@ class Outcome:
             "fine_tuned": self.job.trains,
         }
         report |= cost_report(self.dense.model.arch, self.pruned.model.arch)
+        report |= {"heads": [None if one is None else list(one) for one in self.heads]} if self.heads else {}
         report |= budget_report(self.allocation) if self.allocation else {}
         evaluations = {"before": self.before, "pruned": self.start, "after": self.after}
         for when, evaluation in evaluations.items():

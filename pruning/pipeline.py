@@ -28,7 +28,7 @@ from pruning.job import Job
 from pruning.methods import METHODS, Projection, Trained
 from pruning.monitor import as_monitor
 from pruning.outcome import Outcome
-from pruning.plan import Plan, within_heads
+from pruning.plan import Plan, kept_heads, within_heads
 from pruning.selection import Scores, select
 from pruning.surgery import cut
 from pruning.survey import Survey, require_narrowing, score, solve, survey, time_widths, without_locked
@@ -41,10 +41,12 @@ def make_smaller(
     progress: Progress = quiet,
     target: Architecture | None = None,
     scores: Scores | None = None,
+    heads: Plan | None = None,
 ) -> tuple[ViT, Plan | None]:
     """The smaller model, and the plan it was cut by where the method chooses.
 
-    `target` and `scores` are reused where already at hand; a budget is solved without them.
+    `target`, `scores` and the plan by which `heads` go first are reused where already at hand; a budget
+    is solved without them.
 
     Raises:
         ValueError: the method cannot do what the job asks for.
@@ -60,7 +62,7 @@ def make_smaller(
         learned, monitor = lesson(job, loaded), as_monitor(progress)
         ratios = job.removed(dense.arch)
         return method.prune(dense, images, ratios, job.align, job.method_options, learned, monitor, job.locks)
-    heads = _heads_first(job, loaded, calibration, target, progress)
+    heads = heads or _heads_first(job, loaded, calibration, target, progress)
     start = loaded if heads is None else replace(loaded, model=cut(dense, heads))
     if isinstance(method, Projection):
         images = calibration_batches(job, loaded, calibration, "Reading calibration images", progress)
@@ -129,24 +131,23 @@ def prune(
         table = time_widths(job, begin.model.arch, progress)  # out of reach is said now, not after minutes
         found = found or survey(job, begin, calibration, progress)
         allocation = solve(job, begin.model.arch, found, progress, table)
-    small, plan = make_smaller(
-        job,
-        dense,
-        calibration,
-        progress,
-        allocation.arch if allocation else None,
-        found.scores if found else None,
-    )
+    target, heads = allocation.arch if allocation else job.target(dense.model.arch), None
+    if isinstance(METHODS[job.method], Projection):
+        heads = _heads_first(job, dense, calibration, target, progress)
+    known = found.scores if found else None
+    small, plan = make_smaller(job, dense, calibration, progress, target, known, heads)
     pruned = replace(dense, model=small, name=f"{dense.name}, {job.method}")
     if before is None or before.labels != tuple(test.label(i) for i in range(len(test))):  # of other images
         before = evaluate(dense.model, tracked(test, dense, "Evaluating the dense model", progress))
     after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the pruned model", progress))
     start = None
     if job.recovery is not None:
-        known = {"top1_dense": before.top1, "top1": after.top1}
-        start, pruned = after, _recover(job, pruned, dense, test, progress, known)
+        reached = {"top1_dense": before.top1, "top1": after.top1}
+        start, pruned = after, _recover(job, pruned, dense, test, progress, reached)
         after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the recovered model", progress))
-    return Outcome(job, dense, pruned, plan, before, after, time.perf_counter() - began, allocation, start)
+    seconds = time.perf_counter() - began
+    heads_left = kept_heads(plan or heads, dense.model.arch, pruned.model.arch)
+    return Outcome(job, dense, pruned, plan, before, after, seconds, allocation, start, heads_left)
 
 
 def _recover(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 from analysis.vit import Architecture, BlockWidths
 
@@ -144,6 +145,24 @@ def kept_heads(plan: Plan | None, dense: Architecture, small: Architecture) -> t
         return tuple(block.heads for block in plan.blocks)
     pairs = zip(dense.blocks, small.blocks, strict=True)
     return tuple(tuple(range(a.heads)) if a.heads == b.heads else None for a, b in pairs)
+
+
+def read_heads(listed: Any) -> tuple[Indices | None, ...] | None:
+    """Which heads stay, per block, from a report; None where it says nothing.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    if listed is None:
+        return None
+    try:
+        heads = tuple(None if one is None else tuple(one) for one in listed)
+    except TypeError as error:
+        raise ValueError(f"heads must be a list for each block, got {listed!r}") from error
+    for one in heads:
+        if one is not None:
+            _require_indices("heads", one)
+    return heads
 
 
 def _require_indices(name: str, kept: Indices) -> None:

@@ -18,6 +18,7 @@ from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.__main__ import main
 from pruning.budget import Budget
 from pruning.calibration import steer
+from pruning.head_locks import HeadLocks
 from pruning.inputs import image_sets
 from pruning.job import Job
 from pruning.latency_budget import LatencyTable
@@ -318,6 +319,21 @@ def test_spectral_works_inside_the_heads_that_stay() -> None:
     small, plan = make_smaller(job, given, image_sets(job, given)[0])
     assert plan is None
     assert [(block.heads, block.qk) for block in small.arch.blocks] == [(2, 4), (2, 4)]
+
+
+def test_a_projection_tells_which_heads_stay() -> None:
+    options, given = (("images", 8),), dense()
+    job = Job("demo", "demo", "spectral", ratios=Ratios(heads=0.34, qk=0.5), heads_by="l2", options=options)
+    job = replace(job, limit=8)
+    alone = replace(job, method="l2", ratios=Ratios(heads=0.34), heads_by=None, options=())
+    plan = prune(alone, dense=given).plan
+    assert plan is not None
+    kept = [list(block.heads) for block in plan.blocks]
+    assert kept != [[0, 1], [0, 1]]
+    told = prune(job, dense=given)
+    assert told.plan is None and told.report()["heads"] == kept == prune(alone, dense=given).report()["heads"]
+    locked = replace(job, ratios=Ratios(qk=0.5), heads_by=None, locks=HeadLocks(remove=((1, 0),)))
+    assert prune(locked, dense=given).report()["heads"] == [[0, 1, 2], [1, 2]]
 
 
 def test_compensation_changes_proj_and_fc2_alone() -> None:

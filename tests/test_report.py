@@ -159,6 +159,10 @@ def test_heads_stand_in_their_dense_places(tmp_path: Path) -> None:
     dense, small, unknown = found.models
     assert small.kept(dense.arch) == ((0, 2), EVERY)
     assert unknown.kept(dense.arch) == (None, EVERY)
+    told = replace(unknown, heads=((1, 2), EVERY))  # by a report, where a projection leaves no plan
+    assert told.kept(dense.arch) == ((1, 2), EVERY)
+    for others in (((1,), EVERY), ((1, 3), EVERY), (EVERY,)):  # of another model
+        assert replace(unknown, heads=others).kept(dense.arch) == (None, EVERY)
     model = found.load(small.source)
     maps = attention_maps(model.model, model.preprocess(found.tested.image(0)))
     planes = aligned(maps, 0, small.kept(dense.arch), dense.arch)
@@ -207,8 +211,9 @@ def test_sizes_on_disk_and_half_precision(tmp_path: Path) -> None:
         found = of_bundle(folder, result)
         assert found.file_bytes == (folder / "model.safetensors").stat().st_size
         assert (found.is_half, found.when, found.plan) == (half, "", None)
-    (folder / "report.json").write_text('{"method": "l1", "fine_tuned": true}')
-    assert of_bundle(folder, result).when == "after fine-tuning"
+    (folder / "report.json").write_text('{"method": "l1", "fine_tuned": true, "heads": [[0, 1], null]}')
+    found = of_bundle(folder, result)
+    assert (found.when, found.heads) == ("after fine-tuning", ((0, 1), None))
     assert replace(found, source=("vit_tiny_patch16_224", None)).file_bytes is None
     weights = tmp_path / "w.pth"
     weights.write_bytes(bytes(17))
