@@ -21,7 +21,9 @@ def given(name: str) -> list[str] | None:
 
 
 def keep(name: str, values: Sequence[str]) -> None:
-    """Write it into the address; nothing is not written."""
+    """Write it into the address; nothing is not written, and what stands there is not written again."""
+    if st.query_params.get_all(name) == list(values):
+        return
     if values:
         st.query_params[name] = list(values)
     else:

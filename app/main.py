@@ -11,7 +11,7 @@ if str(ROOT) not in sys.path:  # streamlit puts app/ there, and not the folder t
 
 import streamlit as st  # noqa: E402
 
-from app import preload, session, sidebar  # noqa: E402
+from app import loaded, preload, session, sidebar  # noqa: E402
 from app.views import attention, compare, export, heads, model, prune, recover  # noqa: E402
 
 ASSETS = ROOT / "assets"
@@ -39,8 +39,11 @@ pages = {
 }
 st.session_state["pages"] = pages
 page = st.navigation(list(pages.values()))
+loaded.from_address()
 with st.sidebar:
     sidebar.show()
+loaded.to_address()
+loaded.failure()
 with session.sentences():
     page.run()
 preload.in_background("timm.data")  # what every image needs, and a page without one does not

@@ -10,7 +10,7 @@ import torch
 
 from analysis.cost import cost
 from analysis.models import suggested
-from app import session, words, work
+from app import loaded, session, words, work
 from app.session import Choice
 
 MODELS = {"demo": "Demo", "name": "timm or hub", "bundle": "Bundle"}
@@ -33,8 +33,8 @@ def show() -> None:
 
 def _summary() -> None:
     with session.sentences():
-        chosen, loaded = session.choice(), session.model()
-        arch = loaded.model.arch
+        chosen, shown = session.choice(), session.model()
+        arch = shown.model.arch
         total = cost(arch)
         shape = f"{arch.depth} blocks × {max(block.heads for block in arch.blocks)} heads"
         lines = [f"{words.millions(total.params)} parameters · {words.gmacs(total.gmacs)}", shape]
@@ -43,8 +43,10 @@ def _summary() -> None:
         else:
             lines.append(f"{session.images().name}, {words.count(session.test_count())} test images")
         with st.container(key="loaded", gap=None):
-            st.markdown(f"**{Path(loaded.name).name if '/' in loaded.name else loaded.name}**")
+            st.markdown(f"**{Path(shown.name).name if '/' in shown.name else shown.name}**")
             st.caption("  \n".join(lines))
+            if loaded.is_passing():
+                st.caption("Uploads are gone after a refresh, and not in the address.")
 
 
 def _form() -> dict[str, Any]:
@@ -69,10 +71,10 @@ def _form() -> dict[str, Any]:
             key="data-upload",
             max_upload_size=session.MAX_UPLOAD_MB["images"],
         )
+    st.session_state.setdefault("limit", Choice.limit)  # the address may have said another
     pending["limit"] = st.number_input(
         "Test images, at most",
         min_value=1,
-        value=Choice.limit,
         step=100,
         key="limit",
         persist_state="session",
@@ -124,6 +126,7 @@ def _apply(pending: dict[str, Any]) -> None:
             limit=int(pending["limit"]),
         )
     )
+    loaded.settle()
     st.rerun()
 
 
