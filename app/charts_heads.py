@@ -68,7 +68,7 @@ def all_importance(heads: Heads, values: Mapping[str, Sequence[float]], width: i
     columns, rows = heads.size
     across = min(5, len(values)) if columns <= 12 else min(3, len(values))
     down = -(-len(values) // across)
-    step = max(4, min((width / across - _BETWEEN) / columns, 24))
+    step = max(4, min((width / across - _BETWEEN) / columns, 30))
     titles = [HEAD_MEASURES[name].title for name in values]
     wide, high = max(step * columns, 150) + _BETWEEN, step * rows + _BETWEEN
     gaps = {"horizontal_spacing": _BETWEEN / (wide * across), "vertical_spacing": _BETWEEN / (high * down)}
@@ -136,7 +136,7 @@ def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:
     names = list(found)
     titles = [f"<b>{HEAD_MEASURES[n].title}</b>" if n == chosen else HEAD_MEASURES[n].title for n in names]
     rows = [[found[one][other] for other in names] for one in names]
-    shown = [["" if math.isnan(rho) else f"{rho:.2f}".replace("0.", ".", 1) for rho in row] for row in rows]
+    shown = [["" if math.isnan(rho) else f"{rho:z.2f}".replace("0.", ".", 1) for rho in row] for row in rows]
     figure = go.Figure(
         go.Heatmap(
             z=[[None if math.isnan(rho) else rho for rho in row] for row in rows],

@@ -12,13 +12,14 @@ from streamlit.testing.v1 import AppTest
 from test_app import MAIN, _runs_of_this_test, carry_out, go, photos, pruned, start, text, tiny  # noqa: F401
 
 from analysis.confidence import reliability
-from analysis.evaluate import evaluate, wilson
+from analysis.evaluate import Agreement, evaluate, wilson
 from analysis.models import read_bundle
 from app import charts_compare, compared
 from app.session import Choice
+from app.views import compare_predictions
 from pruning import runs
 from pruning.bench import TIMINGS, BenchJob
-from pruning.compared import Trade
+from pruning.compared import Compared, Trade
 from pruning.compared_objects import on_objects
 from pruning.job import Job
 from pruning.selection import Ratios
@@ -80,6 +81,27 @@ def test_a_view_is_in_its_address(two: list[runs.Run]) -> None:
     assert app.number_input(key="compare-image").value == 3
     app.button(key="compare-image-next").click().run()
     assert app.query_params["image"] == "4"
+    assert not app.error and not app.exception
+
+
+def test_which_flipped_images_are_seen_is_in_the_address(
+    two: list[runs.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_predictions, "PAGE", 1)
+    some = Agreement(0.6, flips=(1, 3, 5, 7), lost=(1, 3, 5), gained=(7,))
+    monkeypatch.setattr(Compared, "agreement", lambda model, dense: some)
+    app = compare("Predictions", chosen=two[:1])
+    assert "which" not in app.query_params and "page" not in app.query_params
+    app = compare("Predictions", chosen=two[:1], which="lost", page="2")
+    assert app.segmented_control(key="flips-kind").value == "lost"
+    assert (app.query_params["which"], app.query_params["page"]) == ("lost", "2")
+    captions = [image.caption for element in app.get("image") for image in element.proto.imgs]
+    assert [caption.split()[0] for caption in captions] == ["#3"]
+    app.segmented_control(key="flips-kind").set_value("all").run()
+    assert "which" not in app.query_params and "page" not in app.query_params
+    app = compare("Predictions", chosen=two[:1], which="nothing", page="99")
+    assert app.segmented_control(key="flips-kind").value == "all"
+    assert app.query_params["page"] == "4"  # the last there is
     assert not app.error and not app.exception
 
 

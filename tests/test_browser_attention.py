@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import TINY, random_vit
 from PIL import Image
-from test_browser import open_page, page, run_folders, server, settle, shoot  # noqa: F401
+from test_browser import choose, open_page, page, run_folders, server, settle, shoot  # noqa: F401
+
+from analysis.preprocess import Preprocess
+from pruning.bundle import write_bundle
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -72,6 +78,36 @@ def test_browse_click_refresh_and_share(page: Page) -> None:  # noqa: F811
         page.get_by_role("button", name="Block 2 head 4", exact=True).click()
     file = Image.open(io.BytesIO(download.value.path().read_bytes()))
     assert (file.format, file.mode, file.size) == ("PNG", "RGB", (1024, 1024))
+
+
+def test_a_refresh_keeps_the_model_and_images(page: Page, tmp_path: Path) -> None:  # noqa: F811
+    model = random_vit(replace(TINY, num_classes=2))
+    bundle = write_bundle(tmp_path / "own", model, Preprocess(TINY.image_size), name="own", report={})
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (24, 16), colour).save(tmp_path / "photos" / name / f"{number}.png")
+    page.locator(".st-key-source summary").click()
+    choose(page, "model-source", "Bundle")
+    choose(page, "image-source", "Folder or zip")
+    for key, path in (("bundle-folder", bundle), ("data-path", tmp_path / "photos")):
+        page.locator(f".st-key-{key} input").fill(str(path))
+        page.keyboard.press("Enter")
+        settle(page)
+    page.locator(".st-key-load button").click()
+    loaded = page.locator(".st-key-loaded").get_by_text("own", exact=True)
+    loaded.wait_for()
+    open_page(page, "Attention")  # leads to another address, which says it too
+    picture(page, "where the class token looks in block 1, head 0").wait_for()
+    settle(page)
+    before = page.locator(".st-key-loaded").inner_text()
+    assert "model=" in page.url and "data=" in page.url
+    page.reload()
+    loaded.wait_for()
+    picture(page, "where the class token looks in block 1, head 0").wait_for()
+    assert page.locator(".st-key-loaded").inner_text() == before
+    page.locator(".st-key-source summary").click()
+    assert page.locator(".st-key-bundle-folder input").input_value() == str(bundle)
 
 
 def test_a_gallery_and_class_relevance_in_the_dark(page: Page) -> None:  # noqa: F811

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -55,29 +55,42 @@ def _flips(found: Comparison, model: Compared) -> None:
         st.caption("Both models say the same about every test image.")
         return
     numbers = {"all": agreement.flips, "lost": agreement.lost, "gained": agreement.gained}
-    kind = st.segmented_control(
-        "Which",
-        list(KINDS),
-        format_func=lambda kind: f"{KINDS[kind]} ({len(numbers[kind]):,})",
-        default="all",
-        required=True,
-        key="flips-kind",
-        label_visibility="collapsed",
-        help="Lost: only the dense model was right. Gained: only the smaller model is.",
-        persist_state="session",
-    )
+    kind = address.pick("which", "flips-kind", list(KINDS), lambda: _kind(numbers))
     shown = numbers[kind]
-    pages = max(math.ceil(len(shown) / PAGE), 1)
     slot = st.container(horizontal=True, key="flips")
-    page = 1
-    if pages > 1:
-        page = st.pagination(pages, key=f"flips-page-{kind}-{pages}", persist_state="session")
+    page = _page(max(math.ceil(len(shown) / PAGE), 1), kind)
     with slot:
         for number in shown[PAGE * (page - 1) : PAGE * page]:
             _thumbnail(found, model, number)
     st.caption(
         "Number of the image, prediction of the dense model → of the smaller one." if shown else "None."
     )
+
+
+def _kind(numbers: Mapping[str, Sequence[int]]) -> str | None:
+    chosen: str | None = st.segmented_control(
+        "Which",
+        list(KINDS),
+        format_func=lambda kind: f"{KINDS[kind]} ({len(numbers[kind]):,})",
+        required=True,
+        key="flips-kind",
+        label_visibility="collapsed",
+        help="Lost: only the dense model was right. Gained: only the smaller model is.",
+        persist_state="session",
+    )
+    return chosen
+
+
+def _page(pages: int, kind: str) -> int:
+    """Which page of the thumbnails, from 1; in the address beyond the first."""
+    key, page = f"flips-page-{kind}-{pages}", 1
+    said = (address.given("page") or [""])[0]
+    if pages > 1:
+        if said.isdecimal():
+            st.session_state[key] = min(max(int(said), 1), pages)
+        page = st.pagination(pages, key=key, persist_state="session")
+    address.keep("page", [str(page)] if page > 1 else [])
+    return page
 
 
 def _thumbnail(found: Comparison, model: Compared, number: int) -> None:
@@ -127,14 +140,15 @@ def _pairs(found: Comparison, model: Compared, changes: Sequence[PairChange]) ->
             "Taken for": found.class_name(pair.predicted),
             "Dense": pair.before,
             model.name: pair.after,
-            "Change": f"{pair.change:+d}",
+            "Change": pair.change,
         }
         for pair in changes[:PAIRS]
     ]
     with st.container(key="confused"):
-        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+        signed = {"Change": st.column_config.NumberColumn(format="%+d")}
+        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=signed)
         rest = len(changes) - len(rows)
-        more = f"; {words.count(rest)} more changed less." if rest else "."
+        more = f"; {words.count(rest)} more changed as much or less." if rest else "."
         st.caption(f"The pairs whose number of images changed most{more}")
 
 
