@@ -8,7 +8,6 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.cost import BlockCost, Cost, PartCost
 from analysis.vit import Architecture
 from app.pictures import GAP, Grid, data_uri
 from pruning.curves import Metrics
@@ -33,34 +32,6 @@ def _plain(figure: Figure, height: int, **layout: Any) -> Figure:
     figure.update_xaxes(fixedrange=True, automargin=True, title_standoff=8)
     figure.update_yaxes(fixedrange=True, automargin=True, title_standoff=8, rangemode="tozero")
     return figure
-
-
-def block_costs(cost: Cost, quantity: str) -> Figure:
-    """Where parameters or MACs lie: stacked bars per block, with what is outside of the blocks."""
-    unit = {"params": "thousand parameters", "macs": "million MACs per image"}[quantity]
-    scale = {"params": 1e3, "macs": 1e6}[quantity]
-
-    def read(part: PartCost | BlockCost) -> float:
-        return float(getattr(part, quantity)) / scale
-
-    names = [str(i) for i in range(len(cost.blocks))]
-    parts = (
-        ("attention", ATTENTION, names, [read(block.attention) for block in cost.blocks]),
-        ("MLP", MLP, names, [read(block.mlp) for block in cost.blocks]),
-        ("patches and head", OTHER, ["stem", "head"], [read(cost.stem), read(cost.head)]),
-    )
-    bars = [
-        go.Bar(
-            name=name, x=x, y=y, marker_color=tint, hovertemplate=f"%{{y:,.1f}} {unit}<extra>{name}</extra>"
-        )
-        for name, tint, x, y in parts
-    ]
-    figure = go.Figure(bars)
-    figure.update_xaxes(
-        title="block", type="category", categoryorder="array", categoryarray=["stem", *names, "head"]
-    )
-    figure.update_yaxes(title=unit, tickformat=",")
-    return _plain(figure, 300, barmode="stack", bargap=0.25)
 
 
 def widths(before: Architecture, after: Architecture) -> Figure:

@@ -46,4 +46,5 @@ loaded.to_address()
 loaded.failure()
 with session.sentences():
     page.run()
-preload.in_background("timm.data")  # what every image needs, and a page without one does not
+# what every image needs, and a page without one does not; not while the browser draws the first page
+preload.in_background("timm.data", after=3.0)

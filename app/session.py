@@ -107,6 +107,13 @@ def model(chosen: Choice | None = None) -> LoadedModel:
     return _load(chosen.model, chosen.weights, (_stamp(chosen.model), _stamp(chosen.weights)))
 
 
+def warm(samples: int) -> None:
+    """Load what every new session begins with, and draw so many of its images; before there is a session."""
+    few = _images("demo", model(Choice())).sample(samples)
+    for i in range(len(few)):
+        few.image(i)
+
+
 def images() -> ImageSet:
     """All images to look at and to test on; `limit` of them are tested on.
 
@@ -144,7 +151,8 @@ def _images(spec: str, loaded: LoadedModel) -> ImageSet:
     return _open(spec, _stamp(spec), loaded.preprocess, loaded.model.arch.num_classes)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Opening the images …")
+# Python's own hash knows a thousand labels at once; Streamlit's walks through them at every call.
+@st.cache_resource(max_entries=8, show_spinner="Opening the images …", hash_funcs={Preprocess: hash})
 def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int) -> ImageSet:
     return open_data(spec, preprocess, num_classes, "test")
 

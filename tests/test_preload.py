@@ -32,3 +32,15 @@ def test_the_first_page_imports_neither_timm_nor_torchvision() -> None:
         "print(*(name in sys.modules for name in ('timm', 'torchvision', 'networkx', 'captum', 'sympy')))"
     )
     assert run(code).split() == ["False"] * 5
+
+
+def test_a_server_that_is_up_has_its_first_page_ready() -> None:
+    code = (
+        "import sys; from app import preload; preload.first_page()\n"
+        "from analysis import data\n"
+        "views = ('attention', 'compare', 'export', 'heads', 'model', 'prune', 'recover')\n"
+        "print(all(f'app.views.{name}' in sys.modules for name in views), 'timm' in sys.modules)\n"
+        "from app import session; session.load = None\n"
+        "print(session.model(session.Choice()).name, data._kept.cache_info().currsize)"
+    )
+    assert run(code).split() == ["True", "False", "demo", "7"]

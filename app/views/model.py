@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from html import escape
+
 import streamlit as st
 
 from analysis.cost import cost
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
-from app import charts, pictures, session, words
+from app import bars, pictures, session, words
 
 SAMPLES = 7
 SIDE = 112  # pixels of a thumbnail
@@ -76,13 +77,13 @@ def _costs(loaded: LoadedModel) -> None:
         label_visibility="collapsed",
         persist_state="session",
     )
-    figure = charts.block_costs(cost(loaded.model.arch), quantity)
-    st.plotly_chart(figure, config=charts.CONFIG, key="block-costs")
+    st.html(bars.block_costs(cost(loaded.model.arch), quantity))
 
 
 def _facts(facts: dict[str, str], key: str) -> None:
+    rows = (f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts.items())
     with st.container(key=key):
-        st.table(pd.Series(facts, name=""), border="horizontal", hide_header=True)
+        st.html(f'<table class="facts">{"".join(rows)}</table>')
 
 
 def _anatomy(arch: Architecture) -> dict[str, str]:
