@@ -214,8 +214,9 @@ def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure
             error_y={
                 "array": [(t.p90 - t.p50) * share for t, share in zip(times, per, strict=True)],
                 "arrayminus": [(t.p50 - t.p10) * share for t, share in zip(times, per, strict=True)],
-                "thickness": 1.2,
+                "thickness": 1.4,
                 "width": 3,
+                "color": "#59635f",  # seen on white, on black and on the bars
             },
             marker_color=COLOURS[index],
             name=name,

@@ -120,4 +120,7 @@ def test_heads_in_the_dark_and_on_a_phone(page: Page) -> None:  # noqa: F811
     page.locator(".st-key-head-graph-plot .js-plotly-plot").first.wait_for()
     settle(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    for key, width in (("importance", 490), ("all-importance", 1120)):  # moved by the finger, not squeezed
+        grid = page.locator(f".st-key-{key} .js-plotly-plot .main-svg").first.bounding_box()
+        assert grid and grid["width"] >= width
     shoot(page, "heads-narrow-dark")

@@ -126,7 +126,7 @@ def _group(groups: list[list[Run]], by_key: dict[str, int]) -> int:
         format_func=lambda place: compared.group_title(groups[place]),
         key="compare-group",
         on_change=lambda: st.session_state.pop(CHOSEN, None),
-        width=300,
+        width=400,
     )
     return place
 
