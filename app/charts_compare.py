@@ -150,7 +150,7 @@ def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Fig
         mode="markers",
         marker={
             "symbol": "square",
-            "size": cell - 2,
+            "size": cell - 3,
             "color": [value for *_, value in known],
             "colorscale": VIRIDIS,
             "cmin": 0,
@@ -170,9 +170,9 @@ def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Fig
     figure.update_xaxes(**common, range=[-0.6, blocks - 0.4], dtick=1 if blocks <= 14 else 4, title="block")
     figure.update_yaxes(**common, range=[heads - 0.4, -0.6], dtick=1 if heads <= 8 else 2, title="head")
     return figure.update_layout(
-        width=blocks * cell + 120,
-        height=heads * cell + 62,
-        margin={"l": 48, "r": 8, "t": 6, "b": 44},
+        width=blocks * cell + 48 + 60,
+        height=heads * cell + 6 + 46,
+        margin={"l": 48, "r": 60, "t": 6, "b": 46, "autoexpand": False},  # so that cells are square
         clickmode="event+select",
         dragmode=False,
     )

@@ -88,7 +88,7 @@ def _picture(place: int, look: Look, cell: _Cell, picture: Image.Image) -> None:
         right = "" if look.label is None else " ✓" if index == look.label else " ✗"
         said = f"{session.class_name(index)}{right} {words.percent(share, 0)}"
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.caption(words.plain(said))  # as wide as the button beside it leaves room for
+        st.caption(words.plain(said), width=SIDE - 50)  # room for the button beside a long name
         st.button(
             "",
             key=f"open-{place}",
