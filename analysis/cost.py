@@ -64,11 +64,15 @@ class Cost:
 def cost(arch: Architecture) -> Cost:
     """Count parameters and MACs analytically (methods.md section 5).
 
-    MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F. Norms,
-    activations, softmax and bias additions are no multiply-accumulates and count zero, as in
-    the papers and in torch's FlopCounterMode (which counts two FLOPs per MAC).
+    MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F; where the last block
+    computes M tokens only, N E H (2 Dqk + Dv) + H M N (Dqk + Dv) + M H Dv E + 2 M E F. Norms,
+    activations, softmax and bias additions are no multiply-accumulates and count zero, as in the
+    papers and in torch's FlopCounterMode (which counts two FLOPs per MAC).
     """
-    return Cost(_stem(arch), tuple(_block(arch, widths) for widths in arch.blocks), _head(arch))
+    last = arch.depth - 1
+    computed = (arch.computed_tokens if index == last else arch.num_tokens for index in range(arch.depth))
+    blocks = tuple(_block(arch, *both) for both in zip(arch.blocks, computed, strict=True))
+    return Cost(_stem(arch), blocks, _head(arch))
 
 
 def _stem(arch: Architecture) -> PartCost:
@@ -80,18 +84,19 @@ def _stem(arch: Architecture) -> PartCost:
     return PartCost(weights + extra + (prefix + embedded) * arch.embed_dim, patches * weights)
 
 
-def _block(arch: Architecture, widths: BlockWidths) -> BlockCost:
+def _block(arch: Architecture, widths: BlockWidths, computed: int) -> BlockCost:
     tokens, embed = arch.num_tokens, arch.embed_dim
     qkv_rows = widths.heads * (2 * widths.qk + widths.v)
     values = widths.heads * widths.v
     besides = _norm(arch) + (embed if arch.layer_scale else 0)
     attention = PartCost(
         params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + besides,
-        macs=tokens * embed * (qkv_rows + values) + widths.heads * tokens**2 * (widths.qk + widths.v),
+        macs=embed * (tokens * qkv_rows + computed * values)
+        + widths.heads * computed * tokens * (widths.qk + widths.v),
     )
     mlp = PartCost(
         params=widths.mlp * (2 * embed + 1) + embed + besides,
-        macs=2 * tokens * embed * widths.mlp,
+        macs=2 * computed * embed * widths.mlp,
     )
     return BlockCost(attention, mlp)
 

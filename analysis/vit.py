@@ -53,7 +53,9 @@ class Architecture:
     `pos_embed_prefix` says whether the position embedding covers the prefix tokens;
     `norm_before_pool` whether the last norm stands before pooling (timm's `norm`) or after it
     (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (root mean square alone: no centring,
-    no bias). `num_classes` 0 means no head: the output is the pooled feature.
+    no bias). `num_classes` 0 means no head: the output is the pooled feature. With `skip_unread` the
+    last block computes the tokens that the classifier reads and leaves out the others, which nobody
+    reads behind it: the same logits for less work. It needs pool "token".
 
     Raises:
         ValueError: a width below one, or a combination that is no network.
@@ -78,6 +80,7 @@ class Architecture:
     norm: str = "layer"
     norm_eps: float = 1e-6
     activation: str = "gelu"
+    skip_unread: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("embed_dim", 1), ("num_classes", 0), ("in_channels", 1), ("registers", 0)):
@@ -97,6 +100,8 @@ class Architecture:
             raise ValueError("pool 'token' needs a class token; use pool 'avg'")
         if self.distilled and not (self.class_token and self.pool == "token" and self.norm_before_pool):
             raise ValueError("a distilled model needs a class token, pool 'token' and norm_before_pool")
+        if self.skip_unread and self.pool != "token":
+            raise ValueError("skip_unread needs pool 'token': average pooling reads every patch")
         if not self.scale > 0:
             raise ValueError(f"scale must be positive, got {self.scale}")
 
@@ -120,6 +125,11 @@ class Architecture:
     def num_tokens(self) -> int:
         """Tokens N of one image, prefix tokens included."""
         return len(self.prefix_names) + self.grid[0] * self.grid[1]
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the last block computes: with `skip_unread` the classifier's, the first ones."""
+        return 1 + self.distilled if self.skip_unread else self.num_tokens
 
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal Architecture back."""
@@ -218,8 +228,10 @@ class Attention(nn.Module):
         """Attention maps softmax(scale q k^T), rows summing to one: B H N N."""
         return ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
+        """Attention of the first `count` tokens (None: of all) to all tokens: B N E -> B count E."""
         q, k, v = self.split_heads(self.qkv(x))
+        q = q[:, :, :count]
         out = self._fused(q, k, v) if self.fused else self.weights(q, k) @ v  # B H N Dv
         return self.proj(out.transpose(1, 2).flatten(2))  # B N E
 
@@ -267,8 +279,9 @@ class Block(nn.Module):
         self.mlp = Mlp(arch, widths)
         self.ls2 = LayerScale(arch) if arch.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
+        """B N E -> B count E: the first `count` tokens, or all."""
+        x = x[:, :count] + self.ls1(self.attn(self.norm1(x), count))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
@@ -327,7 +340,7 @@ class ViT(nn.Module):
         return self.norm_pre(x + self.pos_embed if self.arch.pos_embed_prefix else x)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Tokens B N E behind the last block to logits B num_classes (two heads: their mean)."""
+        """Tokens behind the last block, B N E, to logits B num_classes (two heads: their mean)."""
         x = self.norm(x)
         if self.head_dist is not None:
             return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
@@ -336,9 +349,10 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)
-        for block in self.blocks:
+        *before, last = self.blocks
+        for block in before:
             x = block(x)
-        return self.classify(x)
+        return self.classify(last(x, self.arch.computed_tokens) if self.arch.skip_unread else last(x))
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:

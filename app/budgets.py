@@ -60,8 +60,8 @@ def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     begin = job.locks.left(loaded.model.arch)
     line = session.remember(
         "trade-off",
-        (session.choice(), found.sensitivities, job.align),
-        lambda: trade_off(begin, found.sensitivities, job.align),
+        (session.choice(), found.sensitivities, job.align, job.skip_unread),
+        lambda: trade_off(job.counted(begin), found.sensitivities, job.align),
     )
     points = [(one.got, one.loss) for one in line]
     here = cost(chosen.arch).gmacs, chosen.loss

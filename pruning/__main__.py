@@ -33,7 +33,7 @@ from pruning.commands_runs import add_commands, add_detach, detach
 from pruning.export import FORMATS, ExportError, export_formats, export_onnx, onnx_runner
 from pruning.head_locks import Head, HeadLocks, read
 from pruning.inputs import Progress, require_classifier, tracked
-from pruning.job import Job, default_align, method_options
+from pruning.job import Job, default_align, default_skip_unread, method_options
 from pruning.kinds import save
 from pruning.methods import METHODS
 from pruning.monitor import Cancelled
@@ -162,6 +162,7 @@ def _what_to_remove(args: argparse.Namespace) -> Result:
         "budget": asked,
         "align": default_align(asked) if args.align is None else args.align,
         "locks": HeadLocks(args.keep_heads, args.remove_heads),
+        "skip_unread": default_skip_unread(asked) if args.skip_unread is None else args.skip_unread,
     }
 
 
@@ -266,6 +267,11 @@ def _add_ratios(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
     parser.add_argument(
         "--align", type=int, metavar="N", help="round widths to multiples of N (1; with a budget 8)"
+    )
+    parser.add_argument(
+        "--skip-unread",
+        action=argparse.BooleanOptionalAction,
+        help="the last block computes only tokens the classifier reads (on for a budget of GMACs)",
     )
     for field in fields(Ratios):
         kind = float if field.name == "embed" else _per_block

@@ -160,8 +160,9 @@ def cost_menu(dense: Architecture, sensitivities: Sensitivities, kind: str, alig
     """The menu priced in MACs or parameters, in both of which widths simply add up."""
     quantity = {"gmacs": "macs", "params": "params"}[kind]
 
-    def price(widths: BlockWidths) -> int:
-        number: int = getattr(cost(replace(dense, blocks=(widths,))), quantity)
+    def price(widths: BlockWidths, last: bool) -> int:
+        alone = replace(dense, blocks=(widths,), skip_unread=last and dense.skip_unread)
+        number: int = getattr(cost(alone), quantity)
         return number
 
     items = []
@@ -170,7 +171,8 @@ def cost_menu(dense: Architecture, sensitivities: Sensitivities, kind: str, alig
             curve = getattr(curves, name)
             offered = widths_on_grid(getattr(whole, name), curve.least, align)
             width = getattr(whole, name)
-            channel = price(replace(whole, **{name: width + 1})) - price(whole)
+            last = block == dense.depth - 1
+            channel = price(replace(whole, **{name: width + 1}), last) - price(whole, last)
             savings = tuple(channel * (width - kept) for kept in offered)
             items.append(Item(block, name, offered, savings, tuple(map(curve.at, offered))))
     return Menu(getattr(cost(dense), quantity), tuple(items))

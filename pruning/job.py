@@ -33,6 +33,8 @@ class Job:
     selection. `heads_by` names a criterion that removes the heads first; the method then works
     inside those that stay. `locks` are heads that stay, or go, whatever ratios and scores say; where
     heads go by a lock, the method works inside the others, and a budget begins with the model they leave.
+    With `skip_unread` the smaller model's last block computes only the tokens that the classifier reads
+    (`Architecture.skip_unread`), where it reads tokens; a budget of GMACs counts on it.
 
     Raises:
         ValueError: an unknown method or option, or a value out of its range.
@@ -54,6 +56,7 @@ class Job:
     compensate: bool = False
     heads_by: str | None = None
     locks: HeadLocks = HeadLocks()
+    skip_unread: bool = False
 
     def __post_init__(self) -> None:
         _known(self.method)
@@ -106,11 +109,15 @@ class Job:
             )
         ratios, method = self.removed(dense), METHODS[self.method]
         if isinstance(method, Trained):
-            return method.target(dense, ratios, self.align, self.method_options, self.locks)
+            return self.counted(method.target(dense, ratios, self.align, self.method_options, self.locks))
         target = self.locks.widths(dense, shrink(dense, ratios, self.align))
         if isinstance(method, Criterion):
             method.require_ranked(self.heads_only(dense, target) if self.heads_by else dense, target)
-        return method.target(dense, target) if isinstance(method, Projection) else target
+        return self.counted(method.target(dense, target) if isinstance(method, Projection) else target)
+
+    def counted(self, arch: Architecture) -> Architecture:
+        """The same widths without the tokens that nobody reads, where the job leaves those out."""
+        return replace(arch, skip_unread=True) if self.skip_unread and arch.pool == "token" else arch
 
     @staticmethod
     def heads_only(dense: Architecture, target: Architecture) -> Architecture:
@@ -151,6 +158,8 @@ class Job:
         for name, number in self.options:
             words += ["--option", f"{name}={number}"]
         words += ["--compensate"] if self.compensate else []
+        if self.skip_unread != default_skip_unread(self.budget):
+            words += ["--skip-unread" if self.skip_unread else "--no-skip-unread"]
         if self.recovery is not None:
             words += ["--recover", *option_words(self.recovery)]
         return shlex.join([*words, "--out", out])
@@ -206,6 +215,11 @@ def _known(method: str) -> str:
 def default_align(budget: Budget | None) -> int:
     """What widths are rounded to unless told: multiples of 8 are fast, and a budget can afford them."""
     return 8 if budget else 1
+
+
+def default_skip_unread(budget: Budget | None) -> bool:
+    """Whether tokens that nobody reads are left out unless told: a budget of GMACs need not pay for them."""
+    return budget is not None and budget.kind == "gmacs"
 
 
 def _ratio_words(value: float | tuple[float, ...]) -> str | None:

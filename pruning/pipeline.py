@@ -51,12 +51,28 @@ def make_smaller(
     Raises:
         ValueError: the method cannot do what the job asks for.
     """
-    method, dense = METHODS[job.method], loaded.model
     if target is None and job.budget is not None:
         begin = without_locked(job, loaded)
         found = survey(job, begin, calibration, progress, scores)
         target, scores = solve(job, begin.model.arch, found, progress).arch, found.scores
-    target = target or job.target(dense.arch)
+    arch = loaded.model.arch
+    # widths are cut from a model that computes what the dense one does
+    target = replace(target or job.target(arch), skip_unread=arch.skip_unread)
+    small, plan = _cut(job, loaded, calibration, progress, target, scores, heads)
+    small.arch = job.counted(small.arch)
+    return small, plan
+
+
+def _cut(
+    job: Job,
+    loaded: LoadedModel,
+    calibration: ImageSet,
+    progress: Progress,
+    target: Architecture,
+    scores: Scores | None,
+    heads: Plan | None,
+) -> tuple[ViT, Plan | None]:
+    method, dense = METHODS[job.method], loaded.model
     if isinstance(method, Trained):
         images = calibration_batches(job, loaded, calibration, "Ranking heads", progress)
         learned, monitor = lesson(job, loaded), as_monitor(progress)

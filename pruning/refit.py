@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning.regression import Moments, Statistics, regularised, ridge_held_out
 
@@ -44,6 +44,19 @@ def refit(
         halves = _narrowed(halves[0], down), _narrowed(halves[1], down)
     fitted, _ = ridge_held_out(whole, halves, prior)
     return fitted, whole.mean_out - fitted @ whole.mean_in
+
+
+def refit_reader(wide: nn.Linear, narrow: nn.Linear, moments: Moments, prior: Float[Tensor, "E K"]) -> None:
+    """Give `narrow` what `wide` makes of the best linear estimate of its inputs, from other ones.
+
+    `moments` are of the other inputs and of those of `wide`; the estimate is shrunk towards `prior`.
+    """
+    whole = moments.statistics()
+    estimate, _ = ridge_held_out(whole, moments.halves(), prior)
+    shift = whole.mean_out - estimate @ whole.mean_in
+    weight = wide.weight.double()
+    narrow.weight.copy_(weight @ estimate)
+    narrow.bias.copy_(wide.bias.double() + weight @ shift)
 
 
 def _towards(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from analysis.evaluate import Batches
 from analysis.vit import Architecture, Block, ViT
 from pruning.calibration import Streams, token_weights
+from pruning.refit import refit_reader
 from pruning.regression import Moments, Statistics, ridge_held_out
 
 _TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
@@ -217,7 +218,7 @@ def _refit_reader(step: _Step, norm: str, name: str, factor: float) -> None:
     moments = Moments(step.basis.shape[1], step.basis.shape[0], step.streams.device)
     for _, x, z in step.streams:
         moments.add(after(z), before(x), step.weights)
-    _read_estimate(_linear(step.block, name), _linear(step.narrow, name), moments, factor * step.basis)
+    refit_reader(_linear(step.block, name), _linear(step.narrow, name), moments, factor * step.basis)
 
 
 def _refit_heads(dense: ViT, small: ViT, streams: Streams, prior: Float[Tensor, "E K"]) -> None:
@@ -226,17 +227,7 @@ def _refit_heads(dense: ViT, small: ViT, streams: Streams, prior: Float[Tensor, 
         inputs = read_out(small, z)
         moments.add(inputs, read_out(dense, x), torch.ones_like(inputs[0, :, 0]))
     for name in ("head", "head_dist")[: 1 + dense.arch.distilled]:
-        _read_estimate(_linear(dense, name), _linear(small, name), moments, prior)
-
-
-def _read_estimate(wide: nn.Linear, narrow: nn.Linear, moments: Moments, prior: Float[Tensor, "E K"]) -> None:
-    """Least squares of what a layer reads gives that of all its outputs, by its weight."""
-    whole = moments.statistics()
-    estimate, _ = ridge_held_out(whole, moments.halves(), prior)
-    shift = whole.mean_out - estimate @ whole.mean_in
-    weight = wide.weight.double()
-    narrow.weight.copy_(weight @ estimate)
-    narrow.bias.copy_(wide.bias.double() + weight @ shift)
+        refit_reader(_linear(dense, name), _linear(small, name), moments, prior)
 
 
 def _refit_writer(step: _Step, norm: str, part: str, name: str) -> None:

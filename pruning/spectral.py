@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from analysis.evaluate import Batches
 from analysis.vit import Architecture, Attention, Block, BlockWidths, ViT
 from pruning.calibration import Still, Streams, token_weights
+from pruning.fisher import error_roots
 from pruning.layers import (
     folded,
     rows_by_head,
@@ -35,7 +36,7 @@ from pruning.layers import (
     working_copy,
 )
 from pruning.options import Options, option_field
-from pruning.refit import goal, refit
+from pruning.refit import goal, refit, refit_reader
 from pruning.regression import Moments, choose_neurons, require_finite
 from pruning.rotation import rotate, rotated_architecture
 from pruning.score_fit import fit_scores, score_importance
@@ -96,23 +97,22 @@ def spectral(
         target = replace(turned.arch, blocks=target.blocks)
         return spectral(turned, batches, target, options, lambda share: progress((1 + share) / 2))
     _require_target((start or model).arch, target)
-    dense, depth = working_copy(model), model.arch.depth
-    whole = working_copy(start) if start else dense
+    dense, whole, depth = working_copy(model), working_copy(start or model), model.arch.depth
     small = ViT(target).to(next(dense.parameters())).eval()
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
         _copy_what_stays(whole, small)
         streams = Streams(Path(folder), dense, batches, options.images, options.steered / 100)
+        roots = error_roots(dense, streams)
         for index in range(depth):
             blocks = dense.blocks[index], whole.blocks[index], small.blocks[index]
-            step = _Step(
-                model.arch, *blocks, streams, _weights(model, index, options, streams), options.pull / 100
-            )
-            _prune_attention(step)
-            streams.advance(partial(through_attention, step.narrow))
-            progress((index + 0.5) / depth)
-            _prune_mlp(step)
-            streams.advance(partial(through_mlp, step.narrow))
-            progress((index + 1) / depth)
+            weights = _weights(model, index, options, streams)
+            for half, (norm, reader, prune, through) in enumerate(_HALVES):
+                root = roots[2 * index + half]
+                step = _Step(model.arch, *blocks, streams, weights, root, options.pull / 100)
+                _refit_reader(step, norm, reader)
+                prune(step)
+                streams.advance(partial(through, step.narrow))
+                progress((index + (half + 1) / 2) / depth)
     return small.to(next(model.parameters())).train(model.training)
 
 
@@ -148,6 +148,7 @@ class _Narrowing:
         with torch.no_grad():
             limit = min(options.images, _NARROW_IMAGES)
             self._streams = Streams(path, self._dense, batches, limit, options.steered / 100)
+            self._roots = error_roots(self._dense, self._streams)
 
     @torch.no_grad()
     def __call__(self, index: int, structure: str, width: int) -> Block:
@@ -164,7 +165,8 @@ class _Narrowing:
         mlp = structure == "mlp"
         still = Still(self._streams, partial(through_attention, block) if mlp else lambda x: x)
         weights = _weights(self._model, index, self._options, still)
-        step = _Step(self._model.arch, block, block, narrow, still, weights, 0, self._known)
+        root = self._roots[2 * index + mlp]
+        step = _Step(self._model.arch, block, block, narrow, still, weights, root, 0, self._known)
         (_prune_mlp if mlp else _prune_attention)(step)
         return narrow.to(next(self._model.parameters()))
 
@@ -205,12 +207,26 @@ class _Step:
     narrow: Block
     streams: Streams | Still
     weights: Float[Tensor, " N"]
+    root: Float[Tensor, "E E"]  # of how much errors behind this half of the block count
     pull: float
     known: dict[str, Any] = field(default_factory=dict)  # of a block, whatever its new widths
 
     def moments(self, layer: nn.Linear) -> Moments:
         """Empty moments of a layer's inputs and outputs."""
         return Moments(layer.in_features, layer.out_features, self.streams.device)
+
+
+def _refit_reader(step: _Step, norm: str, name: str) -> None:
+    """Let a layer read from the pruned stream what it read from the dense one, as far as that can be told."""
+    layer = step.block.get_submodule(name)
+    if not step.pull or not isinstance(layer, nn.Linear) or layer.bias is None:  # nowhere to put a shift
+        return
+    before, after = step.dense.get_submodule(norm), step.block.get_submodule(norm)
+    moments = Moments(layer.in_features, layer.in_features, step.streams.device)
+    for _, dense, x in step.streams:
+        z = after(x)
+        moments.add(z, torch.lerp(z, before(dense), step.pull), step.weights)
+    refit_reader(layer, layer, moments, torch.eye(layer.in_features).to(step.root))
 
 
 def _prune_attention(step: _Step) -> None:
@@ -245,7 +261,8 @@ def _prune_mlp(step: _Step) -> None:
     moments = step.known["mlp"] = step.known.get("mlp") or _mlp_moments(step)
     width, kept = narrow.mlp.fc1.out_features, torch.arange(fc1.out_features, device=weight.device)
     if width < fc1.out_features:
-        kept = choose_neurons(*goal(moments, weight, step.pull), width)
+        covariance, best = goal(moments, weight, step.pull)
+        kept = choose_neurons(covariance, step.root @ best, width)
     narrow.mlp.fc1.weight.copy_(fc1.weight[kept])
     narrow.mlp.fc1.bias.copy_(fc1.bias[kept])
     fitted, shift = refit(moments, weight, kept, step.pull)
@@ -277,7 +294,9 @@ def _pair_bases(step: _Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Floa
         known["queries and keys"] = _qk_covariances(step), _some_heads(step)
     (query_moments, key_moments), (q, k, v) = known["queries and keys"]
     on_q, on_k = qk_bases(query_moments, key_moments, rank)
-    columns = folded(attn.proj, step.block.ls1)[0].to(q).unflatten(1, (attn.heads, -1))  # E H Dv
+    columns = (
+        (step.root @ folded(attn.proj, step.block.ls1)[0]).to(q).unflatten(1, (attn.heads, -1))
+    )  # E H Dv
     for head in range(attn.heads):
         query, key, value = q[:, head], k[:, head], v[:, head]  # B N D
         attention = attn.weights(query, key)  # B N N
@@ -330,7 +349,14 @@ def _mlp_moments(step: _Step) -> Moments:
     bias = folded(block.mlp.fc2, block.ls2)[1]
     for number, dense, x in step.streams:
         z = block.mlp.act(block.mlp.fc1(block.norm2(x)))  # B N F
-        after = through_mlp(block, dense)
+        after = through_mlp(step.dense, dense)
         moments.add(z, after - x - bias.to(x), step.weights)
         step.streams.write(number, dense=after)
     return moments
+
+
+# the norm and the reader of each half of a block, how it is pruned, and the stream's way through it
+_HALVES = (
+    ("norm1", "attn.qkv", _prune_attention, through_attention),
+    ("norm2", "mlp.fc1", _prune_mlp, through_mlp),
+)

@@ -148,6 +148,6 @@ def solve(
         raise ValueError("there is nothing to solve: this job has no budget")
     curves = found.sensitivities
     if budget.kind != "ms":
-        return allocate(dense, curves, budget, job.align)
+        return allocate(job.counted(dense), curves, budget, job.align)
     table = table or measure_table(dense, budget.batch, job.align, progress)
     return allocate_latency(dense, curves, budget, table, job.align, progress=progress)

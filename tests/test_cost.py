@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import VARIANTS, random_images, random_vit
@@ -20,6 +22,18 @@ def test_macs_are_half_of_the_counted_flops(variant: ViT) -> None:
     with FlopCounterMode(display=False) as counter, variant.plain_attention(), torch.no_grad():
         variant(images)
     assert counter.get_total_flops() == 2 * cost(variant.arch).macs
+
+
+def test_tokens_left_out_are_not_counted(variant: ViT) -> None:
+    if variant.arch.pool != "token":
+        pytest.skip("average pooling reads every patch")
+    whole, images = cost(variant.arch), random_images(variant.arch, count=1)
+    less = ViT(replace(variant.arch, skip_unread=True))
+    with FlopCounterMode(display=False) as counter, less.plain_attention(), torch.no_grad():
+        less(images)
+    assert counter.get_total_flops() == 2 * cost(less.arch).macs < 2 * whole.macs
+    assert cost(less.arch).params == whole.params
+    assert cost(less.arch).blocks[:-1] == whole.blocks[:-1]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -97,7 +97,8 @@ def test_the_command_shown_is_the_same_job(monkeypatch: pytest.MonkeyPatch, tmp_
         BUDGET,
         replace(BUDGET, budget=Budget(gmacs=0.1), align=1),
         replace(BUDGET, budget=Budget(ms=3.5, batch=8)),
-        replace(JOB, align=8),
+        replace(BUDGET, budget=Budget(gmacs=0.1), skip_unread=True),
+        replace(JOB, align=8, skip_unread=True),
     ]
     for job in asked:
         assert main(shlex.split(job.command(str(tmp_path / "out")))[3:]) == 2
@@ -180,6 +181,32 @@ def test_a_budget_is_solved_on_the_way_and_reported() -> None:
     assert solve(job, ARCH, found) == outcome.allocation
     small, plan = make_smaller(job, given, calibration)
     assert (small.arch, plan) == (outcome.pruned.model.arch, outcome.plan)
+
+
+def test_tokens_left_out_are_counted_by_a_budget_and_change_no_prediction() -> None:
+    asked = Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8)
+    job, given = replace(BUDGET, budget=asked, align=2, skip_unread=True), dense()
+    outcome = prune(job, dense=given)
+    small = outcome.pruned.model
+    assert small.arch.skip_unread and outcome.report()["gmacs_after"] == cost(small.arch).gmacs
+    assert 0.98 * asked.gmacs <= cost(small.arch).gmacs <= asked.gmacs
+    whole = ViT(replace(small.arch, skip_unread=False)).eval()
+    whole.load_state_dict(small.state_dict())
+    assert cost(whole.arch).gmacs > asked.gmacs
+    images = torch.stack([given.preprocess(image_sets(job, given)[1].image(i)) for i in range(8)])
+    torch.testing.assert_close(small(images), whole(images), atol=1e-5, rtol=1e-5)
+    assert not given.model.arch.skip_unread
+
+
+@pytest.mark.parametrize("method", ["snp", "spectral", "gohsp"])
+def test_every_kind_of_method_can_leave_out_unread_tokens(method: str) -> None:
+    job, given = replace(JOB, method=method, options=(), skip_unread=True), dense()
+    small, _ = make_smaller(job, given, image_sets(job, given)[0])
+    assert small.arch == job.target(ARCH) and small.arch.skip_unread
+    plain = replace(job, skip_unread=False).target(ARCH)
+    assert replace(small.arch, skip_unread=False) == plain
+    pooled = replace(ARCH, pool="avg")
+    assert not job.target(pooled).skip_unread
 
 
 def test_sensitivities_are_those_of_images_steered_towards_all_classes() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -19,6 +20,24 @@ def test_fused_and_plain_attention_agree(variant: ViT) -> None:
     assert fused.std() > 0.01
     torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
     assert all(block.attn.fused for block in variant.blocks)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_leaving_out_unread_tokens_changes_no_logit(fused: bool, variant: ViT) -> None:
+    if variant.arch.pool != "token":
+        pytest.skip("average pooling reads every patch")
+    less, images = ViT(replace(variant.arch, skip_unread=True)), random_images(variant.arch)
+    less.load_state_dict(variant.state_dict())
+    with contextlib.nullcontext() if fused else less.plain_attention():
+        torch.testing.assert_close(less(images), variant(images), atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_last_block_leaves_tokens_out(tiny: ViT) -> None:
+    less, seen = ViT(replace(tiny.arch, skip_unread=True)), []
+    for block in less.blocks:
+        block.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
+    less(random_images(tiny.arch))
+    assert seen == [tiny.arch.num_tokens] * (tiny.arch.depth - 1) + [1]
 
 
 def test_padding_keeps_the_fast_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +112,7 @@ def test_bad_json_is_refused(text: str) -> None:
         ({"image_size": (4, 24)}, "image_size must be a whole number of at least 8"),
         ({"activation": "relu6"}, "activation must be one of"),
         ({"distilled": True, "pool": "avg"}, "a distilled model needs"),
+        ({"skip_unread": True, "pool": "avg"}, "skip_unread needs pool 'token'"),
     ],
 )
 def test_impossible_architectures_are_refused(change: dict[str, object], message: str) -> None:
