@@ -117,7 +117,7 @@ def _figures(arch: Architecture, report: Report, pruned: bool) -> str:
     gmacs = _number(report, "gmacs_before"), _number(report, "gmacs_after") or own.gmacs
     rows = [_row("Parameters", *params, 1e-6, " M"), _row("MACs per image", *gmacs, 1, " G"), top1]
     table = ["| | before | after |", "|---|---|---|", *(row for row in rows if row)]
-    notes = [note for note in (_sample(report), _interval(report), _time(report)) if note]
+    notes = [note for note in (_sample(report), _interval(report), _time(report), _unread(arch)) if note]
     return "\n".join(["## Figures\n", *table, ""]) + (f"\n{' '.join(notes)}\n" if notes else "")
 
 
@@ -153,6 +153,14 @@ def _interval(report: Report) -> str:
 def _time(report: Report) -> str:
     seconds = _number(report, "seconds")
     return "" if seconds is None else f"The run took {seconds:.1f} s."
+
+
+def _unread(arch: Architecture) -> str:
+    return (
+        "Of the last block only the tokens that the classifier reads are computed."
+        if arch.skip_unread
+        else ""
+    )
 
 
 def _number(report: Report, key: str) -> float | None:

@@ -438,6 +438,14 @@ def test_the_card_contains_the_figures(save: Callable[..., Path]) -> None:
         assert part in body
 
 
+def test_the_card_says_that_unread_tokens_are_left_out(tiny: ViT, tmp_path: Path) -> None:
+    less = ViT(replace(tiny.arch, skip_unread=True))
+    for model, said in ((tiny, False), (less, True)):
+        folder = write_bundle(tmp_path / str(said), model, PREPROCESS, name="x", report={})
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert ("only the tokens that the classifier reads" in card) is said
+
+
 def test_the_card_leaves_out_what_is_not_known(tiny: ViT, tmp_path: Path) -> None:
     folder = tmp_path / "somewhere" / "vit"
     path = write_bundle(folder, tiny, PREPROCESS, name=str(tmp_path / "mine" / "vit"), report={})

@@ -80,7 +80,13 @@ RICH = replace(TINY, pool="avg", norm_before_pool=False, registers=2, layer_scal
 
 
 @pytest.mark.parametrize(
-    "arch", [replace(TINY, distilled=True), replace(RICH, activation="quick_gelu")], ids=["distilled", "rich"]
+    "arch",
+    [
+        replace(TINY, distilled=True),
+        replace(TINY, distilled=True, skip_unread=True),
+        replace(RICH, activation="quick_gelu"),
+    ],
+    ids=["distilled", "unread left out", "rich"],
 )
 def test_other_architectures_export_too(arch: Architecture, tmp_path: Path) -> None:
     model = random_vit(replace(arch, blocks=arch.blocks[:1]))

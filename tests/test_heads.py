@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +156,17 @@ def test_without_heads_is_a_model_whose_proj_does_not_read_them(variant: ViT) ->
     assert got.head is not variant.head
     with pytest.raises(ValueError, match="this model has no head 3 in block 0"):
         heads.without_heads(variant, [(0, 3)])
+
+
+@pytest.mark.parametrize("measure", [heads.taylor, heads.ablation, heads.integrated_gradients])
+def test_heads_are_worth_the_same_where_unread_tokens_are_left_out(
+    measure: Callable[..., tuple[torch.Tensor, ...]], tiny: ViT
+) -> None:
+    less = ViT(replace(TINY, skip_unread=True)).eval()
+    less.load_state_dict(tiny.state_dict())
+    images = batches(random_images(TINY))
+    for got, expected in zip(measure(less, images), measure(tiny, images), strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("name", MEASURES)
