@@ -37,7 +37,7 @@ class Budget:
     params: float | None = None
     ms: float | None = None
     batch: int = 1
-    images: int = 64
+    images: int = 128
 
     def __post_init__(self) -> None:
         given = [kind for kind in KINDS if getattr(self, kind) is not None]
