@@ -33,6 +33,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/zero_shot.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scoring_cost.py
+	$(BIN)/python benchmarks/spectral_cost.py
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peer.py

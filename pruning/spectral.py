@@ -2,8 +2,9 @@
 
 Needs calibration images and no training. Block by block, on the activations of the network as
 already pruned: query-key and value channels by truncated singular value decompositions, MLP
-neurons by `choose_neurons`, and `proj` and `fc2` refitted so that the residual stream comes back
-to the dense model's. Everything here is [ours] but the tools named in the docstrings.
+neurons by `choose_neurons`, both by how much the prediction minds an error (`fisher`), `proj` and
+`fc2` refitted so that the residual stream comes back to the dense model's, and `qkv` and `fc1` so
+that they read from it what they read in the dense model. Everything here is [ours] but the tools named in the docstrings.
 """
 
 from __future__ import annotations
