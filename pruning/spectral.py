@@ -4,7 +4,8 @@ Needs calibration images and no training. Block by block, on the activations of 
 already pruned: query-key and value channels by truncated singular value decompositions, MLP
 neurons by `choose_neurons`, both by how much the prediction minds an error (`fisher`), `proj` and
 `fc2` refitted so that the residual stream comes back to the dense model's, and `qkv` and `fc1` so
-that they read from it what they read in the dense model. Everything here is [ours] but the tools named in the docstrings.
+that they read from it what they read in the dense model. Everything here is [ours] but the tools
+named in the docstrings.
 """
 
 from __future__ import annotations
