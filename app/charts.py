@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.vit import Architecture
-from app.pictures import GAP, Grid, data_uri
 from pruning.curves import Metrics
 
 ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
@@ -154,61 +153,3 @@ def _one_after_the_other(metrics: Metrics, name: str) -> tuple[list[int], list[f
         phases += [what] * len(own)
         before += max(point.step for point in metrics.points if point.what == what)
     return steps, values, phases
-
-
-def head_grid(grid: Grid, chosen: tuple[int, int] | None) -> Figure:
-    """The grid of maps as one picture under invisible squares that can be clicked."""
-    wide, high = (side + GAP for side in grid.cell)
-    figure = go.Figure(
-        go.Scatter(
-            x=[column * wide + grid.cell[0] / 2 for column, _ in grid.cells],
-            y=[row * high + grid.cell[1] / 2 for _, row in grid.cells],
-            mode="markers",
-            marker={"symbol": "square", "size": min(grid.cell), "color": "rgba(0,0,0,0)"},
-            selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 1}},
-            customdata=[list(cell) for cell in grid.cells],
-            hovertemplate="block %{customdata[0]}, head %{customdata[1]}<extra></extra>",
-        )
-    )
-    size = grid.image.size
-    picture = {"source": data_uri(grid.image), "x": 0, "y": 0, "sizex": size[0], "sizey": size[1]}
-    figure.add_layout_image(picture | {"xref": "x", "yref": "y", "layer": "below", "sizing": "stretch"})
-    if chosen is not None:
-        left, top = chosen[0] * wide, chosen[1] * high
-        box = {"x0": left - 1, "y0": top - 1, "x1": left + grid.cell[0] + 1, "y1": top + grid.cell[1] + 1}
-        figure.add_shape(type="rect", **box, line={"color": ACCENT, "width": 3})
-    return _grid_axes(figure, grid)
-
-
-def _grid_axes(figure: Figure, grid: Grid) -> Figure:
-    wide, high = (side + GAP for side in grid.cell)
-    left, bottom, top = 52, 8, 52
-    common = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
-    figure.update_xaxes(
-        **common,
-        range=[-3, grid.image.width + 3],
-        side="top",
-        title={"text": "block", "standoff": 8},
-        tickvals=[column * wide + grid.cell[0] / 2 for column in range(grid.columns)],
-        ticktext=[str(column) for column in range(grid.columns)],
-    )
-    figure.update_yaxes(
-        **common,
-        range=[grid.image.height + 3, -3],
-        scaleanchor="x",  # on a narrow screen the maps shrink and keep their shape
-        constrain="domain",
-        constraintoward="top",
-        title={"text": "head", "standoff": 4},
-        tickvals=[row * high + grid.cell[1] / 2 for row in range(grid.rows)],
-        ticktext=[str(row) for row in range(grid.rows)],
-    )
-    return figure.update_layout(
-        width=grid.image.width + left + 14,
-        height=grid.image.height + top + bottom + 6,
-        margin={"l": left, "r": 8, "t": top, "b": bottom},
-        clickmode="event+select",
-        dragmode=False,
-        plot_bgcolor="rgba(0,0,0,0)",
-        paper_bgcolor="rgba(0,0,0,0)",
-    )

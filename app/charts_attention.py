@@ -1,62 +1,17 @@
-"""Charts of the Attention page: the photo whose patches can be clicked, and heads against an object."""
+"""The chart of the Attention page: heads against an object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import plotly.graph_objects as go
-from PIL import Image
 
 from app.charts import ACCENT, Figure
-from app.pictures import data_uri
 
 _CLEAR = "rgba(0,0,0,0)"
 CELL = 44  # pixels of a head in the grid of numbers
 # light enough that the numbers on them are read in both themes
 SHADES = ((0.0, "rgba(27, 154, 128, 0.06)"), (1.0, "rgba(27, 154, 128, 0.6)"))
-
-
-def photo(picture: Image.Image, rows: int, columns: int, chosen: tuple[int, int] | None) -> Figure:
-    """A picture under invisible squares, one for each patch; `chosen` is the row and column framed."""
-    high, wide = picture.height / rows, picture.width / columns
-    places = [(row, column) for row in range(rows) for column in range(columns)]
-    figure = go.Figure(
-        go.Scatter(
-            x=[(column + 0.5) * wide for _, column in places],
-            y=[(row + 0.5) * high for row, _ in places],
-            mode="markers",
-            marker={
-                "symbol": "square",
-                "size": max(4, min(high, wide)),
-                "color": _CLEAR,
-                "line": {"width": 0},
-            },
-            selected={"marker": {"opacity": 1}},
-            unselected={"marker": {"opacity": 1}},
-            customdata=[list(place) for place in places],
-            hovertemplate="row %{customdata[0]}, column %{customdata[1]}<extra></extra>",
-        )
-    )
-    source = {"source": data_uri(picture), "x": 0, "y": 0, "sizex": picture.width, "sizey": picture.height}
-    figure.add_layout_image(source | {"xref": "x", "yref": "y", "layer": "below", "sizing": "stretch"})
-    if chosen is not None:
-        top, left = chosen[0] * high, chosen[1] * wide
-        frame = {"x0": left, "y0": top, "x1": left + wide, "y1": top + high}
-        figure.add_shape(type="rect", **frame, line={"color": "white", "width": 4})
-        figure.add_shape(type="rect", **frame, line={"color": ACCENT, "width": 2})
-    hidden: dict[str, Any] = {"visible": False, "fixedrange": True}
-    figure.update_xaxes(**hidden, range=[0, picture.width])
-    figure.update_yaxes(**hidden, range=[picture.height, 0])
-    return figure.update_layout(
-        width=picture.width,
-        height=picture.height,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        clickmode="event+select",
-        dragmode=False,
-        plot_bgcolor=_CLEAR,
-        paper_bgcolor=_CLEAR,
-    )
 
 
 def on_object(

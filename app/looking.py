@@ -107,9 +107,10 @@ def _photo(file: Any) -> Look:
 
 
 def caption(look: Look) -> str:
-    """Name and true class of an image."""
-    name = look.name if look.label is None else f"{session.class_name(look.label)} · {look.name}"
-    return words.plain(name)
+    """Name and true class of an image; once, where the image lies in a folder of that name."""
+    known = None if look.label is None else session.class_name(look.label)
+    told = known is None or look.name.startswith(f"{known}/")
+    return words.plain(look.name if told else f"{known} · {look.name}")
 
 
 def cropped(look: Look, loaded: LoadedModel | None = None) -> Image.Image:

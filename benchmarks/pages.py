@@ -182,14 +182,12 @@ def arrived(page: Page, name: str) -> None:
 
 def click(page: Page, row: int, column: int, rows: int) -> float:
     """Seconds from a click on a patch to the pictures of where it looks and who looks at it."""
-    chart = page.locator(".st-key-patches .nsewdrag").first
-    box = chart.bounding_box()
+    box = page.locator(".st-key-patches .picture").bounding_box()
     if box is None:
         sys.exit("the photo is not on the page")
     x, y = box["x"] + (column + 0.5) * box["width"] / rows, box["y"] + (row + 0.5) * box["height"] / rows
-    page.mouse.move(x - 2, y)
     page.mouse.move(x, y)
-    page.locator(".st-key-patches .hovertext").first.wait_for()
+    page.locator(".st-key-patches .said").get_by_text(f"row {row}, column {column}", exact=True).wait_for()
     began = time.perf_counter()
     page.mouse.click(x, y)
     for what in (f"where patch {row}, {column} looks", f"who looks at patch {row}, {column} "):

@@ -699,15 +699,6 @@ def test_grid_has_a_cell_for_every_head_of_uneven_blocks() -> None:
     assert empty[3] == 0  # where block 1 has no head, nothing is drawn
 
 
-def test_head_grid_puts_a_square_over_every_cell() -> None:
-    plane = np.eye(4, dtype=np.float32)
-    grid = pictures.grid(Image.new("RGB", (64, 64)), [[plane] * 2] * 3, pictures.Style(), (400, 300))
-    figure: Any = charts.head_grid(grid, (2, 1))
-    assert [tuple(cell) for cell in figure.data[0].customdata] == list(grid.cells)
-    assert max(figure.data[0].x) < grid.image.width
-    assert max(figure.data[0].y) < grid.image.height
-
-
 @pytest.mark.parametrize(
     ("job", "expected"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from test_app import MAIN, _runs_of_this_test, go, photos, start, text, tiny
 from analysis.models import load
 from analysis.pictures import covered
 from analysis.vit import Architecture, BlockWidths
-from app import charts_attention, lens, looking, pictures
+from app import charts_attention, lens, looking, picker, pictures
 from app.canvas import Canvas
 from app.looking import Look
 from app.session import Choice
@@ -226,15 +227,29 @@ def test_too_many_photos_are_one_sentence() -> None:
 # ---- what is drawn
 
 
-def test_a_photo_has_a_square_for_every_patch() -> None:
-    figure: Any = charts_attention.photo(Image.new("RGB", (240, 160)), 2, 3, (1, 2))
-    assert [tuple(place) for place in figure.data[0].customdata] == [
-        (y, x) for y in range(2) for x in range(3)
-    ]
-    assert list(figure.data[0].x) == [40, 120, 200] * 2 and list(figure.data[0].y) == [40] * 3 + [120] * 3
-    shape = figure.layout.shapes[0]
-    assert (shape.x0, shape.y0, shape.x1, shape.y1) == (160, 80, 240, 160)
-    assert not charts_attention.photo(Image.new("RGB", (240, 160)), 2, 3, None).layout.shapes
+def test_a_photo_has_a_cell_for_every_patch() -> None:
+    told = picker.told(picker.of_patches(Image.new("RGB", (240, 160)), 2, 3), (2, 1), "a photo")
+    assert (told["width"], told["height"], told["gap"]) == (240, 160, 0)
+    assert told["heights"] == [2, 2, 2] and told["chosen"] == (2, 1) and told["titles"] is None
+    picture = Image.open(io.BytesIO(b64decode(str(told["source"]).partition(",")[2])))
+    assert picture.size == (240, 160)
+
+
+def test_maps_of_uneven_blocks_have_a_cell_each() -> None:
+    plane = np.eye(4, dtype=np.float32)
+    grid = pictures.grid(Image.new("RGB", (64, 64)), [[plane] * 3, [plane]], pictures.Style(), (400, 300))
+    told = picker.told(picker.of_heads(grid), (1, 0), "maps")
+    assert told["heights"] == [3, 1] and told["titles"] == ("block", "head")
+    assert (
+        told["width"] == 2 * grid.cell[0] + pictures.GAP == 2 * grid.cell[0] + grid.image.width % grid.cell[0]
+    )
+    assert told["gap"] == pictures.GAP
+
+
+def test_a_folder_named_as_its_class_is_told_once(photos: Path, tiny: Path) -> None:
+    app = start("attention", Choice(str(tiny), data=str(photos), limit=6))
+    caption = next(part.value for part in app.caption if "0.png" in part.value)
+    assert " · " not in caption and "/" in caption
 
 
 def test_heads_on_the_object_are_told_in_percent() -> None:

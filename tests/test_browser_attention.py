@@ -20,21 +20,29 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-PHOTO = ".st-key-patches .js-plotly-plot"
-GRID = ".st-key-head-grid .js-plotly-plot"
+PHOTO = ".st-key-patches .picture"
+GRID = ".st-key-head-grid .picture"
 
 
-def click_at(page: Page, chart: str, x: float, y: float) -> None:  # noqa: F811
-    """Click a point of a chart, by fractions of its plot; the pointer is there first, as people's are."""
-    plot = page.locator(f"{chart} .nsewdrag").first
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
+def click_at(page: Page, pictured: str, x: float, y: float, said: str) -> None:  # noqa: F811
+    """Click a point of a picture, by fractions of it; the pointer is there first, and told where it is."""
+    place = page.locator(pictured)
+    place.scroll_into_view_if_needed()
+    box = place.bounding_box()
     assert box
-    place = box["x"] + x * box["width"], box["y"] + y * box["height"]
-    page.mouse.move(place[0] - 3, place[1])
-    page.mouse.move(*place)
-    page.locator(f"{chart} .hovertext").first.wait_for()
-    page.mouse.click(*place)
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    place.locator(".said").get_by_text(said, exact=True).wait_for()
+    page.mouse.down()
+    page.mouse.up()
+
+
+def framed(page: Page, pictured: str, columns: int, rows: int) -> tuple[int, int]:  # noqa: F811
+    """Column and row of the framed cell."""
+    box = page.locator(pictured).bounding_box()
+    frame = page.locator(f"{pictured} .chosen").bounding_box()
+    assert box and frame
+    middle = frame["x"] + frame["width"] / 2 - box["x"], frame["y"] + frame["height"] / 2 - box["y"]
+    return int(middle[0] / box["width"] * columns), int(middle[1] / box["height"] * rows)
 
 
 def picture(page: Page, alt: str) -> Locator:  # noqa: F811
@@ -48,13 +56,20 @@ def test_browse_click_refresh_and_share(page: Page) -> None:  # noqa: F811
     page.get_by_text("triangle/test-00001").wait_for()
     settle(page)
 
-    click_at(page, PHOTO, 5.5 / 8, 2.5 / 8)
+    click_at(page, PHOTO, 5.5 / 8, 2.5 / 8, "row 2, column 5")
+    assert framed(page, PHOTO, 8, 8) == (5, 2)  # before the server answers
     picture(page, "where patch 2, 5 looks in block 3, head 0").wait_for()
     picture(page, "who looks at patch 2, 5 in block 3, head 0").wait_for()
+    picture(page, "Rollout from patch 2, 5").wait_for()
     settle(page)
-    click_at(page, GRID, 1.5 / 6, 4.5 / 6)
+    assert page.locator(".st-key-from input").input_value() == "patch 2, 5"
+    assert "from=patch+2%2C+5" in page.url
+    assert page.get_by_text("Attention from patch 2, 5;").count() == 1
+    assert framed(page, PHOTO, 8, 8) == (5, 2)
+    click_at(page, GRID, 1.5 / 6, 4.5 / 6, "block 1, head 4")
     picture(page, "where patch 2, 5 looks in block 1, head 4").wait_for()
     settle(page)
+    assert framed(page, GRID, 6, 6) == (1, 4)
 
     page.locator(".st-key-block input[type=range]").focus()
     page.keyboard.press("ArrowRight")
@@ -68,9 +83,10 @@ def test_browse_click_refresh_and_share(page: Page) -> None:  # noqa: F811
     again = picture(page, "where patch 2, 5 looks in block 2, head 4")
     again.wait_for()
     page.get_by_text("triangle/test-00001").wait_for()
-    assert (
-        before and str(again.get_attribute("src")).partition("/media/")[2] == before.partition("/media/")[2]
-    )
+    assert before and again.get_attribute("src") == before
+    assert page.locator(".st-key-from input").input_value() == "patch 2, 5"
+    page.locator(f"{PHOTO} .chosen").wait_for()
+    assert framed(page, PHOTO, 8, 8) == (5, 2)
     shoot(page, "attention-patch")
 
     page.locator(".st-key-files button").first.click()
@@ -78,6 +94,25 @@ def test_browse_click_refresh_and_share(page: Page) -> None:  # noqa: F811
         page.get_by_role("button", name="Block 2 head 4", exact=True).click()
     file = Image.open(io.BytesIO(download.value.path().read_bytes()))
     assert (file.format, file.mode, file.size) == ("PNG", "RGB", (1024, 1024))
+
+
+def test_patches_are_chosen_by_keys(page: Page) -> None:  # noqa: F811
+    open_page(page, "Attention")
+    photo = page.locator(PHOTO)
+    page.locator(".st-key-from input").focus()
+    for _ in range(9):  # helps and buttons lie between
+        page.keyboard.press("Tab")
+        if photo.evaluate("picture => picture.matches(':focus-visible')"):
+            break
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+    photo.locator(".said").get_by_text("row 1, column 0", exact=True).wait_for()
+    page.keyboard.press("Enter")
+    picture(page, "where patch 1, 0 looks in block 3, head 0").wait_for()
+    settle(page)
+    assert framed(page, PHOTO, 8, 8) == (0, 1)
+    page.keyboard.press("ArrowRight")  # the run took nothing from under the fingers
+    photo.locator(".said").get_by_text("row 1, column 1", exact=True).wait_for()
 
 
 def test_a_refresh_keeps_the_model_and_images(page: Page, tmp_path: Path) -> None:  # noqa: F811
@@ -135,5 +170,5 @@ def test_a_phone_sees_all_of_it(page: Page) -> None:  # noqa: F811
     main = "document.querySelector('[data-testid=stMain]')"
     assert page.evaluate(f"{main}.scrollWidth <= {main}.clientWidth")
     shoot(page, "attention-phone")
-    click_at(page, PHOTO, 0.5 / 8, 0.5 / 8)
+    click_at(page, PHOTO, 0.5 / 8, 0.5 / 8, "row 0, column 0")
     picture(page, "where patch 0, 0 looks in block 3, head 0").wait_for()

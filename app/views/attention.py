@@ -6,10 +6,11 @@ from html import escape
 from typing import Any
 
 import streamlit as st
+from PIL import Image
 
 from analysis.maps import TokenMaps
 from analysis.vit import Architecture
-from app import canvas, charts, charts_attention, lens, looking, pictures, session, words
+from app import canvas, lens, looking, picker, pictures, session, words
 from app.canvas import Canvas
 from app.lens import BIND, Marks
 from app.looking import Look
@@ -83,10 +84,10 @@ def _one_image(look: Look, token: str, style: Style, marks: Marks, files: Any) -
         maps = looking.seen_from(look, lens.reading(arch, token))
     drawn = canvas.canvas_of(look, style, marks)
     photo, one = st.columns([1, 2], gap="small")
+    with one:  # what a click on a patch asks for comes first, on the wire too
+        head, shown = _head(look, maps, token, drawn)
     with photo:
         _photo(look, arch, lens.patch_of(arch, token), drawn)
-    with one:
-        head, shown = _head(look, maps, token, drawn)
     _grid(maps, head, token, drawn)
     shown |= _flow(look, maps, head, token, drawn)
     canvas.downloads(files, look.name, drawn, {"The image": None} | shown, maps)
@@ -94,13 +95,11 @@ def _one_image(look: Look, token: str, style: Style, marks: Marks, files: Any) -
 
 def _photo(look: Look, arch: Architecture, patch: tuple[int, int] | None, drawn: Canvas) -> None:
     st.subheader("Image", anchor=False, help="Click a patch to see where it looks, and who looks at it.")
-    st.plotly_chart(
-        charts_attention.photo(drawn.draw(), *arch.grid, patch),
-        config=charts.CONFIG,
-        width="content",
+    picker.show(
+        picker.of_patches(drawn.draw(), *arch.grid),
+        None if patch is None else patch[::-1],
+        _pick_patch,
         key="patches",
-        on_select=_patch_clicked,
-        selection_mode="points",
         alt=f"the image as the model sees it, {look.name}; its patches can be clicked",
     )
     st.caption(looking.caption(look))
@@ -112,11 +111,9 @@ def _photo(look: Look, arch: Architecture, patch: tuple[int, int] | None, drawn:
         st.html("".join(_guess(index, probability, look.label) for index, probability in guesses))
 
 
-def _patch_clicked() -> None:
-    clicked = st.session_state["patches"]["selection"]["points"]
-    if clicked:
-        row, column = clicked[0]["customdata"]
-        st.session_state["from"] = f"patch {row}, {column}"
+def _pick_patch(cell: picker.Cell) -> None:
+    column, row = cell
+    st.session_state["from"] = f"patch {row}, {column}"
 
 
 def _guess(index: int, probability: float, truth: int | None) -> str:
@@ -138,14 +135,19 @@ def _head(
         left, right = st.columns(2, gap="small")
         with left:
             st.subheader("Where it looks", anchor=False)
-            st.image(drawn.draw(looks), alt=f"where {it} looks in block {block}, head {head}")
+            _at_once(drawn.draw(looks), f"where {it} looks in block {block}, head {head}")
             st.caption(f"Attention from {it}; {stays} stays on the prefix tokens.")
         with right:
             st.subheader("Who looks at it", anchor=False)
-            st.image(drawn.draw(seen), alt=f"who looks at {it} in block {block}, head {head}")
+            _at_once(drawn.draw(seen), f"who looks at {it} in block {block}, head {head}")
             st.caption(f"Attention that each patch pays to {it}.")
     attention_objects.of_map(look, looks)
     return (block, head), {f"Block {block} head {head}": looks, f"Block {block} head {head} back": seen}
+
+
+def _at_once(picture: Image.Image, alt: str) -> None:
+    """A picture that comes with the page's own message: nobody waits for the browser to ask for it."""
+    st.image(pictures.data_uri(picture), alt=alt)
 
 
 def _flow(
@@ -179,18 +181,14 @@ def _grid(maps: TokenMaps, chosen: tuple[int, int], token: str, drawn: Canvas) -
         )
         st.image(pictures.scale(palette, 120, 10), alt="colour scale from low to high", width=120)
         st.caption("to its own highest value.", width="content")
-    st.plotly_chart(
-        charts.head_grid(drawn.grid(maps), chosen),
-        config=charts.CONFIG,
-        width="content",
+    picker.show(
+        picker.of_heads(drawn.grid(maps)),
+        chosen,
+        _pick_head,
         key="head-grid",
-        on_select=_head_clicked,
-        selection_mode="points",
         alt="attention maps of all heads, blocks from left to right, heads from top to bottom",
     )
 
 
-def _head_clicked() -> None:
-    clicked = st.session_state["head-grid"]["selection"]["points"]
-    if clicked:
-        st.session_state["block"], st.session_state["head"] = clicked[0]["customdata"]
+def _pick_head(cell: picker.Cell) -> None:
+    st.session_state["block"], st.session_state["head"] = cell
