@@ -248,7 +248,7 @@ def _measured_alike(job: Job, budget: Budget | None) -> Job:
     """The job without all that plays no part in what is measured before anything is cut."""
     locks = HeadLocks(remove=job.locks.remove)
     job = replace(job, ratios=Job.ratios, preset=None, heads_by=None, budget=budget, align=1, limit=None)
-    return replace(job, compensate=False, recovery=None, locks=locks)
+    return replace(job, compensate=False, recovery=None, locks=locks, skip_unread=False)
 
 
 def surveyed(job: Job, progress: Progress | None = None) -> Survey | None:
