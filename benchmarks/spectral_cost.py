@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from results import parser, report, table
 from scoring_cost import BATCH, SPECTRAL, Spent, spend_apart

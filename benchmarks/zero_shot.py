@@ -142,7 +142,7 @@ def plot(known: dict[str, dict[str, float]], variants: list[str], file: Path) ->
     axes.axhline(100 * known["dense"]["top1"], color="grey", linestyle="--", label="dense, 1.25 GMACs")
     axes.set_xlabel("GMACs")
     axes.set_ylabel("top-1 on 650 photos, %, no training")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(file, dpi=110)
 
 
