@@ -27,8 +27,7 @@ from torch import Tensor
 
 from analysis.models import architecture
 from analysis.vit import ViT
-from pruning.job import Job
-from pruning.selection import Ratios
+from pruning.selection import Ratios, shrink
 from pruning.snp import SnpOptions, snp
 from pruning.spectral import SpectralOptions, spectral
 
@@ -62,7 +61,7 @@ def work(task: str, model: ViT, count: int) -> None:
         snp(model, random_batches(count), SnpOptions(images=count))
         return
     if task == "spectral":
-        target = Job(method="spectral", ratios=SPECTRAL).target(model.arch)
+        target = shrink(model.arch, SPECTRAL)
         spectral(model, random_batches(count), target, SpectralOptions(images=count))
         return
     with torch.inference_mode():
