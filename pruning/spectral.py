@@ -2,9 +2,10 @@
 
 Needs calibration images and no training. Block by block, on the activations of the network as
 already pruned: query-key and value channels by truncated singular value decompositions, MLP
-neurons by `choose_neurons`, both by how much the prediction minds an error (`fisher`), `proj` and
-`fc2` refitted so that the residual stream comes back to the dense model's, and `qkv` and `fc1` so
-that they read from it what they read in the dense model. Everything here is [ours] but the tools
+neurons by `choose_neurons`, `proj` and `fc2` refitted so that the residual stream comes back to the
+dense model's, and `qkv` and `fc1` so that they read from it what they read in the dense model.
+Errors of attention scores and of neurons count by how much the prediction minds them (`fisher`);
+those of value channels count alike in all directions of the stream. Everything here is [ours] but the tools
 named in the docstrings.
 """
 
@@ -246,9 +247,8 @@ def _prune_attention(step: _Step) -> None:
         step.known["attention"] = moments
     rank, down = narrow.attn.v_dim, torch.eye(weight.shape[1]).to(weight)
     if rank < block.attn.v_dim:
-        bases = value_bases(
-            *goal(moments, weight, step.pull), block.attn.heads, rank
-        )  # H Dv (Dv of the dense model)
+        covariance, best = goal(moments, weight, step.pull)
+        bases = value_bases(covariance, best, block.attn.heads, rank)  # H Dv (Dv of the dense model)
         values, down = bases @ values, torch.block_diag(*bases)  # H Dv E+1
     set_rows(narrow.attn.qkv, queries, keys, values)
     fitted, shift = refit(moments, weight, down, step.pull)
@@ -296,9 +296,8 @@ def _pair_bases(step: _Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Floa
         known["queries and keys"] = _qk_covariances(step), _some_heads(step)
     (query_moments, key_moments), (q, k, v) = known["queries and keys"]
     on_q, on_k = qk_bases(query_moments, key_moments, rank)
-    columns = (
-        (step.root @ folded(attn.proj, step.block.ls1)[0]).to(q).unflatten(1, (attn.heads, -1))
-    )  # E H Dv
+    columns = step.root @ folded(attn.proj, step.block.ls1)[0]
+    columns = columns.to(q).unflatten(1, (attn.heads, -1))  # E H Dv
     for head in range(attn.heads):
         query, key, value = q[:, head], k[:, head], v[:, head]  # B N D
         attention = attn.weights(query, key)  # B N N
