@@ -152,10 +152,12 @@ def open_page(page: Page, name: str) -> None:
 
 
 def settle(page: Page) -> None:
-    """Wait until Streamlit has nothing left to run."""
+    """Wait until Streamlit has nothing left to run; twice, as a script may ask for the next one."""
+    idle = "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
     busy = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
-    page.wait_for_function(f"!document.querySelector('{busy}')")
-    page.wait_for_timeout(300)
+    for _ in range(2):
+        page.wait_for_function(f"{idle} && !document.querySelector('{busy}')")
+        page.wait_for_timeout(200)
 
 
 def slide(page: Page, key: str, percent: int) -> None:
@@ -289,9 +291,23 @@ def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
 
 def choose(page: Page, key: str, option: str) -> None:
     """Pick an option of a select box."""
-    page.locator(f".st-key-{key} input").click()
-    page.get_by_role("option", name=option, exact=True).click()
+    pick(page, key, option)
     settle(page)
+
+
+def pick(page: Page, key: str, option: str, exact: bool = True) -> None:
+    """Open a list and click an option; opened again where the page, arriving late, has closed it."""
+    from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+    offered = page.get_by_role("option", name=option, exact=exact)
+    for _ in range(5):
+        page.locator(f".st-key-{key} input").click()
+        try:
+            offered.click(timeout=5 * SECONDS)
+        except PlaywrightTimeout:
+            continue
+        return
+    raise AssertionError(f"{key} does not offer {option}")
 
 
 def test_bad_photo_is_a_sentence(page: Page, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from test_browser import SECONDS, choose, page, run_folders, server, settle, shoot  # noqa: F401
+from test_browser import SECONDS, choose, page, pick, run_folders, server, settle, shoot  # noqa: F401
 
 from pruning import runs, worker
 from pruning.job import Job
@@ -37,8 +37,7 @@ def test_compare_two_runs_and_take_the_report_along(page: Page, two: list[runs.R
     page.goto(f"{page.url.rstrip('/')}/compare")
     page.locator(".st-key-table").wait_for()
     calm(page)
-    page.locator(".st-key-compare-runs input").click()
-    page.get_by_role("option", name="Run 1: L2 magnitude").click()
+    pick(page, "compare-runs", "Run 1: L2 magnitude", exact=False)
     page.keyboard.press("Escape")
     page.locator(".st-key-table").get_by_text("run 1", exact=True).wait_for()
     calm(page)
