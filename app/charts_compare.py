@@ -104,26 +104,35 @@ def _bars(bins: Sequence[Bin], colour: str) -> Figure:
 
 
 def confusion_change(change: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Images more (or fewer) of each true class (rows) in each predicted class than before."""
+    """Images more (or fewer) of each true class (rows) in each predicted class than before.
+
+    Coloured by what is better: more right, on the diagonal, and fewer mistakes beside it.
+    """
+    better = [
+        [value if true == predicted else -value for predicted, value in enumerate(row)]
+        for true, row in enumerate(change)
+    ]
     most = max((abs(value) for row in change for value in row), default=0) or 1
     figure = go.Figure(
         go.Heatmap(
-            z=change,
+            z=better,
             x=list(names),
             y=list(names),
             zmin=-most,
             zmax=most,
-            colorscale=[[0, "#6a6fd8"], [0.5, "rgba(138, 150, 144, 0.12)"], [1, ACCENT]],
+            colorscale=[[0, ACCENT], [0.5, "rgba(138, 150, 144, 0.12)"], [1, KEPT]],
             text=[[f"{value:+d}" if value else "" for value in row] for row in change],
             texttemplate="%{text}",
-            hovertemplate="%{y} taken for %{x}: %{z:+d}<extra></extra>",
+            customdata=change,
+            hovertemplate="%{y} taken for %{x}: %{customdata:+d}<extra></extra>",
             showscale=False,
             xgap=2,
             ygap=2,
         )
     )
     figure = _plain(figure, 120 + 24 * len(names))
-    figure.update_xaxes(side="bottom", tickangle=-45, title="predicted, change in images", showgrid=False)
+    title = "predicted; change in images, green where better, red where worse"
+    figure.update_xaxes(side="bottom", tickangle=-45, title=title, showgrid=False)
     figure.update_yaxes(autorange="reversed", title="true class", rangemode="normal", showgrid=False)
     return figure
 

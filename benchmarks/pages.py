@@ -182,14 +182,17 @@ def arrived(page: Page, name: str) -> None:
 
 def click(page: Page, row: int, column: int, rows: int) -> float:
     """Seconds from a click on a patch to the pictures of where it looks and who looks at it."""
-    box = page.locator(".st-key-patches .picture").bounding_box()
+    picture = page.locator(".st-key-patches .picture")
+    box = picture.bounding_box()
     if box is None:
         sys.exit("the photo is not on the page")
-    x, y = box["x"] + (column + 0.5) * box["width"] / rows, box["y"] + (row + 0.5) * box["height"] / rows
-    page.mouse.move(x, y)
+    picture.hover(  # which waits until the photo stands still
+        position={"x": (column + 0.5) * box["width"] / rows, "y": (row + 0.5) * box["height"] / rows}
+    )
     page.locator(".st-key-patches .said").get_by_text(f"row {row}, column {column}", exact=True).wait_for()
     began = time.perf_counter()
-    page.mouse.click(x, y)
+    page.mouse.down()
+    page.mouse.up()
     for what in (f"where patch {row}, {column} looks", f"who looks at patch {row}, {column} "):
         page.wait_for_function(
             "alt => [...document.querySelectorAll('img')].some(e => e.alt.startsWith(alt) && e.complete)",

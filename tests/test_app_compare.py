@@ -273,6 +273,15 @@ def test_pareto_bounds_are_the_interval_and_the_front_is_marked() -> None:
         assert (dense.mode, run.mode) == ("markers", "markers+text")
 
 
+def test_confusion_is_coloured_by_what_is_better() -> None:
+    """More right and fewer mistakes are one colour, the numbers stay the change."""
+    figure: Any = charts_compare.confusion_change([[2, -2], [1, -1]], ["a", "b"])
+    heat = figure.data[0]
+    assert [list(row) for row in heat.z] == [[2, 2], [-1, -1]] and (heat.zmin, heat.zmax) == (-2, 2)
+    assert [list(row) for row in heat.text] == [["+2", "-2"], ["+1", "-1"]]
+    assert [list(row) for row in heat.customdata] == [[2, -2], [1, -1]]
+
+
 def test_preservation_has_a_cell_for_every_head() -> None:
     figure: Any = charts_compare.preserved([[0.5, float("nan")], [1.0, 0.25, 0.75]], (1, 2))
     gone, known = figure.data
