@@ -199,7 +199,7 @@ def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float
             x=[100 * before for *_, before, _ in points],
             y=[100 * after for *_, after in points],
             mode="markers",
-            marker={"size": 8, "color": COLOURS[index], "opacity": 0.8},
+            marker={"size": 12 - 2 * index, "color": COLOURS[index]},  # those behind can be seen
             name=name,
             customdata=[[block, head] for block, head, *_ in points],
             hovertemplate="block %{customdata[0]}, head %{customdata[1]}: %{x:.1f} → %{y:.1f} %<extra/>",

@@ -22,7 +22,7 @@ from pruning.methods import METHODS, Trained
 from pruning.options import Options, Value
 from pruning.selection import PerBlock, Ratios, presets
 
-MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Published preset", "budget": "Budget"}
+MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Preset", "budget": "Budget"}
 START = {"qk": 50}  # percent removed when the page first opens
 HIGHEST = 95
 ALIGN = (1, 4, 8, 16)

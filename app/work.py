@@ -19,6 +19,9 @@ import streamlit as st
 
 from app import session, words
 from pruning import runs, worker
+from pruning.bench import BenchJob
+from pruning.card import base_name
+from pruning.recover import RecoverJob
 from pruning.runs import Run
 
 POLL = 2.0  # seconds between two looks at a run that is active
@@ -189,6 +192,14 @@ def title(run: Run) -> str:
     return run.name if run.job is None else words.job(run.job)
 
 
+def about(run: Run) -> str:
+    """The model a run is about, in short; of a recovery its teacher, of timings none."""
+    job = run.job
+    if job is None or isinstance(job, BenchJob):
+        return ""
+    return base_name(job.teacher if isinstance(job, RecoverJob) else job.model)
+
+
 def activity() -> None:
     """For the sidebar: what is at work, and what has ended just now."""
     news = [run for run in listed() if is_news(run)][:4]
@@ -205,10 +216,12 @@ def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
         st.rerun()
     with st.container(border=True, key="activity", gap="xsmall"):
         for run in found:
-            name = words.plain(title(run))
+            name, sentence = words.plain(title(run)), words.plain(run.sentence)
+            if about(run) not in ("", base_name(session.choice().model)):
+                sentence += f" · {words.plain(about(run))}"
             if run.active:
-                st.progress(run.status.share, text=f"**{name}**  \n{words.plain(run.sentence)}")
+                st.progress(run.status.share, text=f"**{name}**  \n{sentence}")
             else:
                 icon, color = BADGES[run.state]
-                st.caption(f":{color}[{icon}] **{name}**  \n{words.plain(run.sentence)}")
+                st.caption(f":{color}[{icon}] **{name}**  \n{sentence}")
         session.link("recover", "All runs", ":material/list:")

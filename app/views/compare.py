@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from analysis.latency import NOT_DISTINGUISHABLE
 from app import address, compared, session, words
 from app.results import Run
 from app.views import (
@@ -203,8 +204,10 @@ def _column(model: Compared, dense: Compared, found: Comparison) -> dict[str, st
     if found.timings is not None:
         for batch in sorted(found.timings.ms):
             time = found.timings.of(model.source, batch).p50
-            speedup = found.timings.between(model.source, dense.source, batch).speedup
-            column[f"Latency, batch {batch}"] = against(words.milliseconds(time), f"{speedup:.2f}×")
+            timing = found.timings.between(model.source, dense.source, batch)
+            doubt = f", {NOT_DISTINGUISHABLE}" if timing.verdict == NOT_DISTINGUISHABLE else ""
+            change = f"{timing.speedup:.2f}×{doubt}"
+            column[f"Latency, batch {batch}"] = against(words.milliseconds(time), change)
     return column
 
 

@@ -127,7 +127,8 @@ def _one_head(found: Comparison, look: Look, crop: Image) -> tuple[int, int]:
         with column:
             if place is None:
                 missing = "not known" if heads is None else "removed"
-                st.image(Picture.new("RGB", crop.size, "#8a9690"), width="stretch", alt=f"head {missing}")
+                blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in either theme
+                st.image(blank, width="stretch", alt=f"head {missing}")
                 st.caption(f"**{words.plain(model.name)}**: {missing}")
                 continue
             loaded = found.load(model.source)

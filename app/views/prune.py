@@ -143,9 +143,13 @@ def _start(job: Job, loaded: LoadedModel) -> None:
 
 
 def _latest() -> None:
-    """The newest pruning run: how far it is, or what came of it."""
+    """The newest pruning run of the loaded model: how far it is, or what came of it."""
+    loaded = work.lasting(session.choice(), copy=False)
     found = ((run, run.job) for run in work.listed() if isinstance(run.job, Job))
-    run, job = next(found, (None, None))
+    run, job = next(
+        ((run, job) for run, job in found if (job.model, job.weights) == (loaded.model, loaded.weights)),
+        (None, None),
+    )
     if run is None or job is None:
         return
     if run.state != "done":

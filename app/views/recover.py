@@ -216,6 +216,7 @@ def _table(found: list[Run]) -> None:
     rows = [
         {
             "Run": work.title(run),
+            "Model": work.about(run),
             "State": run.state,
             "Where it stands": run.sentence,
             "Started": _when(run),
