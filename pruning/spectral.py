@@ -48,6 +48,7 @@ from pruning.subspaces import qk_bases, value_bases
 
 _NARROW_IMAGES = 128  # that a single block is narrowed on, to see what it loses on others
 _SCORE_IMAGES = 64  # whose attention scores a fit looks at, all pairs of tokens of each
+_APART = 0.1  # of a reader's squared inputs may differ from the dense model's for it to be refitted
 
 
 @dataclass(frozen=True)
@@ -220,16 +221,25 @@ class _Step:
 
 
 def _refit_reader(step: _Step, norm: str, name: str) -> None:
-    """Let a layer read from the pruned stream what it read from the dense one, as far as that can be told."""
+    """Let a layer read from the pruned stream what it read from the dense one, as far as that can be told.
+
+    Not where the streams have come far apart: the best estimate of the dense inputs is then much
+    smaller than they are, and what the layer makes of it is worse than what it makes of its own.
+    """
     layer = step.block.get_submodule(name)
     if not step.pull or not isinstance(layer, nn.Linear) or layer.bias is None:  # nowhere to put a shift
         return
     before, after = step.dense.get_submodule(norm), step.block.get_submodule(norm)
     moments = Moments(layer.in_features, layer.in_features, step.streams.device)
+    apart = whole = 0.0
     for _, dense, x in step.streams:
-        z = after(x)
-        moments.add(z, torch.lerp(z, before(dense), step.pull), step.weights)
-    refit_reader(layer, layer, moments, torch.eye(layer.in_features).to(step.root))
+        z, wanted = after(x), before(dense)
+        moments.add(z, torch.lerp(z, wanted, step.pull), step.weights)
+        counts = step.weights.to(z)
+        apart += float(counts @ (z - wanted).square().sum(dim=(0, 2)))
+        whole += float(counts @ wanted.square().sum(dim=(0, 2)))
+    if apart <= _APART * whole:
+        refit_reader(layer, layer, moments, torch.eye(layer.in_features).to(step.root))
 
 
 def _prune_attention(step: _Step) -> None:

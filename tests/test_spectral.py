@@ -339,6 +339,20 @@ def test_options_keep_their_range(make: object, message: str) -> None:
         make()
 
 
+@pytest.mark.parametrize(("left", "refitted"), [(6, True), (1, False)])
+def test_readers_are_refitted_while_the_streams_are_near(left: int, refitted: bool, tiny: ViT) -> None:
+    """Behind a slightly narrower attention `fc1` reads what it read before better than it would as it was."""
+    images, block = random_images(TINY, count=24), tiny.blocks[0]
+    target = replace(TINY, blocks=(replace(TINY.blocks[0], v=left), *TINY.blocks[1:]))
+    small = spectral(tiny, batches(images), target, SpectralOptions(steered=0)).blocks[0]
+    assert torch.equal(small.mlp.fc1.weight, block.mlp.fc1.weight) is not refitted
+    if refitted:
+        x = tiny.embed(images)
+        wanted = block.mlp.fc1(block.norm2(x + block.attn(block.norm1(x))))
+        given = small.norm2(x + small.attn(small.norm1(x)))
+        assert apart(small.mlp.fc1(given), wanted) < apart(block.mlp.fc1(given), wanted)
+
+
 def test_heads_removed_first_are_made_up_for(tiny: ViT) -> None:
     """Without them the projection still aims at the dense stream, and comes closer than the cut alone."""
     images, others = random_images(TINY, count=48), random_images(TINY, count=32, seed=5)
