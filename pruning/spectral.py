@@ -3,10 +3,10 @@
 Needs calibration images and no training. Block by block, on the activations of the network as
 already pruned: query-key and value channels by truncated singular value decompositions, MLP
 neurons by `choose_neurons`, `proj` and `fc2` refitted so that the residual stream comes back to the
-dense model's, and `qkv` and `fc1` so that they read from it what they read in the dense model.
-Errors of attention scores and of neurons count by how much the prediction minds them (`fisher`);
-those of value channels count alike in all directions of the stream. Everything here is [ours] but the tools
-named in the docstrings.
+dense model's, and `qkv` and `fc1`, where it is still near, so that they read from it what they read
+in the dense model. Errors of attention scores and of neurons count by how much the prediction minds
+them (`fisher`); those of value channels count alike in all directions of the stream, which was
+measured to be better. Everything here is [ours] but the tools named in the docstrings.
 """
 
 from __future__ import annotations
