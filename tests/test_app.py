@@ -452,6 +452,22 @@ def test_a_run_at_work_is_watched_and_cancelled_on_the_prune_page() -> None:
         assert not app.error and not app.exception
 
 
+def test_a_run_of_another_model_is_named_and_not_taken_for_one_of_this(tiny: Path, photos: Path) -> None:
+    """Prune shows the loaded model's latest run; the sidebar says which other model a run is about."""
+    with at_work():
+        app = start("prune", Choice(str(tiny), data=str(photos), limit=6))
+        (shown,) = app.sidebar.get("progress")
+        assert shown.proto.text.endswith("· demo")
+        with pytest.raises(KeyError):
+            app.button(key="latest-panel-cancel")
+        app = start("prune")
+        assert not app.sidebar.get("progress")[0].proto.text.endswith("demo")
+        assert app.button(key="latest-panel-cancel")
+        go(app, "recover")
+        (table,) = [shown.value for shown in app.dataframe if "Folder" in shown.value]
+        assert list(table["Model"]) == ["demo"]
+
+
 def test_the_same_job_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     app = start("prune", Choice(limit=10))
     app.selectbox(key="method").set_value("l1").run()
