@@ -65,7 +65,7 @@ def cost(arch: Architecture) -> Cost:
     """Count parameters and MACs analytically (methods.md section 5).
 
     MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F; where the last block
-    computes M tokens only, N E H (2 Dqk + Dv) + H M N (Dqk + Dv) + M H Dv E + 2 M E F. Norms,
+    computes M tokens only, M E H (2 Dqk + Dv) + 2 H M N E + M H Dv E + 2 M E F. Norms,
     activations, softmax and bias additions are no multiply-accumulates and count zero, as in the
     papers and in torch's FlopCounterMode (which counts two FLOPs per MAC).
     """
@@ -89,10 +89,13 @@ def _block(arch: Architecture, widths: BlockWidths, computed: int) -> BlockCost:
     qkv_rows = widths.heads * (2 * widths.qk + widths.v)
     values = widths.heads * widths.v
     besides = _norm(arch) + (embed if arch.layer_scale else 0)
+    if computed == tokens:
+        products = widths.heads * tokens**2 * (widths.qk + widths.v)
+    else:  # with the tokens themselves, in place of keys and values
+        products = 2 * widths.heads * computed * tokens * embed
     attention = PartCost(
         params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + besides,
-        macs=embed * (tokens * qkv_rows + computed * values)
-        + widths.heads * computed * tokens * (widths.qk + widths.v),
+        macs=embed * computed * (qkv_rows + values) + products,
     )
     mlp = PartCost(
         params=widths.mlp * (2 * embed + 1) + embed + besides,

@@ -55,7 +55,7 @@ class Architecture:
     (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (root mean square alone: no centring,
     no bias). `num_classes` 0 means no head: the output is the pooled feature. With `skip_unread` the
     last block computes the tokens that the classifier reads and leaves out the others, which nobody
-    reads behind it: the same logits for less work. It needs pool "token".
+    reads behind it, and all keys and values: the same logits for less work. It needs pool "token".
 
     Raises:
         ValueError: a width below one, or a combination that is no network.
@@ -230,10 +230,33 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, count: int | None = None) -> Tensor:
         """Attention of the first `count` tokens (None: of all) to all tokens: B N E -> B count E."""
+        out = self._all(x) if count is None else self._few(x, count)  # B H count Dv
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _all(self, x: Tensor) -> Tensor:
         q, k, v = self.split_heads(self.qkv(x))
-        q = q[:, :, :count]
-        out = self._fused(q, k, v) if self.fused else self.weights(q, k) @ v  # B H N Dv
-        return self.proj(out.transpose(1, 2).flatten(2))  # B N E
+        return self._fused(q, k, v) if self.fused else self.weights(q, k) @ v
+
+    def _few(self, x: Tensor, count: int) -> Tensor:
+        """The same for few tokens, without a key or a value of any other [ours].
+
+        q . (Wk x) = (Wk^T q) . x, and the sum of a Wv x is Wv times the sum of a x. The bias of the keys
+        adds the same to all scores of a query, that of the values to their mean.
+        """
+        heads = self.heads
+        on_q, on_k, on_v = self.qkv.weight.split(self.qkv_rows)
+        for_q, _, for_v = self.qkv.bias.split(self.qkv_rows) if self.qkv.bias is not None else (None,) * 3
+
+        def by_head(z: Tensor, weight: Tensor) -> Tensor:
+            """Each head's own product, weights as they lie: B H count I and H I O -> B H count O."""
+            flat = z.transpose(0, 1).flatten(1, 2) @ weight  # H B*count O
+            return flat.unflatten(1, (-1, count)).transpose(0, 1)
+
+        q = F.linear(x[:, :count], on_q, for_q).unflatten(-1, (heads, -1)).transpose(1, 2)  # B H count Dqk
+        q = by_head(q, on_k.unflatten(0, (heads, -1))).flatten(1, 2)  # B H*count E
+        mixed = (self.weights(q, x) @ x).unflatten(1, (heads, count))  # B H count E
+        out = by_head(mixed, on_v.unflatten(0, (heads, -1)).mT)  # B H count Dv
+        return out if for_v is None else out + for_v.view(heads, 1, -1)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The fast kernels want Dqk = Dv. Zero channels change neither q k^T nor the first

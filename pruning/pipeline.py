@@ -56,10 +56,11 @@ def make_smaller(
         found = survey(job, begin, calibration, progress, scores)
         target, scores = solve(job, begin.model.arch, found, progress).arch, found.scores
     arch = loaded.model.arch
+    target = target or job.target(arch)
     # widths are cut from a model that computes what the dense one does
-    target = replace(target or job.target(arch), skip_unread=arch.skip_unread)
-    small, plan = _cut(job, loaded, calibration, progress, target, scores, heads)
-    small.arch = job.counted(small.arch)
+    whole = replace(target, skip_unread=arch.skip_unread)
+    small, plan = _cut(job, loaded, calibration, progress, whole, scores, heads)
+    small.arch = replace(small.arch, skip_unread=target.skip_unread)
     return small, plan
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from analysis.cost import cost
 from analysis.data import ImageSet
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
@@ -148,6 +149,8 @@ def solve(
         raise ValueError("there is nothing to solve: this job has no budget")
     curves = found.sensitivities
     if budget.kind != "ms":
-        return allocate(job.counted(dense), curves, budget, job.align)
+        fewer = job.counted(dense)  # tokens; all of them where the budget has room
+        begin = dense if budget.kind == "gmacs" and cost(fewer).gmacs <= budget.asked else fewer
+        return allocate(begin, curves, budget, job.align)
     table = table or measure_table(dense, budget.batch, job.align, progress)
     return allocate_latency(dense, curves, budget, table, job.align, progress=progress)
