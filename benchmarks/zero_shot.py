@@ -224,11 +224,9 @@ def write(
     if columns[0] in TOGETHER:
         body += f"Query-key and value channels left of 64 in every block, MLP removed: {widths}. "
         body += "By budget: as many GMACs, the widths of each block free, multiples of 8. Unread tokens left "
-        body += (
-            f"out: the last block computes the class token alone, the same predictions for {unread():.1%} "
-        )
-        body += "fewer of the "
-        body += "dense model's MACs; the budget buys width with them.\n\n"
+        body += "out: the last block computes the class token alone, without keys and values, the same "
+        body += f"predictions for {unread():.1%} fewer of the dense model's MACs; the budget buys width with "
+        body += "them.\n\n"
     report(f"Zero-shot, {name}, DeiT-Tiny", body + table(["Method", *columns], rows), keep)
 
 

@@ -207,7 +207,7 @@ def test_tokens_left_out_are_counted_by_a_budget_and_change_no_prediction() -> N
     assert not given.model.arch.skip_unread
 
 
-@pytest.mark.parametrize("method", ["snp", "spectral", "gohsp"])
+@pytest.mark.parametrize("method", ["snp", "spectral", pytest.param("gohsp", marks=pytest.mark.slow)])
 def test_every_kind_of_method_can_leave_out_unread_tokens(method: str) -> None:
     job, given = replace(JOB, method=method, options=(), skip_unread=True), dense()
     small, _ = make_smaller(job, given, image_sets(job, given)[0])
