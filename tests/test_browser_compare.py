@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from test_browser import SECONDS, choose, page, pick, run_folders, server, settle, shoot  # noqa: F401
 
+from app import work
 from pruning import runs, worker
 from pruning.job import Job
 from pruning.selection import Ratios
@@ -20,11 +22,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 @pytest.fixture
 def two(run_folders: Path) -> list[runs.Run]:  # noqa: F811
-    """Two finished runs on the demo, one of which lost half of its heads."""
-    return [
+    """Two finished runs on the demo, one of which lost half of its heads. To be asked for before `page`."""
+    found = [
         finished(Job("demo", "demo", "l2", ratios=ratios, limit=40), run_folders)
         for ratios in (Ratios(qk=0.8, v=0.3, mlp=0.75), Ratios(heads=0.5))
     ]
+    time.sleep(work.POLL)  # for so long a server goes by what it has listed before
+    return found
 
 
 def finished(job: Job, root: Path) -> runs.Run:
@@ -33,7 +37,7 @@ def finished(job: Job, root: Path) -> runs.Run:
     return worker.execute(folder)
 
 
-def test_compare_two_runs_and_take_the_report_along(page: Page, two: list[runs.Run], tmp_path: Path) -> None:  # noqa: F811
+def test_compare_two_runs_and_take_the_report_along(two: list[runs.Run], page: Page, tmp_path: Path) -> None:  # noqa: F811
     page.goto(f"{page.url.rstrip('/')}/compare")
     page.locator(".st-key-table").wait_for()
     calm(page)
@@ -129,7 +133,7 @@ def open_offline(page: Page, file: Path) -> None:  # noqa: F811
     assert troubles == []
 
 
-def test_phone_width_and_dark_do_not_break(page: Page, two: list[runs.Run]) -> None:  # noqa: F811
+def test_phone_width_and_dark_do_not_break(two: list[runs.Run], page: Page) -> None:  # noqa: F811
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 420, "height": 900})
     names = "&".join(f"runs={run.name}" for run in two)
