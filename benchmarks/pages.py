@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from results import ROOT, data_folder, deit_tiny, parser, report, table
 
 from analysis.data import open_data
@@ -140,8 +141,7 @@ def choose(page: Page, model: Path, photos: Path) -> None:
     if not page.locator(".st-key-model-source input").is_visible():
         page.locator(".st-key-source summary").click()
     for key, option in (("model-source", "Bundle"), ("image-source", "Folder or zip")):
-        page.locator(f".st-key-{key} input").click()
-        page.get_by_role("option", name=option, exact=True).click()
+        pick(page, key, option)
         idle(page)
     for key, value in (("bundle-folder", model), ("data-path", photos)):
         page.locator(f".st-key-{key} input").fill(str(value))
@@ -151,6 +151,18 @@ def choose(page: Page, model: Path, photos: Path) -> None:
     page.locator(".st-key-loaded").get_by_text(model.name, exact=True).wait_for()
     page.wait_for_timeout(500)
     idle(page)
+
+
+def pick(page: Page, key: str, option: str) -> None:
+    """Open a list and click an option; opened again where the page, arriving late, has closed it."""
+    offered = page.get_by_role("option", name=option, exact=True)
+    while True:
+        page.locator(f".st-key-{key} input").click()
+        try:
+            offered.click(timeout=3000)
+        except PlaywrightTimeout:
+            continue
+        return
 
 
 def show(page: Page, number: int, name: str) -> None:
