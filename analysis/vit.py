@@ -238,10 +238,11 @@ class Attention(nn.Module):
         return self._fused(q, k, v) if self.fused else self.weights(q, k) @ v
 
     def _few(self, x: Tensor, count: int) -> Tensor:
-        """The same for few tokens, without a key or a value of any other [ours].
+        """The same for few tokens, without a key or a value of any other.
 
-        q . (Wk x) = (Wk^T q) . x, and the sum of a Wv x is Wv times the sum of a x. The bias of the keys
-        adds the same to all scores of a query, that of the values to their mean.
+        With the projections absorbed as in multi-head latent attention (DeepSeek-V2, 2024):
+        q . (Wk x) = (Wk^T q) . x, and the sum of a Wv x is Wv times the sum of a x. The bias of the
+        keys adds the same to all scores of a query, that of the values to their mean.
         """
         heads = self.heads
         on_q, on_k, on_v = self.qkv.weight.split(self.qkv_rows)

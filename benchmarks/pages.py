@@ -156,13 +156,14 @@ def choose(page: Page, model: Path, photos: Path) -> None:
 def pick(page: Page, key: str, option: str) -> None:
     """Open a list and click an option; opened again where the page, arriving late, has closed it."""
     offered = page.get_by_role("option", name=option, exact=True)
-    while True:
+    for _ in range(5):
         page.locator(f".st-key-{key} input").click()
         try:
             offered.click(timeout=3000)
         except PlaywrightTimeout:
             continue
         return
+    sys.exit(f"the list of {key} does not offer {option}")
 
 
 def show(page: Page, number: int, name: str) -> None:
