@@ -34,7 +34,8 @@ class Job:
     inside those that stay. `locks` are heads that stay, or go, whatever ratios and scores say; where
     heads go by a lock, the method works inside the others, and a budget begins with the model they leave.
     With `skip_unread` the smaller model's last block computes only the tokens that the classifier reads
-    (`Architecture.skip_unread`), where it reads tokens; a budget of GMACs counts on it, and one with room for all tokens keeps them.
+    (`Architecture.skip_unread`), where it reads tokens; a budget of GMACs counts on it, and one with
+    room for all tokens keeps them.
 
     Raises:
         ValueError: an unknown method or option, or a value out of its range.
