@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -155,7 +156,9 @@ def main() -> None:
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     args.keep.parent.mkdir(exist_ok=True)
-    known: dict[str, dict[str, float]] = json.loads(args.keep.read_text()) if args.keep.exists() else {}
+    kept = json.loads(args.keep.read_text()) if args.keep.exists() else {"cells": {}, "days": {}}
+    known: dict[str, dict[str, float]] = kept["cells"]
+    days: dict[str, str] = kept["days"]  # on which each was measured
     job = deit_tiny()
     dense = load(job.model, Path(str(job.weights)))
     calibration, test = image_sets(job, dense)
@@ -168,12 +171,13 @@ def main() -> None:
             known["dense"] = {"top1": full.top1, "low": full.top1_low, "high": full.top1_high}
         if key not in known:
             known[key] = bench.measure(variant, COLUMNS[column])
+            days[key] = f"{date.today()}"
             if bench.surveyed:
                 known["survey"] = {"seconds": bench.surveyed}
-            args.keep.write_text(json.dumps(known, indent=1))
+            args.keep.write_text(json.dumps({"cells": known, "days": days}, indent=1))
         print(key, known[key], file=sys.stderr, flush=True)
     for name, columns in (("each structure alone", ALONE), ("everything together", TOGETHER)):
-        write(known, args.methods, [c for c in columns if c in args.columns], name, args.write)
+        write(known, days, args.methods, [c for c in columns if c in args.columns], name, args.write)
     if args.plot:
         plot(known, args.methods, args.plot)
 
@@ -189,8 +193,25 @@ def unread() -> float:
     return 1 - cost(replace(dense, skip_unread=True)).macs / cost(dense).macs
 
 
+def measured_on(days: dict[str, str], variants: list[str], columns: list[str]) -> str:
+    """Which rows were measured on which days, where not all on one."""
+    rows = {v: sorted({days[f"{v}, {c}"] for c in columns if f"{v}, {c}" in days}) for v in variants}
+    if len({day for found in rows.values() for day in found}) < 2:
+        return ""
+    named: dict[str, list[str]] = {}
+    for variant, found in rows.items():
+        if found:
+            named.setdefault(" and ".join(found), []).append(title(variant))
+    return " ".join(f"Measured on {when}: {'; '.join(names)}." for when, names in named.items())
+
+
 def write(
-    known: dict[str, dict[str, float]], variants: list[str], columns: list[str], name: str, keep: bool
+    known: dict[str, dict[str, float]],
+    days: dict[str, str],
+    variants: list[str],
+    columns: list[str],
+    name: str,
+    keep: bool,
 ) -> None:
     """One section: a row for each method, a column for each thing removed."""
     if not columns:
@@ -219,14 +240,14 @@ def write(
         f"{percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, "
         "256 for spectral and compensation, 64 for scores, none of them tested on. "
         "Spectral's settings were compared on these very photos, so its figures are somewhat "
-        "optimistic.\n\n"
+        f"optimistic. {measured_on(days, variants, columns)}\n\n"
     )
     if columns[0] in TOGETHER:
         body += f"Query-key and value channels left of 64 in every block, MLP removed: {widths}. "
         body += "By budget: as many GMACs, the widths of each block free, multiples of 8. Unread tokens left "
         body += "out: the last block computes the class token alone, without keys and values, the same "
-        body += f"predictions for {unread():.1%} fewer of the dense model's MACs; the budget buys width with "
-        body += "them.\n\n"
+        body += f"predictions for {100 * unread():.1f} % fewer of the dense model's MACs; the budget buys "
+        body += "width with them.\n\n"
     report(f"Zero-shot, {name}, DeiT-Tiny", body + table(["Method", *columns], rows), keep)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from bisect import bisect
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -26,13 +27,14 @@ from pruning.selection import Scores, select
 from pruning.surgery import cut
 
 STRUCTURES = ("qk", "v", "mlp")
-SHARES = (0.75, 0.5, 0.25, 0.125)  # of the dense width: where a curve is measured
+SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: where a curve is measured
 
 # block, structure, width -> a new block, equal to the dense one but for that structure's width
 Narrow = Callable[[int, str, int], Block]
 Progress = Callable[[str, float], None]
 
 _LEAST = 1e-12  # a divergence below this counts as this where a logarithm is taken
+_KNEE = 10.0  # times the divergence of one width measured at the next: something ran out between them
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Curve:
         Along straight lines of log KL over log removed share, so that it is a power of what is
         removed: near the dense width a divergence grows with the square of the error or so. The
         first line goes on towards the dense width, and is never less steep than proportional.
+        Where the divergence grows more than tenfold from one width to the next, as where neurons
+        that never fire have run out somewhere between, it goes along a straight line of KL itself:
+        no convex curve lies above it.
 
         Raises:
             ValueError: a width outside of those measured.
@@ -88,6 +93,9 @@ class Curve:
         removed, known = self._logarithms
         here = math.log(1 - width / dense)
         if here > removed[0]:
+            above = bisect(removed, here)
+            if known[above] - known[above - 1] > math.log(_KNEE):
+                return float(np.interp(dense - width, [dense - kept for kept in self.widths], self.kl))
             return math.exp(float(np.interp(here, removed, known)))
         slope = (known[1] - known[0]) / (removed[1] - removed[0]) if len(known) > 1 else 1.0
         return math.exp(known[0] + max(1.0, slope) * (here - removed[0]))

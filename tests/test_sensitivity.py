@@ -72,8 +72,8 @@ def test_the_loss_is_the_sum_of_what_was_narrowed() -> None:
     found = measured(model, random_images(TINY))
     first, second = model.arch.blocks
     arch = replace(model.arch, blocks=(replace(first, qk=4), replace(second, v=2, mlp=24)))
-    curves = found.blocks
-    assert found.loss(arch) == pytest.approx(curves[0].qk.kl[2] + curves[1].v.kl[3] + curves[1].mlp.kl[1])
+    parts = found.blocks[0].qk.at(4), found.blocks[1].v.at(2), found.blocks[1].mlp.at(24)
+    assert found.loss(arch) == pytest.approx(sum(parts)) and min(parts) > 0
 
 
 def test_structures_left_out_know_the_dense_width_only() -> None:
@@ -81,7 +81,7 @@ def test_structures_left_out_know_the_dense_width_only() -> None:
     narrow = narrow_by_scores(model, l2_scores(model))
     found = measure_sensitivities(model, batches(random_images(TINY)), narrow, structures=("mlp", "heads"))
     assert found.blocks[0].qk == found.blocks[1].v == Curve((8,), (0.0,))
-    assert found.blocks[0].mlp.widths == (32, 24, 16, 8, 4)
+    assert found.blocks[0].mlp.widths == (32, 28, 24, 16, 8, 4)
 
 
 def test_measuring_leaves_the_model_untouched_and_tells_how_far_it_is() -> None:
@@ -124,7 +124,7 @@ def test_divergence_of_equal_logits_is_zero_and_of_others_positive() -> None:
 
 
 def test_widths_measured_fall_to_an_eighth() -> None:
-    assert measured_widths(64) == (64, 48, 32, 16, 8)
+    assert measured_widths(64) == (64, 56, 48, 32, 16, 8)
     assert measured_widths(3) == (3, 2, 1)
     assert measured_widths(1) == (1,)
 
@@ -141,6 +141,22 @@ def test_a_power_of_the_share_removed_is_found_again() -> None:
     curve = Curve(widths, tuple((1 - width / 64) ** 2.5 for width in widths))
     for width in range(8, 65):
         assert curve.at(width) == pytest.approx((1 - width / 64) ** 2.5)
+
+
+def test_where_dead_neurons_run_out_a_curve_is_never_below_what_bends_upwards() -> None:
+    def true(width: int) -> float:  # 80 of 512 neurons never fire
+        return max(0, 432 - width) ** 2 / 512**2
+
+    widths = (512, 448, 384, 256, 128, 64)
+    curve = Curve(widths, tuple(map(true, widths)))
+    for width in range(384, 449):
+        assert true(width) <= curve.at(width) <= curve.at(384)
+    assert max(curve.at(width) for width in range(448, 513)) < 1e-9
+
+
+def test_between_widths_a_curve_is_straight_where_it_grows_more_than_tenfold() -> None:
+    assert Curve((64, 48, 32), (0.0, 0.01, 0.11)).at(40) == pytest.approx(0.06)
+    assert Curve((64, 48, 32), (0.0, 0.01, 0.09)).at(40) < 0.04
 
 
 def test_near_the_dense_width_a_curve_is_at_most_proportional() -> None:
