@@ -93,7 +93,8 @@ def _skip_unread(dense: Architecture, budget: Budget | None) -> bool:
         key="skip-unread-budget" if default else "skip-unread",
         persist_state="session",
         help="Behind the last block the classifier reads its own token alone. Leaving the others out of that "
-        f"block saves {(whole - less) / whole:.1%} of this model's MACs and changes no prediction.",
+        f"block saves {100 * (whole - less) / whole:.1f} % of this model's MACs and changes no prediction."
+        + (" A budget that has room for all of them leaves none out." if default else ""),
     )
     return chosen
 

@@ -152,8 +152,9 @@ def pick_head(arch: Architecture) -> tuple[int, int]:
 
 
 def _scrub(label: str, key: str, count: int, start: int) -> int:
-    if isinstance(st.session_state.get(key), int):
-        st.session_state[key] = min(st.session_state[key], count - 1)
+    here = st.session_state.get(key)
+    if isinstance(here, int) and here >= count:
+        st.session_state[key] = count - 1
     chosen: int = st.slider(
         label,
         0,
