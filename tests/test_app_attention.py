@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from app_driver import MAIN, _runs_of_this_test, go, photos, start, text, tiny
 from conftest import VARIANTS, random_vit
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from test_app import MAIN, _runs_of_this_test, go, photos, start, text, tiny
 
 from analysis.models import load
 from analysis.pictures import covered

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from app_driver import MAIN, _runs_of_this_test, carry_out, go, photos, pruned, start, text, tiny  # noqa: F401
 from streamlit.testing.v1 import AppTest
-from test_app import MAIN, _runs_of_this_test, carry_out, go, photos, pruned, start, text, tiny  # noqa: F401
 
 from analysis.confidence import reliability
 from analysis.evaluate import Agreement, evaluate, wilson

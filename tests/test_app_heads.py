@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from app_driver import MAIN, _runs_of_this_test, go, only_run, photos, start, text, tiny  # noqa: F401
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from test_app import MAIN, _runs_of_this_test, go, only_run, photos, start, text, tiny  # noqa: F401
 
 from analysis.graph import SIMILARITIES
 from analysis.models import load

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from app_driver import MAIN, go, photos, text, tiny  # noqa: F401
 from streamlit.testing.v1 import AppTest
-from test_app import MAIN, go, photos, text, tiny  # noqa: F401
 
 from app import loaded, session
 from app.session import Choice

@@ -1,0 +1,108 @@
+"""The app without a browser: started on any page, its runs over at once, and a model and photos to load."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from analysis.models import load
+from analysis.vit import Architecture, BlockWidths, ViT
+from app import work
+from app.session import Choice
+from pruning import runs, worker
+from pruning.bundle import write_bundle
+
+MAIN = str(Path(__file__).parent.parent / "app" / "main.py")
+PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
+
+
+@pytest.fixture(autouse=True)
+def _runs_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of runs for each test, and runs that are over as soon as they are started."""
+    monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(worker, "start", carry_out)
+    work._listed.clear()
+
+
+def carry_out(job: Any) -> runs.Run:
+    """`worker.start`, in this process."""
+    folder, lock = worker._create(job, runs.runs_root(), 1)
+    lock.close()
+    with suppress(ValueError, worker.RunFailed):
+        worker.execute(folder)
+    return runs.read(folder)
+
+
+def only_run() -> runs.Run:
+    (run,) = runs.list_runs()
+    return run
+
+
+def start(page: str = "", choice: Choice | None = None) -> AppTest:
+    """The app on one of its pages, with few test images."""
+    app = AppTest.from_file(MAIN, default_timeout=180)
+    app.session_state["choice"] = choice or Choice(limit=20)
+    app.run()
+    return go(app, page)
+
+
+def go(app: AppTest, page: str) -> AppTest:
+    """Change the page; AppTest's own way knows pages that are files only."""
+    hashes = {info["url_pathname"]: found for found, info in app._registered_pages.items()}
+    app._page_hash = hashes[page]
+    app.run()
+    assert not app.exception
+    return app
+
+
+def text(app: AppTest) -> str:
+    kinds = ("header", "subheader", "markdown", "caption", "info", "error", "metric")
+    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle without a class token, for images that are not square."""
+    arch = Architecture(
+        image_size=(32, 48),
+        patch_size=(8, 8),
+        embed_dim=24,
+        blocks=(BlockWidths(3, 8, 8, 32), BlockWidths(2, 4, 8, 16)),
+        num_classes=3,
+        scale=8**-0.5,
+        class_token=False,
+        registers=1,
+        pool="avg",
+        norm_before_pool=False,
+    )
+    torch.manual_seed(0)
+    model = ViT(arch)
+    model.init_weights()
+    preprocess = replace(load("demo").preprocess, image_size=(32, 48), labels=("cat", "dog", "emu"))
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return write_bundle(folder, model.eval(), preprocess, name="tiny", report={})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, 40, 60, 3), dtype=np.uint8)
+    for name, images in zip(("cat", "dog", "emu"), pixels.transpose(1, 0, 2, 3, 4), strict=True):
+        (folder / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+    return folder
+
+
+def pruned() -> AppTest:
+    app = start("prune", Choice(limit=10))
+    app.selectbox(key="method").set_value("l1").run()
+    return app.button(key="prune").click().run()
