@@ -25,7 +25,7 @@ from pruning.latency_budget import LatencyTable
 from pruning.methods import METHODS
 from pruning.pipeline import make_smaller, prune
 from pruning.selection import Ratios, shrink
-from pruning.sensitivity import STRUCTURES, Narrow, measured_widths
+from pruning.sensitivity import STRUCTURES, Narrow, measure_sensitivities, measured_widths, narrow_by_scores
 from pruning.snp import SnpOptions
 from pruning.survey import score, solve, survey
 
