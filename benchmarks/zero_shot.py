@@ -156,9 +156,9 @@ def main() -> None:
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     args.keep.parent.mkdir(exist_ok=True)
-    kept = json.loads(args.keep.read_text()) if args.keep.exists() else {"cells": {}, "days": {}}
+    kept = json.loads(args.keep.read_text()) if args.keep.exists() else {"cells": {}, "taken": {}}
     known: dict[str, dict[str, float]] = kept["cells"]
-    days: dict[str, str] = kept["days"]  # on which each was measured
+    taken: dict[str, str] = kept["taken"]  # when each was measured, and on how many threads
     job = deit_tiny()
     dense = load(job.model, Path(str(job.weights)))
     calibration, test = image_sets(job, dense)
@@ -171,13 +171,15 @@ def main() -> None:
             known["dense"] = {"top1": full.top1, "low": full.top1_low, "high": full.top1_high}
         if key not in known:
             known[key] = bench.measure(variant, COLUMNS[column])
-            days[key] = f"{date.today()}"
+            taken[key] = f"{date.today()} ({args.threads} threads)"
             if bench.surveyed:
                 known["survey"] = {"seconds": bench.surveyed}
-            args.keep.write_text(json.dumps({"cells": known, "days": days}, indent=1))
+            args.keep.write_text(json.dumps({"cells": known, "taken": taken}, indent=1))
         print(key, known[key], file=sys.stderr, flush=True)
     for name, columns in (("each structure alone", ALONE), ("everything together", TOGETHER)):
-        write(known, days, args.methods, [c for c in columns if c in args.columns], name, args.write)
+        shown = [c for c in columns if c in args.columns]
+        able = [m for m in args.methods if any(possible(m, c) for c in shown)]
+        write(known, taken, able, shown, name, args.write)
     if args.plot:
         plot(known, args.methods, args.plot)
 
@@ -193,21 +195,18 @@ def unread() -> float:
     return 1 - cost(replace(dense, skip_unread=True)).macs / cost(dense).macs
 
 
-def measured_on(days: dict[str, str], variants: list[str], columns: list[str]) -> str:
-    """Which rows were measured on which days, where not all on one."""
-    rows = {v: sorted({days[f"{v}, {c}"] for c in columns if f"{v}, {c}" in days}) for v in variants}
-    if len({day for found in rows.values() for day in found}) < 2:
-        return ""
+def measured(taken: dict[str, str], variants: list[str], columns: list[str]) -> str:
+    """Which rows were measured when and on how many threads: a run may be gone on with days later."""
     named: dict[str, list[str]] = {}
-    for variant, found in rows.items():
-        if found:
-            named.setdefault(" and ".join(found), []).append(title(variant))
+    for variant in variants:
+        found = {taken[f"{variant}, {column}"] for column in columns if possible(variant, column)}
+        named.setdefault(" and ".join(sorted(found)), []).append(title(variant))
     return " ".join(f"Measured on {when}: {'; '.join(names)}." for when, names in named.items())
 
 
 def write(
     known: dict[str, dict[str, float]],
-    days: dict[str, str],
+    taken: dict[str, str],
     variants: list[str],
     columns: list[str],
     name: str,
@@ -240,7 +239,7 @@ def write(
         f"{percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, "
         "256 for spectral and compensation, 64 for scores, none of them tested on. "
         "Spectral's settings were compared on these very photos, so its figures are somewhat "
-        f"optimistic. {measured_on(days, variants, columns)}\n\n"
+        f"optimistic. {measured(taken, variants, columns)}\n\n"
     )
     if columns[0] in TOGETHER:
         body += f"Query-key and value channels left of 64 in every block, MLP removed: {widths}. "

@@ -68,6 +68,15 @@ def text(app: AppTest) -> str:
     return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
 
 
+def bundle(arch: Architecture, folder: Path, seed: int) -> Path:
+    """A bundle with random weights for the classes of `photos`."""
+    torch.manual_seed(seed)
+    model = ViT(arch)
+    model.init_weights()
+    preprocess = replace(load("demo").preprocess, image_size=arch.image_size, labels=("cat", "dog", "emu"))
+    return write_bundle(folder, model.eval(), preprocess, name=folder.name, report={})
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle without a class token, for images that are not square."""
@@ -83,12 +92,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pool="avg",
         norm_before_pool=False,
     )
-    torch.manual_seed(0)
-    model = ViT(arch)
-    model.init_weights()
-    preprocess = replace(load("demo").preprocess, image_size=(32, 48), labels=("cat", "dog", "emu"))
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    return write_bundle(folder, model.eval(), preprocess, name="tiny", report={})
+    return bundle(arch, tmp_path_factory.mktemp("models") / "tiny", seed=0)
 
 
 @pytest.fixture(scope="module")

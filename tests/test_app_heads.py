@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from app_driver import MAIN, _runs_of_this_test, go, only_run, photos, start, text, tiny  # noqa: F401
+from app_driver import MAIN, _runs_of_this_test, bundle, go, only_run, photos, start, text, tiny  # noqa: F401
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -45,12 +45,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         distilled=True,
         registers=2,
     )
-    torch.manual_seed(1)
-    model = ViT(arch)
-    model.init_weights()
-    preprocess = replace(load("demo").preprocess, image_size=(32, 48), labels=("cat", "dog", "emu"))
-    folder = tmp_path_factory.mktemp("models") / "small"
-    return write_bundle(folder, model.eval(), preprocess, name="small", report={})
+    return bundle(arch, tmp_path_factory.mktemp("models") / "small", seed=1)
 
 
 @pytest.fixture
