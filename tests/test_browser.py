@@ -276,7 +276,7 @@ def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
     page.locator(".st-key-recovery-more summary").click()
     page.locator(".st-key-recover button").click()
     page.locator(".st-key-activity").get_by_text("Training").wait_for(timeout=120 * SECONDS)
-    page.locator(".st-key-curves .js-plotly-plot").wait_for()
+    page.locator(".st-key-curves .js-plotly-plot").first.wait_for()
     shoot(page, "recover-running")
     assert page.context.browser
     second = page.context.browser.new_page()
