@@ -96,7 +96,7 @@ def calm(page: Page) -> None:  # noqa: F811
 
 def click_cell(page: Page, key: str, block: int, head: int) -> None:  # noqa: F811
     """Click a head in the grid of preservation, where Plotly says it is."""
-    page.locator(f".st-key-{key} .js-plotly-plot").scroll_into_view_if_needed()
+    page.locator(f".st-key-{key} .js-plotly-plot").first.scroll_into_view_if_needed()
     place = page.evaluate(
         """([key, block, head]) => {
             const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
