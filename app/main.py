@@ -11,8 +11,14 @@ if str(ROOT) not in sys.path:  # streamlit puts app/ there, and not the folder t
 
 import streamlit as st  # noqa: E402
 
-from app import loaded, preload, session, sidebar  # noqa: E402
-from app.views import attention, compare, export, heads, model, prune, recover  # noqa: E402
+from app import preload, sidebar  # noqa: E402
+from app.parts import feedback  # noqa: E402
+from app.state import loaded_address as loaded  # noqa: E402
+from app.views import export, model, recover  # noqa: E402
+from app.views.attention import page as attention  # noqa: E402
+from app.views.compare import page as compare  # noqa: E402
+from app.views.heads import page as heads  # noqa: E402
+from app.views.prune import page as prune  # noqa: E402
 
 ASSETS = ROOT / "assets"
 
@@ -44,7 +50,7 @@ with st.sidebar:
     sidebar.show()
 loaded.to_address()
 loaded.failure()
-with session.sentences():
+with feedback.sentences():
     page.run()
 # what every image needs, and a page without one does not; not while the browser draws the first page
 preload.in_background("timm.data", after=3.0)

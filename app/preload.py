@@ -7,7 +7,7 @@ import threading
 import time
 from functools import cache
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 
 def first_page() -> None:
@@ -15,11 +15,12 @@ def first_page() -> None:
 
     The demo stays loaded for all sessions, with the scenes that the page shows.
     """
-    from app import session, sidebar, views  # noqa: F401
+    from app import sidebar, views  # noqa: F401
+    from app.state import loaded as session
     from app.views import model
 
-    for page in iter_modules(views.__path__):
-        import_module(f"app.views.{page.name}")
+    for page in walk_packages(views.__path__, "app.views."):
+        import_module(page.name)
     log = logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context")
     log.disabled = True  # that there is no session yet is as it should be
     session.warm(model.SAMPLES)

@@ -8,10 +8,14 @@ from typing import Any
 import streamlit as st
 import torch
 
-from analysis.cost import cost
-from analysis.models import suggested
-from app import loaded, session, words, work
-from app.session import Choice
+from analysis.measure.cost import cost
+from analysis.models.load import suggested
+from app.parts import feedback, run_panel
+from app.parts import wording as words
+from app.state import loaded as session
+from app.state import loaded_address as loaded
+from app.state import uploads as state_uploads
+from app.state.loaded import Choice
 
 MODELS = {"demo": "Demo", "name": "timm or hub", "bundle": "Bundle"}
 IMAGES = {"demo": "Demo scenes", "path": "Folder or zip", "upload": "Upload a zip", "none": "None"}
@@ -21,18 +25,18 @@ WEIGHTS = {"hub": "From the hub", "path": "Local file", "upload": "Upload"}
 def show() -> None:
     """What is loaded and what is at work, and below it the form that loads something else."""
     _summary()
-    with session.sentences():
-        work.activity()
+    with feedback.sentences():
+        run_panel.activity()
     with st.expander("Model and images", icon=":material/tune:", expanded=False, key="source"):
         pending = _form()
         if st.button("Load", type="primary", width="stretch", key="load"):
-            with session.sentences():
+            with feedback.sentences():
                 _apply(pending)
     st.caption(_device())
 
 
 def _summary() -> None:
-    with session.sentences():
+    with feedback.sentences():
         chosen, shown = session.choice(), session.model()
         arch = shown.model.arch
         total = cost(arch)
@@ -69,7 +73,7 @@ def _form() -> dict[str, Any]:
             "Zip of class folders",
             type="zip",
             key="data-upload",
-            max_upload_size=session.MAX_UPLOAD_MB["images"],
+            max_upload_size=state_uploads.MAX_UPLOAD_MB["images"],
         )
     st.session_state.setdefault("limit", Choice.limit)  # the address may have said another
     pending["limit"] = st.number_input(
@@ -104,7 +108,7 @@ def _name_fields() -> dict[str, Any]:
             "Weights file",
             type=["safetensors", "pth", "pt", "bin"],
             key="weights-upload",
-            max_upload_size=session.MAX_UPLOAD_MB["weights"],
+            max_upload_size=state_uploads.MAX_UPLOAD_MB["weights"],
         )
     return fields
 
@@ -149,7 +153,7 @@ def _weights(pending: dict[str, Any]) -> str | None:
     if kind == "upload":
         if pending["weights-upload"] is None:
             raise ValueError("Choose a weights file to upload first.")
-        return session.save_upload(pending["weights-upload"])
+        return state_uploads.save_upload(pending["weights-upload"])
     return None
 
 
@@ -162,7 +166,7 @@ def _data(pending: dict[str, Any]) -> str | None:
     if kind == "upload":
         if pending["upload"] is None:
             raise ValueError("Choose a zip of images to upload first.")
-        return session.save_upload(pending["upload"])
+        return state_uploads.save_upload(pending["upload"])
     return "demo" if kind == "demo" else None
 
 

@@ -23,23 +23,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import ROOT, data_folder, parser, percent, report, table
 
-from analysis.cost import cost
-from analysis.data import ImageSet, batches, open_training
-from analysis.evaluate import evaluate
-from analysis.models import LoadedModel, load
-from analysis.preprocess import Preprocess
+from analysis.data.batches import batches
+from analysis.data.image_set import ImageSet
+from analysis.data.open import open_training
+from analysis.measure.cost import cost
+from analysis.measure.evaluate import evaluate
+from analysis.models.load import LoadedModel, load
+from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.budget import Budget
-from pruning.bundle import is_bundle, write_bundle
-from pruning.checkpoint import fingerprint
-from pruning.distill import Recovery, recover
-from pruning.gohsp import GohspOptions, Lesson, gohsp
-from pruning.job import Job
-from pruning.monitor import Monitor
-from pruning.objective import Objective
-from pruning.pipeline import make_smaller
-from pruning.selection import Ratios
-from pruning.train import train
+from pruning.budget.allocate import Budget
+from pruning.bundle.layout import is_bundle
+from pruning.bundle.write import write_bundle
+from pruning.cut.ratios import Ratios
+from pruning.gohsp.gohsp import GohspOptions, Lesson, gohsp
+from pruning.jobs.prune import make_smaller
+from pruning.jobs.prune_job import Job
+from pruning.progress import Monitor
+from pruning.seeding import fingerprint
+from pruning.training.distillation import Recovery, recover
+from pruning.training.objective import Objective
+from pruning.training.train import train
 
 REMOVED = 0.4  # of the parameters
 HEADS = Ratios(heads=1 / 6, qk=0.25)  # what GOHSP takes besides value channels and neurons

@@ -15,15 +15,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import parser, percent, report, table
 
-from analysis.cost import cost
-from analysis.latency import Timing, bench, torch_runner
-from analysis.models import architecture, load
+from analysis.measure.cost import cost
+from analysis.measure.latency import Timing, bench, torch_runner
+from analysis.models.load import architecture, load
 from analysis.vit import Architecture, ViT
-from pruning.job import Job
-from pruning.outcome import Outcome
-from pruning.pipeline import prune
-from pruning.selection import Ratios, preset_ratios, shrink
-from pruning.snp import SnpOptions, snp
+from pruning.criteria.snp import SnpOptions, snp
+from pruning.cut.ratios import Ratios, preset_ratios, shrink
+from pruning.jobs.outcome import Outcome
+from pruning.jobs.prune import prune
+from pruning.jobs.prune_job import Job
 
 RATIOS = Ratios(qk=0.5, v=0.25, mlp=0.25)
 

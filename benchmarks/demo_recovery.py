@@ -18,18 +18,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import parser, percent, report, table
 
-from analysis.cost import cost
-from analysis.data import open_data
-from analysis.evaluate import evaluate
-from analysis.models import LoadedModel, load
+from analysis.data.open import open_data
+from analysis.measure.cost import cost
+from analysis.measure.evaluate import evaluate
+from analysis.models.load import LoadedModel, load
 from analysis.vit import Architecture
-from pruning.budget import Budget
-from pruning.inputs import quiet, tracked
-from pruning.job import Job
-from pruning.monitor import Monitor
-from pruning.outcome import Outcome
-from pruning.pipeline import prune
-from pruning.selection import Ratios
+from pruning.budget.allocate import Budget
+from pruning.cut.ratios import Ratios
+from pruning.jobs.inputs import tracked
+from pruning.jobs.outcome import Outcome
+from pruning.jobs.prune import prune
+from pruning.jobs.prune_job import Job
+from pruning.progress import Monitor, quiet
 
 REMOVED = 0.4  # of the parameters
 BELOW = 0.005  # of the dense demo's top-1, at most

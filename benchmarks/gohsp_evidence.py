@@ -19,18 +19,19 @@ import torch
 from results import deit_tiny, parser, percent, report, table
 from torch import Tensor
 
-from analysis.data import batches
-from analysis.evaluate import Batches, evaluate, wilson
-from analysis.graph import SIMILARITIES, similarities
-from analysis.heads import ablation, taylor
-from analysis.models import LoadedModel, load
+from analysis.data.batches import batches
+from analysis.heads.graph import SIMILARITIES, similarities
+from analysis.heads.loss import ablation, taylor
+from analysis.measure.evaluate import Batches, evaluate, wilson
+from analysis.models.load import LoadedModel, load
 from analysis.vit import ViT
-from pruning.inputs import image_sets
-from pruning.job import Job
-from pruning.plan import Plan
-from pruning.ranking import GraphOptions, head_counts, rank_heads
-from pruning.selection import Ratios, heads_only, select, shrink
-from pruning.surgery import cut
+from pruning.criteria.head_graph import GraphOptions, head_counts, rank_heads
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import heads_only, select
+from pruning.cut.surgery import cut
+from pruning.jobs.inputs import image_sets
+from pruning.jobs.prune_job import Job
 
 DRAWS = 3
 CALIBRATION = 64

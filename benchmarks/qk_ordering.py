@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import deit_tiny, parser, percent, report, table
 
-from analysis.models import load
-from pruning.criteria import CRITERIA
-from pruning.outcome import Outcome
-from pruning.pipeline import prune
-from pruning.selection import Ratios
+from analysis.models.load import load
+from pruning.criteria.registry import CRITERIA
+from pruning.cut.ratios import Ratios
+from pruning.jobs.outcome import Outcome
+from pruning.jobs.prune import prune
 
 
 def outcomes(ratios: list[float], methods: list[str]) -> dict[tuple[str, float], Outcome]:

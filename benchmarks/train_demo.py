@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from analysis.cost import cost
-from analysis.data import batches, open_data
-from analysis.evaluate import evaluate
-from analysis.models import DEMO, load
-from analysis.preprocess import Preprocess
-from analysis.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
+from analysis.data.batches import batches
+from analysis.data.open import open_data
+from analysis.data.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
+from analysis.measure.cost import cost
+from analysis.measure.evaluate import evaluate
+from analysis.models.load import DEMO, load
+from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths, ViT
 
 PATCH = 8
@@ -59,7 +60,7 @@ tags: [vision-transformer, image-classification, safetensors]
 
 A Vision Transformer of 6 blocks x 6 heads, embedding 192, patch 8, {params} parameters and {gmacs} GMACs,
 that tells which of ten bright shapes a 64 x 64 scene shows. The scenes are rendered by
-`analysis/scenes.py`; nothing else was used to train it.
+`analysis/data/scenes.py`; nothing else was used to train it.
 
 Top-1 on the fixed test split: **{top1}** (95 % Wilson interval {interval}, {images} scenes, weights as
 stored, in half precision).

@@ -22,19 +22,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import ROOT, deit_tiny, parser, percent, report, table
 
-from analysis.cost import cost
-from analysis.data import ImageSet
-from analysis.evaluate import evaluate
-from analysis.models import LoadedModel, architecture, load
+from analysis.data.image_set import ImageSet
+from analysis.measure.cost import cost
+from analysis.measure.evaluate import evaluate
+from analysis.models.load import LoadedModel, architecture, load
 from analysis.vit import ViT
-from pruning.budget import Budget
-from pruning.criteria import CRITERIA
-from pruning.inputs import image_sets, tracked
-from pruning.job import Job
+from pruning.budget.allocate import Budget
+from pruning.criteria.registry import CRITERIA
+from pruning.cut.ratios import Ratios
+from pruning.cut.selection import Scores
+from pruning.jobs.inputs import image_sets, tracked
+from pruning.jobs.prune import make_smaller
+from pruning.jobs.prune_job import Job
+from pruning.jobs.solve import Survey, score, solve, survey
 from pruning.methods import METHODS
-from pruning.pipeline import make_smaller
-from pruning.selection import Ratios, Scores
-from pruning.survey import Survey, score, solve, survey
 
 # query-key and value channels left of 64, MLP neurons removed
 SIZES = ((32, 56, 0.10), (24, 48, 0.15), (16, 48, 0.25), (16, 40, 0.35), (16, 32, 0.50))

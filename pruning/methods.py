@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.evaluate import Batches
+from analysis.measure.evaluate import Batches
 from analysis.vit import Architecture, ViT
-from pruning.criteria import CRITERIA, Criterion
-from pruning.gohsp import GohspOptions, Lesson, gohsp, gohsp_target
-from pruning.head_locks import HeadLocks
-from pruning.monitor import Monitor
+from pruning.budget.curves import Narrow
+from pruning.criteria.registry import CRITERIA, Criterion
+from pruning.cut.head_locks import HeadLocks
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios
+from pruning.gohsp.gohsp import GohspOptions, Lesson, gohsp, gohsp_target
 from pruning.options import Options
-from pruning.plan import Plan
-from pruning.selection import Ratios
-from pruning.sensitivity import Narrow
-from pruning.spectral import SpectralOptions, narrow_spectral, spectral, spectral_target
+from pruning.progress import Monitor
+from pruning.projection.spectral import SpectralOptions, narrow_spectral, spectral, spectral_target
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from analysis.models import load
+from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths, ViT
-from app import work
-from app.session import Choice
-from pruning import runs, worker
-from pruning.bundle import write_bundle
+from app.state import runs as work
+from app.state.loaded import Choice
+from pruning.bundle.write import write_bundle
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
 
 MAIN = str(Path(__file__).parent.parent / "app" / "main.py")
 PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
@@ -28,13 +30,13 @@ PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
 def _runs_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder of runs for each test, and runs that are over as soon as they are started."""
     monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(worker, "start", carry_out)
+    monkeypatch.setattr(run_start, "start", carry_out)
     work._listed.clear()
 
 
 def carry_out(job: Any) -> runs.Run:
     """`worker.start`, in this process."""
-    folder, lock = worker._create(job, runs.runs_root(), 1)
+    folder, lock = run_start._create(job, runs.runs_root(), 1)
     lock.close()
     with suppress(ValueError, worker.RunFailed):
         worker.execute(folder)

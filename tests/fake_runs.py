@@ -21,11 +21,16 @@ from typing import Any
 import pytest
 from conftest import ROOT, TINY, random_vit
 
-from analysis.models import LoadedModel
-from analysis.preprocess import Preprocess
-from pruning import curves, kinds, runs, worker
-from pruning.monitor import Cancelled, Monitor
-from pruning.status import Status, replace_text
+from analysis.models.load import LoadedModel
+from analysis.models.preprocess import Preprocess
+from pruning.files import replace_text
+from pruning.jobs import registry as kinds
+from pruning.progress import Cancelled, Monitor
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs import start as run_start
+from pruning.runs.status import Status
 
 PATIENCE = 120.0  # seconds; a process needs three to import what it needs, and more on a busy machine
 
@@ -96,10 +101,10 @@ def _fake_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def start_fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Processes that the project starts know the fake kind; none of them outlives the test."""
     code = (
-        "import sys, fake_runs as t; from pruning.__main__ import main\n"
+        "import sys, fake_runs as t; from pruning.cli.main import main\n"
         "t.kinds.KINDS['fake'] = t.kinds.Kind(t.FakeJob, t.count, ''); sys.exit(main())"
     )
-    monkeypatch.setattr(worker, "_COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(run_start, "_COMMAND", (sys.executable, "-c", code))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     yield
     for run in runs.list_runs():

@@ -9,11 +9,11 @@ import torch
 from conftest import TINY, random_images, random_vit
 
 from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.admm import Admm, AdmmOptions, Structure, constrained, hard_projection, keep_masks
-from pruning.objective import Objective
-from pruning.plan import Plan
-from pruning.selection import Ratios, shrink
-from pruning.surgery import cut, mask
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.surgery import cut, mask
+from pruning.gohsp.admm import Admm, AdmmOptions, Structure, constrained, hard_projection, keep_masks
+from pruning.training.objective import Objective
 
 RATIOS = Ratios(heads=(0.4, 0.0), v=0.25, mlp=(0.4, 0.6), qk=0.3)
 

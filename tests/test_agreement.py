@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from analysis.agreement import spearman
+from analysis.heads.agreement import spearman
 
 
 def twin(first: list[float], second: list[float]) -> float:

@@ -8,9 +8,9 @@ import torch
 from conftest import VARIANTS, batches, random_images, random_vit
 from test_graph import cosine_twin, maps_and_outputs, overlap_twin
 
-from analysis import alike
-from analysis.capture import capture
-from analysis.graph import SIMILARITIES, similarities
+from analysis.attention.capture import capture
+from analysis.heads import similarity as alike
+from analysis.heads.graph import SIMILARITIES, similarities
 from analysis.vit import ViT
 
 

@@ -11,13 +11,13 @@ import torch
 from app_driver import PAGES, _runs_of_this_test, go, only_run, photos, start, text, tiny  # noqa: F401
 from PIL import Image
 
-from analysis.cost import cost
-from analysis.models import load, read_bundle
+from analysis.measure.cost import cost
+from analysis.models.load import load, read_bundle
 from analysis.vit import ViT
-from app import words
-from app.session import Choice
-from pruning import runs
-from pruning.bundle import write_bundle
+from app.parts import wording as words
+from app.state.loaded import Choice
+from pruning.bundle.write import write_bundle
+from pruning.runs import folder as runs
 
 # ---- normal
 
@@ -79,7 +79,7 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
 def test_a_projection_is_tried_and_run_like_any_method(
     tiny: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.views.prune.TRY_FROM", 8)
+    monkeypatch.setattr("app.views.prune.page.TRY_FROM", 8)
     app = start("prune", Choice(str(tiny), data=str(photos), limit=6))
     app.selectbox(key="method").set_value("spectral").run()
     app.number_input(key="option-spectral-images").set_value(8).run()

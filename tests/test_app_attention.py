@@ -16,14 +16,16 @@ from conftest import VARIANTS, random_vit
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from analysis.models import load
-from analysis.pictures import covered
+from analysis.attention.pictures import covered
+from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths
-from app import charts_attention, lens, looking, picker, pictures
-from app.canvas import Canvas
-from app.looking import Look
-from app.session import Choice
-from pruning.bundle import write_bundle
+from app.parts import image_picker, picker, pictures
+from app.parts.canvas import Canvas
+from app.state.loaded import Choice
+from app.state.looks import Look
+from app.views.attention import charts as charts_attention
+from app.views.attention import controls as lens
+from pruning.bundle.write import write_bundle
 
 __all__ = ["_runs_of_this_test", "photos", "tiny"]  # fixtures
 
@@ -206,7 +208,7 @@ def test_several_photos_are_paged_through_and_kept() -> None:
     app.button(key="photo-number-next").click().run()
     assert "b.png" in text(app)
     kept: dict[str, Look] = app.session_state["own photos"]
-    assert max(max(look.image.size) for look in kept.values()) == looking.KEPT_SIDE
+    assert max(max(look.image.size) for look in kept.values()) == image_picker.KEPT_SIDE
     go(app, "prune")
     go(app, "attention")
     assert "b.png" in text(app) or "a.png" in text(app)
@@ -219,7 +221,7 @@ def test_several_photos_are_paged_through_and_kept() -> None:
 
 def test_too_many_photos_are_one_sentence() -> None:
     app = start("attention", Choice(data=None))
-    many = [photo(f"{i}.png", "red") for i in range(looking.MAX_PHOTOS + 1)]
+    many = [photo(f"{i}.png", "red") for i in range(image_picker.MAX_PHOTOS + 1)]
     app.get("file_uploader")[0].set_value(many).run()
     assert "at most 16 photos" in app.error[0].value
 

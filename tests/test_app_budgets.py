@@ -9,13 +9,13 @@ import pytest
 from app_driver import _runs_of_this_test, only_run, photos, start, text, tiny  # noqa: F401
 from streamlit.testing.v1 import AppTest
 
-from analysis.cost import cost
-from analysis.models import read_bundle
+from analysis.measure.cost import cost
+from analysis.models.load import read_bundle
 from analysis.vit import Architecture
-from app.session import Choice
-from pruning.budget import Allocation
-from pruning.job import Job
-from pruning.survey import Survey
+from app.state.loaded import Choice
+from pruning.budget.allocate import Allocation
+from pruning.jobs.prune_job import Job
+from pruning.jobs.solve import Survey
 
 
 def budgeted(tiny: Path, photos: Path) -> AppTest:
@@ -56,7 +56,7 @@ def test_a_budget_in_ms_is_timed(tiny: Path, photos: Path, monkeypatch: pytest.M
         timed.append(job.budget.asked)
         return Allocation(dense, job.budget, 0.99 * job.budget.asked, 0.0)
 
-    monkeypatch.setattr("app.budgets.solve", found)
+    monkeypatch.setattr("app.views.prune.budget.solve", found)
     app = budgeted(tiny, photos)
     app.segmented_control(key="budget-kind").set_value("ms").run()
     app.segmented_control(key="budget-batch").set_value(8).run()

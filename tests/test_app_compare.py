@@ -11,18 +11,19 @@ import torch
 from app_driver import MAIN, _runs_of_this_test, carry_out, go, photos, pruned, start, text, tiny  # noqa: F401
 from streamlit.testing.v1 import AppTest
 
-from analysis.confidence import reliability
-from analysis.evaluate import Agreement, evaluate, wilson
-from analysis.models import read_bundle
-from app import charts_compare, compared
-from app.session import Choice
-from app.views import compare_predictions
-from pruning import runs
-from pruning.bench import TIMINGS, BenchJob
-from pruning.compared import Compared, Trade
-from pruning.compared_objects import on_objects
-from pruning.job import Job
-from pruning.selection import Ratios
+from analysis.measure.confidence import reliability
+from analysis.measure.evaluate import Agreement, evaluate, wilson
+from analysis.models.load import read_bundle
+from app.state import comparison as compared
+from app.state.loaded import Choice
+from app.views.compare import charts as charts_compare
+from app.views.compare import predictions as compare_predictions
+from pruning.cut.ratios import Ratios
+from pruning.jobs.bench import TIMINGS, BenchJob
+from pruning.jobs.prune_job import Job
+from pruning.report.comparison import Compared, Trade
+from pruning.report.objects import on_objects
+from pruning.runs import folder as runs
 
 Runs = Callable[..., list[runs.Run]]
 

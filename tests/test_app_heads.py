@@ -14,20 +14,21 @@ from app_driver import MAIN, _runs_of_this_test, bundle, go, only_run, photos, s
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from analysis.graph import SIMILARITIES
-from analysis.models import load
+from analysis.heads.graph import SIMILARITIES
+from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths, ViT
-from app import session
-from app.session import Choice
-from app.views import heads_graph
-from pruning import runs, worker
-from pruning.bundle import write_bundle
-from pruning.head_locks import HeadLocks
-from pruning.heads import HEAD_MEASURES, read_heads
-from pruning.heads_job import HeadsJob, open_reading
-from pruning.job import Job
-from pruning.selection import Ratios
-from pruning.status import Status
+from app.state import measured
+from app.state.loaded import Choice
+from app.views.heads import graph as heads_graph
+from pruning.bundle.write import write_bundle
+from pruning.criteria.head_measures import HEAD_MEASURES, read_heads
+from pruning.cut.head_locks import HeadLocks
+from pruning.cut.ratios import Ratios
+from pruning.jobs.heads import HeadsJob, open_reading
+from pruning.jobs.prune_job import Job
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
+from pruning.runs.status import Status
 
 LABELLED = [measure.title for measure in HEAD_MEASURES.values() if measure.needs_labels]
 
@@ -113,7 +114,7 @@ def test_another_models_weights_under_the_same_name_are_not_taken_for_it(
 
 
 def test_a_run_at_work_is_shown_with_its_progress(choice: Choice, tmp_path: Path) -> None:
-    folder, lock = worker._create(HeadsJob(choice.model, str(choice.data)), runs.runs_root(), 1)
+    folder, lock = run_start._create(HeadsJob(choice.model, str(choice.data)), runs.runs_root(), 1)
     status = replace(Status.from_json((folder / "status.json").read_text()), state="running", what="Ablation")
     (folder / "status.json").write_text(replace(status, share=0.25).to_json())
     with lock:
@@ -203,7 +204,7 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
 
 def test_what_is_scored_does_not_depend_on_what_is_done_with_it() -> None:
     job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.5), options=())
-    alike = session._measured_alike(job, None)
+    alike = measured._measured_alike(job, None)
     for change in (
         {"compensate": True},
         {"heads_by": "l1"},
@@ -212,9 +213,9 @@ def test_what_is_scored_does_not_depend_on_what_is_done_with_it() -> None:
         {"limit": 7},
         {"locks": HeadLocks(keep=((0, 0),))},
     ):
-        assert session._measured_alike(replace(job, **change), None) == alike, change
+        assert measured._measured_alike(replace(job, **change), None) == alike, change
     for change in ({"method": "l1"}, {"seed": 1}, {"locks": HeadLocks(remove=((0, 0),))}):
-        assert session._measured_alike(replace(job, **change), None) != alike, change
+        assert measured._measured_alike(replace(job, **change), None) != alike, change
 
 
 def test_the_last_head_of_a_block_cannot_be_locked_to_go(choice: Choice) -> None:

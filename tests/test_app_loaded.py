@@ -10,8 +10,10 @@ import pytest
 from app_driver import MAIN, go, photos, text, tiny  # noqa: F401
 from streamlit.testing.v1 import AppTest
 
-from app import loaded, session
-from app.session import Choice
+from app.state import loaded as session
+from app.state import loaded_address as loaded
+from app.state import uploads as state_uploads
+from app.state.loaded import Choice
 
 
 def opened(**address: str) -> AppTest:
@@ -104,7 +106,7 @@ def test_uploads_are_not_in_the_address(
 ) -> None:
     state: dict[str, Any] = {}
     monkeypatch.setattr(session.st, "session_state", state)
-    here = str(session.workspace() / "0123" / "photos.zip")
+    here = str(state_uploads.workspace() / "0123" / "photos.zip")
     plain = Choice(str(tiny), None, str(photos), 7)
     assert loaded._lasting(plain) == plain
     assert loaded._lasting(replace(plain, data=here)) == replace(plain, data=None)

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.cost import cost
-from analysis.models import load
-from app import charts, pictures, session, words
-from pruning import curves
-from pruning.budget import Budget
-from pruning.job import Job
-from pruning.selection import Ratios
+from analysis.measure.cost import cost
+from analysis.models.load import load
+from app.parts import charts, pictures
+from app.parts import wording as words
+from app.state import uploads as state_uploads
+from pruning.budget.allocate import Budget
+from pruning.cut.ratios import Ratios
+from pruning.jobs.prune_job import Job
+from pruning.runs import metrics as curves
 
 
 def test_trade_off_marks_the_choice_and_leaves_out_where_nothing_is_lost() -> None:
@@ -114,8 +116,8 @@ def test_uploads_of_equal_names_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> 
     class Upload(io.BytesIO):
         name = "../weights.pth"
 
-    monkeypatch.setattr("app.session.st.session_state", {})
-    first, second = (session.save_upload(Upload(content)) for content in (b"one", b"two"))
+    monkeypatch.setattr("app.state.loaded.st.session_state", {})
+    first, second = (state_uploads.save_upload(Upload(content)) for content in (b"one", b"two"))
     assert first != second
     assert Path(first).read_bytes() == b"one"
-    assert Path(first).is_relative_to(session.workspace())
+    assert Path(first).is_relative_to(state_uploads.workspace())

@@ -15,13 +15,20 @@ from typing import Any
 import pytest
 from app_driver import PAGES, _runs_of_this_test, carry_out, go, only_run, photos, pruned, start, text, tiny  # noqa: F401
 
-from app import session, words, work
-from app.session import Choice
-from pruning import curves, kinds, runs, worker
-from pruning.job import Job
-from pruning.recover import RecoverJob
-from pruning.selection import Ratios
-from pruning.status import Status
+from app.parts import wording as words
+from app.state import loaded as session
+from app.state import runs as work
+from app.state import uploads as state_uploads
+from app.state.loaded import Choice
+from pruning.cut.ratios import Ratios
+from pruning.jobs import evaluations
+from pruning.jobs import registry as kinds
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs import start as run_start
+from pruning.runs.status import Status
 
 SLOW = Job("demo", "demo", "l1", ratios=Ratios(qk=0.5), limit=10)
 
@@ -29,7 +36,7 @@ SLOW = Job("demo", "demo", "l1", ratios=Ratios(qk=0.5), limit=10)
 @contextmanager
 def at_work(job: Any = SLOW, **said: Any) -> Iterator[runs.Run]:
     """A run that a process, this one, seems to be busy with."""
-    folder, lock = worker._create(job, runs.runs_root(), 1)
+    folder, lock = run_start._create(job, runs.runs_root(), 1)
     with lock:
         now = time.time()
         told = {"what": "Training", "share": 0.25, "remaining": 300.0, "began": now - 100} | said
@@ -106,7 +113,7 @@ def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) 
 def test_a_measured_baseline_is_that_of_the_run() -> None:
     app = pruned()
     go(app, "")
-    found = kinds.read_evaluations(only_run().folder)["before"]
+    found = evaluations.read_evaluations(only_run().folder)["before"]
     assert found is not None
     assert app.metric[3].value == words.percent(found.top1)
 
@@ -180,7 +187,7 @@ def test_what_has_not_come_to_its_end_is_resumed(state: str, monkeypatch: pytest
     assert app.dataframe[0].value["State"].tolist() == [state]
     assert ("the disk was full" in text(app)) == (state == "failed")
     resumed: list[Path] = []
-    monkeypatch.setattr(worker, "resume", resumed.append)
+    monkeypatch.setattr(run_start, "resume", resumed.append)
     app.button(key="run-panel-resume").click().run()
     assert resumed == [run.folder]
     assert not app.exception
@@ -199,7 +206,7 @@ def test_a_damaged_run_is_one_sentence() -> None:
 
 def test_lost_predictions_are_one_sentence() -> None:
     pruned()
-    (only_run().folder / kinds.EVALUATIONS).unlink()
+    (only_run().folder / evaluations.EVALUATIONS).unlink()
     app = start("compare", Choice(limit=10))
     assert "evaluations.json cannot be read" in app.error[0].value
     assert not app.exception
@@ -221,20 +228,20 @@ def test_a_run_from_elsewhere_is_opened_by_its_folder(tmp_path: Path) -> None:
 
 
 def test_files_of_a_session_are_kept_for_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.session.st.session_state", {})
-    upload = session.workspace() / "abc" / "images.zip"
+    monkeypatch.setattr("app.state.loaded.st.session_state", {})
+    upload = state_uploads.workspace() / "abc" / "images.zip"
     upload.parent.mkdir()
     upload.write_bytes(b"zip")
     job = work.lasting(replace(SLOW, data=str(upload)))
     assert Path(job.data).read_bytes() == b"zip"
-    assert not Path(job.data).is_relative_to(session.workspace())
+    assert not Path(job.data).is_relative_to(state_uploads.workspace())
     assert not runs.list_runs()
     assert work.lasting(job) == job
 
 
 def test_uploads_go_when_no_run_refers_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    monkeypatch.setattr(worker, "start", started.append)
+    monkeypatch.setattr(run_start, "start", started.append)
     root = runs.runs_root()
     kept, dropped, fresh = (root / work.UPLOADS / name / "images.zip" for name in ("a", "b", "c"))
     for file in (kept, dropped, fresh):
@@ -257,14 +264,14 @@ def test_uploads_go_when_no_run_refers_to_them(monkeypatch: pytest.MonkeyPatch) 
 
 def test_evaluations_come_back_as_they_were(tmp_path: Path) -> None:
     done = carry_out(SLOW)
-    found = kinds.read_evaluations(done.folder)
+    found = evaluations.read_evaluations(done.folder)
     report = json.loads((done.folder / runs.BUNDLE / "report.json").read_text())
     assert found["start"] is None and found["before"] is not None and found["after"] is not None
     assert (found["before"].top1, found["after"].top1) == (report["top1_before"], report["top1_after"])
     assert found["after"].images == len(found["after"].predictions) == 10
-    (done.folder / kinds.EVALUATIONS).write_text('{"before": {}}')
+    (done.folder / evaluations.EVALUATIONS).write_text('{"before": {}}')
     with pytest.raises(ValueError, match=r"evaluations\.json is damaged"):
-        kinds.read_evaluations(done.folder)
+        evaluations.read_evaluations(done.folder)
 
 
 def test_runs_are_numbered_and_the_newest_is_shown() -> None:

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from analysis.cost import cost
-from analysis.models import load
-from app import bars
+from analysis.measure.cost import cost
+from analysis.models.load import load
+from app.parts import bars
 
 
 @pytest.mark.parametrize("quantity", ["macs", "params"])

@@ -11,13 +11,16 @@ import pytest
 import torch
 from conftest import TINY, random_vit
 
-from analysis.latency import Percentiles
-from analysis.preprocess import Preprocess
-from pruning import kinds, runs, worker
-from pruning.__main__ import main
-from pruning.bench import TIMINGS, BenchJob, Timings, read_timings, run_bench
-from pruning.bundle import write_bundle
-from pruning.monitor import Cancelled, Monitor
+from analysis.measure.latency import Percentiles
+from analysis.models.preprocess import Preprocess
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.jobs import registry as kinds
+from pruning.jobs.bench import TIMINGS, BenchJob, Timings, read_timings, run_bench
+from pruning.progress import Cancelled, Monitor
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
 
 JOB = BenchJob((("demo", None), ("vit tiny", "/data/w.pth"), ("small", None)), (1, 4), 1, 5)
 MS = {1: (Percentiles(1, 2, 3), Percentiles(4, 5, 6)), 8: (Percentiles(3, 4, 5), Percentiles(4, 5, 6))}
@@ -89,7 +92,7 @@ def test_a_run_leaves_its_timings_and_is_not_done_twice(
     monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
     models = tuple((bundle(tmp_path / name, seed=i), None) for i, name in enumerate("abc"))
     job = BenchJob(models, (1, 3), 1, 4)
-    folder, lock = worker._create(job, runs.runs_root(), 1)
+    folder, lock = run_start._create(job, runs.runs_root(), 1)
     lock.close()
     done = worker.execute(folder)
     assert (done.state, done.bundle, done.error) == ("done", None, None)

@@ -22,8 +22,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from analysis.scenes import CLASSES, render
-from pruning import runs
+from analysis.data.scenes import CLASSES, render
+from pruning.runs import folder as runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

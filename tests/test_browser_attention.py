@@ -12,8 +12,8 @@ from conftest import TINY, random_vit
 from PIL import Image
 from test_browser import choose, open_page, page, run_folders, server, settle, shoot  # noqa: F401
 
-from analysis.preprocess import Preprocess
-from pruning.bundle import write_bundle
+from analysis.models.preprocess import Preprocess
+from pruning.bundle.write import write_bundle
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

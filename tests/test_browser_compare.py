@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from test_browser import SECONDS, choose, page, pick, run_folders, server, settle, shoot  # noqa: F401
 
-from app import work
-from pruning import runs, worker
-from pruning.job import Job
-from pruning.selection import Ratios
+from app.state import runs as work
+from pruning.cut.ratios import Ratios
+from pruning.jobs.prune_job import Job
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -32,7 +34,7 @@ def two(run_folders: Path) -> list[runs.Run]:  # noqa: F811
 
 
 def finished(job: Job, root: Path) -> runs.Run:
-    folder, lock = worker._create(job, root, 1)
+    folder, lock = run_start._create(job, root, 1)
     lock.close()
     return worker.execute(folder)
 

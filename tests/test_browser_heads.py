@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from test_browser import SECONDS, open_page, page, run_folders, server, settle, shoot, slide  # noqa: F401
 
-from analysis.cost import cost
-from analysis.models import load
-from pruning import runs
-from pruning.head_locks import HeadLocks
-from pruning.heads_job import HeadsJob, open_reading
-from pruning.job import Job
+from analysis.measure.cost import cost
+from analysis.models.load import load
+from pruning.cut.head_locks import HeadLocks
+from pruning.jobs.heads import HeadsJob, open_reading
+from pruning.jobs.prune_job import Job
+from pruning.runs import folder as runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -19,7 +19,7 @@ from test_browser import (
     shoot,
 )
 
-from pruning import runs
+from pruning.runs import folder as runs
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

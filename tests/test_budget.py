@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from conftest import TINY, VARIANTS
 
-from analysis.cost import cost
+from analysis.measure.cost import cost
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget import (
+from pruning.budget.allocate import (
     WITHIN,
     Allocation,
     Budget,
@@ -24,7 +24,8 @@ from pruning.budget import (
     trade_off,
     widths_on_grid,
 )
-from pruning.sensitivity import STRUCTURES, BlockCurves, Curve, Sensitivities, measured_widths
+from pruning.budget.curves import STRUCTURES, BlockCurves, Curve, Sensitivities
+from pruning.budget.sensitivity import measured_widths
 
 DEIT_TINY = Architecture(
     image_size=(224, 224),

@@ -17,16 +17,20 @@ from conftest import ROOT, TINY, random_images
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
-from analysis.cost import cost
-from analysis.images import read_image
-from analysis.models import read_bundle
-from analysis.preprocess import CROP_MODES, INTERPOLATIONS, Preprocess
+from analysis.data.images import read_image
+from analysis.measure.cost import cost
+from analysis.models.load import read_bundle
+from analysis.models.preprocess import CROP_MODES, INTERPOLATIONS, Preprocess
 from analysis.vit import Architecture, ViT
-from pruning import bundle, example
-from pruning.bundle import OutputError, is_bundle, write_bundle, zip_bundle
-from pruning.plan import Plan
-from pruning.selection import Ratios, Scores, select, shrink
-from pruning.surgery import cut
+from pruning.bundle import example, layout
+from pruning.bundle import write as bundle
+from pruning.bundle.layout import is_bundle
+from pruning.bundle.write import write_bundle, zip_bundle
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import Scores, select
+from pruning.cut.surgery import cut
+from pruning.files import OutputError
 
 LABELS = tuple(f"shape {i}" for i in range(TINY.num_classes))
 PREPROCESS = Preprocess(TINY.image_size, labels=LABELS, crop_pct=0.9)
@@ -146,7 +150,7 @@ def test_a_bundle_reads_back_bit_equal(save: Callable[..., Path], pruned: tuple[
         assert torch.equal(weights[name], value), name
     assert Plan.from_json((folder / "plan.json").read_text(encoding="utf-8")) == plan
     assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == {"model": "demo"} | REPORT
-    expected = {*bundle.FILES} - {*bundle.EXPORTS}
+    expected = {*layout.FILES} - {*layout.EXPORTS}
     assert {path.name for path in folder.iterdir()} == expected
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever reads one reads all
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import random_images
 
-from analysis.capture import capture
+from analysis.attention.capture import capture
 from analysis.vit import ViT
 
 

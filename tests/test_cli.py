@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT, TINY, random_vit
 from PIL import Image
 
-from analysis.preprocess import Preprocess
-from pruning.__main__ import main
-from pruning.bundle import write_bundle
+from analysis.models.preprocess import Preprocess
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
 
 PRESETS = [
     ("snp-deit-tiny", "deit_tiny_patch16_224", 1.2537, 0.6382, 3.013),
@@ -122,7 +122,7 @@ def test_widths_of_a_budget_are_multiples_of_8_unless_told(capsys, monkeypatch: 
         aligned.append(job.align)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("pruning.__main__.prune", stop)
+    monkeypatch.setattr("pruning.cli.prune.prune", stop)
     for words in (["--budget-ms", "5"], ["--budget-ms", "5", "--align", "1"], ["--qk", "0.5"]):
         main([*PRUNE, *words])
     assert aligned == [8, 1, 1]

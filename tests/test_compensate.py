@@ -6,10 +6,11 @@ from conftest import TINY, batches, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import ViT
-from pruning.compensate import compensate
-from pruning.plan import Plan
-from pruning.selection import Ratios, Scores, select, shrink
-from pruning.surgery import cut
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import Scores, select
+from pruning.cut.surgery import cut
+from pruning.projection.compensate import compensate
 
 
 def random_plan(model: ViT, ratios: Ratios) -> Plan:
@@ -67,7 +68,7 @@ def test_nothing_removed_changes_nothing(variant: ViT) -> None:
 
 def test_the_last_layer_solves_the_ridge(tiny: ViT) -> None:
     """Slow twin: the last block's fc2 as a ridge over all tokens, at one of the strengths tried."""
-    from pruning.regression import STRENGTHS
+    from pruning.projection.least_squares import STRENGTHS
 
     plan = random_plan(tiny, Ratios(mlp=0.5))
     small = cut(tiny, plan)

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from analysis.confidence import ece, reliability
-from analysis.evaluate import Evaluation
+from analysis.measure.confidence import ece, reliability
+from analysis.measure.evaluate import Evaluation
 
 
 def evaluation(confidences: list[float], right: list[bool]) -> Evaluation:

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from analysis.confusion import PairChange, confusion, confusion_changes
-from analysis.evaluate import Evaluation
+from analysis.measure.confusion import PairChange, confusion, confusion_changes
+from analysis.measure.evaluate import Evaluation
 
 
 def evaluation(labels: list[int], predictions: list[int]) -> Evaluation:

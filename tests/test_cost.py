@@ -7,7 +7,7 @@ import torch
 from conftest import VARIANTS, random_images, random_vit
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.cost import cost
+from analysis.measure.cost import cost
 from analysis.vit import Architecture, BlockWidths, ViT
 
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 from conftest import TINY, batches, random_images, random_vit
 
-from analysis.models import LoadedModel
-from analysis.preprocess import Preprocess
+from analysis.models.load import LoadedModel
+from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
-from pruning.criteria import CRITERIA, STRUCTURES
-from pruning.job import Job
-from pruning.pipeline import make_smaller
-from pruning.selection import Ratios, select, shrink
-from pruning.snp import SnpOptions
+from pruning.criteria.registry import CRITERIA, STRUCTURES
+from pruning.criteria.snp import SnpOptions
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import select
+from pruning.jobs.prune import make_smaller
+from pruning.jobs.prune_job import Job
 
 NEED_CLASSES = ("taylor", "ablation")
 

@@ -18,10 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis import scenes, zips
-from analysis.data import SPLITS, TRAIN_SCENES, ImageSet, batches, open_data
-from analysis.images import BadImageError
-from analysis.preprocess import Preprocess
+from analysis.data import scenes, zips
+from analysis.data.batches import batches
+from analysis.data.image_set import ImageSet
+from analysis.data.images import BadImageError
+from analysis.data.open import SPLITS, TRAIN_SCENES, open_data
+from analysis.models.preprocess import Preprocess
 
 PLAIN = Preprocess((8, 8))
 PETS = Preprocess((8, 8), labels=("zebra", "cat", "great dane"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.evaluate import agreement, evaluate, wilson
+from analysis.measure.evaluate import agreement, evaluate, wilson
 
 
 class Table(nn.Module):

@@ -15,13 +15,14 @@ from conftest import TINY, random_images, random_vit
 from safetensors.torch import load_file, save_file
 from test_bundle import PREPROCESS, REPORT, isolated, prune
 
-from analysis.latency import bench, torch_runner
-from analysis.models import LoadedModel, read_bundle
+from analysis.measure.latency import bench, torch_runner
+from analysis.models.load import LoadedModel, read_bundle
 from analysis.vit import Architecture, ViT
-from pruning import export
-from pruning.bundle import OutputError, write_bundle
-from pruning.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
-from pruning.plan import Plan
+from pruning.bundle import export
+from pruning.bundle.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
+from pruning.bundle.write import write_bundle
+from pruning.cut.plan import Plan
+from pruning.files import OutputError
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from conftest import TINY, batches, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import ViT
-from pruning import fisher
-from pruning.calibration import Streams
-from pruning.fisher import error_roots, prediction_gradients
-from pruning.layers import through_attention, through_mlp
-from pruning.sensitivity import kl_divergence
+from pruning.budget.sensitivity import kl_divergence
+from pruning.projection import fisher
+from pruning.projection.fisher import error_roots, prediction_gradients
+from pruning.projection.folded_layers import through_attention, through_mlp
+from pruning.projection.streams import Streams
 
 
 def halves(model: ViT) -> list[tuple[object, object]]:

@@ -9,11 +9,12 @@ import torch
 from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
 from analysis.vit import ViT
-from pruning.gates import Gates, LossOptions, ablation, gated_logits, open_gates, taylor
-from pruning.magnitude import SeedOptions, random
-from pruning.plan import Plan
-from pruning.selection import Ratios, Scores, select, shrink
-from pruning.surgery import cut
+from pruning.criteria.magnitude import SeedOptions, random
+from pruning.criteria.taylor import Gates, LossOptions, ablation, gated_logits, open_gates, taylor
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import Scores, select
+from pruning.cut.surgery import cut
 
 CLASSIFIERS = {name: arch for name, arch in VARIANTS.items() if arch.num_classes}
 STEP = 1e-4

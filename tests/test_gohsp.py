@@ -7,29 +7,29 @@ import pytest
 import torch
 from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
-from analysis.cost import cost
-from analysis.data import open_data
-from analysis.graph import similarities
-from analysis.models import LoadedModel
-from analysis.preprocess import Preprocess
-from analysis.scenes import CLASSES
+from analysis.data.open import open_data
+from analysis.data.scenes import CLASSES
+from analysis.heads.graph import similarities
+from analysis.measure.cost import cost
+from analysis.models.load import LoadedModel
+from analysis.models.preprocess import Preprocess
 from analysis.vit import BlockWidths, ViT
-from pruning import gohsp as gohsp_module
-from pruning.__main__ import main
-from pruning.admm import Admm, constrained
-from pruning.criteria import CRITERIA
-from pruning.distill import Distillation, Recovery
-from pruning.gohsp import STRUCTURING, GohspOptions, Lesson, gohsp, gohsp_target, sparsity_target
-from pruning.inputs import image_sets
-from pruning.job import Job
+from pruning.cli.main import main
+from pruning.criteria.head_graph import GraphOptions, head_counts, rank_heads
+from pruning.criteria.registry import CRITERIA
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.surgery import cut, mask
+from pruning.gohsp import gohsp as gohsp_module
+from pruning.gohsp.admm import Admm, constrained
+from pruning.gohsp.gohsp import STRUCTURING, GohspOptions, Lesson, gohsp, gohsp_target, sparsity_target
+from pruning.jobs.inputs import image_sets
+from pruning.jobs.prune import make_smaller, prune
+from pruning.jobs.prune_job import Job
 from pruning.methods import METHODS
-from pruning.monitor import Monitor
-from pruning.objective import Objective
-from pruning.pipeline import make_smaller, prune
-from pruning.plan import Plan
-from pruning.ranking import GraphOptions, head_counts, rank_heads
-from pruning.selection import Ratios, shrink
-from pruning.surgery import cut, mask
+from pruning.progress import Monitor
+from pruning.training.distillation import Distillation, Recovery
+from pruning.training.objective import Objective
 
 UNTRAINED = GohspOptions(epochs=0)
 ARCH = replace(TINY, image_size=(64, 64), patch_size=(16, 16))
@@ -357,7 +357,7 @@ def test_a_job_that_trains_is_tested_on_images_it_did_not_see(tmp_path) -> None:
 
 
 def test_budgets_are_refused() -> None:
-    from pruning.budget import Budget
+    from pruning.budget.allocate import Budget
 
     asked = Job("demo", "demo", "gohsp", budget=Budget(gmacs=0.001), limit=10)
     with pytest.raises(ValueError, match="GOHSP cannot narrow a single block"):
@@ -365,7 +365,7 @@ def test_budgets_are_refused() -> None:
 
 
 def test_it_has_no_scores_to_give() -> None:
-    from pruning.survey import score
+    from pruning.jobs.solve import score
 
     with pytest.raises(ValueError, match="gohsp gives no scores"):
         score(job(), dense(), image_sets(job(), dense())[0])
@@ -379,7 +379,7 @@ def test_the_command_shown_is_the_same_job(monkeypatch: pytest.MonkeyPatch, tmp_
         jobs.append(given)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("pruning.__main__.prune", stop)
+    monkeypatch.setattr("pruning.cli.prune.prune", stop)
     wanted = job(scope="global", similarity="cosine", distill=False, sparsity=0.4, epochs=3)
     wanted = replace(wanted, ratios=Ratios(heads=0.33))
     assert main(shlex.split(wanted.command(str(tmp_path / "out")))[3:]) == 2

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import TINY, batches, random_images, random_vit
 
-from analysis import graph
-from analysis.capture import capture
-from analysis.graph import head_graph, similarities, stationary, transition
+from analysis.attention.capture import capture
+from analysis.heads import graph
+from analysis.heads.graph import head_graph, similarities, stationary, transition
 from analysis.vit import BlockWidths, ViT
 
 

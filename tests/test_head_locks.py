@@ -10,19 +10,20 @@ import torch
 from conftest import TINY, VARIANTS, random_images, random_vit
 from test_job import ARCH, BUDGET, dense
 
-from analysis.cost import cost
-from analysis.heads import without_heads
+from analysis.heads.loss import without_heads
+from analysis.measure.cost import cost
 from analysis.vit import BlockWidths
-from pruning.__main__ import main
-from pruning.budget import Budget
-from pruning.head_locks import HeadLocks, read, written
-from pruning.inputs import image_sets
-from pruning.job import Job
-from pruning.magnitude import SeedOptions, random
-from pruning.pipeline import make_smaller, prune
-from pruning.plan import Plan
-from pruning.selection import Ratios, select, shrink
-from pruning.surgery import cut
+from pruning.budget.allocate import Budget
+from pruning.cli.main import main
+from pruning.criteria.magnitude import SeedOptions, random
+from pruning.cut.head_locks import HeadLocks, read, written
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import select
+from pruning.cut.surgery import cut
+from pruning.jobs.inputs import image_sets
+from pruning.jobs.prune import make_smaller, prune
+from pruning.jobs.prune_job import Job
 
 LOCKS = HeadLocks(keep=((1, 2),), remove=((0, 1),))
 FEW = (("images", 8),)
@@ -87,7 +88,7 @@ def test_the_command_line_takes_them(monkeypatch: pytest.MonkeyPatch, tmp_path) 
         seen.append(job)
         raise ValueError("enough")
 
-    monkeypatch.setattr("pruning.__main__.prune", instead)
+    monkeypatch.setattr("pruning.cli.prune.prune", instead)
     job = Job("demo", "demo", "l2", ratios=Ratios(qk=0.5), locks=LOCKS)
     assert main(shlex.split(job.command(str(tmp_path / "out")))[3:]) == 2
     assert seen == [job]

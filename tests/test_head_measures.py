@@ -10,21 +10,25 @@ import pytest
 import torch
 from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
-from analysis import head_statistics, heads
-from analysis.capture import capture
-from analysis.graph import SIMILARITIES, similarities
-from analysis.models import load
-from analysis.preprocess import Preprocess
-from analysis.scenes import CLASSES
+from analysis.attention.capture import capture
+from analysis.data.scenes import CLASSES
+from analysis.heads import loss as heads
+from analysis.heads import statistics as head_statistics
+from analysis.heads.graph import SIMILARITIES, similarities
+from analysis.models.load import load
+from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
-from pruning import kinds, runs, worker
-from pruning.__main__ import main
-from pruning.bundle import write_bundle
-from pruning.heads import HEAD_MEASURES, HeadReading, ask_heads, read_heads, weights_id
-from pruning.heads_job import HeadsJob, open_reading, run_heads, save_reading
-from pruning.monitor import Cancelled, Monitor
-from pruning.ranking import GraphOptions, rank_heads
-from pruning.snp import SnpOptions, snp
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.criteria.head_graph import GraphOptions, rank_heads
+from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading, ask_heads, read_heads, weights_id
+from pruning.criteria.snp import SnpOptions, snp
+from pruning.jobs import registry as kinds
+from pruning.jobs.heads import HeadsJob, open_reading, run_heads, save_reading
+from pruning.progress import Cancelled, Monitor
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
 
 NEED_LABELS = {"taylor": heads.taylor, "ablation": heads.ablation, "integrated": heads.integrated_gradients}
 
@@ -168,7 +172,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_a_run_leaves_a_reading(bundle: Path, tmp_path: Path) -> None:
     job = HeadsJob(str(bundle), "demo", images=6)
-    folder, lock = worker._create(job, tmp_path, 1)
+    folder, lock = run_start._create(job, tmp_path, 1)
     lock.close()
     done = worker.execute(folder)
     found, model = open_reading(folder), load(str(bundle)).model
@@ -177,7 +181,7 @@ def test_a_run_leaves_a_reading(bundle: Path, tmp_path: Path) -> None:
     asked = set(HEAD_MEASURES) if model.arch.num_classes else set(HEAD_MEASURES) - NEED_LABELS.keys()
     assert set(found.values) == asked
     with pytest.raises(ValueError, match=r"is done: its result lies in .*heads\.json"):
-        worker.resume(folder)
+        run_start.resume(folder)
 
 
 def test_it_can_be_cancelled_on_the_way(bundle: Path) -> None:

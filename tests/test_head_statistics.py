@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import random_images
 
-from analysis import head_statistics as statistics
-from analysis.capture import capture
+from analysis.attention.capture import capture
+from analysis.heads import statistics
 from analysis.vit import ViT
 
 

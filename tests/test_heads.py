@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
-from analysis import heads
+from analysis.heads import loss as heads
 from analysis.vit import ViT
-from pruning import gates
+from pruning.criteria import taylor as gates
 
 MEASURES = {
     "taylor": heads.taylor,
@@ -31,7 +31,7 @@ def without_head(model: ViT, block: int, head: int, factor: float = 0.0) -> ViT:
 
 
 def test_taylor_of_all_structures_agrees(tiny: ViT) -> None:
-    """`pruning.gates` scores what surgery removes, all structures at once; its heads are these."""
+    """`pruning.criteria.taylor` scores what surgery removes, all structures at once; its heads are these."""
     data = batches(random_images(TINY, count=6), 4)
     expected = gates.taylor(tiny, data, gates.LossOptions()).heads
     for got, same in zip(heads.taylor(tiny, data), expected, strict=True):

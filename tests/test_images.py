@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from analysis.images import MAX_PIXELS, BadImageError, read_image
+from analysis.data.images import MAX_PIXELS, BadImageError, read_image
 
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:

@@ -9,25 +9,26 @@ import pytest
 import torch
 from conftest import TINY, random_vit
 
-from analysis.cost import cost
-from analysis.evaluate import Batches
-from analysis.models import LoadedModel
-from analysis.preprocess import Preprocess
-from analysis.scenes import CLASSES
+from analysis.data.scenes import CLASSES
+from analysis.measure.cost import cost
+from analysis.measure.evaluate import Batches
+from analysis.models.load import LoadedModel
+from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.__main__ import main
-from pruning.budget import Budget
-from pruning.calibration import steer
-from pruning.head_locks import HeadLocks
-from pruning.inputs import image_sets
-from pruning.job import Job
-from pruning.latency_budget import LatencyTable
+from pruning.budget.allocate import Budget
+from pruning.budget.curves import STRUCTURES, Narrow
+from pruning.budget.latency import LatencyTable
+from pruning.budget.sensitivity import measure_sensitivities, measured_widths, narrow_by_scores
+from pruning.cli.main import main
+from pruning.criteria.snp import SnpOptions
+from pruning.cut.head_locks import HeadLocks
+from pruning.cut.ratios import Ratios, shrink
+from pruning.jobs.inputs import image_sets
+from pruning.jobs.prune import make_smaller, prune
+from pruning.jobs.prune_job import Job
+from pruning.jobs.solve import score, solve, survey
 from pruning.methods import METHODS
-from pruning.pipeline import make_smaller, prune
-from pruning.selection import Ratios, shrink
-from pruning.sensitivity import STRUCTURES, Narrow, measure_sensitivities, measured_widths, narrow_by_scores
-from pruning.snp import SnpOptions
-from pruning.survey import score, solve, survey
+from pruning.projection.steering import steer
 
 JOB = Job(
     model="demo",
@@ -87,7 +88,7 @@ def test_the_command_shown_is_the_same_job(monkeypatch: pytest.MonkeyPatch, tmp_
         jobs.append(job)
         raise ValueError("far enough")
 
-    monkeypatch.setattr("pruning.__main__.prune", stop)
+    monkeypatch.setattr("pruning.cli.prune.prune", stop)
     others = Job(
         "a b", "c", "random", weights="w.pth", preset="snp-deit-tiny", calibration="x.zip", align=8, seed=3
     )
@@ -240,8 +241,8 @@ def test_what_is_at_hand_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) 
     given = dense()
     first = prune(job, dense=given)
     found = survey(job, given, image_sets(job, given)[0])
-    monkeypatch.setattr("pruning.survey.measure_sensitivities", None)
-    monkeypatch.setattr("pruning.survey.score", None)
+    monkeypatch.setattr("pruning.jobs.solve.measure_sensitivities", None)
+    monkeypatch.setattr("pruning.jobs.solve.score", None)
     again = prune(job, dense=given, before=first.before, found=found, allocation=first.allocation)
     assert again.plan == first.plan and again.after.predictions == first.after.predictions
 
@@ -260,14 +261,14 @@ def test_a_budget_in_ms_is_met_as_this_machine_measures_it(monkeypatch: pytest.M
         }
         return LatencyTable(batch, model, {whole: blocks[0].params / 1e3}, shares)
 
-    monkeypatch.setattr("pruning.survey.measure_table", table)
-    monkeypatch.setattr("pruning.latency_budget.model_ms", lambda _, __, arch: cost(arch).params / 1e3)
+    monkeypatch.setattr("pruning.jobs.solve.measure_table", table)
+    monkeypatch.setattr("pruning.budget.latency.model_ms", lambda _, __, arch: cost(arch).params / 1e3)
     job = replace(BUDGET, budget=Budget(ms=0.8 * model, batch=8, images=8), align=1)
     outcome = prune(job, dense=dense())
     budget = outcome.report()["budget"]
     assert budget["batch"] == 8 and budget["got"] == cost(outcome.pruned.model.arch).params / 1e3
     assert 0.98 * budget["asked"] <= budget["got"] <= budget["asked"]
-    monkeypatch.setattr("pruning.pipeline.survey", None)  # a time out of reach is refused before it
+    monkeypatch.setattr("pruning.jobs.prune.survey", None)  # a time out of reach is refused before it
     with pytest.raises(ValueError, match=r"a budget for this model must be from .* ms"):
         prune(replace(job, budget=Budget(ms=2 * model, batch=8)), dense=dense())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TINY, random_vit
 
-from analysis.latency import Percentiles, bench, judge, percentiles, take_turns, torch_runner
+from analysis.measure.latency import Percentiles, bench, judge, percentiles, take_turns, torch_runner
 from analysis.threads import threads
 
 SHAPE = (3, 16, 24)

@@ -9,9 +9,9 @@ from conftest import VARIANTS
 from test_budget import DEIT_TINY, synthetic
 
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget import Budget
-from pruning.latency_budget import LatencyTable, allocate_latency, latency_menu, measure_table, model_ms
-from pruning.sensitivity import STRUCTURES
+from pruning.budget.allocate import Budget
+from pruning.budget.curves import STRUCTURES
+from pruning.budget.latency import LatencyTable, allocate_latency, latency_menu, measure_table, model_ms
 
 WHOLE = DEIT_TINY.blocks[0]
 

@@ -6,7 +6,7 @@ import torch
 from conftest import VARIANTS, random_vit
 
 from analysis.vit import ViT
-from pruning.magnitude import NoOptions, SeedOptions, gm, l1, l2, random, total_distance
+from pruning.criteria.magnitude import NoOptions, SeedOptions, gm, l1, l2, random, total_distance
 
 
 @pytest.mark.parametrize("criterion", [l1, l2])

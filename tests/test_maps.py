@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from analysis.capture import capture
-from analysis.maps import PATCH_MEAN, attention_maps, default_row, query_rows, rollout_maps, token_maps
-from analysis.rollout import rollout
-from analysis.traces import held_bytes, mean_of_patches, one_token, token_names, trace
+from analysis.attention.capture import capture
+from analysis.attention.maps import (
+    PATCH_MEAN,
+    attention_maps,
+    default_row,
+    query_rows,
+    rollout_maps,
+    token_maps,
+)
+from analysis.attention.rollout import rollout
+from analysis.attention.trace import held_bytes, mean_of_patches, one_token, token_names, trace
 from analysis.vit import Architecture, BlockWidths, ViT
 
 

@@ -16,10 +16,10 @@ from timm.layers import GluMlp, RmsNorm, SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
-import analysis.timm_models as timm_models
-from analysis import models
-from analysis.models import UnsupportedModelError, architecture, from_timm, load, read_bundle, suggested
-from analysis.preprocess import Preprocess
+from analysis.models import load as models
+from analysis.models import timm_source as timm_models
+from analysis.models.load import UnsupportedModelError, architecture, from_timm, load, read_bundle, suggested
+from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths, ViT
 
 SMALL = {"depth": 2, "img_size": 64, "num_classes": 7}

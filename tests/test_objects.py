@@ -12,11 +12,9 @@ from conftest import TINY, VARIANTS, random_images, random_vit
 from PIL import Image
 from torch import Tensor
 
-from analysis.capture import capture
-from analysis.data import open_data
-from analysis.maps import row_readings
-from analysis.models import load
-from analysis.objects import (
+from analysis.attention.capture import capture
+from analysis.attention.maps import row_readings
+from analysis.attention.objects import (
     mask_seen,
     mass_on_object,
     object_attention,
@@ -24,7 +22,9 @@ from analysis.objects import (
     points_at_object,
     with_masks,
 )
-from analysis.scenes import render
+from analysis.data.open import open_data
+from analysis.data.scenes import render
+from analysis.models.load import load
 from analysis.vit import ViT
 
 

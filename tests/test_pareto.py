@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from analysis.pareto import front
+from analysis.measure.pareto import front
 
 
 def twin(points: list[tuple[float, float]]) -> set[int]:

@@ -7,8 +7,8 @@ import torch
 from conftest import TINY, random_images, random_vit
 
 from analysis.vit import BlockWidths
-from pruning.plan import BlockPlan, Plan, kept_heads, read_heads, within_heads
-from pruning.surgery import cut
+from pruning.cut.plan import BlockPlan, Plan, kept_heads, read_heads, within_heads
+from pruning.cut.surgery import cut
 
 BLOCK = BlockPlan(heads=(0, 2), qk=((1, 3), (0, 7)), v=((2,), (5,)), mlp=(0, 1, 31))
 PLAN = Plan(embed=(0, 5, 23), blocks=(BLOCK, BLOCK))

@@ -24,11 +24,12 @@ def test_modules_arrive_without_anyone_waiting() -> None:
 
 def test_the_first_page_imports_neither_timm_nor_torchvision() -> None:
     code = (
-        "import sys; from analysis.models import load; from analysis.data import open_data\n"
+        "import sys; from analysis.models.load import load; from analysis.data.open import open_data\n"
         "demo = load('demo'); scenes = open_data('demo', demo.preprocess, 10, 'test')\n"
         "demo.preprocess.crop(scenes.image(0))\n"
-        "from app import session, sidebar\n"
-        "from app.views import attention, compare, export, heads, model, prune, recover\n"
+        "from app import sidebar; from app.views import export, model, recover\n"
+        "from app.views.attention import page; from app.views.compare import page\n"
+        "from app.views.heads import page; from app.views.prune import page\n"
         "print(*(name in sys.modules for name in ('timm', 'torchvision', 'networkx', 'captum', 'sympy')))"
     )
     assert run(code).split() == ["False"] * 5
@@ -37,10 +38,11 @@ def test_the_first_page_imports_neither_timm_nor_torchvision() -> None:
 def test_a_server_that_is_up_has_its_first_page_ready() -> None:
     code = (
         "import sys; from app import preload; preload.first_page()\n"
-        "from analysis import data\n"
-        "views = ('attention', 'compare', 'export', 'heads', 'model', 'prune', 'recover')\n"
+        "from analysis.data import image_set\n"
+        "views = [f'{page}.page' for page in ('attention', 'compare', 'heads', 'prune')]\n"
+        "views += ['export', 'model', 'recover']\n"
         "print(all(f'app.views.{name}' in sys.modules for name in views), 'timm' in sys.modules)\n"
-        "from app import session; session.load = None\n"
-        "print(session.model(session.Choice()).name, data._kept.cache_info().currsize)"
+        "from app.state import loaded; loaded.load = None\n"
+        "print(loaded.model(loaded.Choice()).name, image_set._kept.cache_info().currsize)"
     )
     assert run(code).split() == ["True", "False", "demo", "7"]

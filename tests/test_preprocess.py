@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.preprocess import CROP_MODES, INTERPOLATIONS, Preprocess
+from analysis.models.preprocess import CROP_MODES, INTERPOLATIONS, Preprocess
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

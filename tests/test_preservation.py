@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import TINY, random_images, random_vit
 
-from analysis.preservation import preservation
+from analysis.attention.preservation import preservation
 from analysis.vit import Architecture, ViT
-from pruning.plan import BlockPlan, Plan, kept_heads
-from pruning.surgery import cut
+from pruning.cut.plan import BlockPlan, Plan, kept_heads
+from pruning.cut.surgery import cut
 
 
 def maps_by_hand(model: ViT, image: torch.Tensor) -> list[list[torch.Tensor]]:

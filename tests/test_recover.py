@@ -14,24 +14,36 @@ from conftest import TINY, random_images, random_vit
 from torch import Tensor
 from training import PREPROCESS, Recorder, image_set, write_images
 
-from analysis.data import batches, open_training
-from analysis.evaluate import evaluate
-from analysis.models import LoadedModel, load
-from analysis.preprocess import Preprocess
+from analysis.data.batches import batches
+from analysis.data.open import open_training
+from analysis.measure.evaluate import evaluate
+from analysis.models.load import LoadedModel, load
+from analysis.models.preprocess import Preprocess
 from analysis.vit import BlockWidths, ViT
-from pruning import curves, kinds, runs, worker
-from pruning.__main__ import main
-from pruning.bundle import OutputError, write_bundle
-from pruning.checkpoint import CHECKPOINTS
-from pruning.distill import Distillation, Recovery, recover, require_pair, soft_loss, stream_loss
-from pruning.gohsp import STRUCTURING
-from pruning.job import Job
-from pruning.monitor import Cancelled
-from pruning.pipeline import prune
-from pruning.recover import RecoverJob, run_recover
-from pruning.run_monitor import RunMonitor
-from pruning.selection import Ratios
-from pruning.train import TRAINING
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.cut.ratios import Ratios
+from pruning.files import OutputError
+from pruning.gohsp.gohsp import STRUCTURING
+from pruning.jobs import registry as kinds
+from pruning.jobs.prune import prune
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob, run_recover
+from pruning.progress import Cancelled
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs.monitor import RunMonitor
+from pruning.training.checkpoint import CHECKPOINTS
+from pruning.training.distillation import (
+    Distillation,
+    Recovery,
+    recover,
+    require_pair,
+    soft_loss,
+    stream_loss,
+)
+from pruning.training.train import TRAINING
 
 SMALL = replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11)))
 SHORT = Recovery(epochs=1, batch=10, augment="none", workers=0)

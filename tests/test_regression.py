@@ -7,15 +7,15 @@ import reference
 import torch
 from torch import Tensor
 
-from pruning.regression import (
+from pruning.projection.least_squares import (
     STRENGTHS,
     Moments,
     Statistics,
-    choose_neurons,
     regularised,
     ridge,
     ridge_held_out,
 )
+from pruning.projection.neurons import choose_neurons
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -159,7 +159,7 @@ def test_obs_equals_least_squares_from_scratch(seed: int, keep: int) -> None:
 @pytest.mark.parametrize("lazy", [1, 3, 100])
 def test_obs_does_not_depend_on_how_lazily_it_updates(lazy: int, monkeypatch: pytest.MonkeyPatch) -> None:
     z, weight = draw(300, 40), draw(5, 40, seed=1)
-    monkeypatch.setattr("pruning.regression._LAZY", lazy)
+    monkeypatch.setattr("pruning.projection.neurons._LAZY", lazy)
     covariance = z.T @ z / 300
     assert choose_neurons(covariance, weight, 9).tolist() == reference.obs_order(covariance, weight, 9)
 

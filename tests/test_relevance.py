@@ -7,8 +7,8 @@ import torch
 from conftest import TINY, VARIANTS, random_images, random_vit
 from torch import Tensor
 
-from analysis.relevance import classifiers_of, gradients, readout
-from analysis.traces import mean_of_patches, one_token
+from analysis.attention.relevance import classifiers_of, gradients, readout
+from analysis.attention.trace import mean_of_patches, one_token
 from analysis.vit import ViT
 
 WITH_CLASSES = [name for name, arch in VARIANTS.items() if arch.num_classes]

@@ -14,26 +14,37 @@ import torch
 from conftest import TINY, random_vit
 from PIL import Image
 
-from analysis.data import open_data
-from analysis.evaluate import evaluate
-from analysis.latency import Percentiles
-from analysis.maps import attention_maps
-from analysis.models import LoadedModel
-from analysis.pictures import Style, overlay, sheet
-from analysis.preprocess import Preprocess
+from analysis.attention.maps import attention_maps
+from analysis.attention.pictures import Style, overlay, sheet
+from analysis.data.open import open_data
+from analysis.measure.evaluate import evaluate
+from analysis.measure.latency import Percentiles
+from analysis.models.load import LoadedModel
+from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture
-from pruning import kinds, runs, worker
-from pruning.__main__ import main
-from pruning.bench import Timings
-from pruning.bundle import write_bundle
-from pruning.compared import Compared, Comparison, Trade, aligned, newest_timings, of_bundle, trade_front
-from pruning.inputs import tracked
-from pruning.job import Job
-from pruning.plan import BlockPlan, Plan
-from pruning.report import make_report, without_paths
-from pruning.report_charts import trade_off
-from pruning.selection import Ratios
-from pruning.surgery import cut
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.cut.plan import BlockPlan, Plan
+from pruning.cut.ratios import Ratios
+from pruning.cut.surgery import cut
+from pruning.jobs import evaluations
+from pruning.jobs.bench import Timings
+from pruning.jobs.inputs import tracked
+from pruning.jobs.prune_job import Job
+from pruning.report.charts import trade_off
+from pruning.report.comparison import (
+    Compared,
+    Comparison,
+    Trade,
+    aligned,
+    newest_timings,
+    of_bundle,
+    trade_front,
+)
+from pruning.report.html import make_report, without_paths
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
 
 BAD = "<img src=x onerror=alert(1)> $x$ & co"  # what a class, a bundle or a file may be called
 CLASSES = (BAD, "dog", "emu")
@@ -261,7 +272,7 @@ def two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def carry_out(job: Any) -> Path:
-    folder, lock = worker._create(job, runs.runs_root(), 1)
+    folder, lock = run_start._create(job, runs.runs_root(), 1)
     lock.close()
     return worker.execute(folder).folder
 
@@ -275,7 +286,7 @@ def test_command_writes_the_report(
     assert "run 1" in page.text and "L1 magnitude, heads 40 %" in page.text
     assert str(tmp_path) not in out.read_text(encoding="utf-8")
     capsys.readouterr()
-    (two_runs[1] / kinds.EVALUATIONS).unlink()
+    (two_runs[1] / evaluations.EVALUATIONS).unlink()
     for words, message in (
         ([str(tmp_path), "--out", str(out)], "holds no run"),
         ([*map(str, two_runs), "--out", str(out)], "only runs of one dense model on the same images"),
@@ -292,12 +303,12 @@ def test_command_refuses_what_is_not_done_and_too_many(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, lock = worker._create(Job("demo", "demo", ratios=Ratios(qk=0.5)), runs.runs_root(), 1)
+    folder, lock = run_start._create(Job("demo", "demo", ratios=Ratios(qk=0.5)), runs.runs_root(), 1)
     lock.close()
     assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
     assert "is interrupted: only a run that left a model" in capsys.readouterr().err
     assert main(["report", *[f"{two_runs[0]}"] * 5, "--out", str(tmp_path / "r.html")]) == 0  # one run
-    monkeypatch.setattr("pruning.commands_report.BESIDE", 1)
+    monkeypatch.setattr("pruning.cli.report.BESIDE", 1)
     capsys.readouterr()
     assert main(["report", *map(str, two_runs), "--out", str(tmp_path / "r.html")]) == 2
     assert "at most 1 runs fit side by side, got 2" in capsys.readouterr().err

@@ -5,8 +5,8 @@ import reference
 import torch
 from conftest import VARIANTS, random_images, random_vit
 
-from analysis.capture import capture
-from analysis.rollout import FUSIONS, rollout
+from analysis.attention.capture import capture
+from analysis.attention.rollout import FUSIONS, rollout
 
 
 def random_maps(blocks: int = 3, n: int = 7) -> list[torch.Tensor]:

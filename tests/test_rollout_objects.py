@@ -8,8 +8,8 @@ import pytest
 from conftest import TINY, random_images, random_vit
 from test_objects import random_masks
 
-from analysis.maps import default_row, rollout_maps, row_readings
-from analysis.rollout_objects import rollout_on_object
+from analysis.attention.maps import default_row, rollout_maps, row_readings
+from analysis.attention.rollout_objects import rollout_on_object
 from analysis.vit import Architecture
 
 

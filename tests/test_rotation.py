@@ -9,9 +9,9 @@ from conftest import TINY, VARIANTS, batches, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import Architecture, ViT
-from pruning.calibration import Streams
-from pruning.export import export_onnx, export_pt2
-from pruning.rotation import _refit_writer, _Step, fold_norms, principal_basis, project, rotate
+from pruning.bundle.export import export_onnx, export_pt2
+from pruning.projection.rotation import _refit_writer, _Step, fold_norms, principal_basis, project, rotate
+from pruning.projection.streams import Streams
 
 REFUSED = {"pre-norm": "a norm in front of its blocks", "no head": "without a classifier"}
 ROTATABLE = [name for name in VARIANTS if name not in REFUSED]

@@ -26,11 +26,16 @@ from fake_runs import (  # noqa: F401
 )
 from PIL import Image
 
-from analysis.preprocess import Preprocess
-from pruning import curves, kinds, runs, worker
-from pruning.__main__ import main
-from pruning.bundle import is_bundle, write_bundle
-from pruning.monitor import Cancelled, Monitor
+from analysis.models.preprocess import Preprocess
+from pruning.bundle.layout import is_bundle
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.jobs import registry as kinds
+from pruning.progress import Cancelled, Monitor
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs import start as run_start
 
 # ---- the command line
 
@@ -143,21 +148,21 @@ def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data
 @pytest.mark.slow
 @pytest.mark.usefixtures("start_fakes")
 def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
-    run = worker.start(FakeJob(600, pause=0.01))
+    run = run_start.start(FakeJob(600, pause=0.01))
     assert run.active and run.folder.parent == tmp_path / "runs"
     state = lambda: runs.read(run.folder).state
     wait_for(lambda: len(curves.metrics(run.folder).points) > 5)
     assert state() == "running" and os.getsid(runs.read(run.folder).status.pid) != os.getsid(0)
     asked = time.monotonic()
-    worker.cancel(run)
+    run_start.cancel(run)
     wait_for(lambda: state() == "cancelled")
     assert time.monotonic() - asked < 10
     first = len(curves.metrics(run.folder).points)
 
-    again = worker.resume(run)
+    again = run_start.resume(run)
     assert again.active
     with pytest.raises(ValueError, match="is running already"):
-        worker.resume(run)
+        run_start.resume(run)
     wait_for(lambda: len(curves.metrics(run.folder).points) > first + 5)
     pid = runs.read(run.folder).status.pid
     os.kill(pid, signal.SIGKILL)
@@ -183,8 +188,8 @@ def exists(pid: int) -> bool:
 
 @pytest.mark.usefixtures("start_fakes")
 def test_a_run_cancelled_before_its_process_has_started_never_begins(tmp_path: Path) -> None:
-    run = worker.start(FakeJob(100_000, pause=0.01))
-    worker.cancel(run)
+    run = run_start.start(FakeJob(100_000, pause=0.01))
+    run_start.cancel(run)
     wait_for(lambda: not runs.read(run.folder).active)
     assert runs.read(run.folder).state == "cancelled"
     assert not (run.folder / runs.BUNDLE).exists()

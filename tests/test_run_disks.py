@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 from fake_runs import FAKE, FakeJob, _fake_kind, folder_of, names  # noqa: F401
 
-from pruning import curves, kinds, runs, worker
-from pruning import status as status_file
-from pruning.boards import MLflow
-from pruning.bundle import OutputError
+from pruning import files
+from pruning.files import OutputError
+from pruning.jobs import registry as kinds
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs import start as run_start
+from pruning.runs.trackers import MLflow
 
 # ---- full disks
 
@@ -36,7 +40,7 @@ def check_failed_by_a_full_disk(folder: Path) -> None:
 def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, file: str) -> None:
     """The error injected where one file is written; the room kept for the last words is enough."""
     folder = folder_of(tmp_path, FakeJob(100, pause=0.02))
-    monkeypatch.setattr("pruning.run_monitor.BEAT", 0.05)
+    monkeypatch.setattr("pruning.runs.monitor.BEAT", 0.05)
     write, sync, writes = os.write, os.fsync, []
 
     def full_when(handle: int) -> None:
@@ -65,7 +69,7 @@ def test_a_really_full_disk(small_disk: Callable[[str], Path]) -> None:
     step = json.loads((folder / "checkpoint.json").read_text())
     assert 5 < step < 12
     with pytest.raises(OutputError, match="MiB are free where"):
-        worker.resume(folder)
+        run_start.resume(folder)
     (folder / "filler").unlink()
     (folder / runs.JOB).write_text(kinds.pack(FakeJob(20)))
     assert worker.execute(folder).state == "done"
@@ -75,7 +79,7 @@ def test_a_really_full_disk(small_disk: Callable[[str], Path]) -> None:
 def test_no_run_is_started_on_a_disk_that_is_nearly_full(small_disk: Callable[[str], Path]) -> None:
     root = small_disk("1m") / "runs"
     with pytest.raises(OutputError, match=r"only 1 MiB are free where .* lies, a run needs 32"):
-        worker.start(FakeJob(), root)
+        run_start.start(FakeJob(), root)
     assert list(root.iterdir()) == []
 
 
@@ -85,7 +89,7 @@ def test_too_full_for_the_last_words_shows_as_interrupted(tmp_path, monkeypatch)
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pruning.run_monitor.replace_text", full)
+    monkeypatch.setattr("pruning.runs.monitor.replace_text", full)
     with pytest.raises(OutputError, match="the disk is full"):
         worker.execute(folder)
     assert runs.read(folder).state == "interrupted"
@@ -104,7 +108,7 @@ def test_too_full_for_the_last_words_shows_as_interrupted(tmp_path, monkeypatch)
 def test_a_full_disk_is_recognised(tmp_path: Path, error: Exception, full: bool) -> None:
     outer = RuntimeError("the checkpoint could not be written")
     outer.__cause__ = error
-    assert status_file.disk_full(error, tmp_path) == status_file.disk_full(outer, tmp_path) == full
+    assert files.disk_full(error, tmp_path) == files.disk_full(outer, tmp_path) == full
 
 
 # ---- other boards

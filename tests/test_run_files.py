@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from fake_runs import _fake_kind, names, point, status, wait_for  # noqa: F401
 
-from pruning import curves, kinds
-from pruning.bundle import OutputError
-from pruning.job import Job
-from pruning.locks import FileLock, is_held
-from pruning.pace import Pace
-from pruning.recover import RecoverJob
-from pruning.selection import Ratios
-from pruning.status import Status, append_line, replace_text
+from pruning.cut.ratios import Ratios
+from pruning.files import OutputError, append_line, replace_text
+from pruning.jobs import registry as kinds
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob
+from pruning.runs import metrics as curves
+from pruning.runs.eta import Pace
+from pruning.runs.file_lock import FileLock, is_held
+from pruning.runs.status import Status
 
 # ---- files
 

@@ -25,13 +25,17 @@ from fake_runs import (  # noqa: F401
     write_status,
 )
 
-from analysis.preprocess import Preprocess
-from pruning import curves, kinds, runs, worker
-from pruning.__main__ import main
-from pruning.bundle import write_bundle
-from pruning.locks import FileLock, is_held
-from pruning.monitor import Cancelled
-from pruning.run_monitor import RunMonitor
+from analysis.models.preprocess import Preprocess
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.jobs import registry as kinds
+from pruning.progress import Cancelled
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs import start as run_start
+from pruning.runs.file_lock import FileLock, is_held
+from pruning.runs.monitor import RunMonitor
 
 # ---- reading
 
@@ -99,7 +103,7 @@ def test_a_damaged_job_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     assert found.job is None and found.state == "cancelled" and not found.resumable
     assert "job.json cannot be read" in found.sentence and "\n" not in found.sentence
     assert json.loads(found.to_json())["error"] == found.problem
-    for refused in (worker.resume, worker.execute):
+    for refused in (run_start.resume, worker.execute):
         with pytest.raises(ValueError, match=r"job\.json cannot be read"):
             refused(folder)
     assert names(folder) == [runs.JOB, runs.STATUS]
@@ -162,7 +166,7 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is done: its result lies in"):
         worker.execute(folder)
     with pytest.raises(ValueError, match="is done: its result lies in"):
-        worker.resume(done)
+        run_start.resume(done)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +219,8 @@ def test_relative_paths_begin_where_the_job_was_made(tmp_path: Path, monkeypatch
 
 
 def test_the_heart_beats_through_a_long_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.run_monitor.BEAT", 0.05)
-    monkeypatch.setattr("pruning.run_monitor.ASK", 0.05)
+    monkeypatch.setattr("pruning.runs.monitor.BEAT", 0.05)
+    monkeypatch.setattr("pruning.runs.monitor.ASK", 0.05)
     with RunMonitor(tmp_path, status()) as monitor:
         monitor("Counting", 0.25)
         first = wait_for(lambda: (s := runs.read_status(tmp_path)).share == 0.25 and s)
@@ -245,7 +249,7 @@ def test_cancelling_stops_within_seconds_and_keeps_what_there_is(tmp_path: Path)
     assert runs.read(folder).state == "cancelled" and runs.read(folder).resumable
     assert json.loads((folder / "checkpoint.json").read_text()) > 0
     with pytest.raises(ValueError, match="is cancelled; only a run that waits or works"):
-        worker.cancel(folder)
+        run_start.cancel(folder)
     (folder / runs.JOB).write_text(kinds.pack(FakeJob(json.loads((folder / "checkpoint.json").read_text()))))
     assert worker.execute(folder).state == "done"  # the wish to cancel went with that attempt
     assert not (folder / runs.CANCEL).exists()
@@ -255,7 +259,7 @@ def test_nothing_runs_twice(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, FakeJob(200, pause=0.01))
     thread = in_thread(folder)
     wait_for(lambda: runs.read(folder).state == "running")
-    for again in (worker.execute, worker.resume):
+    for again in (worker.execute, run_start.resume):
         with pytest.raises(ValueError, match="is running already"):
             again(folder)
     thread.join()
@@ -274,8 +278,8 @@ def test_runs_take_turns_in_the_order_they_came(tmp_path: Path) -> None:
     threads.append(in_thread(beside, at_once=2))
     wait_for(lambda: runs.read(beside).state == "running")
     assert [runs.read(folder).state for folder in (first, second, third)] == ["running", "queued", "queued"]
-    worker.cancel(beside)
-    worker.cancel(third)  # while it waits
+    run_start.cancel(beside)
+    run_start.cancel(third)  # while it waits
     wait_for(lambda: runs.read(third).state == "cancelled")
     for thread in threads:
         thread.join()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.scenes import CLASSES, SIZE, render
+from analysis.data.scenes import CLASSES, SIZE, render
 
 # (mean value, pixels of the object, colour at row 5, column 9)
 GOLDEN_0 = (92.356, 1534, [41, 47, 30])

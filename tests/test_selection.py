@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import TINY
 
-from analysis.cost import cost
+from analysis.measure.cost import cost
 from analysis.vit import Architecture, BlockWidths
-from pruning.plan import Plan
-from pruning.selection import Ratios, Scores, preset_ratios, presets, select, shrink
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, preset_ratios, presets, shrink
+from pruning.cut.selection import Scores, select
 
 
 def deit(heads: int) -> Architecture:

@@ -11,20 +11,13 @@ import torch
 from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
 from analysis.vit import ViT
-from pruning.criteria import CRITERIA
+from pruning.budget.curves import STRUCTURES, Curve, Sensitivities
+from pruning.budget.sensitivity import kl_divergence, measure_sensitivities, measured_widths, narrow_by_scores
+from pruning.criteria.registry import CRITERIA
+from pruning.cut.plan import Plan
+from pruning.cut.selection import Scores, select
+from pruning.cut.surgery import cut
 from pruning.options import Options
-from pruning.plan import Plan
-from pruning.selection import Scores, select
-from pruning.sensitivity import (
-    STRUCTURES,
-    Curve,
-    Sensitivities,
-    kl_divergence,
-    measure_sensitivities,
-    measured_widths,
-    narrow_by_scores,
-)
-from pruning.surgery import cut
 
 
 def l2_scores(model: ViT) -> Scores:

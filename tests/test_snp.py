@@ -8,11 +8,11 @@ import reference
 import torch
 from conftest import TINY, VARIANTS, batches, random_images, random_vit
 
-from analysis.capture import capture
+from analysis.attention.capture import capture
 from analysis.threads import threads
 from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.selection import Scores
-from pruning.snp import SnpOptions, dissimilarity, pair_scores, snp, snp_pairs, snp_reversed
+from pruning.criteria.snp import SnpOptions, dissimilarity, pair_scores, snp, snp_pairs, snp_reversed
+from pruning.cut.selection import Scores
 
 
 @pytest.mark.parametrize(("tokens", "width", "gamma"), [(7, 4, 1), (7, 4, 4), (20, 8, 2), (5, 8, 3)])

@@ -12,12 +12,13 @@ from conftest import TINY, VARIANTS, batches, random_images, random_vit
 from torch import Tensor
 
 from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.calibration import steer, steered, token_weights
-from pruning.plan import BlockPlan, Plan
-from pruning.rotation import rotate
-from pruning.spectral import SpectralOptions, narrow_spectral, spectral
-from pruning.subspaces import qk_bases, truncate, value_bases
-from pruning.surgery import cut
+from pruning.cut.plan import BlockPlan, Plan
+from pruning.cut.surgery import cut
+from pruning.projection.rotation import rotate
+from pruning.projection.spectral import SpectralOptions, narrow_spectral, spectral
+from pruning.projection.steering import steer, steered
+from pruning.projection.streams import token_weights
+from pruning.projection.subspaces import qk_bases, truncate, value_bases
 
 
 def narrowed(arch: Architecture, qk: float = 1, v: float = 1, mlp: float = 1) -> Architecture:

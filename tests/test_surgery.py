@@ -6,11 +6,12 @@ import torch
 from conftest import TINY, VARIANTS, random_images, random_vit
 
 from analysis.vit import ViT
-from pruning.criteria import CRITERIA
-from pruning.magnitude import SeedOptions
-from pruning.plan import Plan
-from pruning.selection import Ratios, select, shrink
-from pruning.surgery import cut, mask
+from pruning.criteria.magnitude import SeedOptions
+from pruning.criteria.registry import CRITERIA
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import select
+from pruning.cut.surgery import cut, mask
 
 RATIOS = {
     "qk": Ratios(qk=(0.5, 0.3)),

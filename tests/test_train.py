@@ -19,18 +19,20 @@ from conftest import ROOT, TINY, random_vit
 from torch import Tensor, nn
 from training import PREPROCESS, Recorder, image_set
 
-from analysis.data import batches, open_data
-from analysis.evaluate import evaluate
-from analysis.images import BadImageError
-from analysis.preprocess import Preprocess
+from analysis.data.batches import batches
+from analysis.data.images import BadImageError
+from analysis.data.open import open_data
+from analysis.measure.evaluate import evaluate
+from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
-from pruning.augment import Mixing
-from pruning.checkpoint import load_checkpoint, random_state, save_checkpoint, seeded, set_random_state
-from pruning.feed import Order, feed
-from pruning.monitor import Cancelled
-from pruning.objective import Objective
-from pruning.recipe import Training, make_optimizer, make_schedule, reading_workers, uses_bf16
-from pruning.train import train
+from pruning.progress import Cancelled
+from pruning.seeding import random_state, seeded, set_random_state
+from pruning.training.augment import Mixing
+from pruning.training.batches import Order, feed
+from pruning.training.checkpoint import load_checkpoint, save_checkpoint
+from pruning.training.objective import Objective
+from pruning.training.recipe import Training, make_optimizer, make_schedule, reading_workers, uses_bf16
+from pruning.training.train import train
 
 PLAIN = Training(epochs=3, batch=40, lr=1e-2, warmup=0.0, clip=0.5, augment="none", ema=0.9, workers=0)
 # everything random at once, in steps of ten images: four an epoch
@@ -553,9 +555,9 @@ sys.path[:0] = [{root!r}, {tests!r}]
 torch.set_num_threads(2)
 from conftest import TINY, random_vit
 from safetensors.torch import save_file
-from analysis.data import open_data
-from pruning.objective import Objective
-from pruning.train import train
+from analysis.data.open import open_data
+from pruning.training.objective import Objective
+from pruning.training.train import train
 from test_train import LIVELY
 from training import PREPROCESS, Recorder
 from dataclasses import replace

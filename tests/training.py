@@ -8,9 +8,10 @@ import numpy as np
 from conftest import TINY
 from PIL import Image
 
-from analysis.data import ImageSet, open_data
-from analysis.preprocess import Preprocess
-from pruning.monitor import Cancelled, Monitor
+from analysis.data.image_set import ImageSet
+from analysis.data.open import open_data
+from analysis.models.preprocess import Preprocess
+from pruning.progress import Cancelled, Monitor
 
 PREPROCESS = Preprocess(TINY.image_size)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from analysis.cost import cost
-from app import controls, session, words
-from app.results import Run
-from pruning.bundle import zip_bundle
-from pruning.card import LOADER
-from pruning.export import export_onnx, export_pt2
+from analysis.measure.cost import cost
+from app.parts import feedback, pick_run
+from app.parts import wording as words
+from app.state import uploads as state_uploads
+from app.state.finished import Run
+from pruning.bundle.card import LOADER
+from pruning.bundle.export import export_onnx, export_pt2
+from pruning.bundle.write import zip_bundle
 
 CONTENT = {
     "model.safetensors": "the weights, float32",
@@ -35,7 +37,7 @@ FORMATS = {
 def show() -> None:
     """The page."""
     st.header("Export", anchor=False)
-    run = controls.pick_run("export-run")
+    run = pick_run.pick_run("export-run")
     if run is None:
         return
     for column, kind in zip(st.columns(3, gap="medium"), FORMATS, strict=True):
@@ -62,7 +64,7 @@ def _format(run: Run, kind: str) -> None:
     title, icon, explanation = FORMATS[kind]
     st.markdown(f"**{icon} {title}**")
     st.caption(explanation)
-    with session.sentences():
+    with feedback.sentences():
         if kind not in run.files:
             size = words.megabytes(cost(run.outcome.arch).bytes)
             if not st.button(f"Build, about {size}", key=f"build-{kind}", width="stretch"):
@@ -88,7 +90,7 @@ def _build(run: Run, kind: str) -> Path:
     outcome = run.outcome
     method = getattr(outcome.job, "method", "recovered")
     name = f"{Path(outcome.dense.name).name.replace(':', '-')}-{method}-{run.number}"
-    folder = session.workspace() / name
+    folder = state_uploads.workspace() / name
     pruned = outcome.pruned
     if kind == "onnx":
         return export_onnx(pruned.model, folder.with_suffix(".onnx"), pruned.preprocess)

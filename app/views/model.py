@@ -6,10 +6,13 @@ from html import escape
 
 import streamlit as st
 
-from analysis.cost import cost
-from analysis.models import LoadedModel
+from analysis.measure.cost import cost
+from analysis.models.load import LoadedModel
 from analysis.vit import Architecture
-from app import bars, pictures, session, words
+from app.parts import bars, feedback, pictures
+from app.parts import wording as words
+from app.state import loaded as session
+from app.state import measured
 
 SAMPLES = 7
 SIDE = 112  # pixels of a thumbnail
@@ -34,7 +37,7 @@ def show() -> None:
 
 
 def _figures(loaded: LoadedModel) -> None:
-    total, result = cost(loaded.model.arch), session.baseline()
+    total, result = cost(loaded.model.arch), measured.baseline()
     columns = st.columns(4, vertical_alignment="top" if result else "bottom")
     columns[0].metric("Parameters", words.count(total.params))
     columns[1].metric("Compute per image", words.gmacs(total.gmacs))
@@ -59,8 +62,8 @@ def _measure() -> None:
     number = words.count(session.test_count())
     with st.container(key="baseline", gap="xsmall"):
         if st.button("Measure accuracy", key="measure-baseline", icon=":material/speed:"):
-            with session.progress_bar() as progress:
-                session.baseline(progress)
+            with feedback.progress_bar() as progress:
+                measured.baseline(progress)
             st.rerun()
         st.caption(f"on {number} test images")
 

@@ -9,14 +9,20 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from app import charts, controls, results, session, words, work
-from app.session import Choice
-from pruning import curves, runs
-from pruning.bundle import is_bundle
-from pruning.distill import require_pair
-from pruning.job import Job
-from pruning.recover import RecoverJob, Recovery
-from pruning.runs import Run
+from app.parts import charts, feedback, options_form, run_panel
+from app.parts import wording as words
+from app.state import finished as results
+from app.state import loaded as session
+from app.state import runs as work
+from app.state.loaded import Choice
+from pruning import wording
+from pruning.bundle.layout import is_bundle
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob, Recovery
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs.folder import Run
+from pruning.training.distillation import require_pair
 
 FIRST = ("epochs", "lr", "batch", "soft", "temperature", "features")  # settings that are not folded away
 LOG_LINES = 40
@@ -38,11 +44,11 @@ def show() -> None:
     """The page."""
     st.header("Recover", anchor=False)
     left, right = st.columns([2, 3], gap="large")
-    with left, session.sentences():
+    with left, feedback.sentences():
         _form()
-    with right, session.sentences():
+    with right, feedback.sentences():
         _watch()
-    with session.sentences():
+    with feedback.sentences():
         _all_runs()
 
 
@@ -58,7 +64,7 @@ def _form() -> None:
             "sidebar.",
             icon=":material/content_cut:",
         )
-        session.link("prune", "Go to Prune", ":material/arrow_back:")
+        feedback.link("prune", "Go to Prune", ":material/arrow_back:")
         return
     job = _job(students)
     if st.button("Recover", type="primary", icon=":material/healing:", width=200, key="recover"):
@@ -92,7 +98,7 @@ def _job(students: dict[str, Student]) -> RecoverJob:
         persist_state="session",
         help="The dense model: demo, a timm name, hf-hub:owner/name, or the folder of a bundle.",
     ).strip()
-    options = controls.options(Recovery, "recovery", FIRST)
+    options = options_form.options(Recovery, "recovery", FIRST)
     if not teacher:
         raise session.NothingChosen("Give the teacher: the dense model that the smaller one was made of.")
     if not student.data:
@@ -141,7 +147,7 @@ def _watch() -> None:
     with st.expander("Open a run folder", icon=":material/folder_open:", key="open"):
         path = st.text_input("Path of the run folder", key="run-path", persist_state="session")
         if st.button("Open", key="open-run"):
-            with session.sentences():
+            with feedback.sentences():
                 opened = str(work.open_folder(path).folder)
                 st.session_state["run seen"], st.session_state["run opened"] = None, opened
                 st.rerun()
@@ -156,7 +162,7 @@ def _watch() -> None:
         "Run", list(found), format_func=lambda key: _label(found[key]), key="run", persist_state="session"
     )
     run = found[chosen]
-    work.panel(run, "run-panel")
+    run_panel.panel(run, "run-panel")
     st.fragment(_curves, run_every=work.POLL if run.active else None)(run.folder, _dense_top1(run))
     if run.job is not None:
         with st.expander("The command that does the same", icon=":material/terminal:", key="run-command"):
@@ -164,7 +170,7 @@ def _watch() -> None:
 
 
 def _label(run: Run) -> str:
-    return f"{work.title(run)} · {_when(run)}"
+    return f"{run_panel.title(run)} · {_when(run)}"
 
 
 def _when(run: Run) -> str:
@@ -215,12 +221,12 @@ def _table(found: list[Run]) -> None:
     """All of them; only those that were active are read again."""
     rows = [
         {
-            "Run": work.title(run),
-            "Model": work.about(run),
+            "Run": run_panel.title(run),
+            "Model": run_panel.about(run),
             "State": run.state,
             "Where it stands": run.sentence,
             "Started": _when(run),
-            "Took": runs.duration(run.seconds),
+            "Took": wording.duration(run.seconds),
             "Folder": run.name,
         }
         for run in (runs.read(run.folder) if run.active else run for run in found)

@@ -1,0 +1,1 @@
+"""What attention does: captured, followed through the blocks, scored against objects, drawn."""

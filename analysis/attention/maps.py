@@ -1,0 +1,122 @@
+"""Attention of one image as maps over its patches: every head from any token, and rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.attention.rollout import mixed, rollout_from
+from analysis.attention.trace import Trace, mean_of_patches, one_token, to_patches, trace
+from analysis.vit import Architecture, ViT
+
+PATCH_MEAN = "mean over patches"
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Where the rows named by `query_rows(arch)` look, in every head.
+
+    `blocks[l][h][r]` is the attention of row r to the patches, Y X. `on_prefix[l][h][r]` is the
+    rest: the share that stays on the prefix tokens.
+    """
+
+    blocks: tuple[Float[Tensor, "H R Y X"], ...]
+    on_prefix: tuple[Float[Tensor, "H R"], ...]
+
+
+@dataclass(frozen=True)
+class TokenMaps:
+    """What one reading sees in every head, and who sees it.
+
+    `looks[l][h]` Y X is its attention to each patch, `on_prefix[l][h]` the share that stays on the
+    prefix tokens; `seen[l][h]` Y X is the attention that each patch pays to it.
+    """
+
+    looks: tuple[Float[Tensor, "H Y X"], ...]
+    on_prefix: tuple[Float[Tensor, " H"], ...]
+    seen: tuple[Float[Tensor, "H Y X"], ...]
+
+
+def query_rows(arch: Architecture) -> tuple[str, ...]:
+    """Names of the rows that maps are read from: each prefix token, then the mean over patches."""
+    return (*arch.prefix_names, PATCH_MEAN)
+
+
+def default_row(arch: Architecture) -> int:
+    """The row that the prediction is read from: the class token, or the patches where they are pooled."""
+    return 0 if arch.pool == "token" else len(arch.prefix_names)
+
+
+def row_readings(arch: Architecture) -> Float[Tensor, "R N"]:
+    """The rows of `query_rows` as readings: which tokens each is the mean of."""
+    prefix = range(len(arch.prefix_names))
+    return torch.stack([*(one_token(arch, token) for token in prefix), mean_of_patches(arch)])
+
+
+def attention_maps(model: ViT, image: Float[Tensor, "C Y X"]) -> AttentionMaps:
+    """Maps of all heads for one image, holding the N x N attention of one block at a time."""
+    return maps_of(trace(model, image))
+
+
+def maps_of(seen: Trace) -> AttentionMaps:
+    """`attention_maps` of an image that has been through the model."""
+    read, prefix = row_readings(seen.arch), len(seen.arch.prefix_names)
+    rows = [read @ seen.attention(block) for block in range(seen.arch.depth)]  # each H R N
+    return AttentionMaps(
+        tuple(to_patches(values, seen.arch) for values in rows),
+        tuple(values[..., :prefix].sum(dim=-1) for values in rows),
+    )
+
+
+def token_maps(seen: Trace, read: Float[Tensor, " N"]) -> TokenMaps:
+    """Where a reading, the mean of the tokens by their weights in `read`, looks; and who looks at it."""
+    looks, on_prefix, by = [], [], []
+    prefix = len(seen.arch.prefix_names)
+    for block in range(seen.arch.depth):
+        attention = seen.attention(block)  # H N N
+        row = read @ attention  # H N
+        looks.append(to_patches(row, seen.arch))
+        on_prefix.append(row[..., :prefix].sum(dim=-1))
+        by.append(to_patches(attention @ read, seen.arch))
+    return TokenMaps(tuple(looks), tuple(on_prefix), tuple(by))
+
+
+def rollout_maps(
+    model: ViT,
+    image: Float[Tensor, "C Y X"],
+    *,
+    fuse: str = "mean",
+    discard: float = 0.0,
+    blocks: int | None = None,
+) -> Float[Tensor, "R Y X"]:
+    """Rollout of one image through the first `blocks` blocks (all by default), for the rows of `query_rows`.
+
+    Raises:
+        ValueError: unknown fusion, discard outside [0, 1), or no such number of blocks.
+    """
+    read = row_readings(model.arch)
+    return rollout_of(trace(model, image), read, fuse=fuse, discard=discard, blocks=blocks)
+
+
+def rollout_of(
+    seen: Trace,
+    read: Float[Tensor, "R N"],
+    *,
+    fuse: str = "mean",
+    discard: float = 0.0,
+    blocks: int | None = None,
+) -> Float[Tensor, "R Y X"]:
+    """Rollout from each reading, through the first `blocks` blocks (all by default).
+
+    Raises:
+        ValueError: unknown fusion, discard outside [0, 1), or no such number of blocks.
+    """
+    depth, prefix = seen.arch.depth, len(seen.arch.prefix_names)
+    if blocks is not None and not 1 <= blocks <= depth:
+        raise ValueError(f"rollout goes through 1 to {depth} blocks of this model, got {blocks}")
+    backwards = reversed(range(blocks or depth))
+    steps = (mixed(seen.attention(block)[None], fuse, discard, prefix)[0] for block in backwards)
+    return to_patches(rollout_from(read, steps), seen.arch)

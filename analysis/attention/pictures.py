@@ -1,0 +1,117 @@
+"""Pictures out of numbers: heat maps, overlays, thumbnails."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from analysis.models.preprocess import Preprocess
+from analysis.vit import Architecture
+
+Map = NDArray[np.float32]  # Y X
+
+# Anchors of matplotlib's colour maps, evenly spaced from low to high.
+PALETTES: dict[str, tuple[str, ...]] = {
+    "inferno": ("000004", "280b53", "65156e", "9f2a63", "d44842", "f57d15", "fac228", "fcffa4"),
+    "magma": ("000004", "221150", "5f187f", "982d80", "d3436e", "f8765c", "febb81", "fcfdbf"),
+    "viridis": ("440154", "46327e", "365c8d", "277f8e", "1fa187", "4ac16d", "a0da39", "fde725"),
+    "turbo": ("30123b", "4675ed", "1bcfd4", "61fc6c", "d1e834", "fe9b2d", "d93806", "7a0402"),
+    "grey": ("000000", "ffffff"),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a map is drawn: `opacity` 1 hides the photo, `smooth` interpolates between patches."""
+
+    palette: str = "inferno"
+    opacity: float = 0.6
+    smooth: bool = True
+
+
+def stretch(values: Map) -> Map:
+    """A map from its lowest to its highest value, 0 to 1; a flat map becomes 0."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def colour(values: Map, palette: str) -> NDArray[np.uint8]:
+    """Values from 0 to 1 to colours, Y X 3."""
+    return _table(palette)[np.rint(values * (_SHADES - 1)).astype(np.intp)]
+
+
+_SHADES = 1024  # more than an 8-bit picture can tell apart
+
+
+@cache
+def _table(palette: str) -> NDArray[np.uint8]:
+    """The palette's colours from low to high: looking one up is far faster than interpolating it."""
+    anchors = np.array([list(bytes.fromhex(anchor)) for anchor in PALETTES[palette]])
+    places, shades = np.linspace(0, 1, len(anchors)), np.linspace(0, 1, _SHADES)
+    channels = [np.interp(shades, places, anchors[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def overlay(photo: Image.Image, values: Map, style: Style) -> Image.Image:
+    """A map over the photo it belongs to, at the photo's size."""
+    plane = Image.fromarray(stretch(values).astype(np.float32))
+    method = Image.Resampling.BICUBIC if style.smooth else Image.Resampling.NEAREST
+    full = np.asarray(plane.resize(photo.size, method)).clip(0, 1)
+    return Image.blend(photo, Image.fromarray(colour(full, style.palette)), style.opacity)
+
+
+def enlarge(photo: Image.Image, longest: int) -> Image.Image:
+    """Scale to a longest side; small images by whole pixels, so that they stay crisp."""
+    factor = longest / max(photo.size)
+    size = round(photo.width * factor), round(photo.height * factor)
+    method = Image.Resampling.LANCZOS if factor < 3 else Image.Resampling.BICUBIC
+    return photo.resize(size, method)
+
+
+def covered(photo: Image.Image, preprocess: Preprocess, arch: Architecture) -> Image.Image:
+    """The part of a photo that the model's patches cover, at its resolution."""
+    (rows, columns), (high, wide) = arch.grid, arch.patch_size
+    return preprocess.crop(photo).crop((0, 0, columns * wide, rows * high))
+
+
+def thumbnail(photo: Image.Image, preprocess: Preprocess, side: int = 112) -> Image.Image:
+    """What the model sees of a photo, small."""
+    return enlarge(preprocess.crop(photo), side)
+
+
+def sheet(
+    photo: Image.Image,
+    blocks: Sequence[Sequence[Map | None]],
+    room: int,
+    largest: int,
+    style: Style = Style(),
+) -> Image.Image:
+    """Maps of all heads as one image, blocks from left to right, heads from top to bottom; None is blank.
+
+    It is at most `room` pixels wide, and a map at most `largest`.
+    """
+    gap, rows = 2, max(map(len, blocks))
+    wide = max(1, min(largest, room // len(blocks) - gap))
+    cell = wide, max(1, round(wide * photo.height / photo.width))
+    small = photo.resize(cell, Image.Resampling.LANCZOS)
+    image = Image.new("RGBA", (len(blocks) * (cell[0] + gap) - gap, rows * (cell[1] + gap) - gap))
+    for column, heads in enumerate(blocks):
+        for row, values in enumerate(heads):
+            if values is not None:
+                place = column * (cell[0] + gap), row * (cell[1] + gap)
+                image.paste(overlay(small, values, style), place)
+    return image
+
+
+def data_uri(image: Image.Image) -> str:
+    """An image as text, for a chart's background or a page of its own; WebP keeps photos small."""
+    content = BytesIO()
+    image.save(content, format="WEBP", quality=88, method=0)  # the fastest: somebody waits for it
+    return "data:image/webp;base64," + b64encode(content.getvalue()).decode()

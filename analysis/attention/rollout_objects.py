@@ -1,0 +1,60 @@
+"""Rollout against the mask of the object in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analysis.attention.capture import capture
+from analysis.attention.objects import mass_on_object, patch_cover, points_at_object
+from analysis.attention.rollout import rollout
+from analysis.attention.trace import to_patches
+from analysis.vit import ViT
+
+
+@dataclass(frozen=True)
+class RolloutScore:
+    """Mean share of rollout's mass on the object, and on how many of `images` its peak lies there."""
+
+    mass: float
+    hits: int
+    images: int
+
+    @property
+    def pointing(self) -> float:
+        """Share of the images on which the peak lies on the object."""
+        return self.hits / self.images
+
+
+@torch.no_grad()
+def rollout_on_object(
+    model: ViT,
+    batches: Iterable[tuple[Float[Tensor, "B C Y X"], Bool[Tensor, "B Y X"]]],
+    read: Float[Tensor, " N"],
+    fuse: str = "mean",
+) -> RolloutScore:
+    """Mass on the object and pointing game of attention rollout, from the tokens weighed by `read`.
+
+    `batches` are images with the masks of their objects, as `objects.with_masks` gives them.
+
+    Raises:
+        ValueError: no images, or an unknown fusion.
+    """
+    mass, hits, images = 0.0, 0, 0
+    prefix = len(model.arch.prefix_names)
+    with capture(model) as record:
+        for batch, masks in batches:
+            maps = (block.attention for block in record(batch))
+            total = rollout(maps, fuse=fuse, prefix=prefix)  # B N N
+            planes = to_patches(read @ total, model.arch)  # B rows columns
+            cover = patch_cover(masks, model.arch)
+            mass += float(mass_on_object(planes, cover).sum())
+            hits += int(points_at_object(planes, cover).sum())
+            images += len(batch)
+    if not images:
+        raise ValueError("rollout on objects needs images with masks, got none")
+    return RolloutScore(mass / images, hits, images)

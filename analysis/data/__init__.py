@@ -1,0 +1,1 @@
+"""Image sets: where images come from, how they are divided, labelled and batched."""

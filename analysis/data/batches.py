@@ -1,0 +1,80 @@
+"""Batches of images, preprocessed, read ahead of the model that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from analysis.data.image_set import ImageSet
+from analysis.data.images import BadImageError
+from analysis.models.preprocess import Preprocess
+
+
+def batches(
+    images: ImageSet, preprocess: Preprocess, batch_size: int = 32, limit: int | None = None, workers: int = 0
+) -> Iterator[tuple[Float[Tensor, "B C Y X"], Int[Tensor, " B"]]]:
+    """Images and labels, batch by batch, in the order of the set.
+
+    `limit` takes `images.sample(limit)`, in the order of the sample, where the set is larger.
+    `workers` processes decode ahead; 0 decodes here.
+
+    Raises:
+        ValueError: no images, or a limit or batch size below 1.
+        BadImageError: an image cannot be read; on the way, from the iterator.
+    """
+    if not len(images):
+        raise ValueError(f"{images.name}: there are no images")
+    if limit is not None and (limit < 1 or limit < len(images)):
+        images = images.sample(limit)
+    return read_ahead(_Tensors(images, preprocess), workers, batch_size=batch_size)
+
+
+def read_ahead(
+    dataset: Dataset[tuple[Tensor, int] | BadImageError], workers: int, **loader: Any
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of a data set that gives a `BadImageError` in the place of what it cannot read.
+
+    `workers` processes read ahead, 0 reads here; `loader` are options of torch's DataLoader.
+
+    Raises:
+        BadImageError: when the batch with the unreadable image is due.
+    """
+    # An exception that leaves a worker process comes back as its whole traceback in the message.
+    # So an unreadable image travels as a value and is raised on this side.
+    generator = torch.Generator()  # without its own, a loader draws from the global stream
+    return _unwrap(
+        DataLoader(dataset, num_workers=workers, collate_fn=_collate, generator=generator, **loader)
+    )
+
+
+_Sample = tuple[Tensor, int]
+
+
+class _Tensors(Dataset[_Sample | BadImageError]):
+    def __init__(self, images: ImageSet, preprocess: Preprocess) -> None:
+        self.images, self.preprocess = images, preprocess
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> _Sample | BadImageError:
+        try:
+            return self.preprocess(self.images.image(i)), self.images.label(i)
+        except BadImageError as error:
+            return error
+
+
+def _collate(samples: list[_Sample | BadImageError]) -> Any:
+    return next((s for s in samples if isinstance(s, BadImageError)), None) or default_collate(samples)
+
+
+def _unwrap(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader:
+        if isinstance(batch, BadImageError):
+            raise batch
+        yield batch[0], batch[1]

@@ -1,0 +1,136 @@
+"""Image sets found on disk: a folder of class folders, a zip of one, CIFAR-10."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from analysis.data.image_set import ImageSet
+from analysis.data.images import EXTENSIONS, read_image
+from analysis.data.labels import match_folders
+from analysis.data.zips import ZippedImages, list_zip
+from analysis.models.preprocess import Preprocess
+
+# ---- folders and zips
+
+
+_ACCEPTED = "data is 'demo', a folder of class folders with images, a zip of one, or 'cifar10:FOLDER'"
+
+
+@dataclass(frozen=True)
+class _Folder:
+    root: Path
+    names: tuple[str, ...]
+
+    def image(self, item: int) -> Image.Image:
+        return read_image(self.root / self.names[item], self.names[item])
+
+
+def _existing(text: str) -> Path:
+    with suppress(OSError, RuntimeError):  # a name the system cannot hold, an unknown ~user
+        path = Path(text).expanduser()
+        if text.strip() and (path.is_dir() or path.is_file()):
+            return path
+    raise ValueError(f"there is no file or folder {text!r}: {_ACCEPTED}")
+
+
+def _open_files(name: str, path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:
+    entries = _list_folder(path) if path.is_dir() else list_zip(path)
+    where = path.name or str(path)
+    top, names, folders = _layout(entries, where)
+    used = sorted({name.partition("/")[0] for name in names})
+    index_of, classes = match_folders(where, used, folders, preprocess, num_classes)
+    labels = tuple(index_of[name.partition("/")[0]] for name in names)
+    members = tuple(entries[top + name] for name in names)
+    source = _Folder(path / top, names) if path.is_dir() else ZippedImages(path, names, members)
+    return ImageSet(name, classes, source, labels, tuple(range(len(names))))
+
+
+def _list_folder(path: Path) -> dict[str, str]:
+    try:
+        return {entry: entry for entry in _walk(str(path))}
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Files and folders below a folder, named as in a zip: a folder ends in a slash."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link back up
+        return
+    with os.scandir(folder) as listing:
+        for entry in listing:
+            if entry.is_dir():
+                yield f"{prefix}{entry.name}/"
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {real})
+            else:
+                yield prefix + entry.name
+
+
+def _layout(entries: Iterable[str], where: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Where the class folders lie, image names from there, and the class folders, both sorted.
+
+    Class folders are those at the first level where there is more than one way to go.
+
+    Raises:
+        ValueError: no images, or no class folders.
+    """
+    shown = [entry for entry in entries if not _is_clutter(entry)]
+    images = [entry for entry in shown if entry.lower().endswith(EXTENSIONS)]
+    if not images:
+        if any(entry.lower().endswith(".zip") for entry in shown):
+            raise ValueError(f"{where} holds zips instead of images: open one of those zips itself")
+        raise ValueError(f"{where} {'holds no images' if shown else 'is empty'}: {_ACCEPTED}")
+    top = _top(images)
+    names = sorted(image[len(top) :] for image in images if "/" in image[len(top) :])
+    if not names:
+        raise ValueError(
+            f"{where} holds {len(images)} images but no class folders; each image must lie in the "
+            "folder of its class, as class/name.jpg"
+        )
+    below = {entry[len(top) :] for entry in shown if entry.startswith(top)}
+    return top, tuple(names), tuple(sorted({e.partition("/")[0] for e in below if "/" in e}))
+
+
+def _is_clutter(entry: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in entry.split("/"))
+
+
+def _top(images: Sequence[str]) -> str:
+    """Folders that hold everything, above the class folders: `data/set/` of data/set/cat/1.jpg."""
+    top = ""
+    while True:
+        rest = [image[len(top) :] for image in images]
+        first = rest[0].partition("/")[0] + "/"
+        if not all(image.startswith(first) and image.count("/") > 1 for image in rest):
+            return top
+        top += first
+
+
+# ---- CIFAR-10
+
+
+def _find_cifar10(folder: Path, side: str) -> tuple[str, Path]:
+    """Name and path of the train or test side.
+
+    Raises:
+        ValueError: not there, or only as pickles.
+    """
+    # the JPEG copies are another data set than the lossless original: the name says so
+    for name, path in (
+        ("CIFAR-10 (JPEG)", folder / f"cifar10-jpeg-{side}.zip"),
+        ("CIFAR-10", folder / side),
+    ):
+        if path.exists():
+            return name, path
+    needed = f"cifar10:FOLDER needs cifar10-jpeg-{side}.zip or {side}/ with class folders in FOLDER"
+    if folder.name == "cifar-10-batches-py" or (folder / "cifar-10-batches-py").exists():
+        raise ValueError(
+            f"{needed}; cifar-10-batches-py holds pickles, which can run code and are never read"
+        )
+    raise ValueError(f"{needed}, found neither in {str(folder)!r}")

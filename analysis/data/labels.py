@@ -1,0 +1,85 @@
+"""Which logit a folder of images stands for, from the folder's name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from analysis.models.preprocess import Preprocess
+
+
+def match_folders(
+    where: str, used: Sequence[str], folders: Sequence[str], preprocess: Preprocess, num_classes: int
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Index among the logits of each class folder in use, and a name for every logit.
+
+    The first of these that fits decides: WordNet ids, for a model of 1000 classes; the names in
+    `preprocess.labels`, whatever their case, spaces and underscores; class numbers; and, for a
+    model whose classes have no names, the order given. `folders` are those in use and the empty
+    ones, which count in that order only. `num_classes` 0 means no head: any folders will do.
+
+    Raises:
+        ValueError: the folders are not classes of the model.
+    """
+    if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", folder) for folder in used):
+        return _by_wordnet(where, used, preprocess)
+    labels = preprocess.labels if len(preprocess.labels) == num_classes else ()
+    logits = tuple(labels) or tuple(f"class {i}" for i in range(num_classes))
+    named = _by_name(used, labels)
+    if len(named) == len(used):
+        return named, logits
+    if not named:
+        if all(folder.isdecimal() and int(folder) < num_classes for folder in used):
+            return {folder: int(folder) for folder in used}, logits
+        for known in (used, folders):
+            if not num_classes or (len(known) == num_classes and _are_anonymous(labels)):
+                return {folder: i for i, folder in enumerate(known)}, tuple(known)
+    raise ValueError(_mismatch(where, used, [f for f in used if f not in named], labels, num_classes))
+
+
+def _by_wordnet(
+    where: str, used: Sequence[str], preprocess: Preprocess
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    from timm.data import ImageNetInfo  # lazily: timm takes half a second to import
+
+    info = ImageNetInfo()
+    index_of = {name: i for i, name in enumerate(info.label_names())}
+    strays = [folder for folder in used if folder not in index_of]
+    if strays:
+        raise ValueError(f"{where}: {_some(strays)} are not among the 1000 WordNet ids of ImageNet-1k")
+    labels = preprocess.labels if len(preprocess.labels) == 1000 else tuple(info.label_descriptions())
+    return {folder: index_of[folder] for folder in used}, labels
+
+
+def _by_name(used: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+    def plain(name: str) -> str:
+        return re.sub(r"[\s_]+", " ", name).strip().casefold()
+
+    index_of = {plain(label): i for i, label in enumerate(labels)}
+    counts = Counter(plain(label) for label in labels)  # ImageNet has two classes "crane": neither is meant
+    return {folder: index_of[plain(folder)] for folder in used if counts[plain(folder)] == 1}
+
+
+def _are_anonymous(labels: Sequence[str]) -> bool:
+    """Whether the names say no more than a number does, as in `LABEL_3`."""
+    return all(re.fullmatch(r"(class|label)?[\s_]*\d+", label, re.IGNORECASE) for label in labels)
+
+
+def _mismatch(
+    where: str, used: Sequence[str], strays: Sequence[str], labels: Sequence[str], num_classes: int
+) -> str:
+    if len(strays) < len(used):
+        found = f"{where} has class folders that are no class of the model ({_some(strays)})"
+    else:
+        found = f"{where} has {len(used)} class folders ({_some(used)}), none of them a class of the model"
+    expected = f"{num_classes} classes" + (f" ({_some(labels)})" if labels else "")
+    wordnet = ", WordNet ids such as n01440764" if num_classes == 1000 else ""
+    return (
+        f"{found}, which has {expected}: folders must carry the names of its classes"
+        f"{wordnet} or numbers from 0 to {num_classes - 1}"
+    )
+
+
+def _some(names: Sequence[str], shown: int = 4) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -1,0 +1,87 @@
+"""Opens image sets by name, and divides them into calibration, training and test images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from analysis.data import scenes
+from analysis.data.folders import _existing, _find_cifar10, _open_files
+from analysis.data.image_set import ImageSet, _Scenes, _spread
+from analysis.data.labels import match_folders
+from analysis.models.preprocess import Preprocess
+
+SPLITS = ("all", "calibration", "test", "train", "heldout")
+CALIBRATION_IMAGES = 512  # at most; never more than half of a set
+TRAIN_SCENES = 20_000  # as many as a few minutes of training see
+
+
+def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split: str = "all") -> ImageSet:
+    """Open images for a model with these classes (`num_classes` 0: no head, any images will do).
+
+    `spec` is `demo`, a folder of class folders, a zip of one, or `cifar10:FOLDER`, a folder with
+    cifar10-jpeg-train.zip and cifar10-jpeg-test.zip, or train/ and test/.
+
+    Splits `calibration` and `test` have no image in common. Scenes and CIFAR-10 come divided
+    (`all` is then `test`); of a folder or zip, calibration takes up to `CALIBRATION_IMAGES` and
+    at most half of the images, the same share of every class, chosen by their names [ours].
+    For training, `train` and `heldout` have none in common: of a folder or zip, `train` is half of
+    the images, those of `calibration` among them, and `heldout` the others; elsewhere `heldout` is
+    `test`, and `train` the training images (`TRAIN_SCENES` of the demo).
+
+    Class folders become labels by `labels.match_folders`.
+
+    Raises:
+        ValueError: nothing usable there, not safe to open, or other classes than the model's.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    text = str(spec)
+    if text == "demo":
+        return _open_scenes(preprocess, num_classes, split)
+    scheme, _, folder = text.partition("cifar10:")
+    if folder and not scheme:
+        side = "train" if split in ("calibration", "train") else "test"
+        name, path = _find_cifar10(_existing(folder), side)
+        return _open_files(name, path, preprocess, num_classes)
+    path = _existing(text)
+    images = _open_files(path.name or text, path, preprocess, num_classes)
+    return images if split == "all" else _divide(images, split)
+
+
+def open_training(
+    spec: str, preprocess: Preprocess, num_classes: int, test: str | None = None
+) -> tuple[ImageSet, ImageSet]:
+    """Images to train on and images to measure on: `train` and `heldout` of one set, or all of two.
+
+    Raises:
+        ValueError: as `open_data`, or the same set twice.
+    """
+    if test is None:
+        train, heldout = (open_data(spec, preprocess, num_classes, split) for split in ("train", "heldout"))
+        return train, heldout
+    if test == spec:
+        raise ValueError(f"the test images must be others than the training images, got {spec!r} for both")
+    divided = spec == "demo" or spec.startswith("cifar10:")
+    train = open_data(spec, preprocess, num_classes, "train" if divided else "all")
+    return train, open_data(test, preprocess, num_classes)
+
+
+def _divide(images: ImageSet, split: str) -> ImageSet:
+    half = len(images) // 2
+    if not half:
+        raise ValueError(f"{images.name} must hold at least 2 images to be divided, got {len(images)}")
+    count = half if split in ("train", "heldout") else min(CALIBRATION_IMAGES, half)
+    order = _spread(images.source.names, "split")
+    return images.subset(sorted(order[:count] if split in ("calibration", "train") else order[count:]))
+
+
+def _open_scenes(preprocess: Preprocess, num_classes: int, split: str) -> ImageSet:
+    counts = {"calibration": scenes.CALIBRATION_IMAGES, "train": TRAIN_SCENES, "test": scenes.TEST_IMAGES}
+    split = split if split in counts else "test"
+    count = counts[split]
+    shapes = scenes.CLASSES
+    index_of, classes = match_folders("the demo data", shapes, shapes, preprocess, num_classes)
+    folders = [shapes[i % len(shapes)] for i in range(count)]
+    names = tuple(f"{folder}/{split}-{i:05d}" for i, folder in enumerate(folders))
+    labels = tuple(index_of[folder] for folder in folders)
+    return ImageSet("demo scenes", classes, _Scenes(split, names), labels, tuple(range(count)))

@@ -1,0 +1,1 @@
+"""What single heads are worth, which are alike, and how far measures of them agree."""

@@ -1,0 +1,182 @@
+"""Where models come from: the demo, timm, the Hugging Face hub, local weights, bundles.
+
+Whatever the source, the result is a `ViT` with its preprocessing; nothing later depends on timm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from analysis.models.convert import UnsupportedModelError, architecture_of, from_timm
+from analysis.models.preprocess import Preprocess
+from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
+from analysis.models.weights import read_weights, require_match
+from analysis.vit import Architecture, ViT
+
+__all__ = [
+    "DEMO",
+    "LoadedModel",
+    "UnsupportedModelError",
+    "architecture",
+    "from_timm",
+    "load",
+    "read_bundle",
+    "suggested",
+]
+
+DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
+_BUNDLE_FILES = ("architecture.json", "preprocess.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode and float32, what it does to images, and where it came from."""
+
+    model: ViT
+    preprocess: Preprocess
+    name: str
+    source: str
+
+
+def suggested() -> tuple[str, ...]:
+    """Names worth offering for choice, the demo first; all of them are covered by tests."""
+    return (
+        "demo",
+        "deit_tiny_patch16_224",
+        "deit_small_patch16_224",
+        "deit_base_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+        "vit_tiny_patch16_224",
+        "vit_small_patch16_224",
+        "vit_small_patch32_224",
+        "vit_base_patch16_224",
+        "vit_base_patch32_224",
+        "vit_base_patch16_clip_224",
+        "vit_small_patch14_dinov2",
+        "vit_small_patch14_reg4_dinov2",
+    )
+
+
+def load(
+    name: str,
+    weights: Path | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> LoadedModel:
+    """Load a model by name: "demo", a timm name, "hf-hub:..." or the path of a bundle folder.
+
+    Without `weights` those of the hub are used. `image_size` (rows, columns) resamples the position
+    embedding. With `weights`, the number of classes is that of the file; 0 drops the head.
+
+    Raises:
+        ValueError: unknown name, unreachable or unfit weights, a broken bundle.
+        UnsupportedModelError: a model that is no plain Vision Transformer.
+    """
+    folder = _bundle_folder(name)
+    if folder is None:
+        model, preprocess, source = load_timm(name, weights, image_size, num_classes)
+        return LoadedModel(model, preprocess, name, source)
+    if any(option is not None for option in (weights, image_size, num_classes)):
+        raise ValueError(f"{name} brings its own weights, image size and classes; leave those options out")
+    return replace(read_bundle(folder), name=name)
+
+
+def architecture(
+    name: str, *, image_size: tuple[int, int] | None = None, num_classes: int | None = None
+) -> Architecture:
+    """The architecture behind a name, without weights; "hf-hub:" names apart, without network.
+
+    Raises:
+        ValueError: unknown name, or a broken bundle.
+        UnsupportedModelError: a model that is no plain Vision Transformer.
+    """
+    folder = _bundle_folder(name)
+    if folder is None:
+        return architecture_of(skeleton(name, image_size, num_classes))
+    if image_size is not None or num_classes is not None:
+        raise ValueError(f"{name} brings its own image size and classes; leave those options out")
+    return _bundle_architecture(folder)
+
+
+def read_bundle(folder: Path) -> LoadedModel:
+    """Read a bundle: architecture.json, preprocess.json and model.safetensors, cast to float32.
+
+    Raises:
+        ValueError: a file is missing, cannot be read, or does not fit the others.
+    """
+    arch = _bundle_architecture(folder)
+    preprocess = _bundle_preprocess(folder, arch)
+    with torch.device("meta"):  # so that no memory is taken before the weights are known to fit
+        model = ViT(arch)
+    state = read_weights(folder / "model.safetensors")
+    require_match(state, model.state_dict(), folder / "model.safetensors")
+    model.load_state_dict(state, assign=True)
+    source = "embedded demo" if folder == DEMO else f"bundle {folder}"
+    return LoadedModel(model.eval(), preprocess, str(folder), source)
+
+
+def _bundle_preprocess(folder: Path, arch: Architecture) -> Preprocess:
+    file = folder / "preprocess.json"
+    try:
+        preprocess = Preprocess.from_json(_text(file))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if preprocess.image_size != arch.image_size:
+        raise ValueError(
+            f"{file} must have the image_size of architecture.json, "
+            f"{arch.image_size}, got {preprocess.image_size}"
+        )
+    if len(preprocess.labels) not in (0, arch.num_classes):
+        raise ValueError(
+            f"{file} must name all {arch.num_classes} classes or none, got {len(preprocess.labels)} labels"
+        )
+    if len(preprocess.mean) != arch.in_channels:
+        raise ValueError(f"{file} must have {arch.in_channels} means, got {len(preprocess.mean)}")
+    return preprocess
+
+
+def _bundle_folder(name: str) -> Path | None:
+    """The folder a name stands for, or None for a name of timm or the hub."""
+    if name == "demo":
+        return DEMO
+    if not name or name.startswith(HUB):
+        return None
+    folder = Path(name).expanduser()
+    is_path = name in (".", "..") or "/" in name or "\\" in name
+    if is_path or (folder / _BUNDLE_FILES[0]).is_file():
+        return folder
+    return folder if folder.is_dir() and not is_timm(name) else None
+
+
+def _bundle_architecture(folder: Path) -> Architecture:
+    missing = [file for file in _BUNDLE_FILES if not (folder / file).is_file()]
+    if folder == DEMO and missing:
+        raise ValueError(
+            f"the embedded demo model is incomplete: {DEMO} has no {missing[0]}; restore that folder"
+        )
+    if not folder.is_dir():
+        raise ValueError(
+            f"there is no bundle folder at {folder}; "
+            f"write hub names as {HUB}OWNER/NAME and timm names without '/'"
+        )
+    if missing:
+        raise ValueError(
+            f"{folder} is not a bundle: it must hold {', '.join(_BUNDLE_FILES)}, {missing[0]} is not there"
+        )
+    file = folder / "architecture.json"
+    try:
+        return Architecture.from_json(_text(file))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"{file} is not text: {error}") from error

@@ -1,0 +1,240 @@
+"""Models by timm's names: their structure, their weights from the hub or a file, their preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analysis.models.convert import architecture_of, from_timm
+from analysis.models.preprocess import Preprocess
+from analysis.models.weights import read_weights, require_match, unpack
+from analysis.vit import Architecture, ViT
+
+HUB = "hf-hub:"
+PROBE_SECONDS = 5.0
+_LOCAL = "local weights (--weights FILE)"
+
+
+def load_timm(
+    name: str, weights: Path | None, image_size: tuple[int, int] | None, num_classes: int | None
+) -> tuple[ViT, Preprocess, str]:
+    """Model, preprocessing and a description of the source, for a timm or "hf-hub:" name.
+
+    Raises:
+        ValueError: unknown name, or weights that cannot be had or do not fit.
+        UnsupportedModelError: a model that is no plain Vision Transformer.
+    """
+    model = skeleton(name, image_size, num_classes)
+    if weights is None:
+        state = _hub_weights(name, model.pretrained_cfg, num_classes)
+        source = f"hub {model.pretrained_cfg['hf_hub_id']}"
+    else:
+        state = read_weights(weights)
+        source = f"weights {weights}"
+        _require_same_patches(state, model, weights, resample=image_size is not None)
+    state = _adapt(state, model, weights or name)
+    head = state.get("head.weight")
+    if num_classes is None and head is not None and head.ndim == 2 and len(head) != model.num_classes:
+        model = skeleton(name, image_size, len(head))  # fine-tuned on other classes
+    require_match(state, model.state_dict(), weights or name)
+    model.load_state_dict(state, assign=True)
+    vit = from_timm(model)
+    return vit, _preprocess(model.pretrained_cfg, vit.arch), source
+
+
+def skeleton(name: str, image_size: tuple[int, int] | None, num_classes: int | None) -> Any:
+    """The timm model without weights (on the meta device); known to be a plain Vision Transformer.
+
+    Raises:
+        ValueError: unknown name, or a size or number of classes that cannot be.
+        UnsupportedModelError: a model that is no plain Vision Transformer.
+    """
+    _require_known(name)
+    model = _create(name)
+    arch = architecture_of(model)  # before the options, which other networks do not know
+    options: dict[str, Any] = {}
+    if image_size is not None:
+        _require_size(image_size, arch.patch_size)
+        options["img_size"] = image_size
+    if num_classes is not None:
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be 0 (no head) or more, got {num_classes}")
+        options["num_classes"] = num_classes
+    return _create(name, **options) if options else model
+
+
+def is_timm(name: str) -> bool:
+    """Whether timm knows a model of that name, whatever the tag behind the dot."""
+    import timm
+
+    return bool(timm.is_model(name.partition(".")[0]))
+
+
+def _create(name: str, **options: Any) -> Any:
+    import timm
+
+    if not name.startswith(HUB):
+        with torch.device("meta"):
+            return timm.create_model(name, **options)
+    with _hub_access(name, "the configuration of", "a timm name"), torch.device("meta"):
+        return timm.create_model(name, **options)
+
+
+def _require_known(name: str) -> None:
+    import timm
+
+    if name.startswith(HUB):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name.removeprefix(HUB)):
+            raise ValueError(f"a model on the hub is written {HUB}OWNER/NAME, got {name!r}")
+        return
+    if not is_timm(name):
+        base = name.partition(".")[0]
+        near = difflib.get_close_matches(base.lower(), timm.list_models(), n=3) or ["deit_tiny_patch16_224"]
+        raise ValueError(f"there is no model named {name!r}; did you mean {' or '.join(near)}?")
+    base, _, tag = name.partition(".")
+    known = timm.list_models(f"{base}.*", pretrained=True)
+    if tag and name not in known:
+        raise ValueError(f"{base} has no weights tagged {tag!r}; there are {', '.join(known) or 'none'}")
+
+
+def _require_size(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+    if len(image_size) != 2 or any(
+        size < patch or size % patch for size, patch in zip(image_size, patch_size, strict=True)
+    ):
+        raise ValueError(
+            f"image_size must be two multiples of the patch size {patch_size[0]} x {patch_size[1]}, "
+            f"rows first, got {image_size}"
+        )
+
+
+def _hub_weights(name: str, config: dict[str, Any], num_classes: int | None) -> dict[str, Tensor]:
+    from timm.models import load_state_dict_from_hf
+
+    if not config.get("hf_hub_id"):
+        raise ValueError(f"there are no weights for {name} on the hub; give {_LOCAL}")
+    if num_classes not in (None, 0, config["num_classes"]):
+        raise ValueError(
+            f"the weights of {name} on the hub have {config['num_classes']} classes, not {num_classes}; "
+            f"leave the number of classes out or give {_LOCAL} trained for it"
+        )
+    place = (config["hf_hub_id"], config.get("hf_hub_filename"))
+    with _hub_access(name, "the weights of", _LOCAL):
+        loaded = load_state_dict_from_hf(*(part for part in place if part))
+    return unpack(loaded, name)
+
+
+@contextmanager
+def _hub_access(name: str, what: str, instead: str) -> Iterator[None]:
+    """Turn what goes wrong with the hub into one sentence; without network use its cache at once.
+
+    Left to itself, huggingface_hub retries for the better part of a minute before it gives up.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    reachable = not before and _hub_answers()
+    constants.HF_HUB_OFFLINE = not reachable
+    try:
+        yield
+    except Exception as error:  # of its HTTP library, its own, or from a configuration that is not timm's
+        if not reachable:
+            raise ValueError(
+                f"{what} {name} must come from the Hugging Face hub, which cannot be reached, "
+                f"and are not in its local cache; connect to the network or give {instead}"
+            ) from error
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if isinstance(error, KeyError):
+            reason = "its config.json describes no timm model"
+        raise ValueError(
+            f"the Hugging Face hub did not give {what} {name} ({reason[:200]}); "
+            f"check the name and your access, or give {instead}"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached; known within `PROBE_SECONDS`, proxies included."""
+    answers: list[object] = []
+
+    def probe() -> None:
+        from huggingface_hub import constants, get_session
+
+        try:
+            answers.append(get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS))
+        except Exception:  # whatever it is, the answer is no
+            return
+
+    # a thread, because looking up a host name heeds no timeout
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return bool(answers)
+
+
+def _require_same_patches(state: dict[str, Tensor], model: Any, source: Path, *, resample: bool) -> None:
+    """timm would resample either in silence, and a model that is subtly another would come out."""
+    kernel, ours = state.get("patch_embed.proj.weight"), model.patch_embed.proj.weight
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[2:] != ours.shape[2:]:
+        got, want = (f"{k.shape[2]} x {k.shape[3]}" for k in (kernel, ours))
+        raise ValueError(f"{source} holds weights for patches of {got} pixels, the model takes {want}")
+    tokens = state.get("pos_embed")
+    if (
+        resample or tokens is None or tokens.ndim != 3 or "mask_token" in state
+    ):  # original DINOv2: other tokens
+        return
+    if tokens.shape[1] != model.pos_embed.shape[1]:
+        raise ValueError(
+            f"{source} has a position embedding of {tokens.shape[1]} tokens, the model of "
+            f"{model.pos_embed.shape[1]}: it is of another architecture, or needs image_size to be set"
+        )
+
+
+def _adapt(state: dict[str, Tensor], model: Any, source: object) -> dict[str, Tensor]:
+    """Bring original checkpoints (DeiT, DINOv2, CLIP, JAX-style) to timm's names, and to the image size."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    try:
+        adapted: dict[str, Tensor] = checkpoint_filter_fn(state, model, adapt_layer_scale=True)
+    except Exception as error:  # the filter stumbles in many ways over what is no such checkpoint
+        raise ValueError(
+            f"{source} does not hold the weights of a Vision Transformer like this one"
+        ) from error
+    unused = ["attn_pool."]  # SigLIP's pooling, left out of its average-pooled variants
+    if model.num_classes == 0:
+        unused += ["head.", "head_dist."]
+    return {key: value for key, value in adapted.items() if not key.startswith(tuple(unused))}
+
+
+def _preprocess(config: dict[str, Any], arch: Architecture) -> Preprocess:
+    from timm.data import resolve_data_config
+
+    data = resolve_data_config(pretrained_cfg=config)
+    return Preprocess(
+        image_size=arch.image_size,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        crop_pct=data["crop_pct"],
+        crop_mode=data["crop_mode"],
+        labels=_labels(config, arch.num_classes),
+    )
+
+
+def _labels(config: dict[str, Any], num_classes: int) -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    own = config.get("label_names") or ()
+    if own and len(own) == num_classes:
+        return tuple(str(label) for label in own)
+    if num_classes != 1000:
+        return ()
+    return tuple(synonyms.split(",")[0] for synonyms in ImageNetInfo().label_descriptions())

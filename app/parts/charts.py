@@ -1,0 +1,155 @@
+"""Plotly, and only here: every chart of the app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis.vit import Architecture
+from pruning.runs.metrics import Metrics
+
+ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
+KEPT, REMOVED, ACCENT = "#14907a", "rgba(138, 150, 144, 0.32)", "#d2604f"
+CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
+
+Figure = Any  # plotly comes without types
+
+
+def _plain(figure: Figure, height: int, **layout: Any) -> Figure:
+    """The look all charts share."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "title": None},
+        hoverlabel={"font_size": 13},
+        dragmode=False,
+        **layout,
+    )
+    figure.update_xaxes(fixedrange=True, automargin=True, title_standoff=8)
+    figure.update_yaxes(fixedrange=True, automargin=True, title_standoff=8, rangemode="tozero")
+    return figure
+
+
+def widths(before: Architecture, after: Architecture) -> Figure:
+    """What stays of every block's widths, in front of what there was."""
+    shown = ("qk", "v", "mlp", "heads")
+    titles = ["Query-key pairs per head", "Value channels per head", "MLP neurons", "Heads"]
+    figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
+    blocks = list(range(before.depth))
+    for place, name in enumerate(shown):
+        for arch, tint, label in ((before, REMOVED, "before"), (after, KEPT, "after")):
+            bar = go.Bar(
+                x=blocks,
+                y=[getattr(widths, name) for widths in arch.blocks],
+                marker_color=tint,
+                name=label,
+                showlegend=place == 0,
+                legendgroup=label,
+                hovertemplate=f"block %{{x}}: %{{y:,}}<extra>{label}</extra>",
+            )
+            figure.add_trace(bar, place // 2 + 1, place % 2 + 1)
+    figure.update_xaxes(dtick=1 if before.depth <= 12 else 4)
+    figure.update_xaxes(title="block", row=2)
+    figure.update_yaxes(nticks=5)
+    figure.update_annotations(font_size=13)
+    figure = _plain(figure, 380, barmode="overlay", bargap=0.2)
+    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=44)
+
+
+def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) -> Figure:
+    """Predicted loss against GMACs for budgets of any size, with the current choice marked.
+
+    Each point is GMACs and the sum of KL divergences; where nothing is lost there is no logarithm
+    to show, so the dense model is left out.
+    """
+    points = [(gmacs, loss) for gmacs, loss in line if loss > 0]
+    hover = "%{y:.3g} at %{x:.3f} GMACs<extra>predicted</extra>"
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[gmacs for gmacs, _ in points],
+        y=[loss for _, loss in points],
+        mode="lines",
+        line={"color": KEPT, "width": 2},
+        hovertemplate=hover,
+        name="best widths found",
+    )
+    if here[1] > 0:
+        figure.add_scatter(
+            x=[here[0]],
+            y=[here[1]],
+            mode="markers",
+            marker={"size": 12, "color": ACCENT, "symbol": "diamond"},
+            hovertemplate=hover,
+            name="your budget",
+        )
+    figure = _plain(figure, 260)
+    figure.update_xaxes(title="GMACs per image")
+    figure.update_yaxes(title="predicted loss", type="log", rangemode="normal", exponentformat="power")
+    return figure
+
+
+CURVES = {
+    "loss": "Loss",
+    "top1": "Top-1 on held-out images, %",
+    "primal_residual": "Distance from the structure (primal residual)",
+}
+
+
+def curves(metrics: Metrics, dense: float | None) -> Figure | None:
+    """What a training told so far, one plot for each curve; `dense` is the top-1 to be reached.
+
+    None as long as there is nothing to draw.
+    """
+    shown = [name for name in CURVES if name in metrics.names]
+    if not shown:
+        return None
+    figure = make_subplots(1, len(shown), subplot_titles=[CURVES[name] for name in shown])
+    for column, name in enumerate(shown, 1):
+        scale = 100 if name == "top1" else 1
+        steps, values, phases = _one_after_the_other(metrics, name)
+        figure.add_scatter(
+            x=steps,
+            y=[scale * value for value in values],
+            customdata=phases,
+            mode="lines+markers" if len(values) < 40 else "lines",
+            line={"color": KEPT, "width": 2},
+            name=CURVES[name],
+            hovertemplate="%{y:.4g} after %{x:,} steps<br>%{customdata}<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=column,
+        )
+    figure = _plain(figure, 280)
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(title="step", rangemode="tozero")
+    if "top1" in shown:
+        place = {"row": 1, "col": shown.index("top1") + 1}
+        figure.update_yaxes(rangemode="normal", **place)
+        if dense is not None:
+            line = {"color": ACCENT, "width": 1.5, "dash": "dash"}
+            figure.add_hline(
+                100 * dense, line=line, annotation_text="dense", annotation_position="top left", **place
+            )
+    return figure
+
+
+def _one_after_the_other(metrics: Metrics, name: str) -> tuple[list[int], list[float], list[str]]:
+    """Steps, counted on through all trainings of a run, values, and what was being done.
+
+    The loss is that of the task, without the pull of a training towards a structure, which grows.
+    """
+    steps: list[int] = []
+    values: list[float] = []
+    phases: list[str] = []
+    before = 0
+    for what in metrics.phases:
+        task = "task_loss" if name == "loss" and metrics.curve("task_loss", what)[0] else name
+        own, figures = metrics.curve(task, what)
+        steps += [before + step for step in own]
+        values += figures
+        phases += [what] * len(own)
+        before += max(point.step for point in metrics.points if point.what == what)
+    return steps, values, phases

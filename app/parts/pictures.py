@@ -1,0 +1,123 @@
+"""The grid of all heads as one image, and what the pages draw with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from analysis.attention.pictures import (
+    PALETTES,
+    Map,
+    Style,
+    colour,
+    data_uri,
+    enlarge,
+    overlay,
+    stretch,
+    thumbnail,
+)
+
+__all__ = [
+    "GAP",
+    "PALETTES",
+    "Grid",
+    "Map",
+    "Style",
+    "colour",
+    "data_uri",
+    "enlarge",
+    "full_size",
+    "grid",
+    "outline",
+    "overlay",
+    "patch_lines",
+    "png",
+    "scale",
+    "stretch",
+    "thumbnail",
+]
+
+
+def scale(palette: str, width: int, height: int) -> Image.Image:
+    """A bar of a palette's colours from low to high."""
+    ramp = np.linspace(0, 1, width, dtype=np.float32)
+    return Image.fromarray(colour(np.tile(ramp, (height, 1)), palette))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One image of many cells, and where each cell is: `cells` are (column, row)."""
+
+    image: Image.Image
+    cell: tuple[int, int]
+    cells: tuple[tuple[int, int], ...]
+    columns: int
+    rows: int
+
+
+GAP = 4  # pixels between cells
+
+
+def grid(
+    photo: Image.Image,
+    blocks: Sequence[Sequence[Map]],
+    style: Style,
+    room: tuple[int, int],
+    tallest: int = 150,
+) -> Grid:
+    """Maps of all heads as one image: blocks from left to right, heads from top to bottom.
+
+    `room` is the width and height in pixels the grid may take, `tallest` the height of a cell.
+    """
+    columns, rows = len(blocks), max(len(heads) for heads in blocks)
+    ratio = photo.width / photo.height
+    height = min(room[1] / rows, room[0] / columns / ratio, tallest) - GAP
+    cell = max(16, round(height * ratio)), max(16, round(height))
+    small = photo.resize(cell, Image.Resampling.LANCZOS)
+    step = cell[0] + GAP, cell[1] + GAP
+    image = Image.new("RGBA", (columns * step[0] - GAP, rows * step[1] - GAP))
+    cells = [(column, row) for column, heads in enumerate(blocks) for row in range(len(heads))]
+    for column, row in cells:
+        image.paste(overlay(small, blocks[column][row], style), (column * step[0], row * step[1]))
+    return Grid(image, cell, tuple(cells), columns, rows)
+
+
+def patch_lines(picture: Image.Image, rows: int, columns: int) -> Image.Image:
+    """The picture with thin lines between its patches."""
+    lined, size = picture.copy(), picture.size
+    pen = ImageDraw.Draw(lined, "RGBA")
+    for column in range(1, columns):
+        at = round(column * size[0] / columns)
+        pen.line([(at, 0), (at, size[1])], fill=(255, 255, 255, 110))
+    for row in range(1, rows):
+        at = round(row * size[1] / rows)
+        pen.line([(0, at), (size[0], at)], fill=(255, 255, 255, 110))
+    return lined
+
+
+def outline(picture: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+    """The picture with the rim of the mask's object: white on black, seen on any ground."""
+    shape = Image.fromarray(mask).convert("L").resize(picture.size, Image.Resampling.BICUBIC)
+    inside = shape.point([0] * 128 + [255] * 128)
+    drawn = picture.copy()
+    for ink, reach in (("black", 5), ("white", 3)):
+        rim = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(reach)), inside)
+        drawn.paste(ink, mask=rim)
+    return drawn
+
+
+def png(picture: Image.Image) -> bytes:
+    """An 8-bit PNG file."""
+    content = BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
+
+
+def full_size(photo: Image.Image, longest: int = 1024) -> Image.Image:
+    """Scaled by the largest whole number that keeps the longest side within `longest`."""
+    return enlarge(photo, max(photo.size) * max(1, longest // max(photo.size)))

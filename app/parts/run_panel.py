@@ -1,0 +1,122 @@
+"""A run as the app shows it: state, progress, and buttons to cancel and resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app.parts import feedback
+from app.parts import wording as words
+from app.state import loaded as session
+from app.state.runs import POLL, _listed, is_news, listed
+from pruning.jobs.bench import BenchJob
+from pruning.jobs.recover import RecoverJob
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
+from pruning.runs.folder import Run
+from pruning.wording import base_name
+
+BADGES: dict[str, tuple[str, Any]] = {
+    "queued": (":material/hourglass_empty:", "gray"),
+    "running": (":material/play_arrow:", "blue"),
+    "done": (":material/check:", "green"),
+    "failed": (":material/error:", "red"),
+    "cancelled": (":material/cancel:", "orange"),
+    "interrupted": (":material/power_off:", "orange"),
+}
+
+
+def _cancel(folder: Path) -> None:
+    with feedback.sentences():
+        run_start.cancel(folder)
+
+
+def _resume(folder: Path) -> None:
+    with feedback.sentences():
+        run_start.resume(folder)
+    _listed.clear()
+
+
+# ---- showing
+
+
+def panel(run: Run, key: str) -> None:
+    """Where a run stands, kept fresh while it is active, with a button to stop it or to go on."""
+    st.fragment(_panel, run_every=POLL if run.active else None)(run.folder, key, run.active)
+
+
+def _panel(folder: Path, key: str, active: bool) -> None:
+    run = runs.read(folder)
+    if active and not run.active:
+        _listed.clear()
+        st.rerun()  # all of the page, which now has a result to show
+    with st.container(border=True, key=key), feedback.sentences():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            badge(run)
+            st.markdown(f"**{words.plain(title(run))}**")
+        if run.active:
+            st.progress(run.status.share, text=words.plain(run.sentence))
+            cancelling = (run.folder / runs.CANCEL).exists()
+            st.button(
+                "Cancelling …" if cancelling else "Cancel",
+                icon=":material/stop_circle:",
+                key=f"{key}-cancel",
+                disabled=cancelling,
+                on_click=_cancel,
+                args=(run.folder,),
+            )
+        elif run.error:
+            st.error(words.plain(run.error), icon=":material/error:")
+        else:
+            st.caption(words.plain(run.sentence))
+        if run.resumable and st.button("Resume", icon=":material/resume:", key=f"{key}-resume"):
+            _resume(run.folder)
+            st.rerun()
+
+
+def badge(run: Run) -> None:
+    """Its state, in its colour."""
+    icon, color = BADGES[run.state]
+    st.badge(run.state, icon=icon, color=color)
+
+
+def title(run: Run) -> str:
+    """What it does, in a few words."""
+    return run.name if run.job is None else words.job(run.job)
+
+
+def about(run: Run) -> str:
+    """The model a run is about, in short; of a recovery its teacher, of timings none."""
+    job = run.job
+    if job is None or isinstance(job, BenchJob):
+        return ""
+    return base_name(job.teacher if isinstance(job, RecoverJob) else job.model)
+
+
+def activity() -> None:
+    """For the sidebar: what is at work, and what has ended just now."""
+    news = [run for run in listed() if is_news(run)][:4]
+    if news:
+        active = tuple(run.folder for run in news if run.active)
+        every = POLL if active else None
+        st.fragment(_activity, run_every=every)(tuple(run.folder for run in news), active)
+
+
+def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
+    found = [runs.read(folder) for folder in folders]
+    if any(run.folder in active and not run.active for run in found):
+        _listed.clear()
+        st.rerun()
+    with st.container(border=True, key="activity", gap="xsmall"):
+        for run in found:
+            name, sentence = words.plain(title(run)), words.plain(run.sentence)
+            if about(run) not in ("", base_name(session.choice().model)):
+                sentence += f" · {words.plain(about(run))}"
+            if run.active:
+                st.progress(run.status.share, text=f"**{name}**  \n{sentence}")
+            else:
+                icon, color = BADGES[run.state]
+                st.caption(f":{color}[{icon}] **{name}**  \n{sentence}")
+        feedback.link("recover", "All runs", ":material/list:")

@@ -1,0 +1,193 @@
+"""Which models the Compare page puts side by side: finished runs of one dense model, and bundles."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+
+import streamlit as st
+
+from analysis.measure.evaluate import Evaluation, evaluate
+from analysis.models.load import LoadedModel
+from app.parts import feedback
+from app.state import finished as results
+from app.state import loaded as session
+from app.state import runs as work
+from app.state.finished import Finished, Run
+from app.state.loaded import Choice
+from pruning.bundle.layout import is_bundle
+from pruning.jobs.bench import BenchJob, Named, Timings, read_timings
+from pruning.jobs.inputs import tracked
+from pruning.report.comparison import (
+    Compared,
+    Comparison,
+    Trade,
+    dense_of,
+    newest_timings,
+    of_bundle,
+    smaller_of,
+)
+from pruning.runs import folder as runs
+from pruning.wording import base_name
+
+KEPT = 32  # evaluations of bundles that belong to no run
+
+
+def groups() -> list[list[Run]]:
+    """Finished runs by dense model and test images, each group and its runs newest first."""
+    found: list[list[Run]] = []
+    for run in reversed(results.runs()):
+        group = next((group for group in found if group[0].outcome.is_like(run.outcome)), None)
+        if group is None:
+            found.append([run])
+        else:
+            group.append(run)
+    return found
+
+
+def group_title(group: list[Run]) -> str:
+    """Which dense model and which images a group is about."""
+    outcome = group[0].outcome
+    return f"{base_name(outcome.origin[0])} on {base_name(outcome.data)}, {outcome.after.images:,} images"
+
+
+def run_name(run: Run) -> str:
+    """A run's short name, as it stands over its column."""
+    return f"run {run.number}"
+
+
+# ---- folders from elsewhere
+
+
+def bundles() -> list[Path]:
+    """Bundles of no run that this session has opened."""
+    opened: list[Path] = st.session_state.setdefault("opened bundles", [])
+    return opened
+
+
+def open_path(path: str) -> str:
+    """Open a run folder or a bundle; returns its key among what can be compared.
+
+    Raises:
+        ValueError: neither of them is there, or the run has not come to its end.
+    """
+    if not path.strip():
+        raise ValueError("Give the path of a run folder or of a bundle.")
+    folder = Path(path.strip()).expanduser().resolve()
+    run = next((place for place in (folder, folder.parent) if (place / runs.JOB).is_file()), None)
+    if run is not None:
+        found = work.open_folder(str(run))
+        if found.bundle is None:
+            raise ValueError(f"{found.name} is {found.state}: only a run that left a model can be compared")
+        return str(found.folder)
+    if not is_bundle(folder):
+        raise ValueError(f"{folder} is neither a run folder nor a bundle")
+    if folder not in bundles():
+        bundles().append(folder)
+    return str(folder)
+
+
+def _evaluation(folder: Path, like: Finished) -> Evaluation:
+    """How a bundle does on the images that a run was tested on; measured once for all sessions."""
+    file = folder / "model.safetensors"
+    if not is_bundle(folder):
+        raise ValueError(f"{folder} is no bundle any more")
+    key = (folder, file.stat().st_mtime_ns, like.origin, like.data, like.before.labels)
+    with _lock:
+        known = _evaluations().get(key)
+    if known is None:
+        loaded, test = session.model(Choice(str(folder))), like.tested()
+        classes = loaded.model.arch.num_classes
+        if classes != len(test.classes):
+            raise ValueError(f"{folder.name} has {classes} classes, the test images {len(test.classes)}")
+        with feedback.progress_bar() as progress:
+            images = tracked(test, loaded, f"Evaluating {folder.name}", progress)
+            known = evaluate(loaded.model, images)
+    with _lock:
+        kept = _evaluations()
+        kept[key] = known
+        while len(kept) > KEPT:
+            kept.popitem(last=False)
+    return known
+
+
+_lock = Lock()
+
+
+@st.cache_resource(show_spinner=False)
+def _evaluations() -> OrderedDict[object, Evaluation]:
+    return OrderedDict()
+
+
+# ---- the comparison
+
+
+def comparison(group: list[Run], chosen: list[str]) -> Comparison:
+    """The chosen runs and bundles beside the dense model of their group.
+
+    Raises:
+        ValueError: something of it cannot be read, or a bundle has other classes.
+    """
+    outcome = group[0].outcome
+    of_key = {run.key: run for run in group}
+    others = tuple(
+        smaller_of(of_key[key].outcome, run_name(of_key[key]), of_key[key].title.partition(": ")[2])
+        if key in of_key
+        else of_bundle(Path(key), _evaluation(Path(key), outcome))
+        for key in chosen
+    )
+    dense = dense_of(outcome, outcome.dense)
+    measured = timings()
+    return Comparison(
+        dense,
+        others,
+        outcome.tested(),
+        base_name(outcome.data),
+        _trades(dense, group, measured),
+        newest_timings(measured, [model.source for model in (dense, *others)]),
+        load,
+    )
+
+
+def load(source: Named) -> LoadedModel:
+    """A model as all sessions share it."""
+    return session.model(Choice(*source))
+
+
+def _trades(dense: Compared, group: list[Run], measured: list[Timings]) -> tuple[Trade, ...]:
+    found = [Trade(dense.name, dense.cost.gmacs, dense.result, 1.0, dense=True)]
+    for run in reversed(group):
+        model = smaller_of(run.outcome, run_name(run), run.title)
+        found.append(Trade.of(model, _speedup(model, dense, measured)))
+    return tuple(found)
+
+
+def _speedup(model: Compared, dense: Compared, measured: list[Timings]) -> float | None:
+    """Over the dense model, at the smallest batch they were timed at together last."""
+    timed = newest_timings(measured, [model.source, dense.source])
+    if timed is None:
+        return None
+    return timed.between(model.source, dense.source, min(timed.ms)).speedup
+
+
+# ---- latency
+
+
+def timings() -> list[Timings]:
+    """What was measured, the newest first."""
+    benches = [run for run in work.listed() if isinstance(run.job, BenchJob)]
+    return [_timings(run.folder) for run in benches if run.state == "done"]
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _timings(folder: Path) -> Timings:
+    return read_timings(folder)
+
+
+def bench(sources: list[Named]) -> runs.Run | None:
+    """The newest run, at work or ended without a result, that times these models."""
+    for run in work.listed():
+        if isinstance(run.job, BenchJob) and set(sources) <= set(run.job.models):
+            return run
+    return None

@@ -1,0 +1,145 @@
+"""What a browser session holds, and everything that is loaded once and shared by all sessions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from analysis.data.image_set import ImageSet
+from analysis.data.open import open_data
+from analysis.data.scenes import CLASSES
+from analysis.models.load import DEMO, LoadedModel, load
+from analysis.models.preprocess import Preprocess
+from app.state.memo import _shelf, remember
+
+
+class NothingChosen(ValueError):
+    """A page needs something that has not been chosen yet; its message says what and where."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the sidebar chose. `data` None: no labelled images; `limit` caps the test images."""
+
+    model: str = "demo"
+    weights: str | None = None
+    data: str | None = "demo"
+    limit: int = 500
+
+
+# ---- what was chosen
+
+
+def choice() -> Choice:
+    """The model and data that are loaded now."""
+    chosen: Choice = st.session_state.setdefault("choice", Choice())
+    return chosen
+
+
+def choose(chosen: Choice) -> None:
+    """Load another model and other data; what was loaded stays if they cannot be.
+
+    Raises:
+        ValueError: the model or the data cannot be loaded, or do not fit each other.
+    """
+    loaded = model(chosen)
+    if chosen.data == "demo" and not set(CLASSES) <= set(loaded.preprocess.labels):
+        raise ValueError(
+            f"{chosen.model} does not know the classes of the demo scenes ({', '.join(CLASSES[:3])}, ...): "
+            "choose other images, or None to look at photos of your own."
+        )
+    if chosen.data is not None:
+        _images(chosen.data, loaded)
+    st.session_state["choice"] = chosen
+    # their keys would keep the old model in memory
+    for name in ("crop", "trace", "gradients", "model id", "quick heads"):
+        _shelf(name).clear()
+
+
+def model(chosen: Choice | None = None) -> LoadedModel:
+    """The loaded model: shared by all sessions, never to be changed.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    chosen = chosen or choice()
+    return _load(chosen.model, chosen.weights, (_stamp(chosen.model), _stamp(chosen.weights)))
+
+
+def warm(samples: int) -> None:
+    """Load what every new session begins with, and draw so many of its images; before there is a session."""
+    few = _images("demo", model(Choice())).sample(samples)
+    for i in range(len(few)):
+        few.image(i)
+
+
+def images() -> ImageSet:
+    """All images to look at and to test on; `limit` of them are tested on.
+
+    Raises:
+        ValueError: no images are chosen, or they cannot be read.
+    """
+    chosen = choice()
+    if chosen.data is None:
+        raise NothingChosen("No images are chosen. Pick a folder or zip of images in the sidebar.")
+    return _images(chosen.data, model())
+
+
+def class_name(index: int) -> str:
+    """Name of a class of the loaded model."""
+    loaded = model()
+    if choice().data is not None and not loaded.preprocess.labels:
+        return images().classes[index]
+    return loaded.preprocess.label(index)
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of all classes of the loaded model, each different: where two are alike, with their numbers."""
+    names = [class_name(index) for index in range(model().model.arch.num_classes)]
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))
+
+
+# The stamp makes a file that changed on disk load anew.
+@st.cache_resource(max_entries=6, show_spinner="Loading the model …")
+def _load(name: str, weights: str | None, stamp: object) -> LoadedModel:
+    return load(name, Path(weights) if weights else None)
+
+
+def _images(spec: str, loaded: LoadedModel) -> ImageSet:
+    return _open(spec, _stamp(spec), loaded.preprocess, loaded.model.arch.num_classes)
+
+
+# Python's own hash knows a thousand labels at once; Streamlit's walks through them at every call.
+@st.cache_resource(max_entries=8, show_spinner="Opening the images …", hash_funcs={Preprocess: hash})
+def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int) -> ImageSet:
+    return open_data(spec, preprocess, num_classes, "test")
+
+
+def _stamp(spec: str | None) -> tuple[int, int] | None:
+    path = DEMO if spec == "demo" else Path(spec or "").expanduser()
+    file = path / "model.safetensors"
+    try:
+        stat = (file if file.exists() else path).stat()
+    except (OSError, ValueError):  # a name of the hub, or no path at all: loading it will say so
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def test_count() -> int:
+    """How many images accuracy is measured on."""
+    return min(choice().limit, len(images()))
+
+
+def few_images(count: int) -> ImageSet:
+    """A few of the test images, all classes alike; found once, as it takes all names of a large set."""
+    found = images()
+    return remember("few images", (choice(), count), lambda: found.sample(min(count, len(found))), keep=4)
+
+
+def test_images() -> ImageSet:
+    """The images that accuracy is measured on, the same ones that a run tests on."""
+    return few_images(test_count()) if test_count() < len(images()) else images()

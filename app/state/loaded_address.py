@@ -1,0 +1,104 @@
+"""The loaded model and images in the address bar, so that every view means the same after a refresh.
+
+Only what differs from the demo is written. A file that came through the browser is gone with its session,
+so what rests on it is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app.parts import wording as words
+from app.state import address
+from app.state import loaded as session
+from app.state import uploads as state_uploads
+from app.state.loaded import Choice
+from pruning.bundle.layout import is_bundle
+
+NONE = "none"  # no images, in the address
+_NAMES = ("model", "weights", "data", "limit")
+_FAILED = "address failed"
+
+
+def from_address() -> None:
+    """Load what the address asks for, once in a session; the demo stays if that cannot be done."""
+    asked = {name: said[-1] for name in _NAMES if (said := address.given(name))}
+    if "choice" in st.session_state or not asked:
+        return
+    try:
+        chosen = _read(asked)
+        session.choose(chosen)
+    except ValueError as error:
+        st.session_state[_FAILED] = (
+            f"What the address asks for cannot be loaded, so this is the demo: {error}"
+        )
+        return
+    _fill_form(chosen)
+
+
+def to_address() -> None:
+    """Let the address say what is loaded."""
+    usual, shown = Choice(), _lasting(session.choice())
+    for name in _NAMES:
+        value = getattr(shown, name)
+        told = [] if value == getattr(usual, name) else [NONE if value is None else str(value)]
+        address.keep(name, told)
+
+
+def failure() -> None:
+    """What the address asked for and did not get, in a sentence, until something is loaded."""
+    if _FAILED in st.session_state:
+        st.warning(words.plain(st.session_state[_FAILED]), icon=":material/link_off:")
+
+
+def settle() -> None:
+    """Forget what the address asked for: something else was loaded since."""
+    st.session_state.pop(_FAILED, None)
+
+
+def is_passing() -> bool:
+    """Whether something of what is loaded was uploaded, and is gone with this session."""
+    chosen = session.choice()
+    return any(_is_upload(spec) for spec in (chosen.weights, chosen.data))
+
+
+def _lasting(chosen: Choice) -> Choice:
+    """What another session can load: the demo for uploaded weights, no images for uploaded ones."""
+    if _is_upload(chosen.weights):
+        return Choice(limit=chosen.limit)
+    return replace(chosen, data=None) if _is_upload(chosen.data) else chosen
+
+
+def _is_upload(spec: str | None) -> bool:
+    return spec is not None and Path(spec).is_relative_to(state_uploads.workspace())
+
+
+def _read(asked: dict[str, str]) -> Choice:
+    named: dict[str, Any] = {name: said for name, said in asked.items() if name != "limit"}
+    limit = asked.get("limit", str(Choice.limit))
+    if not (limit.isdecimal() and int(limit) > 0):
+        raise ValueError(f"limit must be a whole number of at least 1, got {limit!r}")
+    chosen = Choice(**named, limit=int(limit))
+    return replace(chosen, data=None) if chosen.data == NONE else chosen
+
+
+def _fill_form(chosen: Choice) -> None:
+    """Let the sidebar's form show what is loaded."""
+    state = st.session_state
+    if chosen.model == "demo":
+        state["model-source"] = "demo"
+    elif is_bundle(Path(chosen.model).expanduser()):
+        state["model-source"], state["bundle-folder"] = "bundle", chosen.model
+    else:
+        state["model-source"], state["model-name"] = "name", chosen.model
+    if chosen.weights is not None:
+        state["weights-source"], state["weights-path"] = "path", chosen.weights
+    if chosen.data in ("demo", None):
+        state["image-source"] = chosen.data or "none"
+    else:
+        state["image-source"], state["data-path"] = "path", chosen.data
+    state["limit"] = chosen.limit

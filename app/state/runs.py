@@ -1,0 +1,123 @@
+"""Work in run folders: starting it, watching it from any page, stopping it and going on with it.
+
+Nothing of it is kept in the session but which folders from elsewhere it has opened: a refresh, a second
+tab and a restart of the server show the same runs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app.state import uploads as state_uploads
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
+from pruning.runs.folder import Run
+
+POLL = 2.0  # seconds between two looks at a run that is active
+RECENT = 600.0  # seconds for which the end of a run is news
+FRESH = 3600.0  # seconds
+UPLOADS = ".uploads"  # beside the runs: files that came through a browser, as runs outlive its session
+
+_starting = threading.Lock()  # of all sessions of this server
+
+
+# ---- what there is
+
+
+def listed() -> list[Run]:
+    """All runs, the newest first, those opened from other places among them."""
+    found = [runs.read(run.folder) if run.active else run for run in _listed(runs.runs_root())]
+    known = {run.folder for run in found}
+    others = [runs.read(folder) for folder in _opened() if folder not in known]
+    return sorted([*found, *others], key=lambda run: (run.status.created, run.name), reverse=True)
+
+
+@st.cache_resource(ttl=POLL, max_entries=4, show_spinner=False)
+def _listed(root: Path) -> list[Run]:
+    """Reading a hundred runs takes a tenth of a second: not at every movement of a slider."""
+    return runs.list_runs(root)
+
+
+def open_folder(path: str) -> Run:
+    """Show a run folder from elsewhere in this session.
+
+    Raises:
+        ValueError: there is no run in it.
+    """
+    if not path.strip():
+        raise ValueError("Give the path of a run folder.")
+    found = runs.read(path.strip())
+    if found.job is None:
+        raise ValueError(str(found.problem))
+    if found.folder not in _opened():
+        _opened().append(found.folder)
+    return found
+
+
+def _opened() -> list[Path]:
+    folders: list[Path] = st.session_state.setdefault("opened runs", [])
+    return folders
+
+
+def is_news(run: Run) -> bool:
+    """Whether it is at work or has ended just now."""
+    return run.active or (run.state != "interrupted" and run.silence < RECENT)
+
+
+# ---- doing
+
+
+def begin(job: Any) -> Run:
+    """Start a run; one of the same job that is at work already is taken for it.
+
+    Raises:
+        ValueError: no kind of run takes such a job.
+        OutputError: the folder of runs cannot be written to.
+    """
+    with _starting:  # a second click, or the same in a second tab
+        _sweep_uploads(runs.runs_root())
+        job = lasting(job)
+        same = (run for run in runs.list_runs() if run.active and run.job == job)
+        found = next(same, None) or run_start.start(job)
+    _listed.clear()
+    return found
+
+
+def lasting(job: Any, *, copy: bool = True) -> Any:
+    """The job with uploads of this session copied to where they outlive it; or only named there."""
+    places: dict[str, str] = {}
+    for name in ("data", "weights"):
+        path = Path(getattr(job, name, None) or "")
+        if path.is_relative_to(state_uploads.workspace()):
+            kept = runs.runs_root() / UPLOADS / path.relative_to(state_uploads.workspace())
+            if copy and not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                partial = kept.with_name(f".{kept.name}.part")
+                shutil.copyfile(path, partial)
+                partial.replace(kept)
+            places[name] = str(kept)
+    return replace(job, **places)
+
+
+def _sweep_uploads(root: Path) -> None:
+    """Remove uploads that no run refers to any more, unless they are so fresh that one may be about to."""
+    kept = root / UPLOADS
+    jobs = [run.job for run in runs.list_runs(root)] if kept.is_dir() else []
+    if None in jobs:  # nobody knows what such a run refers to
+        return
+    texts = [job.to_json() for job in jobs if job]
+    for file in [path for path in kept.rglob("*") if path.is_file()]:
+        named = any(json.dumps(str(file)) in text for text in texts)
+        if not named and time.time() - file.stat().st_mtime > FRESH:
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # others lie beside it
+                file.parent.rmdir()

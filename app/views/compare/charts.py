@@ -1,0 +1,288 @@
+"""The Compare page's charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis.measure.confidence import Bin
+from analysis.measure.evaluate import wilson
+from analysis.measure.latency import Percentiles
+from analysis.vit import Architecture
+from app.parts.charts import ACCENT, KEPT, OTHER, Figure, _plain
+from pruning.report.comparison import Trade
+
+COLOURS = (OTHER, KEPT, "#e0a030", "#6a6fd8", "#d2604f")  # the dense model, then those beside it
+VIRIDIS = "Viridis"
+CELLS = 390, 30  # room for a grid of heads, and its largest cell, in pixels
+
+
+def widths(models: Sequence[tuple[str, Architecture]]) -> Figure:
+    """Widths of every block: the dense model as bars, the others as lines in front of them."""
+    titles = {"heads": "Heads", "qk": "Query-key pairs per head", "v": "Value channels per head"}
+    titles |= {"mlp": "MLP neurons"}
+    figure = make_subplots(
+        2, 2, subplot_titles=list(titles.values()), vertical_spacing=0.2, horizontal_spacing=0.09
+    )
+    for place, width in enumerate(titles):
+        for index, (name, arch) in enumerate(models):
+            values = [getattr(block, width) for block in arch.blocks]
+            look = {
+                "x": list(range(arch.depth)),
+                "y": values,
+                "name": name,
+                "legendgroup": name,
+                "showlegend": place == 0,
+                "hovertemplate": f"block %{{x}}: %{{y:,}}<extra>{name}</extra>",
+            }
+            if index == 0:
+                trace = go.Bar(**look, marker_color="rgba(138, 150, 144, 0.32)")
+            else:
+                line = {"color": COLOURS[index], "width": 2, "shape": "hvh"}
+                trace = go.Scatter(**look, mode="lines+markers", line=line, marker={"size": 6})
+            figure.add_trace(trace, place // 2 + 1, place % 2 + 1)
+    depth = models[0][1].depth
+    figure.update_xaxes(dtick=1 if depth <= 12 else 4)
+    figure.update_xaxes(title="block", row=2)
+    figure.update_yaxes(nticks=5)
+    figure.update_annotations(font_size=13)
+    figure = _plain(figure, 400, bargap=0.2)
+    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=48)
+
+
+def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> Figure:
+    """Reliability diagrams, one for each model: name, ECE and bins."""
+    columns = min(len(models), 3)
+    rows = ceil(len(models) / columns)
+    titles = [f"{name}, ECE {100 * error:.1f} %" for name, error, _ in models]
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=titles,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
+        vertical_spacing=0.16,
+    )
+    for place, (_, _, bins) in enumerate(models):
+        where = {"row": place // columns + 1, "col": place % columns + 1}
+        diagonal = {"color": ACCENT, "width": 1.2, "dash": "dash"}
+        figure.add_scatter(
+            x=[0, 100], y=[0, 100], mode="lines", line=diagonal, hoverinfo="skip", showlegend=False, **where
+        )
+        figure.add_trace(_bars(bins, COLOURS[place]), **where)
+    figure = _plain(figure, 270 * rows, bargap=0.06)
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(range=[0, 100], title="confidence, %", row=rows)
+    figure.update_yaxes(range=[0, 103])
+    figure.update_yaxes(title="right, %", col=1)
+    return figure
+
+
+def _bars(bins: Sequence[Bin], colour: str) -> Figure:
+    shown = [bin for bin in bins if bin.images]
+    bounds = [wilson(bin.right, bin.images) for bin in shown]
+    return go.Bar(
+        x=[50 * (bin.low + bin.high) for bin in shown],
+        y=[100 * bin.accuracy for bin in shown],
+        width=[96 * (bin.high - bin.low) for bin in shown],
+        marker_color=colour,
+        marker_opacity=0.75,
+        error_y={
+            "array": [100 * (high - bin.accuracy) for bin, (_, high) in zip(shown, bounds, strict=True)],
+            "arrayminus": [100 * (bin.accuracy - low) for bin, (low, _) in zip(shown, bounds, strict=True)],
+            "thickness": 1,
+            "width": 2,
+            "color": OTHER,
+        },
+        customdata=[[bin.images, 100 * bin.confidence] for bin in shown],
+        hovertemplate="%{y:.0f} % right, %{customdata[1]:.0f} % sure, %{customdata[0]} images<extra></extra>",
+        showlegend=False,
+    )
+
+
+def confusion_change(change: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Images more (or fewer) of each true class (rows) in each predicted class than before.
+
+    Coloured by what is better: more right, on the diagonal, and fewer mistakes beside it.
+    """
+    better = [
+        [value if true == predicted else -value for predicted, value in enumerate(row)]
+        for true, row in enumerate(change)
+    ]
+    most = max((abs(value) for row in change for value in row), default=0) or 1
+    figure = go.Figure(
+        go.Heatmap(
+            z=better,
+            x=list(names),
+            y=list(names),
+            zmin=-most,
+            zmax=most,
+            colorscale=[[0, ACCENT], [0.5, "rgba(138, 150, 144, 0.12)"], [1, KEPT]],
+            text=[[f"{value:+d}" if value else "" for value in row] for row in change],
+            texttemplate="%{text}",
+            customdata=change,
+            hovertemplate="%{y} taken for %{x}: %{customdata:+d}<extra></extra>",
+            showscale=False,
+            xgap=2,
+            ygap=2,
+        )
+    )
+    figure = _plain(figure, 120 + 24 * len(names))
+    title = "predicted; change in images, green where better, red where worse"
+    figure.update_xaxes(side="bottom", tickangle=-45, title=title, showgrid=False)
+    figure.update_yaxes(autorange="reversed", title="true class", rangemode="normal", showgrid=False)
+    return figure
+
+
+def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Figure:
+    """A cell for every head that stays, by its preservation; a click on one gives block and head."""
+    blocks, heads = len(values), max(map(len, values))
+    cell = min(CELLS[1], CELLS[0] // max(blocks, 1))
+    cells = [(b, h, v) for b, row in enumerate(values) for h, v in enumerate(row)]
+    known = [entry for entry in cells if entry[2] == entry[2]]
+    gone = [entry for entry in cells if entry[2] != entry[2]]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[block for block, _, _ in gone],
+        y=[head for _, head, _ in gone],
+        mode="markers",
+        marker={"symbol": "square-open", "size": cell - 6, "color": "rgba(138, 150, 144, 0.45)"},
+        hovertemplate="block %{x}, head %{y}: removed<extra></extra>",
+        customdata=[[block, head] for block, head, _ in gone],
+    )
+    figure.add_scatter(
+        x=[block for block, _, _ in known],
+        y=[head for _, head, _ in known],
+        mode="markers",
+        marker={
+            "symbol": "square",
+            "size": cell - 3,
+            "color": [value for *_, value in known],
+            "colorscale": VIRIDIS,
+            "cmin": 0,
+            "cmax": 1,
+            "colorbar": {"thickness": 8, "len": 1, "outlinewidth": 0, "nticks": 4, "xpad": 4},
+        },
+        customdata=[[block, head, value] for block, head, value in known],
+        hovertemplate="block %{x}, head %{y}: %{customdata[2]:.3f}<extra></extra>",
+    )
+    figure.update_traces(
+        selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}}, showlegend=False
+    )
+    block, head = chosen
+    box = {"x0": block - 0.5, "x1": block + 0.5, "y0": head - 0.5, "y1": head + 0.5}
+    figure.add_shape(type="rect", **box, line={"color": ACCENT, "width": 2})
+    common = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
+    figure.update_xaxes(**common, range=[-0.6, blocks - 0.4], dtick=1 if blocks <= 14 else 4, title="block")
+    figure.update_yaxes(**common, range=[heads - 0.4, -0.6], dtick=1 if heads <= 8 else 2, title="head")
+    return figure.update_layout(
+        width=blocks * cell + 48 + 60,
+        height=heads * cell + 6 + 46,
+        margin={"l": 48, "r": 60, "t": 6, "b": 46, "autoexpand": False},  # so that cells are square
+        clickmode="event+select",
+        dragmode=False,
+    )
+
+
+def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float]]]]) -> Figure:
+    """Each head's share of attention on the object, before and after: (block, head, before, after)."""
+    figure = go.Figure()
+    most = max((100 * value for _, points in models for *_, a, b in points for value in (a, b)), default=100)
+    line = {"color": OTHER, "width": 1.2, "dash": "dash"}
+    ends = [0, 1.05 * most]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for index, (name, points) in enumerate(models, 1):
+        figure.add_scatter(
+            x=[100 * before for *_, before, _ in points],
+            y=[100 * after for *_, after in points],
+            mode="markers",
+            marker={"size": 12 - 2 * index, "color": COLOURS[index]},  # those behind can be seen
+            name=name,
+            customdata=[[block, head] for block, head, *_ in points],
+            hovertemplate="block %{customdata[0]}, head %{customdata[1]}: %{x:.1f} → %{y:.1f} %<extra/>",
+        )
+    figure = _plain(figure, 340)
+    figure.update_xaxes(title="on the object in the dense model, %", range=ends)
+    figure.update_yaxes(title="in the smaller model, %", range=ends)
+    return figure
+
+
+def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure:
+    """Median and p10 to p90 of every model, a group for each batch size; milliseconds of one image."""
+    figure = go.Figure()
+    names = [name for name, _ in next(iter(by_batch.values()))]
+    for index, name in enumerate(names):
+        times = [dict(rows)[name] for rows in by_batch.values()]
+        per = [1 / batch for batch in by_batch]
+        figure.add_bar(
+            x=[f"batch {batch}" for batch in by_batch],
+            y=[time.p50 * share for time, share in zip(times, per, strict=True)],
+            error_y={
+                "array": [(t.p90 - t.p50) * share for t, share in zip(times, per, strict=True)],
+                "arrayminus": [(t.p50 - t.p10) * share for t, share in zip(times, per, strict=True)],
+                "thickness": 1.4,
+                "width": 3,
+                "color": "#59635f",  # seen on white, on black and on the bars
+            },
+            marker_color=COLOURS[index],
+            name=name,
+            hovertemplate=f"%{{y:.2f}} ms an image<extra>{name}</extra>",
+        )
+    figure = _plain(figure, 300, barmode="group", bargap=0.25)
+    figure.update_yaxes(title="ms an image, p10 to p90")
+    return figure
+
+
+def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by: str) -> Figure:
+    """Top-1 with its interval against GMACs, or against time beside the dense model; the front as steps."""
+    shown = [trade for trade in trades if by == "gmacs" or trade.speedup is not None]
+    figure = go.Figure()
+    line = {"color": KEPT, "width": 1.5, "dash": "dot", "shape": "hv"}
+    figure.add_scatter(
+        x=[_cost(trade, by) for trade in front],
+        y=[100 * trade.result.top1 for trade in front],
+        mode="lines",
+        line=line,
+        name="Pareto front",
+        hoverinfo="skip",
+    )
+    unit = " GMACs" if by == "gmacs" else " of the dense model's time"
+    for trade in shown:
+        result, ahead = trade.result, trade in front
+        named = trade.name in chosen or ahead
+        figure.add_scatter(
+            x=[_cost(trade, by)],
+            y=[100 * result.top1],
+            error_y={
+                "array": [100 * (result.top1_high - result.top1)],
+                "arrayminus": [100 * (result.top1 - result.top1_low)],
+                "thickness": 1.2,
+                "width": 4,
+            },
+            mode="markers+text" if named else "markers",
+            text=[trade.name],
+            textposition="top right",
+            cliponaxis=False,
+            marker={
+                "size": 13 if trade.name in chosen else 9,
+                "color": OTHER if trade.dense else KEPT if ahead else "rgba(138, 150, 144, 0.6)",
+                "symbol": "diamond" if trade.dense else "circle",
+                "line": {"color": ACCENT, "width": 2 if trade.name in chosen and not trade.dense else 0},
+            },
+            hovertemplate=f"%{{y:.1f}} % at %{{x:.3f}}{unit}<extra>{trade.name}</extra>",
+            showlegend=False,
+        )
+    title = "GMACs per image" if by == "gmacs" else "time of one forward pass, the dense model's is 1"
+    highest = max(_cost(trade, by) for trade in shown)
+    figure = _plain(figure, 380)
+    figure.update_xaxes(title=title, range=[0, 1.16 * highest])
+    lowest = min(100 * trade.result.top1_low for trade in shown)
+    figure.update_yaxes(title="top-1, % (95 % interval)", range=[max(lowest - 5, 0), 102])
+    return figure
+
+
+def _cost(trade: Trade, by: str) -> float:
+    return trade.gmacs if by == "gmacs" else 1 / (trade.speedup or 1.0)

@@ -1,0 +1,71 @@
+"""The Compare page's latency: measured in turns by a run of its own, and kept with the runs."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app.parts import charts, run_panel
+from app.parts import wording as words
+from app.state import comparison as compared
+from app.state import runs as work
+from app.views.compare import charts as charts_compare
+from pruning.jobs.bench import BenchJob, Timings
+from pruning.report.comparison import Compared, Comparison
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+USUAL = (1, 8)
+
+
+def show(found: Comparison) -> None:
+    """What was measured, and the button that measures."""
+    sources = [model.source for model in found.models]
+    running = compared.bench(sources)
+    if running is not None and running.state != "done":
+        run_panel.panel(running, "bench-panel")
+    if found.timings is not None:
+        _measured(found, found.timings)
+    if running is None or not running.active:
+        _form(found)
+
+
+def _form(found: Comparison) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom", key="bench"):
+        batches = st.multiselect(
+            "Batch sizes", BATCHES, USUAL, key="bench-batches", persist_state="session", width=340
+        )
+        again = "Measure again" if found.timings else "Measure latency"
+        if st.button(again, icon=":material/timer:", key="measure-latency", disabled=not batches):
+            work.begin(BenchJob(tuple(m.source for m in found.models), tuple(sorted(batches))))
+            st.rerun()
+    st.caption("All models take turns, so that whatever else the machine does hits them alike. On CPU.")
+
+
+def _measured(found: Comparison, timed: Timings) -> None:
+    dense = found.dense
+    rows = [_row(model, dense, batch, timed) for batch in sorted(timed.ms) for model in found.models]
+    left, right = st.columns([6, 5], gap="medium")
+    with left, st.container(key="latency"):
+        st.table(pd.DataFrame(rows).set_index("Model"), border="horizontal", alt="latency of all models")
+    with right:
+        st.plotly_chart(
+            charts_compare.latency(
+                {b: [(m.name, timed.of(m.source, b)) for m in found.models] for b in sorted(timed.ms)}
+            ),
+            config=charts.CONFIG,
+            key="latency-chart",
+            alt="latency of all models by batch size, median and from p10 to p90",
+        )
+    threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
+    st.caption(
+        f"Milliseconds of one forward pass of a batch, {timed.rounds} rounds in turns, {threads}, CPU, torch "
+        f"{timed.torch.partition('+')[0]}. A verdict needs intervals from p10 to p90 that do not overlap."
+    )
+
+
+def _row(model: Compared, dense: Compared, batch: int, timed: Timings) -> dict[str, str]:
+    times = timed.of(model.source, batch)
+    row = {"Model": f"{words.plain(model.name)}, batch {batch}"}
+    row |= {name: words.milliseconds(getattr(times, name)) for name in ("p10", "p50", "p90")}
+    timing = timed.between(model.source, dense.source, batch)
+    return row | {"Speed-up": "" if model is dense else f"{timing.speedup:.2f}×, {timing.verdict}"}

@@ -1,0 +1,253 @@
+"""The Compare page's pictures: where the models look in the same photo, and which heads still look there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+from PIL import Image as Picture
+from PIL.Image import Image
+from torch import Tensor
+
+from analysis.attention.pictures import enlarge, overlay, sheet
+from analysis.attention.preservation import preservation
+from analysis.attention.rollout import FUSIONS
+from app.parts import charts, feedback, image_picker
+from app.parts import wording as words
+from app.state import address, memo
+from app.state import looks as looking
+from app.state.looks import Look
+from app.views.compare import charts as charts_compare
+from pruning.cut.plan import Indices
+from pruning.report.comparison import Compared, Comparison, aligned
+
+SIDE = 300  # pixels of a picture
+ROOM, CELL = 880, 64  # pixels: width of two sheets of maps, largest map in them
+SEVERAL = 16  # images that preservation is averaged over
+OVER = {"one": "This image", "several": f"{SEVERAL} images"}
+
+
+def show(found: Comparison) -> None:
+    """Rollout, one head and the preservation of all heads."""
+    look = _choose(found)
+    crop = enlarge(_crop(found, look), SIDE)
+    _rollouts(found, look, crop)
+    block, head = _one_head(found, look, crop)
+    _preserved(found, look, (block, head))
+    with st.expander(
+        "Maps of all heads", icon=":material/grid_view:", key="compare-all", on_change="rerun"
+    ) as all_heads:
+        if all_heads.open:
+            _sheets(found, look)
+
+
+def _choose(found: Comparison) -> Look:
+    given = address.given("image")
+    if given is not None and given[0].isdecimal():
+        st.session_state["compare-image"] = int(given[0])
+    with st.container(horizontal=True, vertical_alignment="bottom", key="rollout-choice"):
+        number = image_picker.pick_number("compare-image", len(found.tested))
+        key, fusions = "compare-fuse", list(FUSIONS)
+        draw = lambda: st.selectbox("Heads joined by", fusions, key=key, width=150, persist_state="session")
+        address.pick("fuse", key, fusions, draw)
+    address.keep("image", [str(number)] if number else [])
+    return look_at(found, number)
+
+
+def look_at(found: Comparison, number: int) -> Look:
+    """Test image `number` of a comparison."""
+    test = found.tested
+    key = (found.dense.source, found.data, test.item_name(number))
+    return Look(test.item_name(number), test.image(number), test.label(number), key)
+
+
+def _columns(found: Comparison) -> Any:
+    """One for the photo and one for each model, never so wide that a picture is blurred."""
+    return st.columns(max(len(found.models) + 1, 3), gap="small")
+
+
+def _rollouts(found: Comparison, look: Look, crop: Image) -> None:
+    number = st.session_state["compare-image"]
+    first, *others = _columns(found)
+    with first:
+        st.image(crop, width="stretch", alt=f"the image as the models see it: {look.name}")
+        true = found.class_name(found.dense.result.labels[number])
+        st.caption(f"{words.plain(true)} · {words.plain(look.name)}")
+    fuse = st.session_state["compare-fuse"]
+    for model, column in zip(found.models, others, strict=False):
+        loaded = found.load(model.source)
+        with column, st.spinner(f"Reading {model.name} …", show_time=False):
+            values = looking.rollout(look, fuse, 0.0, loaded=loaded)[looking.row_of(loaded)]
+            picture = overlay(crop, values.numpy(), looking.style())
+            st.image(picture, width="stretch", alt=f"rollout of {model.name}")
+            said = found.class_name(model.result.predictions[number])
+            sure = words.percent(model.result.confidences[number])
+            st.caption(f"Rollout, **{words.plain(model.name)}**: {words.plain(said)}, {sure}")
+
+
+# ---- one head
+
+
+def _pick_head(found: Comparison) -> tuple[int, int]:
+    """A head of the dense model, by its numbers; clicks on the chart below move them too."""
+    blocks, state = found.dense.arch.blocks, st.session_state
+    wanted = state.pop("compare clicked", None) or _given_head()
+    if wanted is not None:
+        state["compare-block"], state["compare-head"] = wanted
+    _within("compare-block", len(blocks) - 1, len(blocks) // 2)
+    block = st.number_input(
+        "Block", 0, len(blocks) - 1, key="compare-block", width=110, persist_state="session"
+    )
+    _within("compare-head", blocks[block].heads - 1, 0)
+    head = st.number_input(
+        "Head", 0, blocks[block].heads - 1, key="compare-head", width=110, persist_state="session"
+    )
+    address.keep("head", [f"{block}.{head}"])
+    return block, head
+
+
+def _given_head() -> tuple[int, int] | None:
+    """Block and head in the address, as BLOCK.HEAD."""
+    block, _, head = (address.given("head") or [""])[0].partition(".")
+    return (int(block), int(head)) if block.isdecimal() and head.isdecimal() else None
+
+
+def _within(key: str, high: int, start: int) -> None:
+    # another model may have fewer; a number beyond the widget's range would be refused
+    st.session_state[key] = min(st.session_state.get(key, start), high)
+
+
+def _one_head(found: Comparison, look: Look, crop: Image) -> tuple[int, int]:
+    """The same head in every model; its numbers are those of the dense one."""
+    first, *others = _columns(found)
+    with first:
+        st.subheader("One head", anchor=False)
+        with st.container(horizontal=True, key="compare-head-choice"):
+            block, head = _pick_head(found)
+        st.caption("Or click a cell below.")
+    for model, column in zip(found.models, others, strict=False):
+        heads = model.kept(found.dense.arch)[block]
+        place = place_of(heads, head)
+        with column:
+            if place is None:
+                missing = "not known" if heads is None else "removed"
+                blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in either theme
+                st.image(blank, width="stretch", alt=f"head {missing}")
+                st.caption(f"**{words.plain(model.name)}**: {missing}")
+                continue
+            loaded = found.load(model.source)
+            values = looking.maps(look, loaded).blocks[block][place, looking.row_of(loaded)]
+            picture = overlay(crop, values.numpy(), looking.style())
+            st.image(picture, width="stretch", alt=f"head {head} of block {block}, {model.name}")
+            st.caption(f"**{words.plain(model.name)}**" + (f", its head {place}" if place != head else ""))
+    return block, head
+
+
+def place_of(kept: Indices | None, head: int) -> int | None:
+    """Where a dense head stands among those that stay; None if it is gone or that is not known."""
+    return kept.index(head) if kept is not None and head in kept else None
+
+
+# ---- all heads
+
+
+def _over() -> str:
+    def draw() -> str | None:
+        chosen: str | None = st.segmented_control(
+            "Averaged over",
+            list(OVER),
+            format_func=OVER.__getitem__,
+            required=True,
+            key="compare-over",
+            persist_state="session",
+        )
+        return chosen
+
+    return address.pick("over", "compare-over", list(OVER), draw)
+
+
+def _preserved(found: Comparison, look: Look, chosen: tuple[int, int]) -> None:
+    st.subheader("Attention preservation", anchor=False)
+    over = _over()
+    st.caption(
+        "Cosine between a head's attention map in the dense model and in the smaller one: 1 where it looks "
+        "exactly as before. Heads that were removed are blank."
+    )
+    for start in range(0, len(found.others), 2):
+        for model, column in zip(found.others[start : start + 2], st.columns(2, gap="medium"), strict=False):
+            with column:
+                _preserved_by(found, model, look, over, chosen)
+
+
+def _preservation(found: Comparison, model: Compared, look: Look, over: str) -> tuple[Tensor, ...]:
+    dense, small = found.load(found.dense.source), found.load(model.source)
+    several = found.tested.sample(min(SEVERAL, len(found.tested))) if over == "several" else None
+    seen = look.key if several is None else "several"
+    key = (found.dense.source, model.source, seen, found.data)  # no models, or they would stay in memory
+
+    def measure() -> tuple[Tensor, ...]:
+        images = [look.image] if several is None else [several.image(i) for i in range(len(several))]
+        with feedback.progress_bar() as progress:
+            batches = _told((dense.preprocess(image)[None] for image in images), len(images), progress)
+            return preservation(dense.model, small.model, batches, model.kept(dense.model.arch))
+
+    return memo.remember("preservation", key, measure)
+
+
+def _told(images: Any, count: int, progress: Any) -> Any:
+    for done, image in enumerate(images):
+        if count > 1:
+            progress("Comparing attention", done / count)
+        yield image
+
+
+def _preserved_by(found: Comparison, model: Compared, look: Look, over: str, chosen: tuple[int, int]) -> None:
+    slot = st.empty()
+    slot.markdown(f"**{words.plain(model.name)}**")
+    if not any(model.kept(found.dense.arch)):
+        why = (
+            "its bundle has no plan that says which heads stayed"
+            if model.sees_like(found.dense.arch)
+            else "it has other blocks or tokens than the dense model"
+        )
+        st.caption(f"Cannot be compared: {why}.")
+        return
+    values = _preservation(found, model, look, over)
+    known = [value for row in values for value in row.tolist() if value == value]
+    slot.markdown(f"**{words.plain(model.name)}**, {sum(known) / len(known):.3f} on average")
+    st.plotly_chart(
+        charts_compare.preserved([row.tolist() for row in values], chosen),
+        config=charts.CONFIG,
+        width="content",
+        key=f"preserved-{model.name}",
+        on_select=lambda: _clicked(f"preserved-{model.name}"),
+        selection_mode="points",
+        alt=f"attention preservation of {model.name}, blocks from left to right, heads from top to bottom",
+    )
+
+
+def _clicked(key: str) -> None:
+    points = st.session_state[key]["selection"]["points"]
+    if points:
+        st.session_state["compare clicked"] = tuple(points[0]["customdata"][:2])
+
+
+def _sheets(found: Comparison, look: Look) -> None:
+    """All maps of every model; a head that is gone leaves its place blank."""
+    crop = _crop(found, look)
+    wide = ROOM // min(len(found.models), 2)
+    for start in range(0, len(found.models), 2):
+        pair = found.models[start : start + 2]
+        for model, column in zip(pair, st.columns(2, gap="medium"), strict=False):
+            loaded = found.load(model.source)
+            row, kept = looking.row_of(loaded), model.kept(found.dense.arch)
+            planes = aligned(looking.maps(look, loaded), row, kept, found.dense.arch)
+            with column:
+                st.markdown(f"**{words.plain(model.name)}**")
+                alt = f"attention maps of {model.name}, blocks from left to right, heads from top to bottom"
+                st.image(sheet(crop, planes, wide, CELL, looking.style()), alt=alt)
+
+
+def _crop(found: Comparison, look: Look) -> Image:
+    """What the models see of an image, at their resolution."""
+    return looking.cropped(look, found.load(found.dense.source))

@@ -1,0 +1,227 @@
+"""Page 6: models side by side, in numbers and in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from analysis.measure.latency import NOT_DISTINGUISHABLE
+from app.parts import feedback
+from app.parts import wording as words
+from app.state import address
+from app.state import comparison as compared
+from app.state.finished import Run
+from app.views.compare import latency as compare_latency
+from app.views.compare import maps as compare_maps
+from app.views.compare import objects as compare_objects
+from app.views.compare import predictions as compare_predictions
+from app.views.compare import report as compare_report
+from app.views.compare import runs as compare_runs
+from app.views.compare import widths as compare_widths
+from pruning.report.comparison import BESIDE, Compared, Comparison
+from pruning.runs import folder as runs
+
+CHOSEN = "compare-runs"
+
+TABS: dict[str, Callable[[Comparison], None]] = {
+    "Maps": compare_maps.show,
+    "Objects": compare_objects.show,
+    "Predictions": compare_predictions.show,
+    "Calibration": compare_predictions.calibration,
+    "Widths": compare_widths.show,
+    "Latency": compare_latency.show,
+    "All runs": compare_runs.show,
+    "Report": compare_report.show,
+}
+
+
+def show() -> None:
+    """The page."""
+    st.header("Compare", anchor=False)
+    group, chosen = _choose()
+    if not group:
+        return
+    if not chosen:
+        st.info("Choose at least one model to put beside the dense one.", icon=":material/compare_arrows:")
+        return
+    found = compared.comparison(group, chosen)
+    with st.container(key="table"):
+        st.table(_table(found), border="horizontal", alt="figures of all models")
+    st.caption(_legend(found))
+    names = [name for name in TABS if name != "Objects" or found.tested.rendered]
+    for name, tab in zip(names, st.tabs(names, key="compare-tab", bind="query-params"), strict=True):
+        if tab.open:
+            with tab, st.container(key=f"tab-{name.lower().replace(' ', '-')}"), feedback.sentences():
+                TABS[name](found)
+
+
+# ---- choosing
+
+
+def _choose() -> tuple[list[Run], list[str]]:
+    """The group of runs in question and the keys of those chosen; without any, says what to do."""
+    _restore()
+    groups = compared.groups()
+    if not groups:
+        _nothing_yet()
+        return [], []
+    by_key = {run.key: place for place, group in enumerate(groups) for run in group}
+    with st.container(horizontal=True, vertical_alignment="bottom", key="compare-choice"):
+        place = _group(groups, by_key)
+        chosen = _models(groups[place])
+        _open_folder()
+    address.keep("runs", [_short(key) for key in chosen])
+    return groups[place], chosen
+
+
+def _nothing_yet() -> None:
+    st.info(
+        "Nothing has been pruned yet. Choose what to remove on the Prune page.",
+        icon=":material/content_cut:",
+    )
+    feedback.link("prune", "Go to Prune", ":material/arrow_back:")
+    _open_folder()
+
+
+def _restore() -> None:
+    """What the address says was chosen, or what was just opened; what is gone is left out, in a sentence."""
+    if "compare opened" in st.session_state:
+        st.session_state[CHOSEN] = st.session_state.pop("compare opened")
+    keys = []
+    for name in address.given("runs") or []:
+        with feedback.sentences():
+            keys.append(compared.open_path(name if "/" in name else str(runs.runs_root() / name)))
+    if keys:
+        st.session_state[CHOSEN] = keys
+        _see_newest()
+
+
+def _see_newest() -> str | None:
+    """Whether a run is new to this session; its key if so."""
+    newest = next((run.key for group in compared.groups()[:1] for run in group[:1]), None)
+    if newest == st.session_state.get("compare seen"):
+        return None
+    st.session_state["compare seen"] = newest
+    return newest
+
+
+def _group(groups: list[list[Run]], by_key: dict[str, int]) -> int:
+    """Which dense model and images it is about: those of what is chosen, a new run's at first."""
+    chosen: list[str] = st.session_state.get(CHOSEN, [])
+    newest = _see_newest()
+    if newest is not None:
+        several = [key for key in chosen if by_key.get(key) == by_key[newest]] if len(chosen) > 1 else []
+        st.session_state[CHOSEN] = list(dict.fromkeys([newest, *several]))[:BESIDE]
+        st.session_state["compare-group"] = by_key[newest]
+    elif any(key in by_key for key in chosen):
+        st.session_state["compare-group"] = next(by_key[key] for key in chosen if key in by_key)
+    if st.session_state.get("compare-group", 0) >= len(groups):
+        st.session_state["compare-group"] = 0
+    if len(groups) == 1:
+        return 0
+    place: int = st.selectbox(
+        "Dense model and images",
+        range(len(groups)),
+        format_func=lambda place: compared.group_title(groups[place]),
+        key="compare-group",
+        on_change=lambda: st.session_state.pop(CHOSEN, None),
+        width=400,
+    )
+    return place
+
+
+def _models(group: list[Run]) -> list[str]:
+    titles = {run.key: run.title for run in group}
+    titles |= {str(folder): f"Bundle {folder.name}" for folder in compared.bundles()}
+    before: list[str] | None = st.session_state.get(CHOSEN)
+    chosen = [key for key in before or [] if key in titles][:BESIDE]
+    st.session_state[CHOSEN] = chosen if chosen or before == [] else [group[0].key]
+    picked: list[str] = st.multiselect(
+        "Beside the dense model",
+        list(titles),
+        format_func=titles.__getitem__,
+        key=CHOSEN,
+        max_selections=BESIDE,
+        wrap=True,
+        persist_state="session",
+        placeholder="Choose runs",
+    )
+    return picked
+
+
+def _open_folder() -> None:
+    with st.popover("Open a folder", icon=":material/folder_open:", key="compare-open"):
+        path = st.text_input(
+            "Path of a run folder or of a bundle", key="compare-path", persist_state="session"
+        )
+        with feedback.sentences():
+            if st.button("Open", key="compare-open-button"):
+                key = compared.open_path(path)
+                chosen = [other for other in st.session_state.get(CHOSEN, []) if other != key]
+                st.session_state["compare opened"] = [*chosen[: BESIDE - 1], key]
+                st.rerun()
+
+
+def _short(key: str) -> str:
+    """How a run or a bundle is named in the address: by its folder's name where that is enough."""
+    path = Path(key)
+    return path.name if path.parent == runs.runs_root() else key
+
+
+# ---- the figures
+
+
+def _table(found: Comparison) -> pd.DataFrame:
+    dense = found.dense
+    columns = {model.name: _column(model, dense, found) for model in found.models}
+    table = pd.DataFrame(columns)
+    return table[(table != "").any(axis=1)]
+
+
+def _column(model: Compared, dense: Compared, found: Comparison) -> dict[str, str]:
+    result, other = model.result, model is not dense
+    mine, theirs = model.cost, dense.cost
+
+    def against(text: str, change: str) -> str:
+        return f"{text} ({change})" if other else text
+
+    start = model.start
+    column = {
+        "Top-1": against(words.percent(result.top1), words.points(dense.result.top1, result.top1)),
+        "95 % interval": f"{100 * result.top1_low:.1f} to {100 * result.top1_high:.1f}{words.NBSP}%",
+        "Measured": model.when,
+        "Before fine-tuning": "" if start is None else words.percent(start.top1),
+        "Top-5": against(words.percent(result.top5), words.points(dense.result.top5, result.top5)),
+        "Agreement with dense": words.percent(model.agreement(dense).share) if other else "",
+        "Calibration error": words.percent(model.ece),
+        "Parameters": against(words.count(mine.params), words.change(theirs.params, mine.params)),
+        "Compute, GMACs": against(f"{mine.gmacs:,.4f}", words.change(theirs.macs, mine.macs)),
+        "Weights, float32": against(words.megabytes(mine.bytes), words.change(theirs.bytes, mine.bytes)),
+        "File on disk": _file(model),
+    }
+    if found.timings is not None:
+        for batch in sorted(found.timings.ms):
+            time = found.timings.of(model.source, batch).p50
+            timing = found.timings.between(model.source, dense.source, batch)
+            doubt = f", {NOT_DISTINGUISHABLE}" if timing.verdict == NOT_DISTINGUISHABLE else ""
+            change = f"{timing.speedup:.2f}×{doubt}"
+            column[f"Latency, batch {batch}"] = against(words.milliseconds(time), change)
+    return column
+
+
+def _file(model: Compared) -> str:
+    if model.file_bytes is None:
+        return ""
+    return words.megabytes(model.file_bytes) + (", half precision" if model.is_half else "")
+
+
+def _legend(found: Comparison) -> str:
+    titles = [f"**{words.plain(model.name)}**: {words.plain(model.title)}" for model in found.models]
+    images = words.count(found.dense.result.images)
+    return (
+        f"{' · '.join(titles)}  \nAccuracy on {images} test images of {words.plain(found.data)}; intervals "
+        "are 95 % (Wilson)."
+    )

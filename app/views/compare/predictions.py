@@ -1,0 +1,173 @@
+"""The Compare page's images and classes: which predictions changed, how, and how sure the models are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from analysis.attention.pictures import thumbnail
+from analysis.measure.confidence import BINS, reliability
+from analysis.measure.confusion import PairChange, confusion, confusion_changes
+from app.parts import charts
+from app.parts import wording as words
+from app.state import address, memo
+from app.views.compare import charts as charts_compare
+from pruning.report.comparison import Compared, Comparison
+
+PAGE = 21  # thumbnails at once
+SIDE = 112  # pixels of a thumbnail
+PAIRS = 10  # pairs of classes in the table
+MATRIX = 20  # classes up to which a matrix can be read
+KINDS = {
+    "all": "All",
+    "lost": "Lost",
+    "gained": "Gained",
+}
+
+
+def show(found: Comparison) -> None:
+    """Flipped images and confused classes of one model against the dense one."""
+    model = _pick(found)
+    _flips(found, model)
+    _confusion(found, model)
+
+
+def _pick(found: Comparison) -> Compared:
+    """One of the models beside the dense one."""
+    named, key = {model.name: model for model in found.others}, "compare-flips-of"
+    names = list(named)
+    if len(names) == 1:
+        return found.others[0]
+
+    def draw() -> str | None:
+        chosen: str | None = st.segmented_control(
+            "Model", names, required=True, key=key, persist_state="session"
+        )
+        return chosen
+
+    return named[address.pick("of", key, names, draw)]
+
+
+def _flips(found: Comparison, model: Compared) -> None:
+    agreement = model.agreement(found.dense)
+    st.subheader(f"{words.count(len(agreement.flips))} predictions changed", anchor=False)
+    if not agreement.flips:
+        st.caption("Both models say the same about every test image.")
+        return
+    numbers = {"all": agreement.flips, "lost": agreement.lost, "gained": agreement.gained}
+    kind = address.pick("which", "flips-kind", list(KINDS), lambda: _kind(numbers))
+    shown = numbers[kind]
+    slot = st.container(horizontal=True, key="flips")
+    page = _page(max(math.ceil(len(shown) / PAGE), 1), kind)
+    with slot:
+        for number in shown[PAGE * (page - 1) : PAGE * page]:
+            _thumbnail(found, model, number)
+    st.caption(
+        "Number of the image, prediction of the dense model → of the smaller one." if shown else "None."
+    )
+
+
+def _kind(numbers: Mapping[str, Sequence[int]]) -> str | None:
+    chosen: str | None = st.segmented_control(
+        "Which",
+        list(KINDS),
+        format_func=lambda kind: f"{KINDS[kind]} ({len(numbers[kind]):,})",
+        required=True,
+        key="flips-kind",
+        label_visibility="collapsed",
+        help="Lost: only the dense model was right. Gained: only the smaller model is.",
+        persist_state="session",
+    )
+    return chosen
+
+
+def _page(pages: int, kind: str) -> int:
+    """Which page of the thumbnails, from 1; in the address beyond the first."""
+    key, page = f"flips-page-{kind}-{pages}", 1
+    said = (address.given("page") or [""])[0]
+    if pages > 1:
+        if said.isdecimal():
+            st.session_state[key] = min(max(int(said), 1), pages)
+        page = st.pagination(pages, key=key, persist_state="session")
+    address.keep("page", [str(page)] if page > 1 else [])
+    return page
+
+
+def _thumbnail(found: Comparison, model: Compared, number: int) -> None:
+    names = [found.class_name(one.result.predictions[number]) for one in (found.dense, model)]
+    true = found.class_name(model.result.labels[number])
+    preprocess = found.load(found.dense.source).preprocess
+    picture = memo.remember(
+        "thumbnail",
+        (found.dense.source, found.data, found.tested.item_name(number)),
+        lambda: thumbnail(found.tested.image(number), preprocess, SIDE),
+        keep=256,
+    )
+    change = " → ".join(names)
+    st.image(picture, caption=f"#{number} {words.plain(change)}", width=SIDE, alt=f"{true}: {change}")
+
+
+# ---- classes
+
+
+def _confusion(found: Comparison, model: Compared) -> None:
+    st.subheader("Classes taken for others", anchor=False)
+    changes = confusion_changes(found.dense.result, model.result)
+    if not changes:
+        st.caption("Each class is taken for others exactly as often as before.")
+        return
+    if len(found.tested.classes) > MATRIX:
+        _pairs(found, model, changes)
+        return
+    left, right = st.columns([5, 6], gap="medium")
+    with left:
+        _pairs(found, model, changes)
+    size = len(found.tested.classes)
+    change = confusion(model.result, size) - confusion(found.dense.result, size)
+    with right:
+        st.plotly_chart(
+            charts_compare.confusion_change(change.tolist(), found.tested.classes),
+            config=charts.CONFIG,
+            key="confusion-change",
+            alt="change of the confusion matrix, true classes from top to bottom",
+        )
+
+
+def _pairs(found: Comparison, model: Compared, changes: Sequence[PairChange]) -> None:
+    rows = [
+        {
+            "Image of": found.class_name(pair.label),
+            "Taken for": found.class_name(pair.predicted),
+            "Dense": pair.before,
+            model.name: pair.after,
+            "Change": pair.change,
+        }
+        for pair in changes[:PAIRS]
+    ]
+    with st.container(key="confused"):
+        signed = {"Change": st.column_config.NumberColumn(format="%+d")}
+        st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=signed)
+        rest = len(changes) - len(rows)
+        more = f"; {words.count(rest)} more changed as much or less." if rest else "."
+        st.caption(f"The pairs whose number of images changed most{more}")
+
+
+# ---- calibration
+
+
+def calibration(found: Comparison) -> None:
+    """How often the models are right, against how sure they are."""
+    st.plotly_chart(
+        charts_compare.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models]),
+        config=charts.CONFIG,
+        key="reliability",
+        alt="reliability diagrams: accuracy against confidence for each model",
+    )
+    st.caption(
+        f"Test images in {BINS} bins by the confidence of the prediction. On the dashed line a model is "
+        "right as often as it is sure; the expected calibration error (ECE) is the mean distance from it, "
+        "each bin weighing as much as it has images. Few images say little: the lines are 95 % intervals."
+    )

@@ -1,0 +1,43 @@
+"""The Compare page's report: all of it in one file, for whoever has no app at hand."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.parts import feedback
+from app.parts import wording as words
+from app.state import memo
+from pruning.report.comparison import Comparison
+from pruning.report.html import make_report
+
+CONTENT = (
+    "Numbers with intervals, per-block widths, changed predictions as thumbnails, maps before and after, "
+    "calibration, latency, the trade-off of all runs, and the commands that make the models."
+)
+
+
+def show(found: Comparison) -> None:
+    """A button that writes the report, and one that downloads it."""
+    st.markdown(CONTENT)
+    st.caption("One HTML file that opens in any browser, offline. It holds some of the test images.")
+    image = int(st.session_state.get("compare-image", 0))
+    key = (tuple((model.source, model.name) for model in found.models), found.data, image)
+    page = memo.recall("report", key)
+    if page is None:
+        if not st.button("Make the report", icon=":material/description:", key="make-report"):
+            return
+        with feedback.progress_bar() as progress:
+            page = make_report(found, image, progress)
+        memo.remember("report", key, lambda: page, keep=4)
+        st.rerun()
+    name = "-".join(model.name.replace(" ", "-") for model in found.others)
+    st.download_button(
+        f"Download, {words.megabytes(len(page.encode()))}",
+        page,
+        f"prunescope-{name}.html",
+        "text/html",
+        icon=":material/download:",
+        on_click="ignore",
+        type="primary",
+        key="download-report",
+    )

@@ -1,0 +1,46 @@
+"""The Compare page's trade-off: all runs of the same dense model, and which of them no other beats."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.parts import charts
+from app.parts import wording as words
+from app.state import address
+from app.views.compare import charts as charts_compare
+from pruning.report.comparison import Comparison, trade_front
+
+AXES = {"gmacs": "MACs", "speedup": "Latency"}
+
+
+def show(found: Comparison) -> None:
+    """Top-1 against MACs or latency, with the Pareto front."""
+    timed = [trade for trade in found.trades if trade.speedup is not None and not trade.dense]
+    by = address.pick("against", "compare-axis", list(AXES), _axis) if timed else "gmacs"
+    front = trade_front(found.trades, by)
+    st.plotly_chart(
+        charts_compare.pareto(found.trades, front, {model.name for model in found.models}, by),
+        config=charts.CONFIG,
+        key="runs-scatter",
+        alt=f"top-1 against {AXES[by]} of all runs, with the Pareto front",
+    )
+    names = ", ".join(words.plain(trade.name) for trade in front)
+    measured = (
+        f" Latency was measured of {len(timed)} of {len(found.trades) - 1} runs." if by == "speedup" else ""
+    )
+    st.caption(
+        f"No other is both cheaper and better than: {names}. The bars are 95 % intervals: where they "
+        f"overlap, the order may be chance.{measured}"
+    )
+
+
+def _axis() -> str | None:
+    chosen: str | None = st.segmented_control(
+        "Against",
+        list(AXES),
+        format_func=AXES.__getitem__,
+        required=True,
+        key="compare-axis",
+        persist_state="session",
+    )
+    return chosen

@@ -1,0 +1,44 @@
+"""The Compare page's widths: what stays of every block."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app.parts import charts
+from app.views.compare import charts as charts_compare
+from pruning.report.comparison import Compared, Comparison
+
+WIDTHS = {"heads": "Heads", "qk": "Query-key pairs", "v": "Value channels", "mlp": "MLP neurons"}
+
+
+def show(found: Comparison) -> None:
+    """A chart of all models, and the numbers."""
+    st.plotly_chart(
+        charts_compare.widths([(model.name, model.arch) for model in found.models]),
+        config=charts.CONFIG,
+        key="widths",
+        alt="widths of every block in all models",
+    )
+    with st.container(key="widths-table"):
+        st.dataframe(_table(found), width="stretch", height="content")
+    embed = [f"{model.name} {model.arch.embed_dim:,}" for model in found.models]
+    st.caption(
+        f"Query-key pairs and value channels are those of each head. Residual stream: {', '.join(embed)}."
+    )
+
+
+def _table(found: Comparison) -> pd.DataFrame:
+    """Blocks from top to bottom; for each structure all models, so that what changed stands together."""
+    columns = {
+        (title, model.name): _column(model, width)
+        for width, title in WIDTHS.items()
+        for model in found.models
+    }
+    table = pd.DataFrame(columns)
+    table.index.name = "block"
+    return table
+
+
+def _column(model: Compared, width: str) -> pd.Series:
+    return pd.Series([getattr(block, width) for block in model.arch.blocks], dtype="Int64")

@@ -1,0 +1,262 @@
+"""Plotly for the Heads page: importance as grids, agreement of criteria, the graph of heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from app.parts.charts import ACCENT, OTHER
+from pruning.criteria.head_measures import HEAD_MEASURES
+from pruning.cut.head_locks import Head, HeadLocks
+
+Figure = Any  # plotly comes without types
+SCALE = "Viridis"
+GROUPS = ("#14907a", "#e0a030", "#6a6fd8", "#d2604f", "#3d8fd1", "#b05fa8", "#7d9a2c", "#8a6d4f")
+KEEP, REMOVE = "#1fa35c", "#d2604f"
+STAYS, GOES = "✓", "✕"
+_READABLE = {"color": "white", "shadow": "0 0 3px black, 0 0 2px black"}  # on any colour
+_BETWEEN = 38  # pixels between small grids, room for a title
+_WIDTHS = 4  # classes of edges by their width
+_CLEAR = {"plot_bgcolor": "rgba(0,0,0,0)", "paper_bgcolor": "rgba(0,0,0,0)"}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """All heads of a model in a row, with what is marked on every chart of them."""
+
+    names: tuple[Head, ...]
+    chosen: Head
+    locks: HeadLocks
+
+    @property
+    def marks(self) -> list[str]:
+        """A sign for every head that is locked."""
+        marks = dict.fromkeys(self.locks.keep, STAYS) | dict.fromkeys(self.locks.remove, GOES)
+        return [marks.get(head, "") for head in self.names]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Blocks, and heads of the block that has most."""
+        return 1 + max(block for block, _ in self.names), 1 + max(head for _, head in self.names)
+
+
+def importance(heads: Heads, measure: str, values: Sequence[float], room: tuple[int, int]) -> Figure:
+    """One criterion for every head: blocks from left to right, heads downwards; bright is important."""
+    columns, rows = heads.size
+    step = max(14, min(room[0] / columns, room[1] / rows, 52))
+    figure = go.Figure(_squares(heads, measure, values, step - 3, bar=True))
+    _frame_chosen(figure, heads, step, {})
+    figure.update_xaxes(**_axis(columns), side="top", title={"text": "block", "standoff": 6})
+    figure.update_yaxes(**_axis(rows) | {"range": [rows - 0.5, -0.5]}, title={"text": "head", "standoff": 4})
+    return figure.update_layout(
+        width=step * columns + 48 + 92,
+        height=step * rows + 52 + 10,
+        margin={"l": 48, "r": 92, "t": 52, "b": 10, "autoexpand": False},
+        clickmode="event+select",
+        dragmode=False,
+        **_CLEAR,
+    )
+
+
+def all_importance(heads: Heads, values: Mapping[str, Sequence[float]], width: int) -> Figure:
+    """Every criterion as a small grid of its own, each with a scale of its own."""
+    columns, rows = heads.size
+    across = min(5, len(values)) if columns <= 12 else min(3, len(values))
+    down = -(-len(values) // across)
+    step = max(4, min((width / across - _BETWEEN) / columns, 30))
+    titles = [HEAD_MEASURES[name].title for name in values]
+    wide, high = max(step * columns, 150) + _BETWEEN, step * rows + _BETWEEN
+    gaps = {"horizontal_spacing": _BETWEEN / (wide * across), "vertical_spacing": _BETWEEN / (high * down)}
+    figure = make_subplots(down, across, subplot_titles=titles, **gaps)
+    for place, (name, row) in enumerate(values.items()):
+        where = {"row": place // across + 1, "col": place % across + 1}
+        figure.add_trace(_squares(heads, name, row, step - 1, bar=False), **where)
+        _frame_chosen(figure, heads, step, where)
+    figure.update_xaxes(**_axis(columns) | {"showticklabels": False})
+    figure.update_yaxes(**_axis(rows) | {"range": [rows - 0.5, -0.5], "showticklabels": False})
+    figure.update_annotations(font_size=13)
+    margin = {"l": 8, "r": 8, "t": 30, "b": 8}
+    layout = {"clickmode": "event+select", "dragmode": False, "showlegend": False, "margin": margin}
+    return figure.update_layout(width=wide * across, height=high * down, **layout, **_CLEAR)
+
+
+def _squares(heads: Heads, measure: str, values: Sequence[float], size: float, *, bar: bool) -> Any:
+    title, order = HEAD_MEASURES[measure].title, HEAD_MEASURES[measure].important
+    marker = {
+        "symbol": "square",
+        "size": size,
+        "color": list(values),
+        "colorscale": SCALE,
+        "reversescale": order < 0,
+        "line": {"width": 0},
+        "showscale": bar,
+    }
+    if bar:
+        look = {"thickness": 10, "x": 1.03, "nticks": 5, "tickfont": {"size": 11}, "outlinewidth": 0}
+        marker["colorbar"] = {"len": 1.0} | look
+    return go.Scatter(
+        x=[block for block, _ in heads.names],
+        y=[head for _, head in heads.names],
+        mode="markers+text",
+        text=heads.marks,
+        textfont={"size": max(8, round(size / 2))} | _READABLE,
+        marker=marker,
+        selected={"marker": {"opacity": 1}, "textfont": {"color": "white"}},
+        unselected={"marker": {"opacity": 1}, "textfont": {"color": "white"}},
+        customdata=[list(head) for head in heads.names],
+        hovertemplate=f"block %{{x}}, head %{{y}}: %{{marker.color:.4g}}<extra>{title}</extra>",
+    )
+
+
+def _frame_chosen(figure: Figure, heads: Heads, step: float, where: dict[str, int]) -> None:
+    (x, y), half = heads.chosen, 0.5 - 0.5 / step
+    box = {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half}
+    figure.add_shape(type="rect", **box, line={"color": ACCENT, "width": 3 if step > 12 else 2}, **where)
+
+
+def _axis(count: int) -> dict[str, Any]:
+    every = 1 if count <= 16 else 4
+    return {
+        "range": [-0.5, count - 0.5],
+        "tickvals": list(range(0, count, every)),
+        "showgrid": False,
+        "zeroline": False,
+        "fixedrange": True,
+        "ticks": "",
+    }
+
+
+def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:
+    """Spearman's rank correlation of every two criteria, as numbers on a diverging scale."""
+    names = list(found)
+    titles = [f"<b>{HEAD_MEASURES[n].title}</b>" if n == chosen else HEAD_MEASURES[n].title for n in names]
+    rows = [[found[one][other] for other in names] for one in names]
+    shown = [["" if math.isnan(rho) else f"{rho:z.2f}".replace("0.", ".", 1) for rho in row] for row in rows]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[None if math.isnan(rho) else rho for rho in row] for row in rows],
+            x=titles,
+            y=titles,
+            text=shown,
+            texttemplate="%{text}",
+            textfont={"size": 10, "color": "white"},
+            zmin=-1,
+            zmax=1,
+            colorscale=[[0, "#b8503f"], [0.5, "#7b8682"], [1, "#128069"]],
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
+        )
+    )
+    common = {"fixedrange": True, "showgrid": False, "ticks": "", "automargin": True}
+    figure.update_xaxes(**common, side="top", tickangle=-90)
+    figure.update_yaxes(**common, autorange="reversed")
+    margin = {"l": 8, "r": 8, "t": 8, "b": 8}
+    return figure.update_layout(height=30 * len(names) + 150, margin=margin, dragmode=False, **_CLEAR)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The graph of some heads: where each is, how large, of which group, and what joins them."""
+
+    members: tuple[int, ...]  # of all heads
+    places: Sequence[tuple[float, float]]
+    values: Sequence[float]
+    groups: Sequence[int]
+    edges: Sequence[tuple[int, int, float]]  # places among the members, and similarity
+    measure: str
+
+
+def graph(heads: Heads, drawing: Drawing, height: int) -> Figure:
+    """Heads as circles that can be clicked: large is important, one colour for heads that belong together."""
+    figure = go.Figure()
+    for edge in _edges(drawing):
+        figure.add_trace(edge)
+    few = len(drawing.members) <= 48
+    names = [heads.names[head] for head in drawing.members]
+    marks = [heads.marks[head] for head in drawing.members]
+    sizes = _sizes(drawing, few)
+    if heads.chosen in names:
+        figure.add_trace(_halo(drawing.places[names.index(heads.chosen)], sizes[names.index(heads.chosen)]))
+    line = [{STAYS: KEEP, GOES: REMOVE}.get(mark, "white") for mark in marks]
+    figure.add_scatter(
+        x=[x for x, _ in drawing.places],
+        y=[y for _, y in drawing.places],
+        mode="markers+text",
+        text=[
+            mark + (f"{name[0]}.{name[1]}" if few else "") for name, mark in zip(names, marks, strict=True)
+        ],
+        textfont={"size": 10} | _READABLE,
+        marker={
+            "size": sizes,
+            "color": [GROUPS[group % len(GROUPS)] for group in drawing.groups],
+            "line": {"color": line, "width": [3 if mark else 1 for mark in marks]},
+            "opacity": 1,
+        },
+        selected={"marker": {"opacity": 1}, "textfont": {"color": "white"}},
+        unselected={"marker": {"opacity": 1}, "textfont": {"color": "white"}},
+        customdata=[
+            [*name, value, group]
+            for name, value, group in zip(names, drawing.values, drawing.groups, strict=True)
+        ],
+        hovertemplate="block %{customdata[0]}, head %{customdata[1]}: %{customdata[2]:.4g}, "
+        f"group %{{customdata[3]}}<extra>{HEAD_MEASURES[drawing.measure].title}</extra>",
+        showlegend=False,
+    )
+    hidden = {"visible": False, "fixedrange": True, "range": [-1.12, 1.12]}
+    figure.update_xaxes(**hidden)
+    figure.update_yaxes(**hidden)
+    margin = {"l": 0, "r": 0, "t": 0, "b": 0}
+    return figure.update_layout(
+        height=height, margin=margin, dragmode=False, clickmode="event+select", **_CLEAR
+    )
+
+
+def _halo(place: tuple[float, float], size: float) -> Any:
+    """A ring around the head that is shown, apart from it, so that it is seen on any colour."""
+    ring = {"symbol": "circle-open", "size": size + 12, "color": ACCENT, "line": {"width": 3}}
+    where = {"x": [place[0]], "y": [place[1]], "mode": "markers", "marker": ring}
+    return go.Scatter(**where, hoverinfo="skip", showlegend=False)
+
+
+def _edges(drawing: Drawing) -> list[Any]:
+    """Lines in a few classes of width: a trace for every edge would be slow."""
+    if not drawing.edges:
+        return []
+    weights = [weight for _, _, weight in drawing.edges]
+    low, high = min(weights), max(weights)
+    classes: list[list[tuple[int, int]]] = [[] for _ in range(_WIDTHS)]
+    for one, other, weight in drawing.edges:
+        share = (weight - low) / (high - low) if high > low else 1.0
+        classes[min(int(share * _WIDTHS), _WIDTHS - 1)].append((one, other))
+    traces = []
+    for number, pairs in enumerate(classes):
+        x, y = ([drawing.places[end][axis] for pair in pairs for end in (*pair, pair[1])] for axis in (0, 1))
+        breaks = range(2, len(x), 3)
+        traces.append(
+            go.Scatter(
+                x=[None if i in breaks else value for i, value in enumerate(x)],
+                y=[None if i in breaks else value for i, value in enumerate(y)],
+                mode="lines",
+                line={"width": 0.6 + 1.4 * number, "color": OTHER},
+                opacity=0.3 + 0.15 * number,
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        )
+    return traces
+
+
+def _sizes(drawing: Drawing, few: bool) -> list[float]:
+    """Areas by importance, from the least to the most important head."""
+    low, high = min(drawing.values), max(drawing.values)
+    least, most = (30, 54) if len(drawing.members) <= 12 else (17, 36) if few else (9, 24)
+    turned = HEAD_MEASURES[drawing.measure].important < 0
+    shares = [(value - low) / (high - low) if high > low else 0.5 for value in drawing.values]
+    return [least + (most - least) * math.sqrt(1 - share if turned else share) for share in shares]

@@ -1,0 +1,227 @@
+"""One head on the Heads page: what is decided about it, its numbers, its neighbours, its maps, a what-if."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from analysis.attention import pictures
+from analysis.heads.loss import without_heads
+from analysis.heads.similarity import head_names, nearest
+from analysis.measure.evaluate import Batches, Evaluation, agreement, evaluate
+from app.parts import feedback
+from app.parts import wording as words
+from app.parts.charts import CONFIG, Figure
+from app.state import head_locks as decisions
+from app.state import loaded as session
+from app.state import looks as looking
+from app.state import memo
+from app.state.looks import Look
+from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading
+from pruning.cut.head_locks import Head
+from pruning.jobs.inputs import require_classifier, tracked
+from pruning.progress import Progress
+
+NEIGHBOURS = 5
+SHOWN = 3  # images that a head's maps are shown on
+FEW = 60  # of the loaded images, to choose these from
+TRY_ON = 128  # test images of a what-if, as on the Prune page
+FLIPS = 6  # thumbnails
+SIDE = 200  # pixels of a map
+THUMBNAIL = 96
+
+
+def pick(head: Sequence[int]) -> None:
+    """Show this head from now on."""
+    st.session_state["heads-block"], st.session_state["heads-head"] = int(head[0]), int(head[1])
+
+
+def clickable(figure: Figure, key: str, alt: str, *, stretch: bool = True) -> None:
+    """A chart on which a click chooses a head."""
+    st.plotly_chart(
+        figure,
+        config=CONFIG,
+        width="stretch" if stretch else "content",
+        key=key,
+        on_select=lambda: _clicked(key),
+        selection_mode="points",
+        alt=alt,
+    )
+
+
+def _clicked(key: str) -> None:
+    clicked = st.session_state[key]["selection"]["points"]
+    if clicked:
+        pick(clicked[0]["customdata"])
+
+
+def chosen() -> Head:
+    """The head shown; another model may have fewer."""
+    blocks = session.model().model.arch.blocks
+    block = min(st.session_state.setdefault("heads-block", len(blocks) // 2), len(blocks) - 1)
+    head = min(st.session_state.setdefault("heads-head", 0), blocks[block].heads - 1)
+    pick((block, head))
+    return block, head
+
+
+def controls(head: Head) -> None:
+    """Which head is shown, and what is decided about it."""
+    blocks = session.model().model.arch.blocks
+    left, right = st.columns(2)
+    left.number_input("Block", 0, len(blocks) - 1, key="heads-block", persist_state="session")
+    right.number_input("Head", 0, blocks[head[0]].heads - 1, key="heads-head", persist_state="session")
+    offered = decisions.open_to(head)
+    key = f"decision-{decisions.model_id()}-{head[0]}-{head[1]}"
+    st.session_state[key] = decisions.of(head)
+    st.segmented_control(
+        "When pruning",
+        offered,
+        format_func=decisions.LABELS.__getitem__,
+        required=True,
+        key=key,
+        on_change=_decide,
+        args=(head, key),
+        help="What is locked here holds for every method on the Prune page, whatever its scores and ratios.",
+    )
+    if decisions.REMOVE not in offered:
+        st.caption("It is the last of its block that is not locked to go, so it has to stay.")
+
+
+def _decide(head: Head, key: str) -> None:
+    decisions.decide(head, st.session_state[key])
+
+
+def numbers(head: Head, reading: HeadReading) -> None:
+    """The head by every criterion, and its place among all heads."""
+    place = head_names(session.model().model.arch).index(head)
+    rows = {HEAD_MEASURES[name].title: _number(reading, name, place) for name in reading.values}
+    with st.container(key="head-numbers"):
+        st.table(pd.DataFrame.from_dict(rows, "index", columns=["Value", "Place"]), border="horizontal")
+    st.caption(f"Place 1 of {len(reading.values['snp'])} is the most important; some criteria rank nothing.")
+
+
+def _number(reading: HeadReading, name: str, place: int) -> tuple[str, str]:
+    values = reading.importance(name)
+    rank = 1 + sum(value > values[place] for value in values)
+    ranks = HEAD_MEASURES[name].important
+    return f"{reading.values[name][place]:.3g}", words.count(rank) if ranks else "–"
+
+
+def neighbours(head: Head, reading: HeadReading, kind: str) -> None:
+    """The heads most like it, to go on to."""
+    names = head_names(session.model().model.arch)
+    found = nearest(reading.alike[kind], names.index(head), NEIGHBOURS)
+    st.caption("Most similar heads" if found else "No other head resembles it.")
+    with st.container(horizontal=True, gap="xsmall", key="neighbours"):
+        for number, (other, value) in enumerate(found):
+            block, index = names[other]
+            st.button(
+                f"{block}.{index} · {value:.2f}",
+                key=f"neighbour-{number}",
+                on_click=pick,
+                args=((block, index),),
+                help=f"Block {block}, head {index}",
+            )
+
+
+# ---- maps
+
+
+def looks(photos: Sequence[Look]) -> list[Look]:
+    """The images that maps are shown on: the user's photos, or some of the loaded ones."""
+    if photos:
+        return list(photos[:SHOWN])
+    few = session.few_images(FEW)
+    start = SHOWN * st.session_state.get("heads-images", 0)
+    numbers = [(start + step) % len(few) for step in range(min(SHOWN, len(few)))]
+    data = session.choice().data
+    return [
+        Look(few.item_name(i), few.image(i), few.label(i), (data, "few", few.item_name(i))) for i in numbers
+    ]
+
+
+def maps(head: Head, photos: Sequence[Look]) -> None:
+    """Where it looks in three images."""
+    style, row = looking.style(), looking.row_of(session.model())
+    with st.spinner("Reading attention …", show_time=False):
+        shown = looks(photos)
+        drawn = [looking.maps(look).blocks[head[0]][head[1], row].numpy() for look in shown]
+    for look, values, column in zip(shown, drawn, st.columns(SHOWN), strict=False):
+        photo = pictures.enlarge(looking.cropped(look), SIDE)
+        picture = pictures.overlay(photo, values, style)
+        column.image(
+            picture, alt=f"where block {head[0]}, head {head[1]} looks in {look.name}", width="stretch"
+        )
+        column.caption(looking.caption(look))
+    if not photos:
+        st.button("Other images", icon=":material/refresh:", key="other-images", on_click=_others)
+
+
+def _others() -> None:
+    st.session_state["heads-images"] = st.session_state.get("heads-images", 0) + 1
+
+
+# ---- what if
+
+
+def what_if(head: Head) -> None:
+    """Accuracy without the head, and the images it decides."""
+    loaded = session.model()
+    if session.choice().data is None or not loaded.model.arch.num_classes:
+        st.caption("Accuracy without the head needs a model with classes and labelled images.")
+        return
+    key = (session.choice(), head)
+    asked = st.button(
+        "What if it were gone?",
+        icon=":material/science:",
+        key="head-what-if",
+        help=f"Masks this head alone and measures the accuracy on {TRY_ON} test images.",
+    )
+    if asked:
+        with feedback.progress_bar() as progress:
+            memo.remember("head what-if", key, partial(_masked, head, progress))
+    found: tuple[Evaluation, Evaluation] | None = memo.recall("head what-if", key)
+    if found is None:
+        st.caption("Masks this head alone; nothing is cut.")
+        return
+    _outcome(*found)
+
+
+def _masked(head: Head, progress: Progress) -> tuple[Evaluation, Evaluation]:
+    loaded, few = session.model(), session.few_images(TRY_ON)
+    require_classifier(loaded)
+
+    def images(what: str) -> Batches:
+        return tracked(few, loaded, what, progress)
+
+    before = memo.remember(
+        "few", session.choice(), lambda: evaluate(loaded.model, images("Evaluating the dense model"))
+    )
+    return before, evaluate(without_heads(loaded.model, [head]), images("Evaluating without the head"))
+
+
+def _outcome(before: Evaluation, after: Evaluation) -> None:
+    both = agreement(before, after)
+    with st.container(key="head-outcome"):
+        st.markdown(
+            f"Without it **{words.percent(after.top1)}** top-1 ({words.interval(after)}), against "
+            f"{words.percent(before.top1)} with it; {words.percent(both.share)} of the predictions stay."
+        )
+        if not both.flips:
+            st.caption("No prediction changes.")
+            return
+        many = f"{len(both.flips)} predictions change" if len(both.flips) > 1 else "One prediction changes"
+        st.caption(f"{many}; {len(both.lost)} from right to wrong, {len(both.gained)} from wrong to right.")
+        few = session.few_images(TRY_ON)
+        with st.container(horizontal=True, key="flips"):
+            for index in both.flips[:FLIPS]:
+                names = [session.class_name(one.predictions[index]) for one in (before, after)]
+                st.image(
+                    pictures.thumbnail(few.image(index), session.model().preprocess, THUMBNAIL),
+                    caption=f"{names[0]} → {names[1]}",
+                    alt=f"predicted {names[0]} with the head and {names[1]} without it",
+                    width=THUMBNAIL,
+                )

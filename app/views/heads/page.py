@@ -1,0 +1,215 @@
+"""Page 3: what every head is worth, which are alike, and which shall stay or go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from analysis.data.images import EXTENSIONS, read_image
+from analysis.heads.agreement import spearman
+from analysis.heads.similarity import head_names
+from app.parts import charts, feedback, run_panel
+from app.state import address, head_readings, memo
+from app.state import head_locks as decisions
+from app.state import loaded as session
+from app.state import runs as work
+from app.state import uploads as state_uploads
+from app.state.head_readings import Known
+from app.state.looks import Look
+from app.views.heads import charts as charts_heads
+from app.views.heads import graph as heads_graph
+from app.views.heads import one_head
+from app.views.heads.charts import Heads
+from app.views.heads.one_head import clickable, pick
+from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading
+from pruning.cut.head_locks import Head
+from pruning.jobs.heads import HeadsJob
+
+ADDRESS = ("heads-block", "heads-head", "criterion")
+ROOM = 375, 400  # pixels of the large grid
+WIDE = 1120
+
+
+def show() -> None:
+    """The page."""
+    st.header("Heads", anchor=False)
+    _from_address()
+    photos = _photos() if session.choice().data is None else []
+    known = _known(photos)
+    reading, head = known.reading, one_head.chosen()
+    heads = Heads(head_names(session.model().model.arch), head, decisions.locks())
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        measure = _importance(reading, heads)
+        _decided()
+    with right:
+        st.subheader(f"Block {head[0]}, head {head[1]}", anchor=False)
+        one_head.controls(head)
+        one_head.numbers(head, reading)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        st.subheader("Where it looks", anchor=False)
+        one_head.maps(head, photos)
+    with right:
+        st.subheader("Without it", anchor=False)
+        one_head.what_if(head)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        heads_graph.show(reading, heads, measure)
+    with right:
+        _agreement(reading, measure)
+    _overview(reading, heads)
+    _to_address(head, measure)
+
+
+# ---- what is known
+
+
+def _known(photos: Sequence[Look]) -> Known:
+    """What there is to show, and how to find out more."""
+    if session.choice().data is None:
+        if not photos:
+            raise session.NothingChosen(
+                "Upload photos to see what the heads do with them, or pick labelled images in the sidebar."
+            )
+        known = head_readings.of_photos(list(photos))
+        st.caption(known.source)
+        return known
+    newest = head_readings.newest()
+    if newest is not None and newest.state != "done" and work.is_news(newest):
+        run_panel.panel(newest, "heads-panel")
+    known = head_readings.measured() or head_readings.quick()
+    with st.container(horizontal=True, vertical_alignment="center", key="heads-source"):
+        st.caption(known.source, width="content")
+        with st.popover(
+            "Measure", icon=":material/speed:", key="measure", type="secondary" if known.whole else "primary"
+        ):
+            _measure(known)
+    return known
+
+
+def _measure(known: Known) -> None:
+    """Start a run that takes every measure."""
+    images = st.number_input(
+        "Calibration images",
+        1,
+        4096,
+        HeadsJob.images,
+        step=16,
+        key="heads-measured-on",
+        persist_state="session",
+        help="Time grows with them; the run goes on without this page.",
+    )
+    job = head_readings.job(images)
+    again = "Measure again" if known.whole else "Measure all criteria"
+    if st.button(again, type="primary", icon=":material/speed:", key="measure-heads"):
+        work.begin(job)
+        st.rerun()  # so that the sidebar shows it too
+    if not session.model().model.arch.num_classes:
+        st.caption("This model has no classes, so criteria of the loss are left out.")
+    st.code(job.command(), language="bash", wrap_lines=True)
+
+
+def _photos() -> list[Look]:
+    """Photos of the user's own, where no labelled images are chosen."""
+    uploads = st.file_uploader(
+        "Photos",
+        type=[extension.removeprefix(".") for extension in EXTENSIONS],
+        accept_multiple_files=True,
+        key="heads-photos",
+        max_upload_size=state_uploads.MAX_UPLOAD_MB["photo"],
+        label_visibility="collapsed",
+    )
+    kept: dict[str, Look] = st.session_state.setdefault("heads photos", {})
+    if uploads:
+        now = {one.file_id: kept.get(one.file_id) for one in uploads}
+        kept.clear()
+        for upload in uploads:
+            look = now[upload.file_id]
+            kept[upload.file_id] = look or Look(
+                upload.name, read_image(upload, upload.name), None, upload.file_id
+            )
+    return list(kept.values())
+
+
+def _from_address() -> None:
+    """Once in a session, show what the address asks for."""
+    decisions.from_address()
+    block, head, criterion = (address.given(name) or [""] for name in ADDRESS)
+    if block[0].isdecimal() and head[0].isdecimal():
+        pick((int(block[0]), int(head[0])))
+    if criterion[0] in HEAD_MEASURES:
+        st.session_state["criterion"] = criterion[0]
+
+
+def _to_address(head: Head, measure: str) -> None:
+    decisions.to_address()
+    for name, value in zip(ADDRESS, (*head, measure), strict=True):
+        address.keep(name, [str(value)])
+
+
+# ---- importance
+
+
+def _importance(reading: HeadReading, heads: Heads) -> str:
+    """The large grid of one criterion; returns which."""
+    if st.session_state.get("criterion") not in (None, *reading.values):
+        del st.session_state["criterion"]
+    measure: str = st.selectbox(
+        "Criterion",
+        list(reading.values),
+        format_func=lambda name: HEAD_MEASURES[name].title,
+        key="criterion",
+        persist_state="session",
+    )
+    entry = HEAD_MEASURES[measure]
+    bright = "Bright heads are worth keeping." if entry.important else "It ranks nothing; bright is high."
+    st.caption(f"{entry.explanation} {bright} Click a head to look at it.")
+    figure = charts_heads.importance(heads, measure, reading.values[measure], ROOM)
+    alt = f"{entry.title} of all heads, blocks from left to right, heads from top to bottom"
+    clickable(figure, "importance", alt, stretch=False)
+    missing = [each.title for name, each in HEAD_MEASURES.items() if name not in reading.values]
+    if missing:
+        st.caption(f"Not measured here, as it needs labels: {', '.join(missing)}.")
+    return measure
+
+
+def _decided() -> None:
+    """What is locked, and the way to where it counts."""
+    said = decisions.sentence()
+    with st.container(horizontal=True, vertical_alignment="center", key="decided"):
+        if not said:
+            st.caption("No head is locked yet: every method is free to choose.")
+            return
+        st.markdown(f":material/lock: {said}.", width="content")
+        st.button("Clear", key="clear-locks", on_click=decisions.clear)
+        feedback.link("prune", "Prune", ":material/content_cut:")
+
+
+def _overview(reading: HeadReading, heads: Heads) -> None:
+    st.subheader("All criteria", anchor=False)
+    st.caption("Each on a scale of its own; bright heads are worth keeping, or high where it ranks nothing.")
+    figure = charts_heads.all_importance(heads, reading.values, WIDE)
+    clickable(
+        figure, "all-importance", "all criteria as small grids, blocks from left to right", stretch=False
+    )
+
+
+# ---- agreement
+
+
+def _agreement(reading: HeadReading, measure: str) -> None:
+    st.subheader("Agreement", anchor=False)
+    if len(heads := reading.values[measure]) < 2:
+        st.caption("A single head has no rank.")
+        return
+    st.caption(f"Spearman's rank correlation over all {len(heads)} heads: 1 puts them in the same order.")
+    found = memo.remember(
+        "agreement",
+        reading,
+        lambda: spearman({name: reading.importance(name) for name in reading.values}),
+        keep=4,
+    )
+    alt = "rank correlation of every two criteria"
+    st.plotly_chart(charts_heads.agreement(found, measure), config=charts.CONFIG, key="agreement", alt=alt)

@@ -1,0 +1,296 @@
+"""Widgets that make a `Job` (method, options, what to remove, rounding) or choose a finished run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from analysis.measure.cost import Cost, cost
+from analysis.vit import Architecture
+from app.parts import feedback
+from app.parts.options_form import options
+from app.parts.wording import STRUCTURES
+from app.state import head_locks as decisions
+from app.state import loaded as session
+from pruning.budget.allocate import Budget
+from pruning.criteria.registry import CRITERIA, Criterion
+from pruning.cut.ratios import PerBlock, Ratios, presets
+from pruning.jobs.prune_job import Job, default_align, default_skip_unread
+from pruning.methods import METHODS, Trained
+from pruning.options import Value
+
+MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Preset", "budget": "Budget"}
+START = {"qk": 50}  # percent removed when the page first opens
+HIGHEST = 95
+ALIGN = (1, 4, 8, 16)
+BUDGETS = {"gmacs": "GMACs", "params": "Parameters", "ms": "Latency"}
+BATCHES = (1, 8)
+SHARE = 0.75  # of the dense model: what a budget starts at
+HELP = {
+    "qk": "Channels i of the queries and keys of a head, removed together.",
+    "v": "Value channels of a head, with the columns of the projection that read them.",
+    "mlp": "Hidden neurons of the MLP.",
+    "heads": "Heads with all their pairs and values.",
+    "embed": "Channels of the residual stream, through the whole network.",
+}
+PER_BLOCK = tuple(name for name in STRUCTURES if name != "embed")
+
+
+def job(dense: Architecture) -> Job:
+    """The run that the widgets describe.
+
+    Raises:
+        ValueError: ratios that no run can have.
+    """
+    method, options = _method()
+    mode = _mode(dense)
+    preset = _preset(dense) if mode == "preset" else None
+    ratios = _sliders() if mode == "sliders" else _per_block(dense) if mode == "blocks" else Ratios()
+    budget = _budget(cost(dense)) if mode == "budget" else None
+    align = st.segmented_control(
+        "Round widths to multiples of",
+        ALIGN,
+        default=default_align(budget),
+        required=True,
+        key="align-budget" if budget else "align",
+        persist_state="session",
+        help="Multiples of 8 run faster on most hardware.",
+    )
+    skip_unread = _skip_unread(dense, budget)
+    heads_by, compensate = _besides(method, ratios)
+    _locked()
+    chosen = session.choice()
+    return Job(
+        model=chosen.model,
+        weights=chosen.weights,
+        data=chosen.data or "",
+        method=method,
+        options=options,
+        ratios=ratios,
+        preset=preset,
+        budget=budget,
+        align=align,
+        limit=chosen.limit,
+        heads_by=heads_by,
+        compensate=compensate,
+        locks=decisions.locks(),
+        skip_unread=skip_unread,
+    )
+
+
+def _skip_unread(dense: Architecture, budget: Budget | None) -> bool:
+    """Whether the last block computes only what the classifier reads; not asked where it reads all."""
+    default = default_skip_unread(budget)
+    if dense.pool != "token":
+        return default
+    whole, less = (cost(replace(dense, skip_unread=skip)).macs for skip in (False, True))
+    chosen: bool = st.toggle(
+        "Leave out tokens that nobody reads",
+        value=default,
+        key="skip-unread-budget" if default else "skip-unread",
+        persist_state="session",
+        help="Behind the last block the classifier reads its own token alone. Leaving the others out of that "
+        f"block saves {100 * (whole - less) / whole:.1f} % of this model's MACs and changes no prediction."
+        + (" A budget that has room for all of them leaves none out." if default else ""),
+    )
+    return chosen
+
+
+def _locked() -> None:
+    """What the Heads page has locked, which holds whatever is chosen here."""
+    said = decisions.sentence()
+    if said:
+        with st.container(horizontal=True, vertical_alignment="center", key="locked"):
+            st.markdown(f":material/lock: {said}.", width="content")
+            st.button("Clear", key="clear-locks", on_click=decisions.clear)
+            feedback.link("heads", "Heads", ":material/hub:")
+
+
+def _besides(method: str, ratios: Ratios) -> tuple[str | None, bool]:
+    """What may be done besides the method: heads removed first by another criterion, a refit after it."""
+    chooses, heads_by, compensate = isinstance(METHODS[method], Criterion), None, False
+    removes_heads = not replace(Ratios(), heads=ratios.heads).removes_nothing
+    if removes_heads and not isinstance(METHODS[method], Trained):
+        ranking = [name for name, criterion in CRITERIA.items() if "heads" in criterion.ranks]
+        named = {name: CRITERIA[name].title for name in ranking}
+        heads_by = st.selectbox(
+            "Heads removed first by",
+            ranking,
+            index=None if chooses else ranking.index("taylor"),
+            format_func=named.__getitem__,
+            placeholder="the method itself",
+            key="heads-by-chooses" if chooses else "heads-by",
+            persist_state="session",
+            help="The method then works inside the heads that stay.",
+        )
+    if chooses:
+        compensate = st.toggle(
+            "Compensate",
+            key="compensate",
+            persist_state="session",
+            help="Refit the layers behind what was removed by least squares. Off is as published.",
+        )
+    return heads_by, compensate
+
+
+def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
+    """A method of the registry, and those of its options that are not at their default."""
+    method = st.selectbox(
+        "Method",
+        list(METHODS),
+        format_func=lambda name: METHODS[name].title,
+        key="method",
+        persist_state="session",
+    )
+    st.caption(METHODS[method].explanation)
+    return method, options(METHODS[method].options, f"option-{method}").changed()
+
+
+def fitting_presets(dense: Architecture) -> list[str]:
+    """Published presets for a model of this shape."""
+    shape = dense.depth, dense.embed_dim
+    return [name for name, preset in presets().items() if (preset.depth, preset.embed_dim) == shape]
+
+
+def _mode(dense: Architecture) -> str:
+    modes = [mode for mode in MODES if mode != "preset" or fitting_presets(dense)]
+    if st.session_state.get("mode") not in (None, *modes):  # another model, which no preset fits
+        del st.session_state["mode"]
+    mode: str = st.segmented_control(
+        "What to remove",
+        modes,
+        format_func=MODES.__getitem__,
+        default=modes[0],
+        required=True,
+        key="mode",
+        persist_state="session",
+    )
+    return mode
+
+
+def _preset(dense: Architecture) -> str:
+    names = fitting_presets(dense)
+    chosen: str = st.selectbox("Preset", names, key=f"preset-{names[0]}", persist_state="session")
+    st.caption("Fractions per block as published with SNP (Shim et al., ECCV 2024).")
+    return chosen
+
+
+def _sliders() -> Ratios:
+    removed = {
+        name: st.slider(
+            label,
+            0,
+            HIGHEST,
+            START.get(name, 0),
+            format="%d %% removed",
+            key=f"ratio-{name}",
+            help=HELP[name],
+            persist_state="session",
+        )
+        for name, label in STRUCTURES.items()
+    }
+    return Ratios(**{name: value / 100 for name, value in removed.items()})
+
+
+def _budget(whole: Cost) -> Budget:
+    """What the smaller model may cost, in one of three units."""
+    kind = st.segmented_control(
+        "Budget in",
+        list(BUDGETS),
+        format_func=BUDGETS.__getitem__,
+        default="gmacs",
+        required=True,
+        key="budget-kind",
+        persist_state="session",
+    )
+    if kind == "gmacs":
+        return Budget(gmacs=_amount("GMACs of an image", whole.gmacs, f"budget-gmacs-{whole.params}"))
+    if kind == "params":
+        millions = _amount("Million parameters", whole.params / 1e6, f"budget-params-{whole.params}")
+        return Budget(params=round(millions * 1e6))
+    ms: float = st.number_input(
+        "Milliseconds of a batch, at most",
+        min_value=0.001,
+        value=10.0,
+        step=1.0,
+        format="%g",
+        key="budget-ms",
+        persist_state="session",
+    )
+    batch = st.segmented_control(
+        "Images in a batch",
+        BATCHES,
+        default=BATCHES[0],
+        required=True,
+        key="budget-batch",
+        persist_state="session",
+    )
+    return Budget(ms=ms, batch=batch)
+
+
+def _amount(label: str, dense: float, key: str) -> float:
+    """A number below the dense model's, in steps that suit it."""
+    step = 10.0 ** math.floor(math.log10(dense)) / 10
+    chosen: float = st.number_input(
+        f"{label}, at most (dense: {dense:.4g})",
+        min_value=step / 1000,
+        value=float(f"{SHARE * dense:.3g}"),
+        step=step,
+        format="%g",
+        key=key,
+        persist_state="session",
+    )
+    return chosen
+
+
+def _per_block(dense: Architecture) -> Ratios:
+    """A table of percentages, which outlives the page because it is kept beside the widget."""
+    key = f"blocks-{dense.depth}"
+    if f"{key}-editor" not in st.session_state:  # the page was left, and the widget's edits with it
+        st.session_state[f"{key}-start"] = st.session_state.get(key, _starting_table(dense.depth))
+    table: Any = st.data_editor(
+        st.session_state[f"{key}-start"],
+        key=f"{key}-editor",
+        column_config={name: _column(name) for name in PER_BLOCK},
+        height=min(38 + 35 * dense.depth, 470),
+        row_height=35,
+    )
+    st.session_state[key] = table
+    embed = st.slider(
+        STRUCTURES["embed"],
+        0,
+        HIGHEST,
+        0,
+        format="%d %% removed",
+        key="ratio-embed",
+        help=HELP["embed"],
+        persist_state="session",
+    )
+    return Ratios(**{name: _fractions(table[name]) for name in PER_BLOCK}, embed=embed / 100)
+
+
+def _starting_table(depth: int) -> pd.DataFrame:
+    """The sliders' values in every block."""
+    columns = {name: st.session_state.get(f"ratio-{name}", START.get(name, 0)) for name in PER_BLOCK}
+    return pd.DataFrame(columns, index=pd.RangeIndex(depth, name="block"))
+
+
+def _column(name: str) -> Any:
+    return st.column_config.NumberColumn(
+        f"{name} %",
+        width={"v": 58, "heads": 82}.get(name, 66),
+        help=HELP[name],
+        min_value=0,
+        max_value=HIGHEST,
+        step=1,
+        required=True,
+    )
+
+
+def _fractions(column: Any) -> PerBlock:
+    values = tuple(round(float(value) / 100, 4) for value in column)
+    return values[0] if len(set(values)) == 1 else values

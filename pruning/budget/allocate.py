@@ -1,0 +1,265 @@
+"""Budgets: the user names GMACs, parameters or milliseconds, and the solver finds the widths.
+
+`allocate` weighs what narrowing a structure of a block saves against the damage measured for it
+(`pruning.budget.sensitivity`). Budgets in milliseconds are solved in `pruning.budget.latency` on a table
+of this machine, by the same solver.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from analysis.measure.cost import cost
+from analysis.vit import Architecture, BlockWidths
+from pruning.budget.curves import STRUCTURES, Sensitivities
+
+KINDS = {"gmacs": "GMACs", "params": "parameters", "ms": "ms"}
+WITHIN = 0.02  # a budget is met from at most this share below
+_PER = {"gmacs": 10**9, "params": 1}  # what the solver counts in
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the smaller model may cost: one of GMACs of an image, parameters, milliseconds of a batch.
+
+    `batch` is the images that a latency is measured on, `images` the calibration images that
+    sensitivities are measured on, at most.
+
+    Raises:
+        ValueError: none or several of the three, or one that is not positive.
+    """
+
+    gmacs: float | None = None
+    params: float | None = None
+    ms: float | None = None
+    batch: int = 1
+    images: int = 128
+
+    def __post_init__(self) -> None:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none"
+            raise ValueError(f"a budget is one of {', '.join(KINDS)}, got {got}")
+        if isinstance(self.asked, bool) or not (self.asked > 0 and math.isfinite(self.asked)):
+            raise ValueError(f"a budget must be a number above 0, got {self.asked}")
+        for name in ("batch", "images"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"a budget's {name} must be a whole number of at least 1, got {value!r}")
+        if self.batch != 1 and self.ms is None:
+            raise ValueError("a batch size belongs to a budget in ms only")
+
+    @property
+    def kind(self) -> str:
+        """gmacs, params or ms."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def asked(self) -> float:
+        """How much of it."""
+        number: float = getattr(self, self.kind)
+        return number
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Widths found for a budget, what they cost of it, and the predicted sum of divergences."""
+
+    arch: Architecture
+    budget: Budget
+    got: float
+    loss: float
+
+    @property
+    def sentence(self) -> str:
+        """Asked and got, for people."""
+        kind = self.budget.kind
+        return f"asked for {amount(self.budget.asked, kind)}, got {amount(self.got, kind)}"
+
+
+def amount(number: float, kind: str) -> str:
+    """An amount of a budget's kind with its unit."""
+    return f"{number:{',.0f' if kind == 'params' else ',.4g'}} {KINDS[kind]}"
+
+
+class Item(NamedTuple):
+    """One structure of one block: widths on offer, from the dense one down, with saving and loss of each."""
+
+    block: int
+    structure: str
+    widths: tuple[int, ...]
+    savings: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Menu:
+    """All that can be narrowed, and the price of the dense model, in MACs, parameters or milliseconds."""
+
+    dense: float
+    items: tuple[Item, ...]
+
+    @property
+    def lowest(self) -> float:
+        """Price of the cheapest choice."""
+        return self.dense - sum(max(item.savings) for item in self.items)
+
+
+def allocate(dense: Architecture, sensitivities: Sensitivities, budget: Budget, align: int = 8) -> Allocation:
+    """Widths within a budget of GMACs or parameters, and close below it, for little predicted damage.
+
+    Widths are multiples of `align`, or the dense ones; heads and residual stream stay.
+
+    Raises:
+        ValueError: a budget above the dense model, below the smallest possible, or in ms.
+    """
+    if budget.kind == "ms":
+        raise ValueError("a budget in ms needs a table of measured latencies: use allocate_latency")
+    return _solved(dense, sensitivities, budget, cost_menu(dense, sensitivities, budget.kind, align))
+
+
+def _solved(dense: Architecture, sensitivities: Sensitivities, budget: Budget, menu: Menu) -> Allocation:
+    per = _PER[budget.kind]
+    require_reachable(budget, menu.lowest / per, menu.dense / per)
+    arch = apply(dense, menu, choose(menu, budget.asked * per))
+    return Allocation(arch, budget, spent(arch, budget.kind), sensitivities.loss(arch))
+
+
+def require_reachable(budget: Budget, lowest: float, highest: float) -> None:
+    """Refuse a budget that no widths on offer can meet, or that needs none.
+
+    Raises:
+        ValueError: it is outside of the range from `lowest` to `highest`.
+    """
+    if not lowest <= budget.asked <= highest:
+        raise ValueError(
+            f"a budget for this model must be from {amount(lowest, budget.kind)} (narrowed as far as was "
+            f"measured) to {amount(highest, budget.kind)} (dense), got {amount(budget.asked, budget.kind)}"
+        )
+
+
+def spent(arch: Architecture, kind: str) -> float:
+    """What an architecture costs, in the unit of a budget of GMACs or parameters."""
+    return {"gmacs": cost(arch).gmacs, "params": cost(arch).params}[kind]
+
+
+def trade_off(
+    dense: Architecture, sensitivities: Sensitivities, align: int = 8, points: int = 40
+) -> tuple[Allocation, ...]:
+    """Allocations from the smallest possible model to the dense one, evenly spread over GMACs."""
+    menu = cost_menu(dense, sensitivities, "gmacs", align)
+    steps = (menu.lowest + (menu.dense - menu.lowest) * step / (points - 1) for step in range(points))
+    return tuple(_solved(dense, sensitivities, Budget(gmacs=macs / 1e9), menu) for macs in steps)
+
+
+def cost_menu(dense: Architecture, sensitivities: Sensitivities, kind: str, align: int) -> Menu:
+    """The menu priced in MACs or parameters, in both of which widths simply add up."""
+    quantity = {"gmacs": "macs", "params": "params"}[kind]
+
+    def price(widths: BlockWidths, last: bool) -> int:
+        alone = replace(dense, blocks=(widths,), skip_unread=last and dense.skip_unread)
+        number: int = getattr(cost(alone), quantity)
+        return number
+
+    items = []
+    for block, (curves, whole) in enumerate(zip(sensitivities.blocks, dense.blocks, strict=True)):
+        for name in STRUCTURES:
+            curve = getattr(curves, name)
+            offered = widths_on_grid(getattr(whole, name), curve.least, align)
+            width = getattr(whole, name)
+            last = block == dense.depth - 1
+            channel = price(replace(whole, **{name: width + 1}), last) - price(whole, last)
+            savings = tuple(channel * (width - kept) for kept in offered)
+            items.append(Item(block, name, offered, savings, tuple(map(curve.at, offered))))
+    return Menu(getattr(cost(dense), quantity), tuple(items))
+
+
+def widths_on_grid(dense: int, least: int, align: int) -> tuple[int, ...]:
+    """The dense width and the multiples of `align` below it, down to `least`, falling.
+
+    Raises:
+        ValueError: align below one.
+    """
+    if align < 1:
+        raise ValueError(f"align must be a whole number of at least 1, got {align}")
+    first, last = (dense - 1) // align * align, -(-least // align) * align
+    return (dense, *range(first, last - 1, -align))
+
+
+def choose(menu: Menu, limit: float) -> tuple[int, ...]:
+    """For each item the place of the width to take, so that what is left costs at most `limit`.
+
+    Greedy by loss per saving (Fox 1966) on the lower convex hulls of the curves: from the dense model
+    downwards, the step with the least loss for what it saves comes first, until the limit is met. What
+    room the last step left goes to widening again. With convex curves no choice that is cheaper by one
+    width or more has a lower loss.
+
+    Raises:
+        ValueError: a limit below what the menu can reach.
+    """
+    taken, price = [0] * len(menu.items), menu.dense
+    for _, number, place in sorted(_steps(menu)):
+        if price <= limit:
+            break
+        savings = menu.items[number].savings
+        price -= savings[place] - savings[taken[number]]
+        taken[number] = place
+    if price > limit:
+        raise ValueError(f"the smallest possible is {menu.lowest:g}, got {limit:g}")
+    return _widened(menu, taken, limit - price)
+
+
+def _steps(menu: Menu) -> Iterator[tuple[float, int, int]]:
+    """Steps along every item's hull: loss per saving, number of the item, place that it leads to."""
+    for number, item in enumerate(menu.items):
+        hull = _hull(item)
+        for first, second in pairwise(hull):
+            lost = item.losses[second] - item.losses[first]
+            yield lost / (item.savings[second] - item.savings[first]), number, second
+
+
+def _hull(item: Item) -> list[int]:
+    """Places on the lower convex hull of loss over saving; a width that saves nothing is not on it."""
+    hull = [0]
+    for place, saving in enumerate(item.savings):
+        if saving <= item.savings[hull[-1]]:
+            continue
+        while len(hull) > 1 and _slope(item, hull[-2], place) <= _slope(item, hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(place)
+    return hull
+
+
+def _slope(item: Item, first: int, second: int) -> float:
+    return (item.losses[second] - item.losses[first]) / (item.savings[second] - item.savings[first])
+
+
+def _widened(menu: Menu, taken: Sequence[int], room: float) -> tuple[int, ...]:
+    """Use up what room is left by widening, the most loss regained per price first."""
+    taken = list(taken)
+    while True:
+        offers = []
+        for number, item in enumerate(menu.items):
+            here = taken[number]
+            for place in range(here):
+                extra = item.savings[here] - item.savings[place]
+                if extra <= room:
+                    gain = item.losses[here] - item.losses[place]
+                    rate = gain / extra if extra > 0 else math.inf
+                    offers.append((rate, extra, number, place))
+        if not offers:
+            return tuple(taken)
+        _, extra, number, place = max(offers)
+        taken[number], room = place, room - extra
+
+
+def apply(dense: Architecture, menu: Menu, taken: Sequence[int]) -> Architecture:
+    """The architecture with the widths chosen."""
+    blocks = list(dense.blocks)
+    for item, place in zip(menu.items, taken, strict=True):
+        blocks[item.block] = replace(blocks[item.block], **{item.structure: item.widths[place]})
+    return replace(dense, blocks=tuple(blocks))

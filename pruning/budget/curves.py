@@ -1,0 +1,138 @@
+"""Curves of the damage that narrowing a structure does, from a few measured widths."""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from analysis.vit import Architecture, Block
+
+STRUCTURES = ("qk", "v", "mlp")
+
+# block, structure, width -> a new block, equal to the dense one but for that structure's width
+Narrow = Callable[[int, str, int], Block]
+
+_LEAST = 1e-12  # a divergence below this counts as this where a logarithm is taken
+_KNEE = 10.0  # times the divergence of one width measured at the next: something ran out between them
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean KL divergence of the logits by width. `widths` fall from the dense one; `kl` never falls.
+
+    Raises:
+        ValueError: widths or divergences out of order, or a dense model that differs from itself.
+    """
+
+    widths: tuple[int, ...]
+    kl: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.kl) or not self.widths or self.kl[0] != 0:
+            raise ValueError("a curve needs one divergence per width, and 0 at the dense width")
+        if not all(map(math.isfinite, self.kl)):
+            raise ValueError("divergences must be finite; check the model's weights for NaN")
+        if list(self.widths) != sorted(set(self.widths), reverse=True) or list(self.kl) != sorted(self.kl):
+            raise ValueError("a curve's widths must fall, and its divergences must not")
+
+    @classmethod
+    def measured(cls, widths: tuple[int, ...], kl: tuple[float, ...]) -> Curve:
+        """A curve through noisy values: where a narrower width did less damage, it counts as the wider."""
+        return cls(widths, tuple(np.maximum.accumulate(kl).tolist()))
+
+    @property
+    def least(self) -> int:
+        """The narrowest width measured."""
+        return self.widths[-1]
+
+    @cached_property
+    def _logarithms(self) -> tuple[list[float], list[float]]:
+        """Of the share removed and of the divergence, at every width but the dense one."""
+        removed = [math.log(1 - kept / self.widths[0]) for kept in self.widths[1:]]
+        return removed, [math.log(max(kl, _LEAST)) for kl in self.kl[1:]]
+
+    def at(self, width: int) -> float:
+        """Divergence at a width between those measured [ours].
+
+        Along straight lines of log KL over log removed share, so that it is a power of what is
+        removed: near the dense width a divergence grows with the square of the error or so. The
+        first line goes on towards the dense width, and is never less steep than proportional.
+        Where the divergence grows more than tenfold from one width to the next, as where neurons
+        that never fire have run out somewhere between, it goes along a straight line of KL itself:
+        no convex curve lies above it.
+
+        Raises:
+            ValueError: a width outside of those measured.
+        """
+        dense = self.widths[0]
+        if not self.least <= width <= dense:
+            raise ValueError(f"the curve was measured from {self.least} to {dense}, got width {width}")
+        if width in self.widths:
+            return self.kl[self.widths.index(width)]
+        removed, known = self._logarithms
+        here = math.log(1 - width / dense)
+        if here > removed[0]:
+            above = bisect(removed, here)
+            if known[above] - known[above - 1] > math.log(_KNEE):
+                return float(np.interp(dense - width, [dense - kept for kept in self.widths], self.kl))
+            return math.exp(float(np.interp(here, removed, known)))
+        slope = (known[1] - known[0]) / (removed[1] - removed[0]) if len(known) > 1 else 1.0
+        return math.exp(known[0] + max(1.0, slope) * (here - removed[0]))
+
+
+@dataclass(frozen=True)
+class BlockCurves:
+    """The curves of one block."""
+
+    qk: Curve
+    v: Curve
+    mlp: Curve
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """Curves of every block, measured on so many images; to and from JSON."""
+
+    blocks: tuple[BlockCurves, ...]
+    images: int
+
+    def loss(self, arch: Architecture) -> float:
+        """Predicted divergence of a narrower model: the sum over all that was narrowed [ours].
+
+        A prediction for choosing widths, not a measurement: damages do not simply add up.
+
+        Raises:
+            ValueError: widths that were not measured.
+        """
+        return sum(
+            getattr(curves, name).at(getattr(widths, name))
+            for curves, widths in zip(self.blocks, arch.blocks, strict=True)
+            for name in STRUCTURES
+        )
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives equal Sensitivities back."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Sensitivities:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not sensitivities.
+        """
+        try:
+            data = json.loads(text)
+            blocks = tuple(
+                BlockCurves(**{name: Curve(*map(tuple, curve.values())) for name, curve in block.items()})
+                for block in data["blocks"]
+            )
+            return cls(blocks, data["images"])
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"these are not PruneScope sensitivities: {error}") from error

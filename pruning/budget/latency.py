@@ -1,0 +1,187 @@
+"""Budgets in milliseconds: what widths are worth on this machine decides, not how many MACs they save.
+
+A table of measured blocks says what a width saves. A width that is no faster than a wider one is
+never taken: it would cost accuracy for nothing. Blocks are taken to add up; the model that comes
+out is then timed against the dense one, and the sum corrected by what was measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+import torch
+from torch import nn
+
+from analysis.measure.latency import bench, torch_runner
+from analysis.vit import Architecture, Block, BlockWidths, ViT
+from pruning.budget.allocate import (
+    WITHIN,
+    Allocation,
+    Budget,
+    Item,
+    Menu,
+    apply,
+    choose,
+    require_reachable,
+    widths_on_grid,
+)
+from pruning.budget.curves import STRUCTURES, Sensitivities
+from pruning.budget.sensitivity import Progress, measured_widths, quiet
+
+_MOST = 12  # widths of one structure that are timed
+_ROUNDS = 15
+_WARMUP = 2
+_ATTEMPTS = 6  # at correcting the sum by what was measured
+
+Milliseconds = Callable[[Architecture], float]  # measures a model of these widths
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of a batch on this machine: the dense model, and blocks narrowed in one structure.
+
+    `shares` say what part of its dense block's time a narrowed block takes, by dense and narrowed
+    widths; `blocks` are the dense blocks' milliseconds.
+    """
+
+    batch: int
+    model: float
+    blocks: Mapping[BlockWidths, float]
+    shares: Mapping[tuple[BlockWidths, BlockWidths], float]
+
+    def lowest(self, dense: Architecture) -> float:
+        """Milliseconds of the dense model with everything narrowed as far as was timed."""
+        saved = 0.0
+        for whole in dense.blocks:
+            narrowed = [other for block, other in self.shares if block == whole]
+            for name in STRUCTURES:
+                alone = [
+                    other for other in narrowed if replace(other, **{name: getattr(whole, name)}) == whole
+                ]
+                saved += max(self.saved(whole, other) for other in alone)
+        return self.model - saved
+
+    def saved(self, dense: BlockWidths, narrowed: BlockWidths) -> float:
+        """Milliseconds that a narrowed block saves; below zero where it is slower."""
+        return self.blocks[dense] * (1 - self.shares[dense, narrowed])
+
+
+def allocate_latency(
+    dense: Architecture,
+    sensitivities: Sensitivities,
+    budget: Budget,
+    table: LatencyTable,
+    align: int = 8,
+    measure: Milliseconds | None = None,
+    progress: Progress = quiet,
+) -> Allocation:
+    """Widths that meet a budget in ms as measured by `measure`, for little predicted damage.
+
+    The table's sum of blocks is solved for, the model timed, and the budget of the sum moved by
+    the ratio of both, until the time measured is close below what was asked. The time is that of
+    a model with random weights, in turns with the dense one and as a share of it, so that what else
+    the machine does hardly counts. `got` of the result is the time measured.
+
+    Raises:
+        ValueError: another kind of budget, one out of reach, or none of the attempts below it.
+    """
+    if budget.ms is None or budget.batch != table.batch:
+        raise ValueError(f"this table was measured for budgets in ms at batch {table.batch}, got {budget}")
+    measure = measure or partial(model_ms, dense, table)
+    menu = latency_menu(dense, sensitivities, table, align)
+    require_reachable(budget, menu.lowest, menu.dense)
+    found: list[Allocation] = []
+    limit = budget.ms
+    for attempt in range(_ATTEMPTS):
+        progress("Timing the smaller model", attempt / _ATTEMPTS)
+        arch = apply(dense, menu, choose(menu, min(max(limit, menu.lowest), menu.dense)))
+        found.append(Allocation(arch, budget, measure(arch), sensitivities.loss(arch)))
+        if (1 - WITHIN) * budget.ms <= found[-1].got <= budget.ms:
+            break
+        limit *= (1 - WITHIN / 2) * budget.ms / found[-1].got
+    progress("Timing the smaller model", 1.0)
+    met = [allocation for allocation in found if allocation.got <= budget.ms]
+    if not met:
+        least = min(allocation.got for allocation in found)
+        raise ValueError(f"no widths took at most {budget.ms:.4g} ms; the fastest took {least:.4g} ms")
+    return max(met, key=lambda allocation: allocation.got)
+
+
+def latency_menu(
+    dense: Architecture, sensitivities: Sensitivities, table: LatencyTable, align: int = 8
+) -> Menu:
+    """The menu priced in milliseconds of the table."""
+    items = []
+    for block, (curves, whole) in enumerate(zip(sensitivities.blocks, dense.blocks, strict=True)):
+        for name in STRUCTURES:
+            curve = getattr(curves, name)
+            offered = _offered(getattr(whole, name), curve.least, align)
+            savings = tuple(table.saved(whole, replace(whole, **{name: width})) for width in offered)
+            items.append(Item(block, name, offered, savings, tuple(map(curve.at, offered))))
+    return Menu(table.model, tuple(items))
+
+
+def measure_table(
+    dense: Architecture, batch: int, align: int = 8, progress: Progress = quiet
+) -> LatencyTable:
+    """Time blocks at every width on offer, all of one block's in turns; medians of several rounds."""
+    medians: dict[BlockWidths, float] = {}
+    shares: dict[tuple[BlockWidths, BlockWidths], float] = {}
+    kinds = dict.fromkeys(dense.blocks)  # equal blocks are timed once
+    for done, whole in enumerate(kinds):
+        offered = [
+            replace(whole, **{name: width})
+            for name in STRUCTURES
+            for width in _offered(getattr(whole, name), measured_widths(getattr(whole, name))[-1], align)
+        ]
+        times = _in_turns(dense, list(dict.fromkeys(offered)), batch)
+        medians[whole] = times[whole]
+        shares |= {(whole, widths): spent / times[whole] for widths, spent in times.items()}
+        progress("Timing widths", (done + 1) / len(kinds))
+    return LatencyTable(batch, _time_dense(dense, batch), medians, shares)
+
+
+def _offered(dense: int, least: int, align: int) -> tuple[int, ...]:
+    """Widths worth timing: those on the grid, thinned out evenly where there are many."""
+    grid = widths_on_grid(dense, least, align)
+    step = -(-len(grid) // _MOST)
+    return grid[::step]
+
+
+def _in_turns(dense: Architecture, offered: list[BlockWidths], batch: int) -> dict[BlockWidths, float]:
+    """Median milliseconds of a block of each of these widths, random weights."""
+    blocks = [Block(dense, widths).eval() for widths in offered]
+    x = torch.randn(batch, dense.num_tokens, dense.embed_dim)
+    samples: list[list[float]] = [[] for _ in offered]
+    for turn in range(-_WARMUP, _ROUNDS):
+        order = range(len(blocks))
+        for place in order if turn % 2 else reversed(order):
+            spent = _milliseconds(blocks[place], x)
+            if turn >= 0:
+                samples[place].append(spent)
+    return {widths: median(spent) for widths, spent in zip(offered, samples, strict=True)}
+
+
+def _milliseconds(block: nn.Module, x: torch.Tensor) -> float:
+    with torch.inference_mode():
+        began = time.perf_counter()
+        block(x)
+        return (time.perf_counter() - began) * 1000
+
+
+def model_ms(dense: Architecture, table: LatencyTable, arch: Architecture) -> float:
+    """Milliseconds of a model of these widths: its share of the dense one's, timed in turns."""
+    small, whole = (torch_runner(ViT(shape).eval()) for shape in (arch, dense))
+    shape = (dense.in_channels, *dense.image_size)
+    timing = bench(small, whole, shape, (table.batch,), rounds=_ROUNDS)[table.batch]
+    return table.model * timing.a_ms.p50 / timing.b_ms.p50
+
+
+def _time_dense(dense: Architecture, batch: int) -> float:
+    run = torch_runner(ViT(dense).eval())
+    shape = (dense.in_channels, *dense.image_size)
+    return bench(run, run, shape, (batch,), rounds=_ROUNDS)[batch].a_ms.p50

@@ -1,0 +1,143 @@
+"""How much each structure of each block matters: the damage done by narrowing it alone.
+
+What a budget is solved on (`pruning.budget`). A method comes in as a `Narrow`, which makes one
+block narrower; nothing else is asked of it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.measure.evaluate import Batches
+from analysis.vit import Block, ViT
+from pruning.budget.curves import STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities
+from pruning.cut.selection import Scores, select
+from pruning.cut.surgery import cut
+
+SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: where a curve is measured
+Progress = Callable[[str, float], None]
+
+
+def quiet(what: str, share: float) -> None:
+    """Progress nobody asked for."""
+
+
+def measure_sensitivities(
+    model: ViT,
+    batches: Batches,
+    narrow: Narrow,
+    structures: Collection[str] = STRUCTURES,
+    progress: Progress = quiet,
+) -> Sensitivities:
+    """Mean KL(dense || narrowed) of the class probabilities, one structure of one block narrowed at a time.
+
+    Of structures other than `structures` only the dense width is known. The dense residual stream
+    before the block at hand lies in a temporary folder, batch by batch, and only the blocks from
+    there on are run: half a forward pass for a point of a curve on average.
+
+    Raises:
+        ValueError: a model without a classifier, or no images.
+        OSError: no room for the residual stream.
+    """
+    if not model.arch.num_classes:
+        raise ValueError("sensitivities compare class probabilities, but the model has no classifier")
+    blocks = []
+    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
+        stream = _DenseStream(Path(folder), model, batches)
+        for index, widths in enumerate(model.arch.blocks):
+            curves = {}
+            for place, name in enumerate(STRUCTURES):
+                progress("Measuring sensitivities", (index + place / len(STRUCTURES)) / model.arch.depth)
+                kept = measured_widths(getattr(widths, name))[: None if name in structures else 1]
+                kl = [stream.divergence(narrow(index, name, width), index) for width in kept[1:]]
+                curves[name] = Curve.measured(kept, (0.0, *kl))
+            blocks.append(BlockCurves(**curves))
+            stream.advance(index)
+    progress("Measuring sensitivities", 1.0)
+    return Sensitivities(tuple(blocks), stream.images)
+
+
+def measured_widths(dense: int) -> tuple[int, ...]:
+    """The widths a curve is measured at, falling from the dense one."""
+    shares = {max(1, round(share * dense)) for share in SHARES}
+    return (dense, *sorted(shares - {dense}, reverse=True))
+
+
+class _DenseStream:
+    """The dense model's residual stream before one block and its class probabilities, on disk."""
+
+    def __init__(self, folder: Path, model: ViT, batches: Batches) -> None:
+        self._folder, self._model, self._count, self.images = folder, model, 0, 0
+        device = next(model.parameters()).device
+        for images, _ in batches:
+            x = model.embed(images.to(device))
+            self._save("stream", self._count, x)
+            for block in model.blocks:
+                x = block(x)
+            self._save("logits", self._count, model.classify(x))
+            self._count, self.images = self._count + 1, self.images + len(x)
+        if not self.images:
+            raise ValueError("sensitivities need calibration images, got none")
+
+    def divergence(self, narrowed: Block, index: int) -> float:
+        """Mean KL divergence from the dense model with block `index` exchanged for `narrowed`."""
+        total = 0.0
+        for number in range(self._count):
+            x = narrowed(self._load("stream", number))
+            for block in self._model.blocks[index + 1 :]:
+                x = block(x)
+            total += kl_divergence(self._load("logits", number), self._model.classify(x)).sum().item()
+        return total / self.images
+
+    def advance(self, index: int) -> None:
+        """Take the stream through block `index`."""
+        for number in range(self._count):
+            self._save("stream", number, self._model.blocks[index](self._load("stream", number)))
+
+    def _save(self, name: str, number: int, x: Tensor) -> None:
+        np.save(self._folder / f"{name}-{number}.npy", x.cpu().numpy())
+
+    def _load(self, name: str, number: int) -> Tensor:
+        x = torch.from_numpy(np.load(self._folder / f"{name}-{number}.npy"))
+        return x.to(next(self._model.parameters()).device)
+
+
+def kl_divergence(dense: Float[Tensor, "B C"], other: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    """sum_c p_c (log p_c - log q_c) of the softmax of two sets of logits, at least zero."""
+    p, q = (logits.double().log_softmax(dim=-1) for logits in (dense, other))
+    return (p.exp() * (p - q)).sum(dim=-1).clamp_min(0)
+
+
+def narrow_by_scores(model: ViT, scores: Scores) -> Narrow:
+    """Narrowing that keeps what a criterion scores highest."""
+
+    def narrow(index: int, structure: str, width: int) -> Block:
+        widths = model.arch.blocks[index]
+        alone = _alone(model, index)
+        target = replace(alone.arch, blocks=(replace(widths, **{structure: width}),))
+        own: dict[str, Any] = {name: (getattr(scores, name)[index],) for name in (*STRUCTURES, "heads")}
+        return cut(alone, select(replace(scores, **own), alone.arch, target)).blocks[0]
+
+    return narrow
+
+
+def _alone(model: ViT, index: int) -> ViT:
+    """A model of one block only, so that surgery copies no more than that."""
+    alone = ViT(replace(model.arch, blocks=(model.arch.blocks[index],)))
+    own, prefix = {}, f"blocks.{index}."
+    for name, value in model.state_dict().items():
+        if name.startswith(prefix):
+            own["blocks.0." + name.removeprefix(prefix)] = value
+        elif not name.startswith("blocks."):
+            own[name] = value
+    alone.load_state_dict(own)
+    return alone.to(next(model.parameters()).device).eval()

@@ -1,0 +1,1 @@
+"""Bundles and exports: a model in files that load without this project."""

@@ -1,0 +1,35 @@
+"""The files of a bundle, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REQUIRED = ("model.safetensors", "architecture.json", "preprocess.json")
+EXPORTS = ("model.onnx", "model.onnx.data", "model.pt2")  # what may lie beside a bundle's own files
+FILES = (*REQUIRED, "plan.json", "report.json", "README.md", "vit.py", "example.py", *EXPORTS)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds what a bundle cannot do without."""
+    return all((folder / name).is_file() for name in REQUIRED)
+
+
+def require_free(folder: Path, overwrite: bool = False) -> None:
+    """Check that a bundle may be written to `folder`.
+
+    Raises:
+        ValueError: it is a file, or holds something that must not be replaced.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose a folder that does not exist yet")
+    content = sorted(path.name for path in folder.iterdir())
+    if not content:
+        return
+    if not overwrite:
+        raise ValueError(f"{folder} already holds {content[0]}; choose a folder that does not exist yet")
+    foreign = [name for name in content if name not in (*FILES, "__pycache__")]
+    if foreign or not is_bundle(folder):
+        what = f"holds {foreign[0]}, which is no part of a bundle" if foreign else "is not a bundle"
+        raise ValueError(f"{folder} {what}, so it is not overwritten; choose another folder")

@@ -1,0 +1,96 @@
+"""Folders and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from pruning.bundle.layout import require_free
+from pruning.files import OutputError
+
+
+@contextmanager
+def staged_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of `folder` if all goes well.
+
+    Raises:
+        ValueError: `folder` is a file, or holds something that must not be replaced.
+        OutputError: writing failed; nothing is left behind, and what was there stays.
+    """
+    target = folder.resolve()
+    with _stage(target, target.parent) as stage:
+        require_free(target, overwrite)
+        stage.mkdir()
+        yield stage
+        _swap(stage, target)
+
+
+@contextmanager
+def staged_files(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into, whose files move into `folder` if all goes well.
+
+    Files of the same names are replaced.
+
+    Raises:
+        ValueError: `folder` is a file.
+        OutputError: writing failed; nothing is left behind, and what was there stays.
+    """
+    target = folder.resolve()
+    with _stage(target, target) as stage:
+        stage.mkdir()
+        yield stage
+        for file in sorted(stage.iterdir()):
+            file.replace(target / file.name)
+
+
+@contextmanager
+def _stage(target: Path, parent: Path) -> Iterator[Path]:
+    """The path of a temporary folder in `parent`, and what every way of writing has in common."""
+    stage = parent / f".{target.name}-{uuid.uuid4().hex[:8]}.part"
+    missing: list[Path] = []
+    try:
+        missing = _missing_folders(parent)
+        parent.mkdir(parents=True, exist_ok=True)
+        yield stage
+    except OutputError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target} could not be written: {reason}; nothing was changed") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # one that got its content stays
+                folder.rmdir()
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """A folder and its parents as far as they are not there yet, innermost first."""
+    missing = []
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            break
+        if path.exists():
+            raise ValueError(f"{folder} cannot be a folder because {path} is a file; choose another place")
+        missing.append(path)
+    return missing
+
+
+def _swap(stage: Path, target: Path) -> None:
+    """Put `stage` in the place of `target`, which stays until then."""
+    if not target.exists():
+        stage.rename(target)
+        return
+    old = stage.with_suffix(".old")
+    target.rename(old)
+    try:
+        stage.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""Saves a model as a bundle: a folder that loads with torch and safetensors, without this project."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from analysis import vit
+from analysis.models.preprocess import Preprocess
+from analysis.vit import ViT
+from pruning.bundle.card import card, without_places
+from pruning.bundle.layout import FILES, REQUIRED, is_bundle
+from pruning.bundle.staging import staged_folder
+from pruning.cut.plan import Plan
+
+_EXAMPLE = Path(__file__).parent / "example.py"
+_VIT = Path(vit.__file__)
+
+
+def write_bundle(
+    folder: Path,
+    model: ViT,
+    preprocess: Preprocess,
+    *,
+    name: str,
+    report: Mapping[str, object],
+    plan: Plan | None = None,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Save a model so that it loads anywhere; all of the folder appears at once, or nothing.
+
+    `name` is the model that was loaded, for the card; `report` the figures before and after, as
+    `prune --json` names them. `half` stores float16, which loading casts back. With `overwrite`
+    a bundle at that place is replaced as soon as the new one is complete.
+
+    Raises:
+        ValueError: the folder holds something, or model, preprocessing and plan do not fit.
+        OutputError: the disk is full, or the place cannot be written to.
+    """
+    with staged_folder(folder, overwrite=overwrite) as stage:
+        write_files(stage, model, preprocess, name=name, report=report, plan=plan, half=half)
+    return folder
+
+
+def write_files(
+    folder: Path,
+    model: ViT,
+    preprocess: Preprocess,
+    *,
+    name: str,
+    report: Mapping[str, object],
+    plan: Plan | None = None,
+    half: bool = False,
+) -> None:
+    """Write a bundle's files into an existing folder, one after the other.
+
+    Raises:
+        ValueError: model, preprocessing and plan do not fit, or the weights are not finite.
+    """
+    _require_fit(model, preprocess, plan)
+    pruned = plan is not None or "method" in report
+    report = without_places({"model": name} | dict(report))  # a bundle saved again knows its origin
+    texts = {
+        "architecture.json": model.arch.to_json(),
+        "preprocess.json": preprocess.to_json(),
+        "report.json": json.dumps(report, indent=2, allow_nan=False) + "\n",
+        "README.md": card(name, model.arch, preprocess, report, pruned=pruned),
+        "vit.py": _VIT.read_text(encoding="utf-8"),
+        "example.py": _EXAMPLE.read_text(encoding="utf-8"),
+    }
+    if plan is not None:
+        texts["plan.json"] = plan.to_json()
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8", newline="\n")
+    weights = folder / "model.safetensors"
+    save_file(_weights(model, half), weights, metadata={"format": "pt"})
+    shutil.copymode(folder / "README.md", weights)  # safetensors lets nobody but the owner read
+
+
+def zip_bundle(folder: Path) -> bytes:
+    """A bundle as a zip with one folder in it, for downloading; equal files give equal bytes.
+
+    Raises:
+        ValueError: the folder is not a bundle.
+    """
+    if not is_bundle(folder):
+        raise ValueError(f"{folder} is not a bundle: it needs {', '.join(REQUIRED)}")
+    packed = io.BytesIO()
+    # weights hardly compress, and stored bytes do not depend on the version of zlib
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(FILES):
+            if (folder / name).is_file():
+                entry = zipfile.ZipInfo(f"{folder.resolve().name}/{name}")  # dated 1980, always
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, (folder / name).read_bytes())
+    return packed.getvalue()
+
+
+def _require_fit(model: ViT, preprocess: Preprocess, plan: Plan | None) -> None:
+    arch = model.arch
+    if preprocess.image_size != arch.image_size:
+        raise ValueError(
+            f"the preprocessing gives images of {preprocess.image_size}, the model takes {arch.image_size}"
+        )
+    if len(preprocess.mean) != arch.in_channels:
+        raise ValueError(
+            f"the preprocessing gives {len(preprocess.mean)} channels, the model takes {arch.in_channels}"
+        )
+    if preprocess.labels and len(preprocess.labels) != arch.num_classes:
+        raise ValueError(f"{len(preprocess.labels)} labels do not fit a model of {arch.num_classes} classes")
+    if plan is None:
+        return
+    if (len(plan.embed), tuple(block.widths for block in plan.blocks)) != (arch.embed_dim, arch.blocks):
+        raise ValueError("the plan does not lead to this model: their widths differ")
+
+
+def _weights(model: ViT, half: bool) -> dict[str, Tensor]:
+    dtype = torch.float16 if half else torch.float32
+    weights = {}
+    for name, value in model.state_dict().items():
+        weights[name] = value.detach().to("cpu", dtype).contiguous()
+        if not bool(weights[name].isfinite().all()):
+            advice = "; save it in float32" if half and bool(value.isfinite().all()) else ""
+            raise ValueError(f"{name} holds values that are not finite in {dtype}{advice}")
+    return weights

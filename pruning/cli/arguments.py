@@ -1,0 +1,86 @@
+"""Command line arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from pruning.budget.allocate import KINDS, Budget
+from pruning.cli.output import Result
+from pruning.cli.recover import name_value
+from pruning.cut.head_locks import Head, HeadLocks, read
+from pruning.cut.ratios import PerBlock, Ratios, presets
+from pruning.jobs.prune_job import default_align, default_skip_unread
+from pruning.methods import METHODS
+
+
+def _what_to_remove(args: argparse.Namespace) -> Result:
+    ratios = {field.name: getattr(args, field.name) for field in fields(Ratios)}
+    budget = {field.name: getattr(args, f"budget_{field.name}") for field in fields(Budget)}
+    given = {name: value for name, value in budget.items() if value is not None}
+    asked = Budget(**given) if given else None
+    return {
+        "ratios": Ratios(**{name: value for name, value in ratios.items() if value is not None}),
+        "preset": args.preset,
+        "budget": asked,
+        "align": default_align(asked) if args.align is None else args.align,
+        "locks": HeadLocks(args.keep_heads, args.remove_heads),
+        "skip_unread": default_skip_unread(asked) if args.skip_unread is None else args.skip_unread,
+    }
+
+
+def _heads(text: str) -> tuple[Head, ...]:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _per_block(text: str) -> PerBlock:
+    numbers = tuple(float(word) for word in text.split(","))
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        values = [kind(word) for word in text.split(",")]
+        for value in values:
+            if allowed and value not in allowed:
+                raise argparse.ArgumentTypeError(f"{value!r} is none of {', '.join(allowed)}")
+        return values
+
+    return parse
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--option", type=name_value, action="append", default=[], metavar="NAME=VALUE")
+
+
+def _add_ratios(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
+    parser.add_argument(
+        "--align", type=int, metavar="N", help="round widths to multiples of N (1; with a budget 8)"
+    )
+    parser.add_argument(
+        "--skip-unread",
+        action=argparse.BooleanOptionalAction,
+        help="the last block computes only tokens the classifier reads (on for a budget of GMACs)",
+    )
+    for field in fields(Ratios):
+        kind = float if field.name == "embed" else _per_block
+        parser.add_argument(
+            f"--{field.name}", type=kind, metavar="R", help=f"fraction of {field.name} to remove"
+        )
+    for verb in ("keep", "remove"):
+        parser.add_argument(
+            f"--{verb}-heads", type=_heads, default=(), metavar="B.H,...", help=f"heads to {verb} in any case"
+        )
+    for name, unit in KINDS.items():
+        parser.add_argument(
+            f"--budget-{name}", type=float, metavar="X", help=f"find widths for at most X {unit}"
+        )
+    parser.add_argument("--budget-batch", type=int, metavar="N", help="images at once, for a budget in ms")
+    parser.add_argument("--budget-images", type=int, metavar="N", help="images that narrowing is tried on")

@@ -1,0 +1,25 @@
+"""The command `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from analysis.data.open import open_data
+from analysis.measure.evaluate import evaluate
+from analysis.models.load import load
+from pruning.cli.output import Result
+from pruning.jobs.inputs import require_classifier, tracked
+from pruning.progress import Progress
+
+
+def _evaluate(args: argparse.Namespace, progress: Progress) -> Result:
+    loaded = load(args.model, args.weights)
+    require_classifier(loaded)
+    images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)
+    if args.limit is not None:
+        images = images.sample(args.limit, args.seed)
+    result = evaluate(loaded.model, tracked(images, loaded, "Evaluating", progress))
+    names = ("top1", "top5", "top1_low", "top1_high", "images", "seconds")
+    return {name: getattr(result, name) for name in names} | {
+        "images_per_second": result.images / result.seconds
+    }

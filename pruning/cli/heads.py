@@ -1,0 +1,50 @@
+"""The command `heads`: every measure of every head."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pruning.cli.runs import add_detach, detach
+from pruning.jobs.heads import HeadsJob, run_heads, save_reading
+from pruning.progress import Progress, as_monitor
+
+Result = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes besides model and weights."""
+    parser.add_argument(
+        "--data", required=True, metavar="D", help="demo, an image folder, a zip of one, or cifar10:FOLDER"
+    )
+    parser.add_argument(
+        "--images", type=int, default=HeadsJob.images, metavar="N", help="calibration images to measure on"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
+    add_detach(parser)
+
+
+def run(args: argparse.Namespace, progress: Progress) -> Result:
+    """Measure all heads; one list per measure, block by block.
+
+    Raises:
+        ValueError: bad input of any kind, in one sentence.
+        OSError: `out` could not be written.
+    """
+    given = {field.name: getattr(args, field.name) for field in fields(HeadsJob)}
+    job = HeadsJob(**given | {"weights": str(args.weights) if args.weights else None})
+    if args.detach:
+        return detach(job, args)
+    found = run_heads(job, as_monitor(progress))
+    if args.out is not None:
+        save_reading(found, args.out)
+    values = {name: _by_block(row, found.counts) for name, row in found.values.items()}
+    return {"images": found.images, **(values if not args.json else {"values": values})}
+
+
+def _by_block(row: tuple[float, ...], counts: tuple[int, ...]) -> list[list[float]]:
+    left = iter(row)
+    return [[float(f"{next(left):.6g}") for _ in range(count)] for count in counts]

@@ -1,0 +1,56 @@
+"""What commands print: results as text or JSON, progress bars on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from pruning.budget.allocate import amount
+
+Result = dict[str, Any]
+
+
+class _Bars:
+    """Progress on standard error: one tqdm bar for each thing that is being done."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: tqdm[NoReturn] | None = None
+
+    def __call__(self, what: str, share: float) -> None:
+        if self._bar is None or self._what != what:
+            self.close()
+            layout = "{l_bar}{bar}| {elapsed}<{remaining}"
+            # disable=None: no bar where standard error is not a terminal
+            self._bar = tqdm(total=100, desc=what, bar_format=layout, file=sys.stderr, disable=None)
+            self._what = what
+        self._bar.update(round(share * 100) - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _print(result: Result, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if not isinstance(value, dict):
+            print(f"{name:20} {f'{value:,.4f}' if isinstance(value, float) else value}")
+        elif "batches" in value:
+            _print_timings(name, value["batches"])
+        elif "asked" in value:
+            asked, got = (amount(value[key], value["kind"]) for key in ("asked", "got"))
+            print(f"{name:20} asked for {asked}, got {got}")
+
+
+def _print_timings(backend: str, batches: Result) -> None:
+    for batch, timing in batches.items():
+        print(f"{backend}, batch {batch}: {timing['speedup']:.2f} times as fast, {timing['verdict']}")
+        for side in ("a", "b"):
+            shown = ", ".join(f"{key} {ms:.2f}" for key, ms in timing[f"{side}_ms"].items())
+            print(f"  {side}, ms: {shown}")

@@ -1,0 +1,45 @@
+"""The command `prune`."""
+
+from __future__ import annotations
+
+import argparse
+
+from pruning.bundle.layout import require_free
+from pruning.cli.arguments import _what_to_remove
+from pruning.cli.output import Result
+from pruning.cli.recover import end_helpers, given_recovery
+from pruning.cli.runs import detach
+from pruning.jobs.prune import prune
+from pruning.jobs.prune_job import Job, method_options
+from pruning.jobs.registry import save
+from pruning.progress import Progress
+
+
+def _prune(args: argparse.Namespace, progress: Progress) -> Result:
+    job = Job(
+        model=args.model,
+        data=args.data,
+        method=args.method,
+        weights=str(args.weights) if args.weights else None,
+        options=method_options(args.method, args.option),
+        calibration=args.calibration,
+        limit=args.limit,
+        seed=args.seed,
+        recovery=given_recovery(args),
+        compensate=args.compensate,
+        heads_by=args.heads_by,
+        **_what_to_remove(args),
+    )
+    if args.detach:
+        return detach(job, args)
+    _require_out(args)
+    outcome = prune(job, progress=progress)
+    end_helpers()
+    save(outcome, args.out)
+    return outcome.report() | {"out": str(args.out)}
+
+
+def _require_out(args: argparse.Namespace) -> None:
+    if args.out is None:
+        raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
+    require_free(args.out)  # now, not after minutes of work

@@ -1,0 +1,115 @@
+"""The command `recover`, and the options of `prune` that recover behind it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pruning.bundle.layout import require_free
+from pruning.cli.runs import add_detach, detach
+from pruning.jobs.recover import RecoverJob, run_recover
+from pruning.jobs.registry import save
+from pruning.progress import Telling
+from pruning.training.distillation import recovery_options
+
+
+def run(args: argparse.Namespace, progress: Callable[[str, float], None]) -> dict[str, Any]:
+    """Carry out `recover`, write the bundle and return the report; processes but the first end here."""
+    job = RecoverJob(
+        model=args.model,
+        teacher=args.teacher,
+        data=args.data,
+        weights=str(args.weights) if args.weights else None,
+        teacher_weights=str(args.teacher_weights) if args.teacher_weights else None,
+        test_data=args.test,
+        options=given_options(args),
+        limit=args.limit,
+        seed=args.seed,
+    )
+    if args.detach:
+        return detach(job, args)
+    if args.out is None:
+        raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
+    require_free(args.out)  # now, not after minutes of work
+    outcome = run_recover(job, Telling(progress, say))
+    end_helpers()
+    save(outcome, args.out)
+    return outcome.report() | {"out": str(args.out)}
+
+
+def say(line: str) -> None:
+    """A line on standard error, from the first of several processes."""
+    if not int(os.environ.get("RANK", "0")):
+        sys.stderr.write(line + "\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All that `recover` takes besides --model, --weights and --json."""
+    parser.add_argument("--teacher", required=True, metavar="T", help="the dense model it learns from")
+    parser.add_argument("--teacher-weights", type=Path, metavar="FILE")
+    parser.add_argument("--data", required=True, metavar="D", help="images to train on")
+    parser.add_argument("--test", metavar="D2", help="other images to test on; else a part of D is held out")
+    parser.add_argument("--limit", type=int, metavar="N", help="test on at most N images")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="DIR")
+    add_options(parser)
+    add_detach(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """How it is recovered: --epochs and --recover-option."""
+    parser.add_argument("--epochs", type=int, metavar="N", help="how often all training images are seen")
+    parser.add_argument(
+        "--recover-option",
+        type=name_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="recovery",
+    )
+
+
+def add_recovery(parser: argparse.ArgumentParser) -> None:
+    """Recovery behind another command: --recover, and how."""
+    parser.add_argument("--recover", action="store_true", help="fine-tune it with the dense model as teacher")
+    add_options(parser)
+
+
+def given_recovery(args: argparse.Namespace) -> tuple[tuple[str, Any], ...] | None:
+    """The recovery that `add_recovery` asks for, None if it does not.
+
+    Raises:
+        ValueError: options of a recovery that is not asked for, or bad ones.
+    """
+    options = given_options(args)
+    if options and not args.recover:
+        raise ValueError("--epochs and --recover-option need --recover")
+    return options if args.recover else None
+
+
+def given_options(args: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
+    """The recovery options that a user wrote.
+
+    Raises:
+        ValueError: an unknown option, or a value of another kind.
+    """
+    epochs = {} if args.epochs is None else {"epochs": args.epochs}
+    return tuple((dict(recovery_options(args.recovery)) | epochs).items())
+
+
+def name_value(text: str) -> tuple[str, str]:
+    """An option as NAME=VALUE, for `argparse`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE, got {text!r}")
+    return name, value
+
+
+def end_helpers() -> None:
+    """Under `accelerate launch` or `torchrun` every process comes here, and the first alone goes on."""
+    if int(os.environ.get("RANK", "0")):
+        sys.exit(0)

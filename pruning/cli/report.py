@@ -1,0 +1,95 @@
+"""The command `report`: run folders side by side as one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from analysis.models.load import LoadedModel, load
+from pruning.files import OutputError, replace_text
+from pruning.jobs import titles as words
+from pruning.jobs.bench import BenchJob, Named, Timings, read_timings
+from pruning.progress import Progress
+from pruning.report.comparison import BESIDE, Comparison, Trade, dense_of, newest_timings, smaller_of
+from pruning.report.html import make_report
+from pruning.runs import folder as runs
+from pruning.runs.finished import Finished, is_finished
+from pruning.wording import base_name
+
+
+def add_report(commands: Any) -> None:
+    """Add the command to an argument parser's subparsers."""
+    help = "Finished runs of one dense model side by side, as one HTML file to send to somebody."
+    sub: argparse.ArgumentParser = commands.add_parser("report", help=help, description=help)
+    sub.set_defaults(run=_report)
+    sub.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file")
+    sub.add_argument("--image", type=int, default=0, metavar="N", help="test image whose maps are shown")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _report(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    if not args.out.resolve().parent.is_dir():
+        raise ValueError(f"{args.out.resolve().parent} is not there; choose a folder that exists")
+    page = make_report(compare_runs(args.folders), args.image, progress)
+    try:
+        replace_text(args.out, page)
+    except OSError as error:
+        raise OutputError(f"{args.out} could not be written: {error.strerror or error}") from error
+    return {"out": str(args.out), "runs": [str(folder) for folder in args.folders], "bytes": len(page)}
+
+
+def compare_runs(folders: list[Path]) -> Comparison:
+    """Finished runs beside their dense model; the other runs in the same places are in the trade-off.
+
+    Raises:
+        ValueError: a folder without a finished run, too many, or runs that cannot be compared.
+    """
+    chosen = [_finished(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]
+    if len(chosen) > BESIDE:
+        raise ValueError(f"at most {BESIDE} runs fit side by side, got {len(chosen)}")
+    first = chosen[0]
+    for other in chosen[1:]:
+        if not other.is_like(first):
+            raise ValueError(
+                f"{other.run.name} began with another dense model than {first.run.name}, or was tested on "
+                "other images: only runs of one dense model on the same images can be compared"
+            )
+    load_once = cache(_load)
+    loaded = load_once(first.origin)
+    around = [run for root in dict.fromkeys(run.run.folder.parent for run in chosen) for run in _all(root)]
+    numbers = {run.folder: f"run {number}" for number, run in enumerate(around, 1)}
+    dense = dense_of(first, loaded)
+    others = tuple(smaller_of(run, numbers[run.run.folder], words.job(run.job)) for run in chosen)
+    like = [run for run in map(Finished, filter(is_finished, around)) if run.is_like(first)]
+    trades = [Trade(dense.name, dense.cost.gmacs, dense.result, dense=True)]
+    trades += [Trade.of(smaller_of(run, numbers[run.run.folder], "")) for run in like]
+    timings = newest_timings(_timings(around), [model.source for model in (dense, *others)])
+    tested = first.open_tested(loaded)
+    return Comparison(dense, others, tested, base_name(first.data), tuple(trades), timings, load_once)
+
+
+def _finished(folder: Path) -> Finished:
+    run = runs.read(folder)
+    if run.job is None:
+        raise ValueError(str(run.problem))
+    if not is_finished(run):
+        raise ValueError(f"{run.name} is {run.state}: only a run that left a model can be reported")
+    return Finished(run)
+
+
+def _all(root: Path) -> list[runs.Run]:
+    """All runs of a folder, the oldest first, as the app numbers them."""
+    return list(reversed(runs.list_runs(root)))
+
+
+def _timings(around: list[runs.Run]) -> list[Timings]:
+    """What was measured, the newest first."""
+    benches = [run for run in reversed(around) if isinstance(run.job, BenchJob) and run.state == "done"]
+    return [read_timings(run.folder) for run in benches]
+
+
+def _load(source: Named) -> LoadedModel:
+    return load(source[0], Path(source[1]) if source[1] else None)

@@ -1,0 +1,1 @@
+"""Criteria: what each part of a model is worth, by name."""

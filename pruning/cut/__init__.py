@@ -1,0 +1,1 @@
+"""Deciding and cutting: ratios, plans, locks, and the surgery that makes matrices smaller."""

@@ -1,0 +1,141 @@
+"""Heads that a person has decided about: some stay and some go, whatever a method would choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.vit import Architecture
+from pruning.cut.plan import Plan
+
+Head = tuple[int, int]  # block, and head within it
+
+
+@dataclass(frozen=True)
+class HeadLocks:
+    """Heads, (block, head) each, that stay, and heads that go; kept in order, each once.
+
+    Raises:
+        ValueError: something that is no head, or a head that shall both stay and go.
+    """
+
+    keep: tuple[Head, ...] = ()
+    remove: tuple[Head, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("keep", "remove"):
+            heads = tuple(sorted({_head(pair) for pair in getattr(self, name)}))
+            object.__setattr__(self, name, heads)
+        both = set(self.keep) & set(self.remove)
+        if both:
+            raise ValueError(f"a head can be locked to stay or to go, not both: {written(sorted(both))}")
+
+    def __bool__(self) -> bool:
+        """Whether anything is locked."""
+        return bool(self.keep or self.remove)
+
+    def require_fit(self, dense: Architecture) -> None:
+        """Refuse a model that has not these heads, or would be left without any in a block.
+
+        Raises:
+            ValueError: it is one.
+        """
+        counts = [widths.heads for widths in dense.blocks]
+        for block, head in (*self.keep, *self.remove):
+            if block >= len(counts) or head >= counts[block]:
+                raise ValueError(
+                    f"there is no head {block}.{head} to lock: the model has blocks 0 to {len(counts) - 1}, "
+                    f"with up to {max(counts)} heads"
+                )
+        for block, count in enumerate(counts):
+            if sum(one == block for one, _ in self.remove) == count:
+                raise ValueError(f"all {count} heads of block {block} are locked to go; one must stay")
+
+    def widths(self, dense: Architecture, target: Architecture) -> Architecture:
+        """The target with as many heads in each block as the locks demand at least and allow at most.
+
+        Raises:
+            ValueError: the locks do not fit the model.
+        """
+        self.require_fit(dense)
+        blocks = []
+        for index, (before, after) in enumerate(zip(dense.blocks, target.blocks, strict=True)):
+            most = before.heads - sum(block == index for block, _ in self.remove)
+            least = sum(block == index for block, _ in self.keep)
+            blocks.append(replace(after, heads=max(least, min(after.heads, most))))
+        return replace(target, blocks=tuple(blocks))
+
+    def order(self, heads: Sequence[Float[Tensor, " H"]]) -> tuple[Float[Tensor, " H"], ...]:
+        """Scores of heads with those locked to stay above all others, and those to go below all."""
+        top = max(float(block.max()) for block in heads)
+        low = min(float(block.min()) for block in heads)
+        step = 1 + abs(top) + abs(low)  # so large that it is not lost beside the scores
+        moved = [block.clone() for block in heads]
+        for block, head in self.keep:
+            moved[block][head] = top + step
+        for block, head in self.remove:
+            moved[block][head] = low - step
+        return tuple(moved)
+
+    def plan(self, dense: Architecture) -> Plan | None:
+        """The plan that removes what is locked to go and nothing else; None where that is nothing.
+
+        Raises:
+            ValueError: the locks do not fit the model.
+        """
+        self.require_fit(dense)
+        if not self.remove:
+            return None
+        whole, blocks = Plan.keep_all(dense), []
+        for index, block in enumerate(whole.blocks):
+            heads = tuple(head for head in block.heads if (index, head) not in self.remove)
+            count = len(heads)
+            blocks.append(replace(block, heads=heads, qk=block.qk[:count], v=block.v[:count]))
+        return replace(whole, blocks=tuple(blocks))
+
+    def left(self, dense: Architecture) -> Architecture:
+        """The architecture without the heads that are locked to go.
+
+        Raises:
+            ValueError: the locks do not fit the model.
+        """
+        plan = self.plan(dense)
+        return dense if plan is None else plan.architecture(dense)
+
+    def within(self, heads: Plan | None) -> HeadLocks:
+        """What is locked to stay, renumbered for the model that `heads` leaves."""
+        if heads is None:
+            return self
+        pairs = ((block, head) for block, head in self.keep if head in heads.blocks[block].heads)
+        return HeadLocks(keep=tuple((block, heads.blocks[block].heads.index(head)) for block, head in pairs))
+
+
+def written(heads: Sequence[Head]) -> str:
+    """Heads as a user writes them: `0.1,3.2`."""
+    return ",".join(f"{block}.{head}" for block, head in heads)
+
+
+def read(text: str) -> tuple[Head, ...]:
+    """Heads from `written`.
+
+    Raises:
+        ValueError: something else.
+    """
+    pairs = []
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        block, dot, head = word.partition(".")
+        if not (dot and block.isdecimal() and head.isdecimal()):
+            raise ValueError(f"a head is written BLOCK.HEAD, as in 3.2, got {word!r}")
+        pairs.append((int(block), int(head)))
+    return tuple(pairs)
+
+
+def _head(pair: object) -> Head:
+    if isinstance(pair, Sequence) and len(pair) == 2:
+        block, head = pair
+        if all(type(number) is int and number >= 0 for number in pair):
+            return block, head
+    raise ValueError(f"a head is named by block and head, whole numbers of at least 0, got {pair!r}")

@@ -1,0 +1,143 @@
+"""Ratios and published presets: what fraction of each structure is removed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from analysis.vit import Architecture, BlockWidths
+
+PRESETS_FILE = Path(__file__).parents[2] / "assets" / "presets.json"
+
+PerBlock = float | tuple[float, ...]  # one number for all blocks, or one for each
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Fractions removed of each structure, from 0 to below 1: one number, or one per block.
+
+    Raises:
+        ValueError: a fraction outside [0, 1).
+    """
+
+    qk: PerBlock = 0.0
+    v: PerBlock = 0.0
+    mlp: PerBlock = 0.0
+    heads: PerBlock = 0.0
+    embed: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("qk", "v", "mlp", "heads"):
+            value = getattr(self, name)
+            for fraction in value if isinstance(value, tuple) else (value,):
+                _require_fraction(name, fraction)
+            if value == ():
+                raise ValueError(f"ratio {name} needs one number, or one per block, got none")
+        _require_fraction("embed", self.embed)
+
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether every fraction is zero."""
+        values = (self.qk, self.v, self.mlp, self.heads, self.embed)
+        return not any(any(value) if isinstance(value, tuple) else value for value in values)
+
+    def at(self, name: str, block: int, depth: int) -> float:
+        """Fraction removed of structure `name` in one of `depth` blocks.
+
+        Raises:
+            ValueError: one number per block was given, but not for so many blocks.
+        """
+        value: PerBlock = getattr(self, name)
+        if not isinstance(value, tuple):
+            return value
+        if len(value) != depth:
+            raise ValueError(
+                f"ratio {name} has {len(value)} numbers, but the model has {depth} blocks: "
+                f"give one number, or {depth}"
+            )
+        return value[block]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Published ratios, and the shape of the model they were published for."""
+
+    ratios: Ratios
+    depth: int
+    embed_dim: int
+
+
+@cache
+def presets() -> Mapping[str, Preset]:
+    """The published presets by name (SNP, Shim et al. 2024, paper's repository)."""
+    listed = json.loads(PRESETS_FILE.read_text(encoding="utf-8"))
+    return {name: _preset(entry) for name, entry in listed.items()}
+
+
+def _preset(entry: dict[str, list[float] | float | int]) -> Preset:
+    per_block = {name: tuple(entry[name]) for name in ("qk", "v", "mlp")}  # type: ignore[arg-type]
+    ratios = Ratios(**per_block, embed=float(entry["embed"]))  # type: ignore[arg-type]
+    return Preset(ratios, depth=len(per_block["qk"]), embed_dim=int(entry["embed_dim"]))  # type: ignore[arg-type]
+
+
+def preset_ratios(name: str, dense: Architecture) -> Ratios:
+    """Ratios of a published preset, for the architecture it was published for.
+
+    Raises:
+        ValueError: unknown preset, or a model of another shape.
+    """
+    if name not in presets():
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(presets())}")
+    preset = presets()[name]
+    if (dense.depth, dense.embed_dim) != (preset.depth, preset.embed_dim):
+        raise ValueError(
+            f"preset {name} is for {preset.depth} blocks of embedding width {preset.embed_dim}, "
+            f"this model has {dense.depth} of width {dense.embed_dim}"
+        )
+    return preset.ratios
+
+
+def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
+    """Widths left after removing the ratios: n - round(ratio n), halves rounded up.
+
+    `align` rounds channel widths (not head counts) to the nearest multiple of it, at least it
+    and at most the dense width.
+
+    Raises:
+        ValueError: a ratio that leaves nothing, or a wrong number of ratios.
+    """
+    if align < 1:
+        raise ValueError(f"align must be a whole number of at least 1, got {align}")
+
+    def kept(name: str, width: int, block: int, step: int) -> int:
+        fraction = ratios.at(name, block, dense.depth)
+        return _kept(f"{name} of block {block}", width, fraction, step)
+
+    blocks = tuple(
+        BlockWidths(
+            heads=kept("heads", widths.heads, index, 1),
+            qk=kept("qk", widths.qk, index, align),
+            v=kept("v", widths.v, index, align),
+            mlp=kept("mlp", widths.mlp, index, align),
+        )
+        for index, widths in enumerate(dense.blocks)
+    )
+    embed = _kept("embed", dense.embed_dim, ratios.embed, align)
+    return replace(dense, embed_dim=embed, blocks=blocks)
+
+
+def _kept(what: str, width: int, fraction: float, align: int) -> int:
+    left = width - math.floor(fraction * width + 0.5)
+    if left < 1:
+        raise ValueError(f"removing {fraction:g} leaves nothing of {what} (width {width}); use a lower ratio")
+    rounded = max(align, math.floor(left / align + 0.5) * align)
+    return min(width, rounded)
+
+
+def _require_fraction(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"ratio {name} must be at least 0 and below 1 (a fraction removed), got {value}")

@@ -1,0 +1,71 @@
+"""From ratios to widths, and from scores and widths to a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.vit import Architecture
+from pruning.cut.head_locks import HeadLocks
+from pruning.cut.plan import BlockPlan, Indices, Plan
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Importance of every part of a model, per block; what scores low goes first."""
+
+    qk: tuple[Float[Tensor, "H Dqk"], ...]
+    v: tuple[Float[Tensor, "H Dv"], ...]
+    mlp: tuple[Float[Tensor, " F"], ...]
+    heads: tuple[Float[Tensor, " H"], ...]
+    embed: Float[Tensor, " E"]
+
+
+def heads_only(arch: Architecture, heads: Sequence[Float[Tensor, " H"]]) -> Scores:
+    """Scores that rank heads and nothing else."""
+    return Scores(
+        qk=tuple(torch.zeros(widths.heads, widths.qk) for widths in arch.blocks),
+        v=tuple(torch.zeros(widths.heads, widths.v) for widths in arch.blocks),
+        mlp=tuple(torch.zeros(widths.mlp) for widths in arch.blocks),
+        heads=tuple(heads),
+        embed=torch.zeros(arch.embed_dim),
+    )
+
+
+def select(scores: Scores, dense: Architecture, target: Architecture, locks: HeadLocks = HeadLocks()) -> Plan:
+    """Keep the highest scores, as many as `target` has room for.
+
+    Heads go first, those that the locks name whatever their score; then pairs and value neurons
+    inside each head that stays. Of equal scores the lower index stays, so the same scores always
+    give the same plan.
+
+    Raises:
+        ValueError: scores that are not finite, or a target wider than the dense model.
+    """
+    ranked, blocks = locks.order(scores.heads) if locks else scores.heads, []
+    for index, (before, after) in enumerate(zip(dense.blocks, target.blocks, strict=True)):
+        heads = _top(ranked[index], after.heads, before.heads)
+        blocks.append(
+            BlockPlan(
+                heads=heads,
+                qk=tuple(_top(scores.qk[index][head], after.qk, before.qk) for head in heads),
+                v=tuple(_top(scores.v[index][head], after.v, before.v) for head in heads),
+                mlp=_top(scores.mlp[index], after.mlp, before.mlp),
+            )
+        )
+    return Plan(_top(scores.embed, target.embed_dim, dense.embed_dim), tuple(blocks))
+
+
+def _top(scores: Tensor, count: int, width: int) -> Indices:
+    if scores.shape != (width,):
+        raise ValueError(f"expected {width} scores, got {tuple(scores.shape)}")
+    if count > width:
+        raise ValueError(f"cannot keep {count} of {width}")
+    if not bool(scores.isfinite().all()):
+        raise ValueError("scores must be finite; check the model's weights for NaN")
+    order = scores.argsort(descending=True, stable=True)
+    return tuple(sorted(order[:count].tolist()))

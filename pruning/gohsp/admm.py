@@ -1,0 +1,217 @@
+"""Training towards structured sparsity by ADMM, as GOHSP does it: an objective for the one training loop.
+
+minimise L(W) + rho/2 · sum |W - Z + U|² over the weights of heads, channels and neurons, where Z lies
+in the structured set: heads that go have no queries, keys, values and columns of `proj`, and of what
+remains only the k groups of largest joint norm are there. The ranking of the heads fixes which of them
+go. Now and then Z = project(W + U), U = U + W - Z [paper: soft pruning inside an optimisation with
+heterogeneous structure; the form and everything finer is ours].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from analysis.vit import Architecture, ViT
+from pruning.cut.plan import Plan
+from pruning.cut.selection import Scores, heads_only, select
+from pruning.options import Options, option_field
+from pruning.seeding import State
+from pruning.training.objective import Objective, bare
+
+Weights = dict[str, Tensor]  # constrained parameters by their name in the model
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The structured set: widths of all that remains, and a score for every head, of which the best stay."""
+
+    dense: Architecture
+    target: Architecture
+    heads: tuple[tuple[float, ...], ...]
+
+    def plan(self, weights: Weights) -> Plan:
+        """What stays of these weights: heads by their ranking, all else by joint norm."""
+        ranked = heads_only(self.dense, [torch.tensor(block) for block in self.heads])
+        return select(joint_norms(self.dense, weights, ranked), self.dense, self.target)
+
+    def project(self, weights: Weights) -> tuple[Weights, Plan]:
+        """The nearest weights in the set, and the plan that says where they are not zero."""
+        plan = self.plan(weights)
+        kept = keep_masks(self.dense, plan)
+        return {name: value * kept[name].to(value) for name, value in weights.items()}, plan
+
+
+def constrained(model: ViT) -> Weights:
+    """The weights of heads, channels and neurons: all of `qkv`, `fc1`, and what reads them.
+
+    Biases of `proj` and `fc2` belong to the residual stream and are free.
+    """
+    ends = (
+        *("attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight"),
+        *("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight"),
+    )
+    return {name: weight for name, weight in model.named_parameters() if name.endswith(ends)}
+
+
+@torch.no_grad()
+def joint_norms(dense: Architecture, weights: Weights, ranked: Scores) -> Scores:
+    """Euclidean norms of the groups that go together; scores of heads are those of `ranked`.
+
+    A pair: query row, key row and their biases. A value channel: value row, bias, column of `proj`.
+    An MLP neuron: row of `fc1`, bias, column of `fc2`.
+    """
+    pairs, values, neurons = [], [], []
+    for index, widths in enumerate(dense.blocks):
+        prefix = f"blocks.{index}"
+        rows = _squares(weights, f"{prefix}.attn.qkv")
+        q, k, v = rows.split([widths.heads * width for width in (widths.qk, widths.qk, widths.v)])
+        v = v + weights[f"{prefix}.attn.proj.weight"].double().square().sum(dim=0)
+        pairs.append((q + k).sqrt().view(widths.heads, widths.qk))
+        values.append(v.sqrt().view(widths.heads, widths.v))
+        columns = weights[f"{prefix}.mlp.fc2.weight"].double().square().sum(dim=0)
+        neurons.append((_squares(weights, f"{prefix}.mlp.fc1") + columns).sqrt())
+    return Scores(tuple(pairs), tuple(values), tuple(neurons), ranked.heads, ranked.embed)
+
+
+def _squares(weights: Weights, layer: str) -> Float[Tensor, " rows"]:
+    rows = weights[f"{layer}.weight"].double().square().sum(dim=1)
+    bias = weights.get(f"{layer}.bias")
+    return rows if bias is None else rows + bias.double().square()
+
+
+def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
+    """For every constrained parameter, zeros where the plan takes weights away and ones elsewhere."""
+    masks = {}
+    for index, (kept, widths) in enumerate(zip(plan.blocks, dense.blocks, strict=True)):
+        pairs, values = torch.zeros(widths.heads, widths.qk), torch.zeros(widths.heads, widths.v)
+        for head, qk, v in zip(kept.heads, kept.qk, kept.v, strict=True):
+            pairs[head, list(qk)] = 1
+            values[head, list(v)] = 1
+        neurons = torch.zeros(widths.mlp)
+        neurons[list(kept.mlp)] = 1
+        rows = torch.cat([pairs.flatten(), pairs.flatten(), values.flatten()])
+        prefix = f"blocks.{index}"
+        for layer, mask in (("attn.qkv", rows), ("mlp.fc1", neurons)):
+            masks[f"{prefix}.{layer}.weight"], masks[f"{prefix}.{layer}.bias"] = mask[:, None], mask
+        masks[f"{prefix}.attn.proj.weight"], masks[f"{prefix}.mlp.fc2.weight"] = values.flatten(), neurons
+    return masks
+
+
+def hard_projection(model: ViT, structure: Structure) -> Plan:
+    """Set what goes to zero, in place; returns the plan that removes it for good.
+
+    Cutting by the plan leaves the logits as they are then.
+    """
+    weights = constrained(model)
+    projected, plan = structure.project({name: weight.detach() for name, weight in weights.items()})
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(projected[name])
+    return plan
+
+
+@dataclass(frozen=True)
+class AdmmOptions(Options):
+    """Settings of the optimisation."""
+
+    rho: float = option_field(1e-3, 1e-9, 1e3, "Pull towards the structure at the beginning.")
+    growth: float = option_field(1.2, 1.0, 10.0, "Factor on rho at every update of the structure.")
+    every: int = option_field(0, 0, 1_000_000, "Steps between two updates of the structure; 0: each epoch.")
+
+
+class Admm(Objective):
+    """Another objective's loss, and the pull of the weights towards a structure.
+
+    U is the scaled dual: where rho grows it shrinks by the same factor (Boyd et al. 2011, 3.4.1).
+    Start: Z = project(W), U = 0. Figures: `primal_residual` |W - Z| / |W|, `constraint_gap`
+    |W - project(W)| / |W|, both over all constrained weights, `penalty` and `rho`.
+    """
+
+    def __init__(self, inner: Objective, model: ViT, structure: Structure, options: AdmmOptions) -> None:
+        self.inner, self.structure, self.options = inner, structure, options
+        start = {name: weight.detach().clone() for name, weight in constrained(model).items()}
+        self.rho = options.rho
+        self.z, _ = structure.project(start)
+        self.u = {name: torch.zeros_like(weight) for name, weight in start.items()}
+
+    def identity(self) -> object:
+        """The structure, the settings, and the inner objective."""
+        return type(self).__qualname__, self.structure, self.options, self.inner.identity()
+
+    def loss(
+        self, model: nn.Module, images: Float[Tensor, "B C Y X"], targets: Shaped[Tensor, "B *classes"]
+    ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        """L + rho/2 |W - Z + U|², with its parts and how far the structure is reached."""
+        task, figures = self.inner.loss(model, images, targets)
+        weights = constrained(bare(model))
+        self._move(weights)
+        penalty = self.rho / 2 * _total(w - self.z[name] + self.u[name] for name, w in weights.items())
+        own = {
+            "task_loss": task.detach(),
+            "penalty": penalty.detach(),
+            "primal_residual": self.residual(weights),
+        }
+        return task + penalty, {**figures, **own}
+
+    def after_step(self, model: ViT, step: int) -> None:
+        """Update Z and U every so many steps."""
+        self.inner.after_step(model, step)
+        if self.options.every and (step + 1) % self.options.every == 0:
+            self.update(model)
+
+    def after_epoch(self, model: ViT, epoch: int) -> Mapping[str, float]:
+        """Update Z and U unless that is done between steps; the gap before that."""
+        figures = {**self.inner.after_epoch(model, epoch), "constraint_gap": self.gap(model), "rho": self.rho}
+        if not self.options.every:
+            self.update(model)
+        return figures
+
+    @torch.no_grad()
+    def update(self, model: ViT) -> None:
+        """Z = project(W + U), U = U + W - Z; then rho grows."""
+        weights = constrained(model)
+        self._move(weights)
+        self.z, _ = self.structure.project({name: w + self.u[name] for name, w in weights.items()})
+        growth = self.options.growth
+        self.u = {name: (self.u[name] + w - self.z[name]) / growth for name, w in weights.items()}
+        self.rho *= growth
+
+    @torch.no_grad()
+    def residual(self, weights: Weights) -> Float[Tensor, ""]:
+        """The primal residual."""
+        distance = _total(w - self.z[name] for name, w in weights.items())
+        return (distance / _total(weights.values())).sqrt()
+
+    @torch.no_grad()
+    def gap(self, model: ViT) -> float:
+        """The constraint gap: what the hard projection would take away if it came now."""
+        weights = constrained(model)
+        nearest, _ = self.structure.project(weights)
+        distance = _total(w - nearest[name] for name, w in weights.items())
+        return float((distance / _total(weights.values())).sqrt())
+
+    def state_dict(self) -> State:
+        """Z, U, rho and the inner objective's state."""
+        return {"z": self.z, "u": self.u, "rho": self.rho, "inner": self.inner.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a checkpoint."""
+        self.z, self.u, self.rho = state["z"], state["u"], state["rho"]
+        self.inner.load_state_dict(state["inner"])
+
+    def _move(self, weights: Weights) -> None:
+        """Bring Z and U to where the weights are: they begin, and come from checkpoints, elsewhere."""
+        device = next(iter(weights.values())).device
+        if next(iter(self.z.values())).device != device:
+            self.z = {name: value.to(device) for name, value in self.z.items()}
+            self.u = {name: value.to(device) for name, value in self.u.items()}
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    """Sum of squares over all parts."""
+    return torch.stack([part.square().sum() for part in parts]).sum()

@@ -1,0 +1,121 @@
+"""Measuring heads as a run of its own: `HeadsJob` as data, `measure_heads`, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from analysis.data.image_set import ImageSet
+from analysis.data.open import open_data
+from analysis.models.load import LoadedModel, load
+from pruning.criteria.head_measures import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
+from pruning.files import read_result, replace_text
+from pruning.jobs.inputs import Again, tracked
+from pruning.progress import Monitor, Progress, quiet
+
+READING = "heads.json"  # in a run folder: what was measured
+
+
+@dataclass(frozen=True)
+class HeadsJob:
+    """The model whose heads are measured, by every measure, and the images; frozen, hashable, JSON.
+
+    `images` are taken from the calibration part of `data`, at most.
+
+    Raises:
+        ValueError: fewer than one image.
+    """
+
+    model: str
+    data: str
+    weights: str | None = None
+    images: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
+            raise ValueError(f"heads are measured on at least 1 image, got {self.images!r}")
+
+    def command(self) -> str:
+        """The command line that does the same."""
+        words = ["python", "-m", "pruning", "heads", "--model", self.model]
+        words += ["--weights", self.weights] if self.weights else []
+        words += ["--data", self.data, "--images", str(self.images)]
+        return shlex.join([*words, *(["--seed", str(self.seed)] if self.seed else [])])
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal job back."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> HeadsJob:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not such a job.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            return cls(**data)
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not a job that measures heads: {error}") from error
+
+
+def run_heads(job: HeadsJob, monitor: Monitor = Monitor()) -> HeadReading:
+    """Load the model and measure its heads on calibration images.
+
+    Raises:
+        ValueError: bad input of any kind, in one sentence.
+        Cancelled: the monitor asked for an end.
+    """
+    loaded = load(job.model, Path(job.weights) if job.weights else None)
+    classes = loaded.model.arch.num_classes
+    images = open_data(job.data, loaded.preprocess, classes, "calibration")
+    return measure_heads(loaded, images.sample(min(job.images, len(images)), job.seed), monitor)
+
+
+def measure_heads(
+    loaded: LoadedModel, images: ImageSet, progress: Progress = quiet, ask: bool = True
+) -> HeadReading:
+    """Every measure on these images; those of the loss only if `ask`, and if the model has classes.
+
+    Raises:
+        ValueError: no images, one that cannot be read, or activations that are not finite.
+    """
+
+    def told(what: str) -> Again:
+        return Again(lambda: _few(images, loaded, what, progress))
+
+    found = read_heads(loaded.model, told("Reading attention"))
+    values = dict(found.values)
+    for name, measure in HEAD_MEASURES.items():
+        if ask and measure.needs_labels and loaded.model.arch.num_classes:
+            values[name] = ask_heads(loaded.model, name, told(measure.title))
+    return replace(found, values={name: values[name] for name in HEAD_MEASURES if name in values})
+
+
+def _few(images: ImageSet, loaded: LoadedModel, what: str, progress: Progress) -> Iterator[Any]:
+    """A few images at a time, so that progress is told, and a wish to cancel heard, often."""
+    return tracked(images, loaded, what, progress, size=READ)
+
+
+def save_reading(reading: HeadReading, file: Path) -> None:
+    """Write it into a run folder; the file appears at once.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    replace_text(file, reading.to_json())
+
+
+def open_reading(folder: Path) -> HeadReading:
+    """What a run left in its folder.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    return read_result(folder / READING, HeadReading.from_json)

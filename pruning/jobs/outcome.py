@@ -1,0 +1,82 @@
+"""What a pruning run produced, and its figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from analysis.measure.cost import cost
+from analysis.measure.evaluate import Agreement, Evaluation, agreement
+from analysis.models.load import LoadedModel
+from analysis.vit import Architecture
+from pruning.budget.allocate import Allocation
+from pruning.cut.plan import Indices, Plan
+from pruning.jobs.prune_job import Job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pruning run produced: the smaller model, the plan where parts were chosen, both evaluations.
+
+    `allocation` holds the widths found for the job's budget, if it has one; `start` the evaluation
+    between pruning and fine-tuning, if the job asks for a recovery. `heads` says per block which heads
+    of the dense model stay, also where a projection leaves no plan.
+    """
+
+    job: Job
+    dense: LoadedModel
+    pruned: LoadedModel
+    plan: Plan | None
+    before: Evaluation
+    after: Evaluation
+    seconds: float
+    allocation: Allocation | None = None
+    start: Evaluation | None = None
+    heads: tuple[Indices | None, ...] = ()
+
+    @property
+    def agreement(self) -> Agreement:
+        """How far the two models predict the same on the test images."""
+        return agreement(self.before, self.after)
+
+    def report(self) -> dict[str, Any]:
+        """The figures before and after, under the keys of the command line contract."""
+        report: dict[str, Any] = {
+            "model": self.job.model,
+            "method": self.job.method,
+            "data": self.job.data,
+            "job": json.loads(self.job.to_json()),
+            "fine_tuned": self.job.trains,
+        }
+        report |= cost_report(self.dense.model.arch, self.pruned.model.arch)
+        report |= {"heads": [None if one is None else list(one) for one in self.heads]} if self.heads else {}
+        report |= budget_report(self.allocation) if self.allocation else {}
+        evaluations = {"before": self.before, "pruned": self.start, "after": self.after}
+        for when, evaluation in evaluations.items():
+            for name in () if evaluation is None else ("top1", "top5", "top1_low", "top1_high"):
+                report[f"{name}_{when}"] = getattr(evaluation, name)
+        report |= {"agreement": self.agreement.share, "images": self.after.images, "seconds": self.seconds}
+        return report
+
+
+def cost_report(dense: Architecture, pruned: Architecture) -> dict[str, Any]:
+    """Parameters, GMACs and float32 bytes before and after."""
+    before, after = cost(dense), cost(pruned)
+    return {
+        "params_before": before.params,
+        "params_after": after.params,
+        "gmacs_before": before.gmacs,
+        "gmacs_after": after.gmacs,
+        "bytes_before": before.bytes,
+        "bytes_after": after.bytes,
+    }
+
+
+def budget_report(allocation: Allocation) -> dict[str, Any]:
+    """Kind, asked, got, the predicted divergence, and the widths of every block."""
+    budget = allocation.budget
+    report = {"kind": budget.kind, "asked": budget.asked, "got": allocation.got}
+    report |= {"batch": budget.batch} if budget.kind == "ms" else {}
+    widths = [asdict(block) for block in allocation.arch.blocks]
+    return {"budget": report | {"predicted_kl": allocation.loss, "widths": widths}}

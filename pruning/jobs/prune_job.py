@@ -1,0 +1,234 @@
+"""A pruning run as data: `Job`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from analysis.vit import Architecture
+from pruning.budget.allocate import Budget
+from pruning.criteria.registry import CRITERIA, Criterion
+from pruning.cut.head_locks import Head, HeadLocks, written
+from pruning.cut.ratios import Ratios, preset_ratios, shrink
+from pruning.methods import METHODS, Projection, Trained
+from pruning.options import Options, Value, parse_option
+from pruning.training.distillation import option_words, read_recovery
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a pruning run depends on; frozen, hashable, to and from JSON.
+
+    `model`, `weights` and `data` are what the command line takes. Ratios are given, or named by
+    a published `preset`, or widths are found for a `budget`. `options` are pairs of the method's
+    own options. Importance is measured on the calibration part of `data` and accuracy on its test
+    part, unless `calibration` names another image set to measure importance on; then accuracy is
+    measured on all of `data`.
+    `limit` caps the test images. With `recovery`, pairs of `Recovery`'s options, the pruned model is
+    fine-tuned with the dense one as teacher: on the training part of `data` (or all of `calibration`),
+    and accuracy is then measured on the part held out. `compensate` refits `proj` and `fc2` after a
+    selection. `heads_by` names a criterion that removes the heads first; the method then works
+    inside those that stay. `locks` are heads that stay, or go, whatever ratios and scores say; where
+    heads go by a lock, the method works inside the others, and a budget begins with the model they leave.
+    With `skip_unread` the smaller model's last block computes only the tokens that the classifier reads
+    (`Architecture.skip_unread`), where it reads tokens; a budget of GMACs counts on it, and one with
+    room for all tokens keeps them.
+
+    Raises:
+        ValueError: an unknown method or option, or a value out of its range.
+    """
+
+    model: str
+    data: str
+    method: str = "snp"
+    weights: str | None = None
+    ratios: Ratios = Ratios()
+    preset: str | None = None
+    budget: Budget | None = None
+    align: int = 1
+    options: tuple[tuple[str, Value], ...] = ()
+    calibration: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    recovery: tuple[tuple[str, Value], ...] | None = None
+    compensate: bool = False
+    heads_by: str | None = None
+    locks: HeadLocks = HeadLocks()
+    skip_unread: bool = False
+
+    def __post_init__(self) -> None:
+        _known(self.method)
+        if self.preset is not None and not self.ratios.removes_nothing:
+            raise ValueError("give a preset or ratios, not both")
+        if self.budget is not None and not (self.preset is None and self.ratios.removes_nothing):
+            raise ValueError("give a budget, or ratios or a preset, not both: a budget finds the ratios")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 image, got {self.limit}")
+        self._require_able()
+        _ = self.method_options
+        _ = read_recovery(self.recovery or ())
+
+    def _require_able(self) -> None:
+        method = METHODS[self.method]
+        if self.compensate and not isinstance(method, Criterion):
+            raise ValueError(f"{self.method} refits or trains already: leave out compensate")
+        if self.heads_by is None:
+            return
+        if self.heads_by not in CRITERIA or "heads" not in CRITERIA[self.heads_by].ranks:
+            able = ", ".join(name for name, criterion in CRITERIA.items() if "heads" in criterion.ranks)
+            raise ValueError(f"heads can be removed first by {able}, got {self.heads_by!r}")
+        if isinstance(method, Trained):
+            raise ValueError(f"{self.method} ranks the heads itself: leave out heads-by")
+        heads = self.ratios.heads
+        if not any(heads if isinstance(heads, tuple) else (heads,)):
+            raise ValueError("heads-by needs a ratio of heads to remove")
+
+    @property
+    def method_options(self) -> Options:
+        """The method's options with the job's values in them."""
+        kind = METHODS[self.method].options
+        known = [option.name for option in fields(kind)]
+        for name, _ in self.options:
+            if name not in known:
+                listed = f"it has {', '.join(known)}" if known else "it has none"
+                raise ValueError(f"method {self.method} has no option {name!r}; {listed}")
+        return kind(**dict(self.options))
+
+    def target(self, dense: Architecture) -> Architecture:
+        """The architecture this job asks for.
+
+        Raises:
+            ValueError: it asks for a budget (`solve` finds its widths), ratios or preset do not fit the
+                model, or the criterion cannot rank what they remove.
+        """
+        if self.budget is not None:
+            raise ValueError(
+                "what a budget removes is found on images: use prune, or give ratios or a preset"
+            )
+        ratios, method = self.removed(dense), METHODS[self.method]
+        if isinstance(method, Trained):
+            return self.counted(method.target(dense, ratios, self.align, self.method_options, self.locks))
+        target = self.locks.widths(dense, shrink(dense, ratios, self.align))
+        if isinstance(method, Criterion):
+            method.require_ranked(self.heads_only(dense, target) if self.heads_by else dense, target)
+        return self.counted(method.target(dense, target) if isinstance(method, Projection) else target)
+
+    def counted(self, arch: Architecture) -> Architecture:
+        """The same widths without the tokens that nobody reads, where the job leaves those out."""
+        return replace(arch, skip_unread=True) if self.skip_unread and arch.pool == "token" else arch
+
+    @staticmethod
+    def heads_only(dense: Architecture, target: Architecture) -> Architecture:
+        """The dense model with as many heads as `target`, and nothing else removed."""
+        pairs = zip(dense.blocks, target.blocks, strict=True)
+        return replace(dense, blocks=tuple(replace(block, heads=left.heads) for block, left in pairs))
+
+    def removed(self, dense: Architecture) -> Ratios:
+        """The job's ratios, its preset's where it names one.
+
+        Raises:
+            ValueError: a preset for another model.
+        """
+        return self.ratios if self.preset is None else preset_ratios(self.preset, dense)
+
+    @property
+    def trains(self) -> bool:
+        """Whether training images are learned from on the way: accuracy is then measured on others."""
+        return self.recovery is not None or bool(getattr(self.method_options, "epochs", 0))
+
+    def command(self, out: str = "pruned") -> str:
+        """The command line that does the same."""
+        words = ["python", "-m", "pruning", "prune", "--model", self.model, "--data", self.data]
+        words += ["--method", self.method]
+        given = {"weights": self.weights, "calibration": self.calibration, "preset": self.preset}
+        given |= {name: _ratio_words(getattr(self.ratios, name)) for name in asdict(self.ratios)}
+        given |= {
+            "align": str(self.align) if self.align != default_align(self.budget) else None,
+            "limit": str(self.limit) if self.limit else None,
+            "seed": str(self.seed) if self.seed else None,
+            "heads-by": self.heads_by,
+            "keep-heads": written(self.locks.keep),
+            "remove-heads": written(self.locks.remove),
+        }
+        given |= _budget_words(self.budget) if self.budget else {}
+        for name, value in given.items():
+            words += [f"--{name}", value] if value else []
+        for name, number in self.options:
+            words += ["--option", f"{name}={number}"]
+        words += ["--compensate"] if self.compensate else []
+        if self.skip_unread != default_skip_unread(self.budget):
+            words += ["--skip-unread" if self.skip_unread else "--no-skip-unread"]
+        if self.recovery is not None:
+            words += ["--recover", *option_words(self.recovery)]
+        return shlex.join([*words, "--out", out])
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal Job back."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not a job.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            ratios: dict[str, Any] = data.pop("ratios")
+            ratios = {name: tuple(v) if isinstance(v, list) else v for name, v in ratios.items()}
+            options = tuple((name, value) for name, value in data.pop("options"))
+            budget = data.pop("budget", None)  # older jobs have none
+            budget = Budget(**budget) if budget else None
+            recovery = data.pop("recovery", None)
+            recovery = None if recovery is None else tuple((name, value) for name, value in recovery)
+            locks = {name: _heads(found) for name, found in data.pop("locks", {}).items()}
+            known: dict[str, Any] = {"options": options, "budget": budget, "recovery": recovery}
+            known["locks"] = HeadLocks(**locks)
+            return cls(**data, **known, ratios=Ratios(**ratios))
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not a PruneScope job: {error}") from error
+
+
+def _heads(listed: list[list[int]]) -> tuple[Head, ...]:
+    return tuple((block, head) for block, head in listed)
+
+
+def method_options(method: str, written: Iterable[tuple[str, str]]) -> tuple[tuple[str, Value], ...]:
+    """Options of a method from what a user wrote, name and value.
+
+    Raises:
+        ValueError: an unknown method or option, or a value of another kind.
+    """
+    kind = METHODS[_known(method)].options
+    return tuple((name, parse_option(kind, name, text)) for name, text in written)
+
+
+def _known(method: str) -> str:
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
+    return method
+
+
+def default_align(budget: Budget | None) -> int:
+    """What widths are rounded to unless told: multiples of 8 are fast, and a budget can afford them."""
+    return 8 if budget else 1
+
+
+def default_skip_unread(budget: Budget | None) -> bool:
+    """Whether tokens that nobody reads are left out unless told: a budget of GMACs need not pay for them."""
+    return budget is not None and budget.kind == "gmacs"
+
+
+def _ratio_words(value: float | tuple[float, ...]) -> str | None:
+    values = value if isinstance(value, tuple) else (value,)
+    return ",".join(f"{number:g}" for number in values) if any(values) else None
+
+
+def _budget_words(budget: Budget) -> dict[str, str | None]:
+    defaults = {option.name: option.default for option in fields(Budget)}
+    given = {name: value for name, value in asdict(budget).items() if value != defaults[name]}
+    return {f"budget-{name}": str(value) for name, value in given.items()}

@@ -1,0 +1,174 @@
+"""A recovery run as data (`RecoverJob`), and the one function that carries it out (`run_recover`)."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.data.open import open_training
+from analysis.measure.evaluate import Agreement, Evaluation, agreement, evaluate
+from analysis.models.load import LoadedModel, load
+from pruning.cut.plan import Plan
+from pruning.jobs.inputs import require_classifier, tracked
+from pruning.jobs.outcome import cost_report
+from pruning.options import Value
+from pruning.progress import Monitor
+from pruning.training.distillation import (
+    Distillation,
+    Recovery,
+    option_words,
+    read_recovery,
+    recover,
+    recovery_options,
+    require_pair,
+)
+
+__all__ = [
+    "Distillation",
+    "RecoverJob",
+    "RecoverOutcome",
+    "Recovery",
+    "recover",
+    "recovery_options",
+    "run_recover",
+]
+
+
+@dataclass(frozen=True)
+class RecoverJob:
+    """Everything a recovery depends on; frozen, hashable, to and from JSON.
+
+    The model `model`, usually a pruned one, is fine-tuned with `teacher`, usually the dense one. It
+    is trained on the training part of `data` and tested on the part held out, or trained on all of
+    `data` and tested on all of `test_data` where that is given. `options` are pairs of `Recovery`'s
+    options; `limit` caps the test images.
+
+    Raises:
+        ValueError: an unknown option, or a value out of its range.
+    """
+
+    model: str
+    teacher: str
+    data: str
+    weights: str | None = None
+    teacher_weights: str | None = None
+    test_data: str | None = None
+    options: tuple[tuple[str, Value], ...] = ()
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 image, got {self.limit}")
+        _ = self.recovery
+
+    @property
+    def recovery(self) -> Recovery:
+        """The settings with the job's values in them."""
+        return read_recovery(self.options)
+
+    def command(self, out: str = "recovered") -> str:
+        """The command line that does the same."""
+        words = ["python", "-m", "pruning", "recover", "--model", self.model, "--teacher", self.teacher]
+        words += ["--data", self.data]
+        given = {
+            "weights": self.weights,
+            "teacher-weights": self.teacher_weights,
+            "test": self.test_data,
+            "limit": self.limit,
+            "seed": self.seed,
+        }
+        for name, value in given.items():
+            words += [f"--{name}", str(value)] if value else []
+        return shlex.join([*words, *option_words(self.options), "--out", out])
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal job back."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RecoverJob:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, or not a recovery job.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            return cls(options=tuple((name, value) for name, value in data.pop("options")), **data)
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not a PruneScope recovery job: {error}") from error
+
+
+@dataclass(frozen=True)
+class RecoverOutcome:
+    """What a recovery produced; `before` is the teacher, `start` the model before fine-tuning."""
+
+    job: RecoverJob
+    teacher: LoadedModel
+    student: LoadedModel
+    recovered: LoadedModel
+    before: Evaluation
+    start: Evaluation
+    after: Evaluation
+    seconds: float
+
+    @property
+    def pruned(self) -> LoadedModel:
+        """The smaller model, as other runs name their result."""
+        return self.recovered
+
+    @property
+    def plan(self) -> Plan | None:
+        """None: what was pruned is not known here."""
+        return None
+
+    @property
+    def agreement(self) -> Agreement:
+        """How far teacher and recovered model predict the same on the test images."""
+        return agreement(self.before, self.after)
+
+    def report(self) -> dict[str, Any]:
+        """The figures before (teacher), before fine-tuning (`pruned`) and after."""
+        report: dict[str, Any] = {
+            "model": self.job.teacher,
+            "method": "recover",
+            "data": self.job.test_data or self.job.data,
+            "job": json.loads(self.job.to_json()),
+            "fine_tuned": True,
+            "recovery": asdict(self.job.recovery),
+        }
+        report |= cost_report(self.teacher.model.arch, self.recovered.model.arch)
+        for when, evaluation in (("before", self.before), ("pruned", self.start), ("after", self.after)):
+            for name in ("top1", "top5", "top1_low", "top1_high"):
+                report[f"{name}_{when}"] = getattr(evaluation, name)
+        report |= {"agreement": self.agreement.share, "images": self.after.images, "seconds": self.seconds}
+        return report
+
+
+def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverOutcome:
+    """Load both models, measure them, fine-tune, and measure again.
+
+    Raises:
+        ValueError: bad input of any kind, each in one sentence.
+        Cancelled: the monitor asked for an end.
+    """
+    began = time.perf_counter()
+    student = load(job.model, Path(job.weights) if job.weights else None)
+    teacher = load(job.teacher, Path(job.teacher_weights) if job.teacher_weights else None)
+    require_classifier(student)
+    require_pair(student, teacher)
+    classes = student.model.arch.num_classes
+    images, test = open_training(job.data, student.preprocess, classes, job.test_data)
+    test = test.sample(job.limit, job.seed) if job.limit else test
+    before = evaluate(teacher.model, tracked(test, teacher, "Evaluating the teacher", monitor))
+    start = evaluate(student.model, tracked(test, student, "Evaluating the model to recover", monitor))
+    known = {"top1_dense": before.top1, "top1": start.top1}  # the aim of the curve, and where it begins
+    recovered = recover(student, teacher, images, test, job.recovery, job.seed, monitor, known)
+    after = evaluate(recovered.model, tracked(test, recovered, "Evaluating the recovered model", monitor))
+    seconds = time.perf_counter() - began
+    return RecoverOutcome(job, teacher, student, recovered, before, start, after, seconds)

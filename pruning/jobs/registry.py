@@ -1,0 +1,129 @@
+"""What a run can be: a kind of job, how it is carried out, and `job.json`, where both are written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from analysis.models.load import LoadedModel
+from pruning.bundle.layout import is_bundle
+from pruning.bundle.write import write_bundle
+from pruning.cut.plan import Plan
+from pruning.jobs.bench import TIMINGS, BenchJob, run_bench, save_timings
+from pruning.jobs.evaluations import save_evaluations
+from pruning.jobs.heads import READING, HeadsJob, run_heads, save_reading
+from pruning.jobs.prune import prune
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob, run_recover
+from pruning.progress import Monitor
+
+BUNDLE = "bundle"  # in a run folder: the smaller model
+
+
+class Result(Protocol):
+    """What carrying out a job gives: a smaller model, and the figures before and after."""
+
+    @property
+    def pruned(self) -> LoadedModel: ...
+
+    @property
+    def plan(self) -> Plan | None: ...
+
+    def report(self) -> Mapping[str, Any]: ...
+
+
+def save(result: Result, folder: Path) -> None:
+    """Write what a run produced as a bundle; all of the folder appears at once, or nothing.
+
+    Raises:
+        ValueError: the folder holds something.
+        OutputError: the disk is full, or the place cannot be written to.
+    """
+    pruned = result.pruned
+    report = result.report()
+    write_bundle(folder, pruned.model, pruned.preprocess, name=pruned.name, report=report, plan=result.plan)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run: its job, a frozen dataclass with `to_json`, `from_json` and `command`, and its work.
+
+    `write` puts what `execute` gives into the run folder under the name `output`, where all of it appears
+    at once: from then on the run needs no more work. `output` is a bundle or a file.
+    """
+
+    job: type[Any]
+    execute: Callable[[Any, Monitor], Any]
+    title: str
+    output: str = BUNDLE
+    write: Callable[[Any, Path], None] = save
+
+    def is_complete(self, folder: Path) -> bool:
+        """Whether a run folder holds the result."""
+        place = folder / self.output
+        return is_bundle(place) if self.output == BUNDLE else place.is_file()
+
+
+KINDS: dict[str, Kind] = {
+    "prune": Kind(
+        Job, lambda job, monitor: save_evaluations(prune(job, progress=monitor), monitor), "Pruning"
+    ),
+    "recover": Kind(
+        RecoverJob, lambda job, monitor: save_evaluations(run_recover(job, monitor), monitor), "Recovering"
+    ),
+    "bench": Kind(BenchJob, run_bench, "Timing", TIMINGS, save_timings),
+    "heads": Kind(HeadsJob, run_heads, "Measuring heads", READING, save_reading),
+}
+
+
+def kind_of(job: object) -> str:
+    """The kind of run a job is for.
+
+    Raises:
+        ValueError: no kind of run takes such a job.
+    """
+    for name, kind in KINDS.items():
+        if type(job) is kind.job:
+            return name
+    raise ValueError(f"no run takes a {type(job).__name__}; there are runs for {', '.join(KINDS)}")
+
+
+def pack(job: Any) -> str:
+    """The text of `job.json`: the kind, and the job's own fields beside it.
+
+    Raises:
+        ValueError: no kind of run takes such a job.
+    """
+    return json.dumps({"kind": kind_of(job)} | json.loads(job.to_json()), indent=2) + "\n"
+
+
+def unpack(text: str) -> tuple[str, Any]:
+    """Kind and job from `pack`.
+
+    Raises:
+        ValueError: not JSON, an unknown kind, or not a job of that kind.
+    """
+    try:
+        data: dict[str, Any] = json.loads(text)
+        name = data.pop("kind")
+        kind = KINDS[name]
+    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
+        listed = ", ".join(KINDS)
+        raise ValueError(f"a job is a JSON object with a kind, one of {listed}; this is not one") from error
+    return name, kind.job.from_json(json.dumps(data))
+
+
+def words(job: Any) -> str:
+    """Kind and method of a job, for people and for the name of a folder."""
+    return " ".join(str(word) for word in (kind_of(job), getattr(job, "method", None)) if word)
+
+
+def folder_name(job: Any, when: str) -> str:
+    """Name of a run's folder: `when`, a short name for the job's values, and its words."""
+    digest = hashlib.blake2b(pack(job).encode(), digest_size=3).hexdigest()
+    return re.sub(r"[^\w.-]+", "-", f"{when}-{digest}-{words(job)}")

@@ -1,0 +1,71 @@
+"""Which directions of the residual stream the prediction listens to, behind both halves of every block."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from analysis.vit import ViT
+from pruning.projection.folded_layers import through_attention, through_mlp
+from pruning.projection.least_squares import require_finite
+from pruning.projection.streams import Streams
+
+_IMAGES = 128  # that gradients are taken of, at most
+_CHUNK = 8  # images whose gradients are computed at once
+_PLAIN = 0.1  # of the metric is the identity: what few gradients do not show is not free
+
+
+def error_roots(model: ViT, streams: Streams) -> list[Float[Tensor, "E E"]]:
+    """R of every half block: an error e of the stream behind it counts |R e|^2, on average |e|^2 [ours].
+
+    A small error e of one token costs e^T F e / 2 in KL divergence of the prediction, with the Fisher
+    information F = E[g g^T], g the gradient of log p(y) and y drawn from the prediction (Martens 2020).
+    R^T R is F over all tokens alike, at a mean diagonal of one, mixed with a tenth of the identity.
+    Without a classifier it is the identity. `streams` begin at the model's embedding.
+
+    Raises:
+        ValueError: gradients that are not finite.
+    """
+    halves, width = 2 * model.arch.depth, model.arch.embed_dim
+    identity = torch.eye(width, dtype=torch.float64, device=streams.device)
+    if not model.arch.num_classes:
+        return [identity] * halves
+    sums = torch.zeros(halves, width, width, dtype=torch.float64, device=streams.device)
+    generator, count = torch.Generator(streams.device).manual_seed(0), 0
+    for _, x, _ in streams:
+        for part in x[: _IMAGES - count].split(_CHUNK):
+            for half, slopes in enumerate(prediction_gradients(model, part, generator)):
+                flat = slopes.double().flatten(0, 1)
+                sums[half] += flat.T @ flat
+        count += len(x)
+        if count >= _IMAGES:
+            break
+    require_finite(sums)
+    means = sums.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+    sums = torch.where(means > 0, sums / means, identity)
+    values, vectors = torch.linalg.eigh((1 - _PLAIN) * sums + _PLAIN * identity)
+    return list((vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.mT)
+
+
+def prediction_gradients(
+    model: ViT,
+    embedded: Float[Tensor, "B N E"],
+    generator: torch.Generator,
+    classes: Int[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, "B N E"], ...]:
+    """Gradients of log p(y) by the stream behind both halves of every block.
+
+    `classes` y are drawn from the prediction where not given.
+    """
+    with torch.enable_grad():
+        x, behind = embedded.detach().requires_grad_(), []
+        for block in model.blocks:
+            behind.append(through_attention(block, x))
+            behind.append(through_mlp(block, behind[-1]))
+            x = behind[-1]
+        likely = model.classify(x).log_softmax(dim=-1)
+        if classes is None:
+            classes = torch.multinomial(likely.detach().exp(), 1, generator=generator)[:, 0]
+        chosen = likely.gather(1, classes[:, None]).sum()
+        return torch.autograd.grad(chosen, behind)

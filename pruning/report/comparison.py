@@ -1,0 +1,220 @@
+"""Models side by side as data: what the Compare page and the report are drawn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from analysis.attention.maps import AttentionMaps
+from analysis.attention.pictures import Map
+from analysis.data.image_set import ImageSet
+from analysis.measure.confidence import ece
+from analysis.measure.cost import Cost, cost
+from analysis.measure.evaluate import Agreement, Evaluation, agreement
+from analysis.measure.pareto import front
+from analysis.models.load import DEMO, LoadedModel, architecture
+from analysis.vit import Architecture
+from pruning.bundle.layout import is_bundle
+from pruning.cut.plan import Indices, Plan, kept_heads, read_heads
+from pruning.jobs.bench import Named, Timings
+from pruning.runs.finished import Finished, Heads, read_plan, stage
+from pruning.wording import base_name
+
+DENSE = "dense"
+BESIDE = 4  # models that are put beside the dense one at most
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model of a comparison: what it is and how it did on the images of the comparison.
+
+    `name` is short and `title` says what was done; `source` is what `load` takes. `when` says whether
+    `result` was measured before or after fine-tuning, and is empty where nothing was pruned; `start` is
+    the evaluation before fine-tuning, where that is known. `command` is the command line that makes it.
+    `heads` says which heads of the dense model stay where there is no plan.
+    """
+
+    name: str
+    title: str
+    source: Named
+    arch: Architecture
+    result: Evaluation
+    when: str = ""
+    plan: Plan | None = None
+    start: Evaluation | None = None
+    command: str = ""
+    heads: Heads | None = None
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters, MACs and bytes."""
+        return cost(self.arch)
+
+    @cached_property
+    def ece(self) -> float:
+        """Expected calibration error on the images, a fraction."""
+        return ece(self.result)
+
+    @cached_property
+    def file_bytes(self) -> int | None:
+        """Bytes of the file its weights lie in, None where that is not on this disk."""
+        file = _weights_file(*self.source)
+        return None if file is None else file.stat().st_size
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the file holds its weights in half precision."""
+        return self.file_bytes is not None and self.file_bytes < 3 * self.cost.params
+
+    def agreement(self, dense: Compared) -> Agreement:
+        """How far it predicts the same as the dense model."""
+        return agreement(dense.result, self.result)
+
+    def sees_like(self, dense: Architecture) -> bool:
+        """Whether its attention maps can be laid beside the dense model's; a teacher may be another one."""
+        mine, other = ((arch.depth, arch.num_tokens, arch.image_size) for arch in (self.arch, dense))
+        return mine == other
+
+    def kept(self, dense: Architecture) -> tuple[Indices | None, ...]:
+        """Per block, which heads of the dense model its heads are; None where that is not known."""
+        if not self.sees_like(dense) or (self.plan is not None and not self._fits(self.plan, dense)):
+            return (None,) * dense.depth
+        if self.plan is None and self.heads is not None and self._are_mine(self.heads, dense):
+            return self.heads
+        return kept_heads(self.plan, dense, self.arch)
+
+    def _fits(self, plan: Plan, dense: Architecture) -> bool:
+        """Whether a plan leads from this dense model here."""
+        try:
+            return plan.architecture(dense).blocks == self.arch.blocks
+        except ValueError:
+            return False
+
+    def _are_mine(self, heads: Heads, dense: Architecture) -> bool:
+        """Whether these can be the heads of the dense model that are left here."""
+        if len(heads) != dense.depth:
+            return False
+        blocks = zip(heads, dense.blocks, self.arch.blocks, strict=True)
+        return all(
+            one is None or (len(one) == mine.heads and one[-1] < before.heads) for one, before, mine in blocks
+        )
+
+
+@dataclass(frozen=True)
+class Trade:
+    """A model in the trade-off of accuracy against MACs; `speedup` over the dense one, if measured."""
+
+    name: str
+    gmacs: float
+    result: Evaluation
+    speedup: float | None = None
+    dense: bool = False
+
+    @classmethod
+    def of(cls, model: Compared, speedup: float | None = None) -> Trade:
+        """A smaller model as a point."""
+        return cls(model.name, model.cost.gmacs, model.result, speedup)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models to be put side by side: the dense one and others, on the images `tested`.
+
+    `data` names these images, `trades` are all runs of this dense model on them, `load` gives a model.
+    """
+
+    dense: Compared
+    others: tuple[Compared, ...]
+    tested: ImageSet
+    data: str
+    trades: tuple[Trade, ...]
+    timings: Timings | None
+    load: Callable[[Named], LoadedModel]
+
+    @property
+    def models(self) -> tuple[Compared, ...]:
+        """All of them, the dense one first."""
+        return (self.dense, *self.others)
+
+    def class_name(self, index: int) -> str:
+        """Name of a class of the test images."""
+        return self.tested.classes[index]
+
+
+def dense_of(run: Finished, loaded: LoadedModel) -> Compared:
+    """The dense model of a run, as the run measured it."""
+    title = f"{base_name(run.origin[0])}, not pruned"
+    return Compared(DENSE, title, run.origin, loaded.model.arch, run.before)
+
+
+def smaller_of(run: Finished, name: str, title: str) -> Compared:
+    """The smaller model of a run."""
+    return Compared(
+        name,
+        title,
+        (str(run.bundle), None),
+        run.arch,
+        run.after,
+        run.when,
+        run.plan,
+        run.start,
+        run.job.command(),
+        run.heads,
+    )
+
+
+def of_bundle(folder: Path, result: Evaluation) -> Compared:
+    """A bundle that belongs to no run, and how it did on the images of the comparison.
+
+    Raises:
+        ValueError: it is no bundle, or damaged.
+    """
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = {}  # what is not known is left out
+    report = report if isinstance(report, dict) else {}
+    when = stage(report) if "method" in report else ""
+    arch, plan, heads = architecture(str(folder)), read_plan(folder), read_heads(report.get("heads"))
+    return Compared(folder.name, folder.name, (str(folder), None), arch, result, when, plan, heads=heads)
+
+
+def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]:
+    """Those that no other beats in top-1 at the same cost or less, cheapest first.
+
+    The cost is GMACs, or with `by` "speedup" the time, of those of which it is known.
+    """
+    known = [trade for trade in trades if getattr(trade, by) is not None]
+    costs = [trade.gmacs if by == "gmacs" else 1 / (trade.speedup or 1.0) for trade in known]
+    points = [(cost, trade.result.top1) for cost, trade in zip(costs, known, strict=True)]
+    return tuple(known[index] for index in front(points))
+
+
+def newest_timings(measured: Iterable[Timings], sources: Sequence[Named]) -> Timings | None:
+    """The first measurement that all of these models took part in; `measured` is newest first."""
+    return next((timed for timed in measured if set(sources) <= set(timed.models)), None)
+
+
+def aligned(
+    maps: AttentionMaps, row: int, kept: Sequence[Indices | None], dense: Architecture
+) -> list[list[Map | None]]:
+    """Maps of one row of a model's heads, in the places that these have in the dense model; None if gone."""
+    planes: list[list[Map | None]] = []
+    for block, (heads, widths) in enumerate(zip(kept, dense.blocks, strict=True)):
+        own = {head: maps.blocks[block][place, row].numpy() for place, head in enumerate(heads or ())}
+        planes.append([own.get(head) for head in range(widths.heads)])
+    return planes
+
+
+def _weights_file(name: str, weights: str | None) -> Path | None:
+    if weights:
+        file = Path(weights).expanduser()
+    else:
+        folder = DEMO if name == "demo" else Path(name).expanduser()
+        file = folder / "model.safetensors"
+        if not is_bundle(folder):
+            return None
+    return file if file.is_file() else None

@@ -1,0 +1,1 @@
+"""Run folders: started, watched, cancelled, resumed and read."""

@@ -1,0 +1,206 @@
+"""A finished run as data: what was asked for, which models came of it, and how both did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from analysis.data.image_set import ImageSet
+from analysis.data.open import open_training
+from analysis.measure.evaluate import Agreement, Evaluation, agreement
+from analysis.models.load import LoadedModel, architecture
+from analysis.vit import Architecture
+from pruning.cut.plan import Indices, Plan, read_heads
+from pruning.jobs import evaluations
+from pruning.jobs.bench import Named
+from pruning.jobs.inputs import image_sets
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob
+from pruning.runs import folder as runs
+
+PLAN = "plan.json"  # in a bundle
+Heads = tuple[Indices | None, ...]  # of each block
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run produced, read from its folder when it is asked for.
+
+    `before` is the dense model (the teacher of a recovery), `start` the smaller model before
+    fine-tuning if there was any, `after` the result.
+    """
+
+    run: runs.Run
+
+    @property
+    def job(self) -> Job | RecoverJob:
+        """What was asked for."""
+        found: Any = self.run.job
+        result: Job | RecoverJob = found
+        return result
+
+    @property
+    def bundle(self) -> Path:
+        """The folder of the smaller model."""
+        return self.run.folder / runs.BUNDLE
+
+    @property
+    def origin(self) -> Named:
+        """Name and weights of the dense model."""
+        job = self.job
+        named = (
+            (job.teacher, job.teacher_weights) if isinstance(job, RecoverJob) else (job.model, job.weights)
+        )
+        return self._placed(named[0]), self._placed(named[1]) if named[1] else None
+
+    @cached_property
+    def arch(self) -> Architecture:
+        """Architecture of the smaller model, without its weights."""
+        return architecture(str(self.bundle))
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What was kept of the dense model, also if it was fine-tuned since; None if that is not known.
+
+        Raises:
+            ValueError: the plan is damaged.
+        """
+        return next((plan for place in self._bundles if (plan := read_plan(place)) is not None), None)
+
+    @cached_property
+    def heads(self) -> Heads | None:
+        """Which heads of the dense model stay, per block, as the report says; None if it does not.
+
+        Raises:
+            ValueError: the report is damaged.
+        """
+        return next((heads for place in self._bundles if (heads := read_kept(place)) is not None), None)
+
+    @property
+    def _bundles(self) -> list[Path]:
+        """The bundle, and the one it was fine-tuned from."""
+        job = self.job
+        return [self.bundle, *([Path(self._placed(job.model))] if isinstance(job, RecoverJob) else [])]
+
+    @cached_property
+    def report(self) -> Mapping[str, Any]:
+        """The figures that lie in the bundle."""
+        return runs.report(self.run) or {}
+
+    @cached_property
+    def _evaluations(self) -> dict[str, Evaluation | None]:
+        return evaluations.read_evaluations(self.run.folder)
+
+    @property
+    def before(self) -> Evaluation:
+        """Accuracy of the dense model."""
+        return self._evaluation("before")
+
+    @property
+    def start(self) -> Evaluation | None:
+        """Accuracy between pruning and fine-tuning, if the run fine-tuned."""
+        return self._evaluations["start"]
+
+    @property
+    def after(self) -> Evaluation:
+        """Accuracy of the smaller model."""
+        return self._evaluation("after")
+
+    def _evaluation(self, when: str) -> Evaluation:
+        found = self._evaluations[when]
+        if found is None:
+            raise ValueError(f"{self.run.folder / evaluations.EVALUATIONS} is damaged: it has no {when!r}")
+        return found
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """How far both models predict the same on the test images."""
+        return agreement(self.before, self.after)
+
+    @property
+    def seconds(self) -> float:
+        """How long the work took."""
+        return float(self.report.get("seconds", self.run.seconds))
+
+    @property
+    def when(self) -> str:
+        """Before or after fine-tuning: said with every accuracy."""
+        return stage(self.report)
+
+    @property
+    def data(self) -> str:
+        """The images it was tested on."""
+        job = self.job
+        return self._placed((isinstance(job, RecoverJob) and job.test_data) or job.data)
+
+    def is_like(self, other: Finished) -> bool:
+        """Whether it began with the same dense model and tested on the same images."""
+        try:
+            mine, others = ((one.origin, one.data, one.before.labels) for one in (self, other))
+        except ValueError:  # a damaged one is like no other
+            return False
+        return mine == others
+
+    def open_tested(self, dense: LoadedModel) -> ImageSet:
+        """The images it was tested on, in the order of the predictions.
+
+        Raises:
+            ValueError: they cannot be read any more.
+        """
+        job = self.job
+        if isinstance(job, Job):
+            return image_sets(job, dense)[1]
+        classes = dense.model.arch.num_classes
+        _, test = open_training(job.data, dense.preprocess, classes, job.test_data)
+        return test.sample(job.limit, job.seed) if job.limit else test
+
+    def _placed(self, spec: str) -> str:
+        """A relative path begins where the run was started, if that is where it leads to something."""
+        there = Path(self.run.status.workdir or "") / spec
+        return str(there) if "/" in spec and not Path(spec).exists() and there.exists() else spec
+
+
+def is_finished(run: runs.Run) -> bool:
+    """Whether a run came to its end and left a smaller model."""
+    return run.state == "done" and isinstance(run.job, Job | RecoverJob) and run.bundle is not None
+
+
+def stage(report: Mapping[str, Any]) -> str:
+    """Whether the figures of a report were measured before or after fine-tuning."""
+    return "after fine-tuning" if report.get("fine_tuned") else "before fine-tuning"
+
+
+def read_kept(bundle: Path) -> Heads | None:
+    """Which heads stay, as a bundle's report says; None if it says nothing.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    file = bundle / "report.json"
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        return read_heads(report.get("heads"))
+    except OSError:
+        return None
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def read_plan(bundle: Path) -> Plan | None:
+    """The plan that lies in a bundle, None if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        text = (bundle / PLAN).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    try:
+        return Plan.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{bundle / PLAN} is damaged: {error}") from error

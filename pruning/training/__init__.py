@@ -1,0 +1,1 @@
+"""Fine-tuning: the loop, recipes, objectives, distillation, checkpoints."""

@@ -1,0 +1,91 @@
+"""Random changes to training images: crops and flips of one, blends of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from analysis.models.preprocess import Preprocess
+from pruning.seeding import seeded
+
+STRENGTHS = ("auto", "none", "light", "strong")
+SMALL = 64  # pixels: smaller images are shifted, larger ones cropped and resized
+
+
+def augmentation(preprocess: Preprocess, strength: str, mirror: bool) -> Callable[[Image.Image], Tensor]:
+    """From an RGB image to the tensor C Y X that is trained on; draws from the global random streams.
+
+    `light` crops at least a third of the image, and mirrors half of them where `mirror` allows it;
+    images of up to `SMALL` pixels are padded by an eighth and shifted instead. `strong` is DeiT's
+    recipe: crops from 8 %, RandAugment, random erasing.
+    """
+    return preprocess if strength == "none" else _random(preprocess, strength == "strong", mirror)
+
+
+@cache
+def _random(preprocess: Preprocess, strong: bool, mirror: bool) -> Callable[[Image.Image], Tensor]:
+    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.random_erasing import RandomErasing
+    from torchvision import transforms
+
+    steps: list[Any] = _crop(preprocess, strong)
+    if mirror:
+        steps.append(transforms.RandomHorizontalFlip())
+    if strong:
+        grey = tuple(round(255 * value) for value in preprocess.mean)
+        steps.append(rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": grey}))
+    steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
+    if strong:
+        steps.append(RandomErasing(probability=0.25, mode="pixel", device="cpu"))
+    composed: Callable[[Image.Image], Tensor] = transforms.Compose(steps)
+    return composed
+
+
+def _crop(preprocess: Preprocess, strong: bool) -> list[Any]:
+    from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
+    from torchvision import transforms
+
+    size, interpolation = preprocess.image_size, preprocess.interpolation
+    if max(size) > SMALL:
+        share = (0.08 if strong else 0.35, 1.0)
+        return [RandomResizedCropAndInterpolation(size, share, (3 / 4, 4 / 3), interpolation)]
+    margins = (size[1] // 8, size[0] // 8)  # left and right, top and bottom
+    return [
+        transforms.Resize(size, str_to_interp_mode(interpolation)),
+        transforms.RandomCrop(size, padding=margins, padding_mode="reflect"),
+    ]
+
+
+class Mixing:
+    """Mixup and CutMix of whole batches (timm's), and label smoothing; a batch's draw is its number's.
+
+    Image i is blended with image B - 1 - i, alike in every process.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, smoothing: float, classes: int, seed: int) -> None:
+        self.mixup, self.cutmix, self.smoothing = mixup, cutmix, smoothing
+        self.classes, self.seed = classes, seed
+
+    @property
+    def blends(self) -> bool:
+        """Whether images are blended at all."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def __call__(
+        self, images: Float[Tensor, "B C Y X"], labels: Int[Tensor, " B"], step: int
+    ) -> tuple[Float[Tensor, "B C Y X"], Tensor]:
+        """Images, blended in place, and targets: labels as they are, or B x classes that sum to one."""
+        from timm.data.mixup import Mixup, mixup_target
+
+        if not self.blends:
+            soft = mixup_target(labels, self.classes, 1.0, self.smoothing) if self.smoothing else labels
+            return images, soft
+        mix = Mixup(self.mixup, self.cutmix, label_smoothing=self.smoothing, num_classes=self.classes)
+        with seeded("mixing", self.seed, step):
+            blended: tuple[Tensor, Tensor] = mix(images, labels)
+        return blended

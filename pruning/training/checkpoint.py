@@ -1,0 +1,84 @@
+"""Checkpoints of a training: written whole or not at all, read without running code, never mixed up."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from pruning.seeding import State
+
+CHECKPOINTS = "checkpoint"  # where a run keeps them
+
+
+def save_checkpoint(file: Path, state: State) -> None:
+    """Replace `file` by this state; whatever happens on the way, a whole file lies there.
+
+    What was there stays beside it, ending in `.spare`, and is written over the next time: a disk that
+    had room for two checkpoints of a training has room for all that follow, however full it gets.
+
+    Raises:
+        OSError: the disk is full, or the place cannot be written to; what was there stays.
+    """
+    spare = file.with_suffix(".spare")
+    fresh = not spare.exists()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(spare, state)
+        _exchange(file, spare)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+        with suppress(OSError):
+            if fresh:
+                spare.unlink(missing_ok=True)
+        raise OSError(f"the checkpoint {file.name} could not be written: {error}") from error
+    _settle(file.parent)
+
+
+def _write(spare: Path, state: State) -> None:
+    """Over what is there, in its place."""
+    with os.fdopen(os.open(spare, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as stream:
+        torch.save(state, stream)
+        stream.truncate()
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _exchange(file: Path, spare: Path) -> None:
+    """The spare becomes the file and the file the spare; at every moment there is a whole file."""
+    before = file.with_suffix(".before")
+    before.unlink(missing_ok=True)
+    with suppress(OSError):  # no checkpoint yet, or a disk without hard links, where each needs new room
+        os.link(file, before)
+    spare.replace(file)
+    if before.exists():
+        before.replace(spare)
+
+
+def _settle(folder: Path) -> None:
+    """Make the renaming survive a power cut; where folders cannot be synchronised, nothing is lost."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def load_checkpoint(file: Path) -> State | None:
+    """The state in `file` with its tensors in main memory, None where there is no such file.
+
+    Raises:
+        ValueError: it is no checkpoint, or damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        state: State = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"the checkpoint {file} is damaged: remove it to begin this training anew"
+        ) from error
+    return state

@@ -1,0 +1,197 @@
+"""Recovery: fine-tuning of a pruned model with the dense one as teacher (Hinton et al. 2015)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from analysis.data.image_set import ImageSet
+from analysis.models.load import LoadedModel
+from analysis.vit import ViT
+from pruning.options import Value, option_field, parse_option
+from pruning.progress import Monitor
+from pruning.training.objective import Objective, bare, cross_entropy
+from pruning.training.recipe import Training
+from pruning.training.train import train
+
+
+@dataclass(frozen=True)
+class Recovery(Training):
+    """How a pruned model is fine-tuned: a `Training`, and what it learns from its teacher."""
+
+    temperature: float = option_field(2.0, 0.1, 100.0, "Softens what teacher and student say; 1: as it is")
+    soft: float = option_field(0.9, 0.0, 1.0, "Share of the teacher in the loss; the rest is the labels")
+    features: float = option_field(1.0, 0.0, 1e4, "Weight of matching the teacher's tokens after each block")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.features and self.compile:
+            raise ValueError("features cannot be matched in a compiled model: set features=0 or compile=off")
+
+
+class Distillation(Objective):
+    """Teacher's soft labels, the labels themselves, and the teacher's residual stream where it fits.
+
+    loss = soft · T² · KL(teacher / T || student / T) + (1 - soft) · CE(labels) + features · M, where M
+    is the mean squared difference of the tokens B N E behind each block, every token normalised to
+    mean 0 and variance 1 [ours]. Streams of another width or depth cannot be compared: then M is 0.
+    """
+
+    def __init__(self, teacher: ViT, student: ViT, options: Recovery) -> None:
+        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.options = options
+        shapes = [(m.arch.embed_dim, m.arch.depth, m.arch.num_tokens) for m in (teacher, student)]
+        self.matches = options.features > 0 and shapes[0] == shapes[1]
+
+    def identity(self) -> object:
+        """The teacher is told by its architecture; a run has but one."""
+        return type(self).__qualname__, self.teacher.arch
+
+    def loss(
+        self, model: nn.Module, images: Float[Tensor, "B C Y X"], targets: Shaped[Tensor, "B *classes"]
+    ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        """The loss above, with its parts as figures; a teacher with no share in it is not asked."""
+        options, teacher = self.options, self.teacher.to(images.device)
+        if not options.soft and not self.matches:
+            return cross_entropy(model(images), targets), {}
+        with torch.no_grad(), _streams(teacher, self.matches) as wanted:
+            soft = teacher(images)
+        with _streams(bare(model), self.matches) as got:
+            logits = model(images)
+        figures = {"distillation": soft_loss(logits, soft, options.temperature)}
+        figures["labels"] = cross_entropy(logits, targets)
+        loss = options.soft * figures["distillation"] + (1 - options.soft) * figures["labels"]
+        if self.matches:
+            figures["features"] = stream_loss(got, wanted)
+            loss = loss + options.features * figures["features"]
+        return loss, {name: value.detach() for name, value in figures.items()}
+
+
+def soft_loss(
+    logits: Float[Tensor, "B classes"], teacher: Float[Tensor, "B classes"], temperature: float
+) -> Float[Tensor, ""]:
+    """T² KL(teacher || student) of the softened class probabilities, mean over images."""
+    student = F.log_softmax(logits / temperature, dim=-1)
+    wanted = F.log_softmax(teacher / temperature, dim=-1)
+    return temperature**2 * F.kl_div(student, wanted, log_target=True, reduction="batchmean")
+
+
+def stream_loss(got: list[Tensor], wanted: list[Tensor]) -> Float[Tensor, ""]:
+    """Mean squared difference of normalised tokens, mean over blocks."""
+    pairs = zip(got, wanted, strict=True)
+    return torch.stack([F.mse_loss(_normalised(a), _normalised(b)) for a, b in pairs]).mean()
+
+
+def _normalised(tokens: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
+    return F.layer_norm(tokens, tokens.shape[-1:])
+
+
+@contextmanager
+def _streams(model: ViT, wanted: bool) -> Iterator[list[Tensor]]:
+    """Collects the tokens behind each block while the model runs inside the `with`."""
+    tokens: list[Tensor] = []
+    blocks = model.blocks if wanted else ()
+    hooks = [block.register_forward_hook(lambda _, __, output: tokens.append(output)) for block in blocks]
+    try:
+        yield tokens
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def recover(
+    student: LoadedModel,
+    teacher: LoadedModel,
+    images: ImageSet,
+    test: ImageSet | None,
+    options: Recovery,
+    seed: int = 0,
+    monitor: Monitor = Monitor(),
+    known: Mapping[str, float] | None = None,
+) -> LoadedModel:
+    """Fine-tune a copy of `student` on `images` so that it does what `teacher` does.
+
+    `known` are figures that the curves begin with.
+
+    Raises:
+        ValueError: teacher and student do not fit, or see images differently; what `train` refuses.
+        Cancelled: the monitor asked for an end.
+    """
+    require_pair(student, teacher)
+    objective = Distillation(teacher.model, student.model, options)
+    if options.features and not objective.matches:
+        monitor.note("teacher and student differ in width or depth: matched on their logits only")
+    model = train(
+        student.model,
+        images,
+        student.preprocess,
+        objective,
+        options,
+        seed=seed,
+        test=test,
+        monitor=monitor,
+        known=known,
+    )
+    return replace(student, model=model)
+
+
+def require_pair(student: LoadedModel, teacher: LoadedModel) -> None:
+    """Check that one model can learn from the other.
+
+    Raises:
+        ValueError: other classes, or other preprocessing.
+    """
+    counts = [loaded.model.arch.num_classes for loaded in (student, teacher)]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"teacher and student must have the same classes, but {teacher.name} has {counts[1]} "
+            f"and {student.name} has {counts[0]}"
+        )
+    labels = [loaded.preprocess.labels for loaded in (student, teacher)]
+    if all(labels) and labels[0] != labels[1]:
+        differ = next(i for i, (a, b) in enumerate(zip(*labels, strict=True)) if a != b)
+        raise ValueError(
+            f"teacher and student must have the same classes in the same order, but class {differ} is "
+            f"{labels[1][differ]!r} in {teacher.name} and {labels[0][differ]!r} in {student.name}"
+        )
+    plain = [replace(loaded.preprocess, labels=()) for loaded in (student, teacher)]
+    if plain[0] != plain[1]:
+        raise ValueError(
+            f"teacher and student must see images alike, but {teacher.name} and {student.name} "
+            "differ in image size or normalisation"
+        )
+
+
+def recovery_options(written: Iterable[tuple[str, str]]) -> tuple[tuple[str, Value], ...]:
+    """Options of a recovery from what a user wrote, name and value.
+
+    Raises:
+        ValueError: an unknown option, or a value of another kind.
+    """
+    return tuple((name, parse_option(Recovery, name, text)) for name, text in written)
+
+
+def read_recovery(options: Iterable[tuple[str, Value]]) -> Recovery:
+    """The settings with these values in them.
+
+    Raises:
+        ValueError: an unknown option, or a value out of its range.
+    """
+    known = [option.name for option in fields(Recovery)]
+    values = dict(options)
+    for name in values:
+        if name not in known:
+            raise ValueError(f"recovery has no option {name!r}; it has {', '.join(known)}")
+    return Recovery(**values)  # type: ignore[arg-type]  # Options checks every value
+
+
+def option_words(options: Iterable[tuple[str, Value]]) -> list[str]:
+    """These options on the command line."""
+    return [word for name, value in options for word in ("--recover-option", f"{name}={value}")]

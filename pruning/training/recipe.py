@@ -1,0 +1,130 @@
+"""What a training is made of: its settings, and timm's optimiser, schedule and average that follow."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from analysis.vit import ViT
+from pruning.options import Options, choice_field, option_field, switch_field
+from pruning.training.augment import STRENGTHS
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+@dataclass(frozen=True)
+class Training(Options):
+    """How a model is trained: AdamW, warm-up and cosine, and what goes with them.
+
+    The defaults suit the fine-tuning of a trained model. Training an ImageNet model from scratch, or
+    for hundreds of epochs, wants mixup 0.8, cutmix 1, augment strong [paper: SNP's fine-tuning].
+    """
+
+    epochs: int = option_field(2, 1, 10_000, "How often all training images are seen")
+    images: int = option_field(0, 0, 1_000_000_000, "Training images of one epoch; 0: all there are")
+    batch: int = option_field(64, 2, 65_536, "Images of one step, over all processes")
+    lr: float = option_field(5e-4, 0.0, 1.0, "Highest learning rate")
+    weight_decay: float = option_field(0.05, 0.0, 10.0, "Weight decay of matrices (AdamW)")
+    warmup: float = option_field(0.1, 0.0, 1.0, "Share of all steps in which the learning rate rises")
+    layer_decay: float = option_field(1.0, 0.1, 1.0, "Learning rate of a block over that of the next; 1: off")
+    clip: float = option_field(1.0, 0.0, 1e6, "Longest gradient, as a norm over all weights; 0: any")
+    augment: str = choice_field("auto", STRENGTHS, "Random crops and more; auto: light, none for the demo")
+    mixup: float = option_field(0.0, 0.0, 10.0, "Mixup's alpha: how far two images are blended; 0: off")
+    cutmix: float = option_field(0.0, 0.0, 10.0, "CutMix's alpha: a part of one image in another; 0: off")
+    smoothing: float = option_field(0.0, 0.0, 0.9, "Label smoothing: what all classes share of each label")
+    ema: float = option_field(0.999, 0.0, 0.99999, "Average the weights over steps with this decay; 0: off")
+    precision: str = choice_field("auto", PRECISIONS, "Of the products; auto: bf16 on GPUs that have it")
+    compile: bool = switch_field(False, "torch.compile: faster steps after minutes of preparation")
+    workers: int = option_field(-1, -1, 256, "Processes that read images; -1: one on CPU, eight on a GPU")
+    test_every: int = option_field(1, 1, 10_000, "Epochs between two measurements of top-1")
+    checkpoint_seconds: int = option_field(60, 0, 86_400, "Seconds between checkpoints; 0: every step")
+
+
+def make_optimizer(model: ViT, options: Training) -> torch.optim.Optimizer:
+    """AdamW by timm: matrices decay, vectors and tokens do not; each block may have its own rate."""
+    from timm.optim import create_optimizer_v2
+
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    last = model.arch.depth + 1
+    for name, parameter in model.named_parameters():
+        layer = _layer(name, last)
+        decays = parameter.ndim > 1 and name.endswith("weight")
+        group = {"params": [], "lr_scale": options.layer_decay ** (last - layer)}
+        group["weight_decay"] = options.weight_decay if decays else 0.0
+        groups.setdefault((layer, decays), group)["params"].append(parameter)
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        list(groups.values()), "adamw", lr=options.lr, weight_decay=options.weight_decay, fused=True
+    )
+    return optimizer
+
+
+def _layer(name: str, last: int) -> int:
+    """Depth of a parameter: 0 before the blocks, `last` behind them."""
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return last if name.startswith(("norm.", "fc_norm.", "head")) else 0
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, options: Training, steps: int) -> Any:
+    """timm's cosine: before step s of n, counted from 0, call `step_update(s + 1)`.
+
+    The rate rises in equal parts over the first `warmup` share of the steps, W of them, is highest
+    in step W - 1, and then follows half a cosine that would be zero at step n.
+    """
+    from timm.scheduler import CosineLRScheduler
+
+    warmup = round(options.warmup * steps)
+    return CosineLRScheduler(
+        optimizer, t_initial=steps - warmup + 1, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
+    )
+
+
+def make_average(model: ViT, decay: float) -> ModelEmaV3 | None:
+    """timm's moving average of the weights, of which the first steps are forgotten faster; None if off."""
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(model, decay, use_warmup=True) if decay else None
+
+
+def batch_size(options: Training, images: int, processes: int) -> int:
+    """Images of one step over all processes: fewer than asked for only where there are fewer.
+
+    Raises:
+        ValueError: it cannot be shared out evenly, or there are too few images.
+    """
+    unit = 2 * processes if processes > 1 or options.mixup or options.cutmix else 1
+    if options.batch % unit:
+        raise ValueError(
+            f"with {processes} processes batch must be a multiple of {unit}, got {options.batch}"
+        )
+    size = min(options.batch, images - images % unit)
+    if not size:
+        raise ValueError(f"training needs at least {unit} images, got {images}")
+    return size
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether products are computed in bfloat16.
+
+    Raises:
+        ValueError: asked for on a CPU.
+    """
+    if precision == "bf16" and device.type == "cpu":
+        raise ValueError(
+            "precision bf16 is for GPUs: on a CPU it is far slower than float32; choose auto or float32"
+        )
+    fast = device.type != "cpu" and (device.type != "cuda" or torch.cuda.is_bf16_supported())
+    return precision == "bf16" or (precision == "auto" and fast)
+
+
+def reading_workers(options: Training, device: torch.device) -> int:
+    """Processes that read images ahead; a GPU is fed by more than a CPU, which has its own work."""
+    if options.workers >= 0:
+        return options.workers
+    return 1 if device.type == "cpu" else min(8, os.cpu_count() or 1)

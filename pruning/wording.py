@@ -1,0 +1,79 @@
+"""Numbers as people read them: units, separators, intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from analysis.measure.evaluate import Evaluation
+
+
+def base_name(name: str) -> str:
+    """A model's or data set's name without the folders that lead to it on one machine.
+
+    Of cifar10:FOLDER the folder is left out whole; names on the hub stay as they are.
+    """
+    if name.startswith("hf-hub:"):
+        return name
+    return name.partition(":")[0] if name.startswith("cifar10:") else Path(name).name or name
+
+
+def duration(seconds: float) -> str:
+    """A duration for people."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+NBSP = "\u00a0"  # keeps a number and its unit on one line
+
+
+def count(number: int) -> str:
+    """A number with thousands separators."""
+    return f"{number:,}"
+
+
+def millions(number: int) -> str:
+    """Parameters in millions."""
+    return f"{number / 1e6:,.2f}{NBSP}M"
+
+
+def gmacs(number: float) -> str:
+    """Multiply-accumulates of one image, in 10^9."""
+    return f"{number:,.3f}{NBSP}GMACs"
+
+
+def gmacs_of(macs: int) -> str:
+    """MACs of one image, in 10^9."""
+    return gmacs(macs / 1e9)
+
+
+def megabytes(number: int) -> str:
+    """Bytes in units of 10^6."""
+    return f"{number / 1e6:,.1f}{NBSP}MB"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A fraction as a percentage."""
+    return f"{100 * share:.{digits}f}{NBSP}%"
+
+
+def change(before: float, after: float) -> str:
+    """Relative change, signed; a real minus sign would not be read as negative by `st.metric`."""
+    return f"{100 * (after - before) / before:+.1f}{NBSP}%"
+
+
+def points(before: float, after: float) -> str:
+    """Difference of two fractions in percentage points."""
+    return f"{100 * (after - before):+.1f} points"
+
+
+def interval(result: Evaluation) -> str:
+    """The 95 % interval of top-1 and the number of images it rests on."""
+    low, high = 100 * result.top1_low, 100 * result.top1_high
+    return f"{low:.1f} to {high:.1f}{NBSP}%, {count(result.images)} images"
+
+
+def milliseconds(value: float) -> str:
+    """A latency with sensible digits."""
+    return f"{value:,.2f}{NBSP}ms" if value < 10 else f"{value:,.1f}{NBSP}ms"
