@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from analysis.vit import Architecture, BlockWidths, ViT
+from analysis.vit import ViT
+from pruning.jobs import registry as kinds
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
+from tests.support.fake_runs import FAKE
+from tests.support.models import ROOT, TINY, VARIANTS, random_images, random_vit
 
-ROOT = Path(__file__).parent.parent
-torch.set_num_threads(2)
-
-TINY = Architecture(
-    image_size=(16, 24),
-    patch_size=(8, 8),
-    embed_dim=24,
-    blocks=(BlockWidths(3, 8, 8, 32), BlockWidths(3, 8, 8, 32)),
-    num_classes=10,
-    scale=8**-0.5,
-)
-# Every feature of an architecture at least once, and widths that differ everywhere.
-VARIANTS = {
-    "plain": TINY,
-    "distilled": replace(TINY, distilled=True),
-    "layer scale, no prefix in pos_embed": replace(TINY, layer_scale=True, pos_embed_prefix=False),
-    "registers": replace(TINY, registers=3, layer_scale=True),
-    "average pool": replace(TINY, pool="avg", norm_before_pool=False),
-    "no class token": replace(TINY, pool="avg", class_token=False, qkv_bias=False),
-    "pre-norm": replace(TINY, pre_norm=True, activation="quick_gelu"),
-    "no head": replace(TINY, num_classes=0),
-    "rms norms": replace(TINY, norm="rms", distilled=True),
-    "uneven": replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11))),
-}
-
-
-def random_vit(arch: Architecture, seed: int = 0) -> ViT:
-    """A model in which every parameter matters: none is zero or one by initialisation."""
-    generator = torch.Generator().manual_seed(seed)
-    model = ViT(arch).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * 0.3
-            gain = "norm" in name and name.endswith("weight")
-            parameter.copy_(1 + noise if gain or "gamma" in name else noise)
-    return model
-
-
-def random_images(arch: Architecture, count: int = 4, seed: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, arch.in_channels, *arch.image_size, generator=generator)
-
-
-def batches(images: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Images in batches, with labels that go round the classes 0 to 9."""
-    labels = torch.arange(len(images)) % 10
-    return list(zip(images.split(size), labels.split(size), strict=True))
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture
@@ -105,3 +65,27 @@ def real_data() -> Path:
     if not (folder / "imagenet-val-650.zip").exists():
         pytest.skip("real weights and photos are not here: set PRUNESCOPE_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def fake_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kind of run that only counts, and a folder of runs for the test."""
+    monkeypatch.setitem(kinds.KINDS, "fake", FAKE)
+    monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
+    for name in ("MLFLOW_TRACKING_URI", "PRUNESCOPE_AT_ONCE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def start_fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Processes that the project starts know the fake kind; none of them outlives the test."""
+    code = (
+        "import sys; from tests.support import fake_runs as t; from pruning.cli.main import main\n"
+        "t.kinds.KINDS['fake'] = t.FAKE; sys.exit(main())"
+    )
+    monkeypatch.setattr(run_start, "_COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield
+    for run in runs.list_runs():
+        if run.active and run.status.pid:
+            os.kill(run.status.pid, signal.SIGKILL)

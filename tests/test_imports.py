@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from tests.support.models import ROOT
 
 PACKAGES = {"analysis": set(), "pruning": {"analysis"}, "app": {"analysis", "pruning"}}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from analysis.heads import loss as heads
+from analysis.vit import ViT
+from pruning.criteria import taylor as gates
+from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
+
+MEASURES = {
+    "taylor": heads.taylor,
+    "ablation": heads.ablation,
+    "integrated gradients": heads.integrated_gradients,
+}
+
+
+def without_head(model: ViT, block: int, head: int, factor: float = 0.0) -> ViT:
+    """Twin of a mask: the columns of `proj` that read the head, multiplied."""
+    changed = copy.deepcopy(model)
+    width = model.arch.blocks[block].v
+    with torch.no_grad():
+        changed.blocks[block].attn.proj.weight[:, head * width : (head + 1) * width] *= factor
+    return changed
+
+
+def test_taylor_of_all_structures_agrees(tiny: ViT) -> None:
+    """`pruning.criteria.taylor` scores what surgery removes, all structures at once; its heads are these."""
+    data = batches(random_images(TINY, count=6), 4)
+    expected = gates.taylor(tiny, data, gates.LossOptions()).heads
+    for got, same in zip(heads.taylor(tiny, data), expected, strict=True):
+        torch.testing.assert_close(got, same, atol=1e-5, rtol=1e-4)
+
+
+def losses(model: ViT, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return F.cross_entropy(model(images), torch.arange(len(images)) % 10, reduction="none")
+
+
+def test_a_mask_is_a_factor_on_the_columns_of_proj(variant: ViT) -> None:
+    images = random_images(variant.arch)
+    count = sum(widths.heads for widths in variant.arch.blocks)
+    mask = torch.ones(1, count)
+    mask[0, 1], mask[0, -1] = 0.0, 0.5
+    last = variant.arch.blocks[1].heads - 1
+    expected = without_head(without_head(variant, 0, 1), 1, last, 0.5)(images)
+    with heads.masked_heads(variant, mask):
+        got = variant(images)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert (got - variant(images)).abs().max() > 1e-3
+    assert not any(module._forward_pre_hooks for module in variant.modules())
+
+
+def test_every_image_may_have_a_mask_of_its_own(tiny: ViT) -> None:
+    images = random_images(TINY, count=2)
+    mask = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
+    with heads.masked_heads(tiny, mask):
+        together = tiny(images)
+    for index in range(2):
+        with heads.masked_heads(tiny, mask[index : index + 1]):
+            torch.testing.assert_close(together[index], tiny(images[index : index + 1])[0])
+
+
+def test_taylor_is_the_slope_of_every_images_loss(variant: ViT) -> None:
+    if variant.arch.num_classes == 0:
+        pytest.skip("no loss")
+    model = variant.double()
+    images = random_images(variant.arch, count=3).double()
+    got = heads.taylor(model, batches(images, 2))
+    labels = torch.arange(3) % 10
+    step = 1e-4
+    for block, widths in enumerate(model.arch.blocks):
+        for head in range(widths.heads):
+            rises = []
+            for factor in (1 + step, 1 - step):
+                with torch.no_grad():
+                    logits = without_head(model, block, head, factor)(images)
+                rises.append([float(F.cross_entropy(logits[i], labels[i])) for i in range(3)])
+            slopes = [abs(up - down) / (2 * step) for up, down in zip(*rises, strict=True)]
+            assert float(got[block][head]) == pytest.approx(sum(slopes) / 3, rel=1e-4, abs=1e-6)
+
+
+def test_ablation_is_the_rise_of_the_loss_head_by_head(variant: ViT) -> None:
+    if variant.arch.num_classes == 0:
+        pytest.skip("no loss")
+    images = random_images(variant.arch, count=3)
+    got = heads.ablation(variant, batches(images, 2))
+    for block, widths in enumerate(variant.arch.blocks):
+        assert got[block].shape == (widths.heads,)
+        for head in range(widths.heads):
+            rise = losses(without_head(variant, block, head), images) - losses(variant, images)
+            assert float(got[block][head]) == pytest.approx(float(rise.mean()), abs=1e-4)
+    everything = torch.cat(got)
+    assert everything.unique().numel() > 1
+
+
+def scaled(model: ViT, factors: dict[tuple[int, int], float]) -> ViT:
+    for (block, head), factor in factors.items():
+        model = without_head(model, block, head, factor)
+    return model
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_integrated_gradients_are_slopes_along_the_path(steps: int) -> None:
+    """Twin: Gauss and Legendre's points from their polynomial, slopes by differences, head by head."""
+    arch = replace(VARIANTS["uneven"], distilled=True)
+    model = random_vit(arch).double()
+    images, labels = random_images(arch, count=2).double(), torch.tensor([0, 1])
+    got = heads.integrated_gradients(model, batches(images, 1), steps)
+    every = [(block, head) for block, widths in enumerate(arch.blocks) for head in range(widths.heads)]
+
+    def likelihood(factors: dict[tuple[int, int], float]) -> float:
+        with torch.no_grad():
+            chances = scaled(model, factors)(images).softmax(dim=-1)
+        return sum(float(chances[i, labels[i]].log()) for i in range(2)) / 2
+
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    step = 1e-4
+    for block, head in every:
+        expected = 0.0
+        for point, weight in zip(points, weights, strict=True):
+            place = (point + 1) / 2
+            on_path = dict.fromkeys(every, place)
+            up = likelihood(on_path | {(block, head): place + step})
+            down = likelihood(on_path | {(block, head): place - step})
+            expected += weight / 2 * (up - down) / (2 * step)
+        assert float(got[block][head]) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_integrated_gradients_add_up(variant: ViT) -> None:
+    """Completeness (Sundararajan et al. 2017): the parts sum up to what all heads change."""
+    if variant.arch.num_classes == 0:
+        pytest.skip("no loss")
+    images = random_images(variant.arch, count=3)
+    got = heads.integrated_gradients(variant, batches(images, 2), steps=48)
+    every = [(block, h) for block, widths in enumerate(variant.arch.blocks) for h in range(widths.heads)]
+    without = losses(scaled(variant, dict.fromkeys(every, 0.0)), images)
+    expected = float((without - losses(variant, images)).mean())
+    assert float(torch.cat(got).sum()) == pytest.approx(expected, rel=2e-3, abs=2e-3)
+    assert abs(expected) > 0.01
+
+
+def test_without_heads_is_a_model_whose_proj_does_not_read_them(variant: ViT) -> None:
+    gone = [(0, head) for head in range(variant.arch.blocks[0].heads)] + [(1, 1)]
+    images = random_images(variant.arch)
+    got = heads.without_heads(variant, gone)
+    expected = scaled(variant, dict.fromkeys(gone, 0.0))(images)
+    torch.testing.assert_close(got(images), expected, atol=1e-5, rtol=1e-5)
+    assert not any(module._forward_pre_hooks for module in variant.modules())
+    assert got.head is not variant.head
+    with pytest.raises(ValueError, match="this model has no head 3 in block 0"):
+        heads.without_heads(variant, [(0, 3)])
+
+
+@pytest.mark.parametrize("measure", [heads.taylor, heads.ablation, heads.integrated_gradients])
+def test_heads_are_worth_the_same_where_unread_tokens_are_left_out(
+    measure: Callable[..., tuple[torch.Tensor, ...]], tiny: ViT
+) -> None:
+    less = ViT(replace(TINY, skip_unread=True)).eval()
+    less.load_state_dict(tiny.state_dict())
+    images = batches(random_images(TINY))
+    for got, expected in zip(measure(less, images), measure(tiny, images), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_head_that_proj_does_not_read_is_worth_nothing(name: str, tiny: ViT) -> None:
+    found = MEASURES[name](without_head(tiny, 1, 2), batches(random_images(TINY)))
+    assert float(found[1][2]) == 0
+    assert float(found[1][0].abs()) > 0 and float(found[0][2].abs()) > 0
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_leaves_the_model_untouched(name: str, tiny: ViT) -> None:
+    tiny.train()
+    frozen = tiny.blocks[0].attn.qkv.weight.requires_grad_(False)
+    before = {key: value.clone() for key, value in tiny.state_dict().items()}
+    MEASURES[name](tiny, iter(batches(random_images(TINY))))
+    assert all(module.training for module in tiny.modules())
+    assert not frozen.requires_grad and tiny.head.weight.requires_grad
+    assert all(parameter.grad is None for parameter in tiny.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny.modules())
+    for key, value in tiny.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_bad_input_is_refused(name: str, tiny: ViT) -> None:
+    with pytest.raises(ValueError, match="importance of heads needs calibration images, got none"):
+        MEASURES[name](tiny, [])
+    headless = random_vit(type(TINY)(**{**TINY.__dict__, "num_classes": 0}))
+    with pytest.raises(ValueError, match="needs a model with classes, and this one has none"):
+        MEASURES[name](headless, batches(random_images(TINY)))
+
+
+def test_a_path_needs_points(tiny: ViT) -> None:
+    with pytest.raises(ValueError, match="integrated gradients need at least 1 step, got 0"):
+        heads.integrated_gradients(tiny, batches(random_images(TINY)), steps=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (6,), (2, 7)])
+def test_a_mask_of_another_size_is_refused(shape: tuple[int, ...], tiny: ViT) -> None:
+    with (
+        pytest.raises(ValueError, match="a mask of this model has 6 factors a row"),
+        heads.masked_heads(tiny, torch.ones(shape)),
+    ):
+        pass

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from analysis.vit import Architecture, BlockWidths, ViT
+from tests.support.models import TINY, VARIANTS, random_images, random_vit
+
+
+def test_fused_and_plain_attention_agree(variant: ViT) -> None:
+    images = random_images(variant.arch)
+    with torch.no_grad():
+        fused = variant(images)
+        with variant.plain_attention():
+            plain = variant(images)
+    assert fused.std() > 0.01
+    torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
+    assert all(block.attn.fused for block in variant.blocks)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_leaving_out_unread_tokens_changes_no_logit(fused: bool, variant: ViT) -> None:
+    if variant.arch.pool != "token":
+        pytest.skip("average pooling reads every patch")
+    less, images = ViT(replace(variant.arch, skip_unread=True)), random_images(variant.arch)
+    less.load_state_dict(variant.state_dict())
+    with contextlib.nullcontext() if fused else less.plain_attention():
+        torch.testing.assert_close(less(images), variant(images), atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_last_block_leaves_tokens_out(tiny: ViT) -> None:
+    less, seen = ViT(replace(tiny.arch, skip_unread=True)), []
+    for block in less.blocks:
+        block.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
+    less(random_images(tiny.arch))
+    assert seen == [tiny.arch.num_tokens] * (tiny.arch.depth - 1) + [1]
+
+
+def test_padding_keeps_the_fast_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries, keys and values reach the kernel with one width, whatever theirs is."""
+    seen = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **settings: float) -> torch.Tensor:
+        seen.append({q.shape[-1], k.shape[-1], v.shape[-1]})
+        return original(q, k, v, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    random_vit(VARIANTS["uneven"])(random_images(TINY))
+    assert seen == [{7}, {9}]
+
+
+def test_scale_is_the_architectures_not_the_widths() -> None:
+    model = random_vit(VARIANTS["uneven"])
+    images = random_images(model.arch)
+    other = ViT(replace(model.arch, scale=0.9)).eval()
+    other.load_state_dict(model.state_dict())
+    assert not torch.allclose(model(images), other(images), atol=1e-3)
+
+
+def test_tokens_are_prefix_then_patches() -> None:
+    arch = replace(TINY, registers=2)
+    model = random_vit(arch)
+    tokens = model.embed(random_images(arch))
+    assert arch.prefix_names == ("class", "register 1", "register 2")
+    assert arch.grid == (2, 3)
+    assert tokens.shape == (4, arch.num_tokens, 24)
+    torch.testing.assert_close(tokens[0, :1], (model.cls_token + model.pos_embed[:, :1])[0])
+
+
+def test_architecture_survives_json() -> None:
+    for arch in VARIANTS.values():
+        again = Architecture.from_json(arch.to_json())
+        assert again == arch and hash(again) == hash(arch)
+
+
+def test_architectures_from_before_rms_norms_are_read() -> None:
+    data = json.loads(TINY.to_json())
+    assert data.pop("norm") == "layer"
+    assert Architecture.from_json(json.dumps(data)) == TINY
+
+
+def test_rms_norm_divides_by_the_root_mean_square_alone() -> None:
+    arch = replace(TINY, norm="rms", norm_eps=0.1)
+    model = random_vit(arch)
+    x = model.embed(random_images(arch)) + 3  # far from centred
+    for norm in (model.blocks[0].norm1, model.blocks[1].norm2, model.norm):
+        assert [name for name, _ in norm.named_parameters()] == ["weight"]
+        expected = x / (x.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * norm.weight
+        torch.testing.assert_close(norm(x), expected)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"blocks": []}', '{"blocks": [{"heads": 1}]}'])
+def test_bad_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not the architecture of a PruneScope model"):
+        Architecture.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embed_dim": 0}, "embed_dim must be a whole number of at least 1, got 0"),
+        ({"blocks": ()}, "at least one block"),
+        ({"pool": "max"}, "pool must be one of token, avg"),
+        ({"norm": "batch"}, "norm must be one of layer, rms, got 'batch'"),
+        ({"class_token": False}, "needs a class token"),
+        ({"scale": 0.0}, "scale must be positive"),
+        ({"image_size": (4, 24)}, "image_size must be a whole number of at least 8"),
+        ({"activation": "relu6"}, "activation must be one of"),
+        ({"distilled": True, "pool": "avg"}, "a distilled model needs"),
+        ({"skip_unread": True, "pool": "avg"}, "skip_unread needs pool 'token'"),
+    ],
+)
+def test_impossible_architectures_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)
+
+
+def test_impossible_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="block width 'qk' must be a whole number of at least 1"):
+        BlockWidths(3, 0, 8, 32)
+
+
+def test_wrong_image_size_is_refused(tiny: ViT) -> None:
+    with pytest.raises(ValueError, match=r"takes images of \(16, 24\) pixels, got \(24, 16\)"):
+        tiny(torch.zeros(1, 3, 24, 16))
+
+
+def test_plain_attention_restores_after_an_error(tiny: ViT) -> None:
+    tiny.blocks[0].attn.fused = False
+    with pytest.raises(KeyError), tiny.plain_attention():
+        raise KeyError
+    assert [block.attn.fused for block in tiny.blocks] == [False, True]
+
+
+def test_init_weights_leaves_no_symmetry() -> None:
+    torch.manual_seed(0)
+    model = ViT(TINY)
+    model.init_weights()
+    assert model.cls_token.std() > 0 and model.head.weight.std() > 0
+    assert not bool(model.blocks[0].attn.qkv.bias.any())
+    torch.testing.assert_close(model.norm.weight, torch.ones(24))

@@ -1,0 +1,121 @@
+"""What is loaded stands in the address: a refresh and a shared view show the same model and images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.state import loaded as session
+from app.state import loaded_address as loaded
+from app.state import uploads as state_uploads
+from app.state.loaded import Choice
+from tests.support.app import MAIN, go, text
+
+
+def opened(**address: str) -> AppTest:
+    """The app in a new session, with this in the address."""
+    app = AppTest.from_file(MAIN, default_timeout=180)
+    for name, value in address.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def told(app: AppTest) -> dict[str, str]:
+    return {name: app.query_params[name] for name in loaded._NAMES if name in app.query_params}
+
+
+def test_a_model_loaded_by_the_form_is_the_same_after_a_refresh(tiny_bundle: Path, photos: Path) -> None:
+    app = opened()
+    assert told(app) == {}  # the demo goes without saying
+    app.selectbox("model-source").select("bundle").run()
+    app.text_input("bundle-folder").input(str(tiny_bundle))
+    app.selectbox("image-source").select("path").run()
+    app.text_input("data-path").input(str(photos))
+    app.number_input("limit").set_value(12)
+    app.button("load").click().run()
+    assert not app.error
+    expected = Choice(str(tiny_bundle.resolve()), None, str(photos), 12)
+    assert app.session_state["choice"] == expected
+    address = told(app)
+    assert address == {"model": expected.model, "data": expected.data, "limit": "12"}
+    assert told(go(app, "attention")) == address
+
+    again = opened(**address)
+    assert again.session_state["choice"] == expected and not again.warning
+    assert again.selectbox("model-source").value == "bundle"
+    assert again.text_input("bundle-folder").value == expected.model
+    assert again.text_input("data-path").value == expected.data
+    assert again.number_input("limit").value == 12
+    assert told(again) == address
+    again.button("load").click().run()  # the form as it stands loads the same
+    assert again.session_state["choice"] == expected
+
+
+def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_bundle: Path,
+) -> None:
+    weights = str(tmp_path / "own.safetensors")
+    real = session._load
+
+    def load(name: str, given: str | None, stamp: object) -> Any:
+        return real(str(tiny_bundle), None, None) if given == weights else real(name, given, stamp)
+
+    monkeypatch.setattr(session, "_load", load)
+    app = opened(model="vit_tiny_patch16_384", weights=weights, data="none")
+    assert app.session_state["choice"] == Choice("vit_tiny_patch16_384", weights, None)
+    assert app.selectbox("model-name").value == "vit_tiny_patch16_384"  # none of the suggestions
+    assert app.selectbox("weights-source").value == "path"
+    assert app.text_input("weights-path").value == weights
+    assert app.selectbox("image-source").value == "none"
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ({"model": "/no/such/bundle"}, "there is no bundle folder at /no/such/bundle"),
+        ({"data": "/no/such/images.zip"}, "/no/such/images.zip"),
+        ({"limit": "many"}, "limit must be a whole number of at least 1, got 'many'"),
+        ({"weights": "/tmp/w.pth"}, "brings its own weights"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence_and_the_demo(address: dict[str, str], sentence: str) -> None:
+    app = opened(**address)
+    (warning,) = app.warning
+    assert warning.value.startswith("What the address asks for cannot be loaded, so this is the demo: ")
+    assert sentence in warning.value.replace("\\", "")
+    assert app.session_state["choice"] == Choice() and told(app) == {}
+    assert app.selectbox("model-source").value == "demo"
+    app.run()
+    assert app.warning  # until something is loaded
+    app.button("load").click().run()
+    assert not app.warning
+
+
+def test_uploads_are_not_in_the_address(
+    tiny_bundle: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state: dict[str, Any] = {}
+    monkeypatch.setattr(session.st, "session_state", state)
+    here = str(state_uploads.workspace() / "0123" / "photos.zip")
+    plain = Choice(str(tiny_bundle), None, str(photos), 7)
+    assert loaded._lasting(plain) == plain
+    assert loaded._lasting(replace(plain, data=here)) == replace(plain, data=None)
+    assert loaded._lasting(replace(plain, weights=here)) == Choice(limit=7)
+    for chosen, passing in ((plain, False), (replace(plain, data=here), True)):
+        state["choice"] = chosen
+        assert loaded.is_passing() is passing
+
+
+def test_an_address_of_another_sessions_upload_is_one_sentence(tmp_path: Path) -> None:
+    app = opened(data=str(tmp_path / "prunescope-gone" / "photos.zip"))
+    assert "this is the demo" in app.warning[0].value and "demo scenes" in text(app)

@@ -1,0 +1,293 @@
+"""Runs in the app: at work, come to their end or not, recovered, brought from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.parts import wording as words
+from app.state import loaded as session
+from app.state import runs as work
+from app.state import uploads as state_uploads
+from app.state.loaded import Choice
+from pruning.cut.ratios import Ratios
+from pruning.jobs import evaluations
+from pruning.jobs import registry as kinds
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs import start as run_start
+from pruning.runs.status import Status
+from tests.support.app import PAGES, carry_out, go, only_run, pruned, start, text
+
+SLOW = Job("demo", "demo", "l1", ratios=Ratios(qk=0.5), limit=10)
+
+
+@contextmanager
+def at_work(job: Any = SLOW, **said: Any) -> Iterator[runs.Run]:
+    """A run that a process, this one, seems to be busy with."""
+    folder, lock = run_start._create(job, runs.runs_root(), 1)
+    with lock:
+        now = time.time()
+        told = {"what": "Training", "share": 0.25, "remaining": 300.0, "began": now - 100} | said
+        status = Status("running", now - 100, now - 100, now, host="here", **told)
+        (folder / runs.STATUS).write_text(status.to_json())
+        work._listed.clear()
+        yield runs.read(folder)
+
+
+def left_behind(job: Any = SLOW, **said: Any) -> runs.Run:
+    """A run whose process is gone, or that ended as its status says."""
+    with at_work(job) as run:
+        pass
+    (run.folder / runs.STATUS).write_text(replace(run.status, **said).to_json())
+    work._listed.clear()
+    return runs.read(run.folder)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_run_at_work_is_seen_on_every_page(page: str) -> None:
+    with at_work():
+        app = start(page)
+        (shown, *others) = app.sidebar.get("progress")
+        assert "Training 25%, about 5 min left" in shown.proto.text
+        assert not others and not app.error
+
+
+def test_a_run_at_work_is_watched_and_cancelled_on_the_prune_page() -> None:
+    with at_work() as run:
+        app = start("prune")
+        assert "L1 magnitude, qk 50 %" in text(app)
+        app.button(key="latest-panel-cancel").click().run()
+        assert (run.folder / runs.CANCEL).exists()
+        assert app.button(key="latest-panel-cancel").disabled
+        assert not app.error and not app.exception
+
+
+def test_a_run_of_another_model_is_named_and_not_taken_for_one_of_this(
+    tiny_bundle: Path, photos: Path
+) -> None:
+    """Prune shows the loaded model's latest run; the sidebar says which other model a run is about."""
+    with at_work():
+        app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
+        (shown,) = app.sidebar.get("progress")
+        assert shown.proto.text.endswith("· demo")
+        with pytest.raises(KeyError):
+            app.button(key="latest-panel-cancel")
+        app = start("prune")
+        assert not app.sidebar.get("progress")[0].proto.text.endswith("demo")
+        assert app.button(key="latest-panel-cancel")
+        go(app, "recover")
+        (table,) = [shown.value for shown in app.dataframe if "Folder" in shown.value]
+        assert list(table["Model"]) == ["demo"]
+
+
+def test_the_same_job_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = start("prune", Choice(limit=10))
+    app.selectbox(key="method").set_value("l1").run()
+    with at_work():
+        app.button(key="prune").click().run()
+        assert only_run().active
+    app.button(key="prune").click().run()
+    assert [run.state for run in runs.list_runs()] == ["done", "interrupted"]
+
+
+def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    pruned()
+    for cache in (work._listed, session._load):  # as in a server started anew
+        cache.clear()
+    app = start("compare", Choice(limit=10))
+    assert app.multiselect(key="compare-runs").options == ["Run 1: L1 magnitude, qk 50 %"]
+    assert app.table[0].value.loc["Top-1", "run 1"] and not app.error
+    assert app.table[0].value.loc["Measured", "run 1"] == "before fine-tuning"
+
+
+def test_a_measured_baseline_is_that_of_the_run() -> None:
+    app = pruned()
+    go(app, "")
+    found = evaluations.read_evaluations(only_run().folder)["before"]
+    assert found is not None
+    assert app.metric[3].value == words.percent(found.top1)
+
+
+def test_gohsp_is_tried_without_training(tiny_bundle: Path, photos: Path) -> None:
+    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    app.selectbox(key="method").set_value("gohsp").run()
+    for name, percent in (("qk", 0), ("v", 25)):
+        app.slider(key=f"ratio-{name}").set_value(percent)
+    app.run()
+    app.button(key="try").click().run()
+    assert "Tried" in text(app) and not app.error and not app.exception
+
+
+def test_recover_page_without_anything_to_recover_says_what_to_do() -> None:
+    app = start("recover")
+    assert "no smaller model to recover yet" in app.info[0].value
+    assert "No runs yet" in text(app)
+
+
+def test_recovery_from_form_to_comparison(
+    tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out(Job(str(tiny_bundle), str(photos), "l1", ratios=Ratios(mlp=0.5)))
+    app = start("recover", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    app.number_input(key="recovery-epochs").set_value(1).run()
+    app.number_input(key="recovery-ema").set_value(0.0).run()
+    command = app.code[0].value
+    assert "--teacher" in command and "--recover-option epochs=1" in command
+    app.button(key="recover").click().run()
+    assert not app.error and not app.exception
+    recovered, start_run = runs.list_runs()
+    assert (recovered.kind, recovered.state) == ("recover", "done")
+    assert recovered.job == RecoverJob(
+        str(start_run.bundle), str(tiny_bundle), str(photos), options=(("epochs", 1), ("ema", 0.0)), limit=6
+    )
+    assert app.selectbox(key="run").value == str(recovered.folder)
+    assert list(app.dataframe[0].value["State"]) == ["done", "done"]
+    go(app, "compare")
+    assert app.table[0].value.loc["Measured", "run 2"] == "after fine-tuning"
+    assert "(-" in app.table[0].value.loc["Parameters", "run 2"]
+    go(app, "export")
+    app.button(key="build-bundle").click().run()
+    assert not app.error and not app.exception
+
+
+def test_a_teacher_of_other_classes_is_one_sentence(tiny_bundle: Path, photos: Path) -> None:
+    done = carry_out(Job(str(tiny_bundle), str(photos), "l1", ratios=Ratios(mlp=0.5)))
+    app = start("recover", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    app.text_input(key=f"teacher of {done.bundle}").set_value("demo").run()
+    app.button(key="recover").click().run()
+    assert "must have the same classes" in app.error[0].value
+    assert only_run().kind == "prune"
+
+
+def test_a_recovery_at_work_shows_its_curves(tiny_bundle: Path) -> None:
+    with at_work(RecoverJob("gone", str(tiny_bundle), "demo")) as run:
+        points = [curves.Point("Training", step, 0.0, 1, {"loss": 1 / (step + 1)}) for step in range(3)]
+        (run.folder / curves.METRICS).write_text("".join(point.to_json() + "\n" for point in points))
+        (run.folder / runs.LOG).write_text("going on after 3 steps\n")
+        app = start("recover")
+        assert len(app.get("plotly_chart")) == 1
+        assert any("going on after 3 steps" in block.value for block in app.code)
+        assert any(f"cancel {run.folder}" in block.value for block in app.code)
+        assert not app.error and not app.exception
+
+
+@pytest.mark.parametrize("state", ["interrupted", "cancelled", "failed"])
+def test_what_has_not_come_to_its_end_is_resumed(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {} if state == "interrupted" else {"state": state, "ended": time.time()}
+    run = left_behind(error="the disk was full" if state == "failed" else None, **said)
+    app = start("recover")
+    assert app.dataframe[0].value["State"].tolist() == [state]
+    assert ("the disk was full" in text(app)) == (state == "failed")
+    resumed: list[Path] = []
+    monkeypatch.setattr(run_start, "resume", resumed.append)
+    app.button(key="run-panel-resume").click().run()
+    assert resumed == [run.folder]
+    assert not app.exception
+
+
+def test_a_damaged_run_is_one_sentence() -> None:
+    run = left_behind()
+    (run.folder / runs.JOB).write_text("{")
+    app = start("recover")
+    assert "job.json cannot be read" in app.error[0].value
+    assert not app.exception and "run-panel-resume" not in [button.key for button in app.button]
+    for page in ("prune", "compare", "export"):
+        go(app, page)
+        assert not app.error
+
+
+def test_lost_predictions_are_one_sentence() -> None:
+    pruned()
+    (only_run().folder / evaluations.EVALUATIONS).unlink()
+    app = start("compare", Choice(limit=10))
+    assert "evaluations.json cannot be read" in app.error[0].value
+    assert not app.exception
+
+
+def test_a_run_from_elsewhere_is_opened_by_its_folder(tmp_path: Path) -> None:
+    pruned()
+    elsewhere = only_run().folder.rename(tmp_path / "brought")
+    app = start("recover", Choice(limit=10))
+    app.text_input(key="run-path").set_value(str(tmp_path)).run()
+    app.button(key="open-run").click().run()
+    assert "holds no run" in app.error[0].value
+    app.text_input(key="run-path").set_value(str(elsewhere)).run()
+    app.button(key="open-run").click().run()
+    assert app.selectbox(key="run").value == str(elsewhere)
+    go(app, "compare")
+    assert app.multiselect(key="compare-runs").value == [str(elsewhere)]
+    assert not app.error and not app.exception
+
+
+def test_files_of_a_session_are_kept_for_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.state.loaded.st.session_state", {})
+    upload = state_uploads.workspace() / "abc" / "images.zip"
+    upload.parent.mkdir()
+    upload.write_bytes(b"zip")
+    job = work.lasting(replace(SLOW, data=str(upload)))
+    assert Path(job.data).read_bytes() == b"zip"
+    assert not Path(job.data).is_relative_to(state_uploads.workspace())
+    assert not runs.list_runs()
+    assert work.lasting(job) == job
+
+
+def test_uploads_go_when_no_run_refers_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(run_start, "start", started.append)
+    root = runs.runs_root()
+    kept, dropped, fresh = (root / work.UPLOADS / name / "images.zip" for name in ("a", "b", "c"))
+    for file in (kept, dropped, fresh):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"zip")
+    old = time.time() - 2 * work.FRESH
+    for file in (kept, dropped):
+        os.utime(file, (old, old))
+    (root / "one").mkdir()
+    (root / "one" / runs.JOB).write_text(kinds.pack(replace(SLOW, data=str(kept))))
+    (root / "two").mkdir()
+    (root / "two" / runs.JOB).write_text("torn")  # nobody knows what it refers to
+    work.begin(SLOW)
+    assert kept.exists() and dropped.exists() and fresh.exists()
+    shutil.rmtree(root / "two")
+    work.begin(SLOW)
+    assert kept.exists() and not dropped.parent.exists() and fresh.exists()
+    assert started == [SLOW, SLOW]
+
+
+def test_evaluations_come_back_as_they_were(tmp_path: Path) -> None:
+    done = carry_out(SLOW)
+    found = evaluations.read_evaluations(done.folder)
+    report = json.loads((done.folder / runs.BUNDLE / "report.json").read_text())
+    assert found["start"] is None and found["before"] is not None and found["after"] is not None
+    assert (found["before"].top1, found["after"].top1) == (report["top1_before"], report["top1_after"])
+    assert found["after"].images == len(found["after"].predictions) == 10
+    (done.folder / evaluations.EVALUATIONS).write_text('{"before": {}}')
+    with pytest.raises(ValueError, match=r"evaluations\.json is damaged"):
+        evaluations.read_evaluations(done.folder)
+
+
+def test_runs_are_numbered_and_the_newest_is_shown() -> None:
+    app = pruned()
+    app.slider(key="ratio-heads").set_value(50).run()
+    app.button(key="prune").click().run()
+    go(app, "export")
+    second, first = (str(run.folder) for run in runs.list_runs())
+    assert app.selectbox(key="export-run").value == second
+    assert app.selectbox(key="export-run").options[0].startswith("Run 2: ")
+    app.selectbox(key="export-run").set_value(first).run()
+    go(app, "compare")
+    assert app.multiselect(key="compare-runs").value == [second]
+    go(app, "export")
+    assert app.selectbox(key="export-run").value == first

@@ -1,0 +1,304 @@
+"""The Attention page in its normal, empty and error states, without a browser."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64decode
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from analysis.attention.pictures import covered
+from analysis.models.load import load
+from analysis.vit import Architecture, BlockWidths
+from app.parts import image_picker, picker, pictures
+from app.parts.canvas import Canvas
+from app.state.loaded import Choice
+from app.state.looks import Look
+from app.views.attention import charts as charts_attention
+from app.views.attention import controls as lens
+from pruning.bundle.write import write_bundle
+from tests.support.app import MAIN, go, start, text
+from tests.support.models import VARIANTS, random_vit
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small models of every kind, for images of 16 x 24 pixels that show cats, dogs and emus."""
+    folder, found = tmp_path_factory.mktemp("kinds"), {}
+    preprocess = replace(load("demo").preprocess, image_size=(16, 24), labels=("cat", "dog", "emu"))
+    for name in ("distilled", "registers", "average pool", "uneven"):
+        model = random_vit(replace(VARIANTS[name], num_classes=3))
+        place = folder / name.replace(" ", "-")
+        found[name] = write_bundle(place, model, preprocess, name=name, report={})
+    return found
+
+
+def alts(app: AppTest) -> list[str]:
+    """Alternative texts of all pictures, in order."""
+    return [image.alt for element in app.get("image") for image in element.proto.imgs]
+
+
+# ---- normal
+
+
+def test_choices_stay_when_the_page_is_left() -> None:
+    app = start("attention")
+    app.number_input(key="image").set_value(7).run()
+    app.button(key="image-next").click().run()
+    app.slider(key="block").set_value(4).run()
+    app.selectbox(key="from").set_value("patch 2, 5").run()
+    go(app, "prune")
+    go(app, "attention")
+    assert app.number_input(key="image").value == 8
+    assert app.slider(key="block").value == 4
+    assert "where patch 2, 5 looks in block 4, head 0" in alts(app)
+    assert "who looks at patch 2, 5 in block 4, head 0" in alts(app)
+
+
+def test_steps_go_around_the_ends() -> None:
+    app = start("attention")
+    app.button(key="image-previous").click().run()
+    assert app.number_input(key="image").value == 1999
+
+
+def test_scenes_are_scored_against_their_object() -> None:
+    app = start("attention")
+    assert text(app).count("on the object (") == 2  # the head, and through all blocks
+    app.segmented_control(key="objects").set_value("several").run()
+    assert not app.exception and "by chance" in text(app)
+
+
+def test_methods_bring_their_own_options() -> None:
+    app = start("attention")
+    assert "Rollout from the class token" in alts(app)
+    app.selectbox(key="through").set_value("relevance").run()
+    assert [box.key for box in app.selectbox if box.key in ("fuse", "class")] == ["class"]
+    names = app.selectbox(key="class").options
+    assert (
+        len(names) == 11
+        and names[0] == lens.LIKELIEST
+        and set(names[1:]) == set(load("demo").preprocess.labels)
+    )
+    app.selectbox(key="class").set_value("ring").run()
+    assert "Class relevance for ring, read at the class token" in alts(app)
+    app.selectbox(key="through").set_value("gradient").run()
+    app.slider(key="discard").set_value(50).run()
+    assert "Gradient rollout for ring, read at the class token" in alts(app)
+    assert not app.exception
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "chosen", "read"),
+    [
+        ("distilled", ["class token", "distillation token"], "class token", "class and distillation token"),
+        (
+            "registers",
+            ["class token", "register 1 token", "register 2 token", "register 3 token"],
+            "class token",
+            "class token",
+        ),
+        ("average pool", ["class token"], "mean over patches", "at all patches alike"),
+        ("uneven", ["class token"], "class token", "class token"),
+    ],
+)
+def test_every_kind_of_model_is_shown(
+    name: str, tokens: list[str], chosen: str, read: str, bundles: dict[str, Path], photos: Path
+) -> None:
+    app = start("attention", Choice(str(bundles[name]), data=str(photos), limit=6))
+    box = app.selectbox(key="from")
+    patches = [f"patch {y}, {x}" for y in range(2) for x in range(3)]
+    assert box.options == [*tokens, "mean over patches", *patches]
+    assert box.value == chosen
+    for token in (tokens[-1], "patch 1, 2"):
+        app.selectbox(key="from").set_value(token).run()
+        assert any(f"{token} looks in block 1" in alt for alt in alts(app))
+    app.selectbox(key="through").set_value("relevance").run()
+    assert any(read in alt for alt in alts(app))
+    if name == "distilled":
+        app.selectbox(key="classifier").set_value("distillation").run()
+        assert any("read at the distillation token" in alt for alt in alts(app))
+    app.segmented_control(key="view").set_value("several").run()
+    assert not app.exception and not app.error
+
+
+def test_the_address_sets_the_view() -> None:
+    app = AppTest.from_file(MAIN, default_timeout=180)
+    app.session_state["choice"] = Choice(limit=20)
+    app.run()
+    view = {"image": "12", "block": "1", "head": "5", "from": "patch 3, 4", "through": "Class relevance"}
+    for name, value in (view | {"class": "heart", "opacity": "100", "lines": "true"}).items():
+        app.query_params[name] = value
+    go(app, "attention")
+    assert app.number_input(key="image").value == 12
+    assert "where patch 3, 4 looks in block 1, head 5" in alts(app)
+    assert "Class relevance for heart, read at the class token" in alts(app)
+    assert app.slider(key="opacity").value == 100 and app.toggle(key="lines").value
+
+
+def test_an_address_of_another_model_is_forgiven() -> None:
+    app = AppTest.from_file(MAIN, default_timeout=180)
+    app.session_state["choice"] = Choice(limit=20)
+    app.run()
+    for name, value in {"image": "9999", "block": "11", "from": "register 4 token", "class": "tench"}.items():
+        app.query_params[name] = value
+    app.query_params["through"] = "Class relevance"
+    go(app, "attention")
+    assert not app.exception and not app.error
+    assert app.number_input(key="image").value == 0
+    assert "where the class token looks in block 3, head 0" in alts(app)
+    assert app.selectbox(key="class").value == lens.LIKELIEST
+
+
+def test_a_gallery_shows_several_and_opens_one() -> None:
+    app = start("attention")
+    app.segmented_control(key="view").set_value("several").run()
+    assert sum(alt.startswith("attention in") for alt in alts(app)) == 12
+    app.segmented_control(key="gallery").set_value("flow").run()
+    app.button(key="image-next").click().run()
+    app.button(key="open-3").click().run()
+    assert not app.exception
+    assert app.number_input(key="image").value == 15
+    assert app.segmented_control(key="view").value == "one"
+
+
+def test_another_model_with_fewer_blocks_resets_what_is_out_of_range(tiny_bundle: Path, photos: Path) -> None:
+    app = start("attention")
+    app.slider(key="block").set_value(5).run()
+    app.slider(key="head").set_value(5).run()
+    app.selectbox(key="from").set_value("patch 7, 7").run()
+    app.session_state["choice"] = Choice(str(tiny_bundle), data=str(photos), limit=6)
+    app.run()
+    assert not app.exception
+    assert app.slider(key="block").value == 1
+    assert app.slider(key="head").value == 1
+    assert app.selectbox(key="from").value == "mean over patches"
+
+
+def test_a_block_with_one_head_has_nothing_to_slide(tmp_path: Path, photos: Path) -> None:
+    model = random_vit(replace(VARIANTS["plain"], blocks=(BlockWidths(1, 8, 8, 9),), num_classes=3))
+    preprocess = replace(load("demo").preprocess, image_size=(16, 24), labels=("cat", "dog", "emu"))
+    write_bundle(tmp_path / "one", model, preprocess, name="one", report={})
+    app = start("attention", Choice(str(tmp_path / "one"), data=str(photos), limit=6))
+    assert not app.exception and not app.error
+    assert app.slider(key="head").disabled and app.slider(key="block").disabled
+
+
+# ---- photos of one's own
+
+
+def photo(name: str, colour: str, size: tuple[int, int] = (90, 60)) -> tuple[str, bytes, str]:
+    content = io.BytesIO()
+    Image.new("RGB", size, colour).save(content, format="PNG")
+    return name, content.getvalue(), "image/png"
+
+
+def test_several_photos_are_paged_through_and_kept() -> None:
+    app = start("attention", Choice(data=None))
+    assert "Upload" in app.info[0].value
+    app.get("file_uploader")[0].set_value([photo("a.png", "red"), photo("b.png", "blue", (2000, 500))]).run()
+    app.button(key="photo-number-next").click().run()
+    assert "b.png" in text(app)
+    kept: dict[str, Look] = app.session_state["own photos"]
+    assert max(max(look.image.size) for look in kept.values()) == image_picker.KEPT_SIDE
+    go(app, "prune")
+    go(app, "attention")
+    assert "b.png" in text(app) or "a.png" in text(app)
+    app.segmented_control(key="view").set_value("several").run()
+    assert [alt for alt in alts(app) if alt.startswith("attention in")] == [
+        "attention in a.png",
+        "attention in b.png",
+    ]
+
+
+def test_too_many_photos_are_one_sentence() -> None:
+    app = start("attention", Choice(data=None))
+    many = [photo(f"{i}.png", "red") for i in range(image_picker.MAX_PHOTOS + 1)]
+    app.get("file_uploader")[0].set_value(many).run()
+    assert "at most 16 photos" in app.error[0].value
+
+
+# ---- what is drawn
+
+
+def test_a_photo_has_a_cell_for_every_patch() -> None:
+    told = picker.told(picker.of_patches(Image.new("RGB", (240, 160)), 2, 3), (2, 1), "a photo")
+    assert (told["width"], told["height"], told["gap"]) == (240, 160, 0)
+    assert told["heights"] == [2, 2, 2] and told["chosen"] == (2, 1) and told["titles"] is None
+    picture = Image.open(io.BytesIO(b64decode(str(told["source"]).partition(",")[2])))
+    assert picture.size == (240, 160)
+
+
+def test_maps_of_uneven_blocks_have_a_cell_each() -> None:
+    plane = np.eye(4, dtype=np.float32)
+    grid = pictures.grid(Image.new("RGB", (64, 64)), [[plane] * 3, [plane]], pictures.Style(), (400, 300))
+    told = picker.told(picker.of_heads(grid), (1, 0), "maps")
+    assert told["heights"] == [3, 1] and told["titles"] == ("block", "head")
+    assert (
+        told["width"] == 2 * grid.cell[0] + pictures.GAP == 2 * grid.cell[0] + grid.image.width % grid.cell[0]
+    )
+    assert told["gap"] == pictures.GAP
+
+
+def test_a_folder_named_as_its_class_is_told_once(photos: Path, tiny_bundle: Path) -> None:
+    app = start("attention", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    caption = next(part.value for part in app.caption if "0.png" in part.value)
+    assert " · " not in caption and "/" in caption
+
+
+def test_heads_on_the_object_are_told_in_percent() -> None:
+    figure: Any = charts_attention.on_object([[0.25, 0.5], [1.0]], [[0.0, 1.0], [0.4]], (1, 0))
+    assert list(figure.data[0].text) == ["25", "50", "100"]
+    assert [list(place) for place in figure.data[0].customdata] == [[0, 0, 0], [0, 1, 100], [1, 0, 40]]
+
+
+def test_lines_run_between_patches_and_nowhere_else() -> None:
+    lined = np.asarray(pictures.patch_lines(Image.new("RGB", (60, 40)), 2, 3)).any(axis=2)
+    expected = np.zeros((40, 60), dtype=bool)
+    expected[20], expected[:, 20], expected[:, 40] = True, True, True
+    np.testing.assert_array_equal(lined, expected)
+
+
+def test_an_outline_lies_around_the_object_and_not_on_it() -> None:
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[3:7, 2:8] = True
+    grey = Image.new("RGB", (100, 100), (128, 128, 128))
+    changed = (np.asarray(pictures.outline(grey, mask)) != 128).any(axis=2)
+    assert changed.any() and not changed[33:67, 23:77].any()
+    assert not changed[:25].any() and not changed[75:].any()
+
+
+def test_files_are_8_bit_and_of_full_size() -> None:
+    crop = Image.new("RGB", (24, 16), (200, 10, 10))
+    drawn = Canvas(crop, (2, 3), pictures.Style(smooth=False), lines=False, mask=None)
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    file = Image.open(io.BytesIO(pictures.png(drawn.draw(values, None))))
+    assert (file.format, file.mode, file.size) == ("PNG", "RGB", (24 * 42, 16 * 42))
+    assert len(file.getcolors() or []) == 6  # one for each patch
+
+
+def test_only_what_patches_cover_is_shown() -> None:
+    """A patch size that does not divide the image leaves a rim that no patch sees."""
+    demo = load("demo")
+    arch = replace(demo.model.arch, patch_size=(12, 20))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    shown = covered(image, demo.preprocess, arch)
+    assert shown.size == (60, 60)
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(image)[:60, :60])
+
+
+def test_readings_are_those_of_the_names() -> None:
+    arch: Architecture = VARIANTS["registers"]
+    expected = torch.zeros(10)
+    for place, name in enumerate(("class token", "register 1 token", "register 2 token", "register 3 token")):
+        assert torch.equal(lens.reading(arch, name), torch.eye(10)[place])
+    expected[4:] = 1 / 6
+    torch.testing.assert_close(lens.reading(arch, "mean over patches"), expected)
+    assert torch.equal(lens.reading(arch, "patch 1, 0"), torch.eye(10)[4 + 3])
+    assert lens.patch_of(arch, "patch 1, 0") == (1, 0) and lens.patch_of(arch, "class token") is None

@@ -1,0 +1,82 @@
+"""Budgets on the Prune page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analysis.measure.cost import cost
+from analysis.models.load import read_bundle
+from analysis.vit import Architecture
+from app.state.loaded import Choice
+from pruning.budget.allocate import Allocation
+from pruning.jobs.prune_job import Job
+from pruning.jobs.solve import Survey
+from tests.support.app import only_run, start, text
+
+
+def budgeted(tiny_bundle: Path, photos: Path) -> AppTest:
+    """The Prune page in budget mode, sensitivities measured."""
+    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    app.selectbox(key="method").set_value("l2").run()
+    app.segmented_control(key="mode").set_value("budget").run()
+    app.segmented_control(key="align-budget").set_value(1).run()
+    assert "narrowed by itself" in text(app) and not app.metric
+    return app.button(key="survey").click().run()
+
+
+def test_a_budget_is_solved_once_sensitivities_are_measured(tiny_bundle: Path, photos: Path) -> None:
+    app = budgeted(tiny_bundle, photos)
+    assert not app.error and "narrowed by itself" not in text(app)
+    dense = read_bundle(tiny_bundle).model.arch
+    params = cost(dense).params
+    app.segmented_control(key="budget-kind").set_value("params").run()
+    asked = round(0.9 * params / 1e6, 4)
+    app.number_input(key=f"budget-params-{params}").set_value(asked).run()  # nothing to measure again
+    assert "Predicted, not measured" in text(app)
+    shown = int(app.metric[0].value.replace(",", ""))
+    assert 0.98 * 1e6 * asked <= shown <= 1e6 * asked
+    app.button(key="prune").click().run()
+    assert not app.error and not app.exception
+    bundle = only_run().bundle
+    assert bundle is not None and cost(read_bundle(bundle).model.arch).params == shown
+    assert "Run 1: L2 magnitude, budget" in text(app)
+    assert f"--budget-params {asked * 1e6:.0f}" in app.code[0].value
+
+
+def test_a_budget_in_ms_is_timed(tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[float] = []
+
+    def found(job: Job, dense: Architecture, found: Survey, progress: Any = None, table: Any = None) -> Any:
+        assert job.budget is not None
+        assert table is None if job.budget.kind == "gmacs" else table.batch == job.budget.batch
+        timed.append(job.budget.asked)
+        return Allocation(dense, job.budget, 0.99 * job.budget.asked, 0.0)
+
+    monkeypatch.setattr("app.views.prune.budget.solve", found)
+    app = budgeted(tiny_bundle, photos)
+    app.segmented_control(key="budget-kind").set_value("ms").run()
+    app.segmented_control(key="budget-batch").set_value(8).run()
+    assert "Asked for 10 ms, got **9.9 ms**, measured." in text(app)
+    before = len(timed)
+    app.run()
+    assert len(timed) == before  # remembered
+
+
+def test_budgets_out_of_reach_and_methods_without_are_one_sentence(tiny_bundle: Path, photos: Path) -> None:
+    app = budgeted(tiny_bundle, photos)
+    dense = cost(read_bundle(tiny_bundle).model.arch)
+    app.number_input(key=f"budget-gmacs-{dense.params}").set_value(2 * dense.gmacs).run()
+    assert "a budget for this model must be from" in app.error[0].value
+    app.selectbox(key="method").set_value("ablation").run()
+    assert "cannot narrow a single block" in app.error[0].value
+    assert not app.exception
+
+
+def test_a_budget_without_images_says_where_to_choose_them() -> None:
+    app = start("prune", Choice(data=None))
+    app.segmented_control(key="mode").set_value("budget").run()
+    assert "sidebar" in app.info[0].value

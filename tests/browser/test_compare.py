@@ -1,0 +1,147 @@
+"""The Compare page in a real Chromium: two runs side by side, the same view after a refresh, the report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.state import runs as work
+from pruning.cut.ratios import Ratios
+from pruning.jobs.prune_job import Job
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
+from tests.support.browser import SECONDS, choose, pick, settle, shoot
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture
+def two(run_folders: Path) -> list[runs.Run]:
+    """Two finished runs on the demo, one of which lost half of its heads. To be asked for before `page`."""
+    found = [
+        finished(Job("demo", "demo", "l2", ratios=ratios, limit=40), run_folders)
+        for ratios in (Ratios(qk=0.8, v=0.3, mlp=0.75), Ratios(heads=0.5))
+    ]
+    time.sleep(work.POLL)  # for so long a server goes by what it has listed before
+    return found
+
+
+def finished(job: Job, root: Path) -> runs.Run:
+    folder, lock = run_start._create(job, root, 1)
+    lock.close()
+    return worker.execute(folder)
+
+
+def test_compare_two_runs_and_take_the_report_along(two: list[runs.Run], page: Page, tmp_path: Path) -> None:
+    page.goto(f"{page.url.rstrip('/')}/compare")
+    page.locator(".st-key-table").wait_for()
+    calm(page)
+    pick(page, "compare-runs", "Run 1: L2 magnitude", exact=False)
+    page.keyboard.press("Escape")
+    page.locator(".st-key-table").get_by_text("run 1", exact=True).wait_for()
+    calm(page)
+    choose(page, "compare-fuse", "max")
+    page.locator(".st-key-compare-image-next button").first.click()  # the second is its help
+    page.wait_for_url("**image=1*")
+    page.locator(".st-key-preserved-run-1 .js-plotly-plot").first.wait_for()
+    calm(page)
+    shoot(page, "compare-maps")
+    assert page.locator(".st-key-compare-block input").input_value() == "3"
+    click_cell(page, "preserved-run-2", block=5, head=2)
+    page.wait_for_url("**head=5.2*")
+    calm(page)
+    assert page.locator(".st-key-compare-block input").input_value() == "5"
+
+    page.get_by_role("tab", name="Predictions").click()
+    page.locator(".st-key-compare-flips-of").wait_for()
+    calm(page)
+    page.locator(".st-key-compare-flips-of").get_by_text("run 1", exact=True).click()
+    page.locator(".st-key-flips img").first.wait_for()
+    calm(page)
+    before = page.locator(".st-key-table").inner_text()
+    shoot(page, "compare-predictions")
+    page.reload()  # a new session, which knows the address alone
+    page.locator(".st-key-flips img").first.wait_for()
+    calm(page)
+    assert page.locator(".st-key-table").inner_text() == before
+    page.get_by_role("tab", name="Maps").click()
+    page.locator(".st-key-preserved-run-1 .js-plotly-plot").first.wait_for()
+    calm(page)
+    keys = ("image", "block", "head", "fuse")
+    values = [page.locator(f".st-key-compare-{key} input").input_value() for key in keys]
+    assert values == ["1", "5", "2", "max"]
+
+    page.get_by_role("tab", name="Report").click()
+    calm(page)
+    page.locator(".st-key-make-report button").click()
+    page.locator(".st-key-download-report button").wait_for(timeout=180 * SECONDS)
+    with page.expect_download() as download:
+        page.locator(".st-key-download-report button").click()
+    saved = tmp_path / "report.html"
+    download.value.save_as(saved)
+    assert saved.stat().st_size < 5e6
+    open_offline(page, saved)
+
+
+def calm(page: Page) -> None:
+    """Wait until the page is of one piece: nothing runs, and nothing of an earlier run is left."""
+    settle(page)
+    page.wait_for_function("!document.querySelector('[data-stale=true]')")
+
+
+def click_cell(page: Page, key: str, block: int, head: int) -> None:
+    """Click a head in the grid of preservation, where Plotly says it is."""
+    page.locator(f".st-key-{key} .js-plotly-plot").first.scroll_into_view_if_needed()
+    place = page.evaluate(
+        """([key, block, head]) => {
+            const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+            const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
+            return [
+                box.left + xaxis._offset + xaxis.l2p(block), box.top + yaxis._offset + yaxis.l2p(head)
+            ];
+        }""",
+        [key, block, head],
+    )
+    page.mouse.move(place[0] - 3, place[1])  # the pointer is there first, as people's are
+    page.mouse.click(*place)
+
+
+def open_offline(page: Page, file: Path) -> None:
+    """The report as a colleague opens it: from a file, without a network, in both themes."""
+    assert page.context.browser
+    context = page.context.browser.new_context(offline=True, viewport={"width": 1000, "height": 900})
+    reader = context.new_page()
+    troubles: list[str] = []
+    reader.on("console", lambda message: troubles.append(message.text))
+    reader.on("pageerror", lambda error: troubles.append(str(error)))
+    reader.on("requestfailed", lambda request: troubles.append(request.url[:100]))
+    for theme in ("light", "dark"):
+        reader.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        reader.goto(file.as_uri())
+        reader.get_by_role("heading", name="demo and run").wait_for()
+        reader.screenshot(path=file.with_suffix(f".{theme}.png"), full_page=True)
+    assert reader.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert reader.locator("svg").count() == 3 and reader.locator("img").count() > 10
+    assert reader.evaluate("document.documentElement.scrollWidth") <= 1000
+    reader.set_viewport_size({"width": 420, "height": 900})
+    assert reader.evaluate("document.documentElement.scrollWidth") <= 420
+    assert troubles == []
+
+
+def test_phone_width_and_dark_do_not_break(two: list[runs.Run], page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 420, "height": 900})
+    names = "&".join(f"runs={run.name}" for run in two)
+    for tab in ("Maps", "Widths"):
+        page.goto(f"{page.url.split('/compare')[0].rstrip('/')}/compare?{names}&compare-tab={tab}")
+        page.locator(f".st-key-tab-{tab.lower()} .js-plotly-plot").first.wait_for(timeout=90 * SECONDS)
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    shoot(page, "compare-narrow-dark")

@@ -1,0 +1,164 @@
+"""The main journey in a real Chromium, on the server that `make app` starts."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from analysis.data.scenes import CLASSES, render
+from pruning.runs import folder as runs
+from tests.support.browser import SECONDS, choose, open_page, settle, shoot, slide
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> None:
+    open_page(page, "Model")
+    page.get_by_text("2,721,226").wait_for()
+    page.locator(".st-key-samples img").last.wait_for()
+    shoot(page, "model")
+
+    open_page(page, "Attention")
+    page.get_by_label("Number, 0 to").fill("24")
+    page.keyboard.press("Enter")
+    page.get_by_text("star/test-00024").wait_for()
+    page.locator(".st-key-head-grid").first.wait_for()  # while it reruns there are two
+    settle(page)
+    shoot(page, "attention")
+
+    open_page(page, "Prune")
+    page.locator(".st-key-estimate").wait_for()
+    slide(page, "ratio-qk", 60)
+    slide(page, "ratio-mlp", 30)
+    page.locator(".st-key-estimate").get_by_text("1,925,902").wait_for()
+    page.locator(".st-key-try button").first.click()  # the second is its help
+    page.locator(".st-key-what-if").wait_for()
+    page.locator(".st-key-prune button").click()
+    page.locator(".st-key-latest-run").wait_for(timeout=180 * SECONDS)
+    settle(page)
+    shoot(page, "prune")
+
+    open_page(page, "Compare")
+    page.locator(".st-key-table").get_by_text("1,925,902").wait_for()
+    table = page.locator(".st-key-table").inner_text()
+    assert re.search(r"Top-1\s+[\d.]+\s%\s+[\d.]+\s%", table), table
+    params = re.search(r"Parameters\s+([\d,]+)\s+([\d,]+)", table)
+    assert params, table
+    dense, small = (int(count.replace(",", "")) for count in params.groups())
+    assert (dense, small) == (2_721_226, 1_925_902)
+    shoot(page, "compare")
+
+    open_page(page, "Export")
+    page.locator(".st-key-build-bundle button").click()
+    with page.expect_download() as download:
+        page.locator(".st-key-download-bundle button").click()
+    shoot(page, "export")
+    packed = tmp_path / "bundle.zip"
+    download.value.save_as(packed)
+    check_bundle(packed, tmp_path / "elsewhere", small)
+
+
+def check_bundle(packed: Path, folder: Path, params: int) -> None:
+    """Load and run the downloaded bundle in a process that has neither this project nor timm."""
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(folder)
+    (bundle,) = folder.iterdir()
+    right = 0
+    for index in range(5):
+        scene = render("test", index)
+        Image.fromarray(scene.image).save(folder / f"{index}.png")
+    script = (
+        "import sys\n"
+        "for name in ('timm', 'analysis', 'pruning', 'app', 'torchvision'): sys.modules[name] = None\n"
+        "import json, torch\n"
+        "from safetensors.torch import load_file\n"
+        "from vit import Architecture, ViT\n"
+        "model = ViT(Architecture.from_json(open('architecture.json').read())).eval()\n"
+        "model.load_state_dict(load_file('model.safetensors'))\n"
+        "import example\n"
+        "print(json.dumps({'params': sum(p.numel() for p in model.parameters())}))\n"
+    )
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, cwd=bundle, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["params"] == params
+    for index in range(5):
+        run = [sys.executable, "example.py", str(folder / f"{index}.png")]
+        done = subprocess.run(run, cwd=bundle, capture_output=True, text=True, check=True)
+        first = done.stdout.splitlines()[0]
+        assert any(name in first for name in CLASSES), done.stdout
+        right += CLASSES[index] in first
+    assert right >= 2, "the pruned demo should still know some of five scenes"
+
+
+@pytest.mark.slow
+def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
+    before = {run.folder for run in runs.list_runs(run_folders)}
+    new = lambda: [run for run in runs.list_runs(run_folders) if run.folder not in before]
+
+    open_page(page, "Prune")
+    choose(page, "method", "L1 magnitude")
+    page.locator(".st-key-prune button").dblclick()
+    page.locator(".st-key-latest-panel").wait_for()
+    page.locator(".st-key-activity").wait_for()
+    shoot(page, "prune-running")
+    page.reload()  # a new session, which knows nothing but what lies on disk
+    page.locator(".st-key-latest-panel, .st-key-latest-run").first.wait_for()
+    page.locator(".st-key-latest-run").wait_for(timeout=120 * SECONDS)
+    (run,) = new()
+    assert (run.state, run.status.attempt) == ("done", 1)
+
+    open_page(page, "Recover")
+    for key, value in (("epochs", "1"), ("batch", "8"), ("images", "16000")):
+        if key == "images":
+            page.locator(".st-key-recovery-more summary").click()
+        page.locator(f".st-key-recovery-{key} input").fill(value)
+        page.keyboard.press("Enter")
+        settle(page)
+    page.locator(".st-key-recovery-more summary").click()
+    page.locator(".st-key-recover button").click()
+    page.locator(".st-key-activity").get_by_text("Training").wait_for(timeout=120 * SECONDS)
+    page.locator(".st-key-curves .js-plotly-plot").first.wait_for()
+    shoot(page, "recover-running")
+    assert page.context.browser
+    second = page.context.browser.new_page()
+    second.set_default_timeout(180 * SECONDS)  # the run at work leaves little of a small machine
+    second.goto(page.url)
+    second.locator(".st-key-run-panel").get_by_text("Training").wait_for()
+    second.locator(".st-key-run-panel-cancel button").click()
+    page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=120 * SECONDS)
+    shoot(page, "recover-cancelled")
+    assert [(found.state, found.status.attempt) for found in new()] == [("cancelled", 1), ("done", 1)]
+
+
+def test_bad_photo_is_a_sentence(page: Page, tmp_path: Path) -> None:
+    fake = tmp_path / "photo.jpg"
+    fake.write_text("this is no picture")
+    open_page(page, "Attention")
+    page.get_by_text("Own photos", exact=True).click()
+    page.locator(".st-key-photo input[type=file]").set_input_files(fake)
+    alert = page.get_by_role("alert").first
+    alert.wait_for()
+    assert "photo.jpg" in alert.inner_text() and "Traceback" not in page.locator("body").inner_text()
+    shoot(page, "bad-photo")
+
+
+def test_narrow_and_dark_do_not_break(page: Page) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.goto(f"{page.url.rstrip('/')}/prune")
+    page.locator(".st-key-ratio-qk input[type=range]").wait_for(state="attached")
+    settle(page)
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 420
+    shoot(page, "prune-narrow-dark")

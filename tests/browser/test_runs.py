@@ -1,0 +1,51 @@
+"""Runs seen through a real browser: what a killed server leaves behind, the next one shows."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from pruning.runs import folder as runs
+from tests.support.browser import (
+    SECONDS,
+    address_of,
+    browsing,
+    choose,
+    end,
+    free_port,
+    open_page,
+    serving,
+    settle,
+    shoot,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_a_run_outlives_its_server(tmp_path: Path) -> None:
+    """The server dies at once and another takes its place: one run, which never stopped."""
+    port = free_port()
+    with browsing() as page:
+        with serving(port, tmp_path) as server:
+            page.goto(address_of(server))
+            open_page(page, "Prune")
+            choose(page, "method", "GOHSP")  # one pass over 20,000 scenes: it outlasts this test
+            page.locator(".st-key-prune button").click()
+            page.locator(".st-key-activity").get_by_text("Training").wait_for(timeout=120 * SECONDS)
+            end(server, signal.SIGKILL)
+        (run,) = runs.list_runs(tmp_path)
+        assert run.state == "running" and run.status.attempt == 1
+        with serving(port, tmp_path) as server:
+            page.goto(address_of(server))  # a new session on a new server
+            open_page(page, "Recover")
+            page.locator(".st-key-activity").get_by_text("Training").wait_for()
+            page.locator(".st-key-run-panel").get_by_text("Training").wait_for()
+            shoot(page, "after-the-server")
+            page.locator(".st-key-run-panel-cancel button").click()
+            page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=60 * SECONDS)
+            settle(page)
+    (ended,) = runs.list_runs(tmp_path)
+    assert (ended.state, ended.status.attempt, ended.status.pid) == ("cancelled", 1, run.status.pid)
+    assert list((ended.folder / "checkpoint").glob("*.pt"))

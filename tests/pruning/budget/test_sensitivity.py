@@ -1,0 +1,211 @@
+"""Sensitivities against a whole model that is cut and run, with the divergence written out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from analysis.vit import ViT
+from pruning.budget.curves import STRUCTURES, Curve, Sensitivities
+from pruning.budget.sensitivity import kl_divergence, measure_sensitivities, measured_widths, narrow_by_scores
+from pruning.criteria.registry import CRITERIA
+from pruning.cut.plan import Plan
+from pruning.cut.selection import Scores, select
+from pruning.cut.surgery import cut
+from pruning.options import Options
+from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
+
+
+def l2_scores(model: ViT) -> Scores:
+    options: Options = CRITERIA["l2"].options()
+    return CRITERIA["l2"].score(model, [], options)
+
+
+def measured(model: ViT, images: torch.Tensor, size: int = 3) -> Sensitivities:
+    return measure_sensitivities(model, batches(images, size), narrow_by_scores(model, l2_scores(model)))
+
+
+def slow_divergence(dense: ViT, other: ViT, images: torch.Tensor) -> float:
+    """Mean over images of sum_c p_c ln(p_c / q_c), one number at a time."""
+    with torch.no_grad():
+        p, q = (model(images).double().softmax(dim=1).tolist() for model in (dense, other))
+    pairs = ((a, b) for ps, qs in zip(p, q, strict=True) for a, b in zip(ps, qs, strict=True))
+    return sum(a * math.log(a / b) for a, b in pairs) / len(images)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "no head"])
+def test_curves_are_those_of_whole_models_cut_in_one_place(name: str) -> None:
+    model, scores = random_vit(VARIANTS[name]), l2_scores(random_vit(VARIANTS[name]))
+    images = random_images(model.arch, 5)
+    found = measured(model, images)
+    assert found.images == 5
+    for index, widths in enumerate(model.arch.blocks):
+        for structure in STRUCTURES:
+            curve, worst = getattr(found.blocks[index], structure), 0.0
+            for width, kl in zip(curve.widths[1:], curve.kl[1:], strict=True):
+                blocks = list(model.arch.blocks)
+                blocks[index] = replace(widths, **{structure: width})
+                target = replace(model.arch, blocks=tuple(blocks))
+                small = cut(model, select(scores, model.arch, target))
+                worst = max(worst, slow_divergence(model, small, images))
+                assert kl == pytest.approx(worst, rel=1e-3, abs=1e-7)
+
+
+def test_nothing_narrowed_is_no_loss() -> None:
+    model = random_vit(TINY)
+    assert measured(model, random_images(TINY)).loss(model.arch) == 0
+
+
+def test_the_loss_is_the_sum_of_what_was_narrowed() -> None:
+    model = random_vit(TINY)
+    found = measured(model, random_images(TINY))
+    first, second = model.arch.blocks
+    arch = replace(model.arch, blocks=(replace(first, qk=4), replace(second, v=2, mlp=24)))
+    parts = found.blocks[0].qk.at(4), found.blocks[1].v.at(2), found.blocks[1].mlp.at(24)
+    assert found.loss(arch) == pytest.approx(sum(parts)) and min(parts) > 0
+
+
+def test_structures_left_out_know_the_dense_width_only() -> None:
+    model = random_vit(TINY)
+    narrow = narrow_by_scores(model, l2_scores(model))
+    found = measure_sensitivities(model, batches(random_images(TINY)), narrow, structures=("mlp", "heads"))
+    assert found.blocks[0].qk == found.blocks[1].v == Curve((8,), (0.0,))
+    assert found.blocks[0].mlp.widths == (32, 28, 24, 16, 8, 4)
+
+
+def test_measuring_leaves_the_model_untouched_and_tells_how_far_it_is() -> None:
+    model = random_vit(TINY).train()
+    before, told = copy.deepcopy(model.state_dict()), []
+    narrow = narrow_by_scores(model, l2_scores(model))
+    measure_sensitivities(model, batches(random_images(TINY)), narrow, progress=lambda _, s: told.append(s))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert model.training and all(block.training for block in model.blocks)
+    assert told[0] == 0 and told[-1] == 1 and told == sorted(told)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_block_narrowed_to_its_own_width_is_the_dense_block(name: str) -> None:
+    model = random_vit(VARIANTS[name])
+    narrow = narrow_by_scores(model, l2_scores(model))
+    for index, widths in enumerate(model.arch.blocks):
+        block = narrow(index, "mlp", widths.mlp)
+        torch.testing.assert_close(block.state_dict(), model.blocks[index].state_dict(), rtol=0, atol=0)
+
+
+def test_narrowing_keeps_what_the_whole_plan_keeps() -> None:
+    model = random_vit(VARIANTS["uneven"])
+    scores = l2_scores(model)
+    narrow = narrow_by_scores(model, scores)
+    plan = Plan.keep_all(model.arch)
+    best = tuple(sorted(scores.mlp[1].argsort(descending=True)[:5].tolist()))
+    plan = replace(plan, blocks=(plan.blocks[0], replace(plan.blocks[1], mlp=best)))
+    expected = cut(model, plan).blocks[1]
+    torch.testing.assert_close(narrow(1, "mlp", 5).state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
+def test_divergence_of_equal_logits_is_zero_and_of_others_positive() -> None:
+    logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
+    assert kl_divergence(logits, logits + 3).tolist() == pytest.approx([0.0] * 6, abs=1e-6)
+    assert (kl_divergence(logits, logits.flip(-1)) > 0.01).all()
+
+
+# ---- curves
+
+
+def test_widths_measured_fall_to_an_eighth() -> None:
+    assert measured_widths(64) == (64, 56, 48, 32, 16, 8)
+    assert measured_widths(3) == (3, 2, 1)
+    assert measured_widths(1) == (1,)
+
+
+def test_a_curve_goes_through_its_points_and_never_falls_as_width_falls() -> None:
+    curve = Curve((64, 48, 32, 16, 8), (0.0, 0.01, 0.02, 0.5, 0.7))
+    assert [curve.at(width) for width in curve.widths] == list(curve.kl)
+    values = [curve.at(width) for width in range(64, 7, -1)]
+    assert values == sorted(values)
+
+
+def test_a_power_of_the_share_removed_is_found_again() -> None:
+    widths = (64, 48, 32, 16, 8)
+    curve = Curve(widths, tuple((1 - width / 64) ** 2.5 for width in widths))
+    for width in range(8, 65):
+        assert curve.at(width) == pytest.approx((1 - width / 64) ** 2.5)
+
+
+def test_where_dead_neurons_run_out_a_curve_is_never_below_what_bends_upwards() -> None:
+    def true(width: int) -> float:  # 80 of 512 neurons never fire
+        return max(0, 432 - width) ** 2 / 512**2
+
+    widths = (512, 448, 384, 256, 128, 64)
+    curve = Curve(widths, tuple(map(true, widths)))
+    for width in range(384, 449):
+        assert true(width) <= curve.at(width) <= curve.at(384)
+    assert max(curve.at(width) for width in range(448, 513)) < 1e-9
+
+
+def test_between_widths_a_curve_is_straight_where_it_grows_more_than_tenfold() -> None:
+    assert Curve((64, 48, 32), (0.0, 0.01, 0.11)).at(40) == pytest.approx(0.06)
+    assert Curve((64, 48, 32), (0.0, 0.01, 0.09)).at(40) < 0.04
+
+
+def test_near_the_dense_width_a_curve_is_at_most_proportional() -> None:
+    flat = Curve((64, 32, 8), (0.0, 0.4, 0.4))
+    assert flat.at(48) == pytest.approx(0.2)
+    nothing = Curve((64, 32, 8), (0.0, 0.0, 0.3))
+    assert 0 <= nothing.at(60) < 1e-12
+    assert Curve((2, 1), (0.0, 0.3)).at(1) == 0.3
+
+
+def test_noise_does_not_make_narrower_better() -> None:
+    assert Curve.measured((8, 4, 2, 1), (0.0, 0.3, 0.2, 0.5)).kl == (0.0, 0.3, 0.3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("widths", "kl", "message"),
+    [
+        ((8, 4), (0.1, 0.2), "0 at the dense width"),
+        ((8, 4), (0.0,), "one divergence per width"),
+        ((4, 8), (0.0, 0.1), "widths must fall"),
+        ((8, 4, 2), (0.0, 0.2, 0.1), "widths must fall, and its divergences must not"),
+        ((8, 4), (0.0, math.nan), "must be finite"),
+    ],
+)
+def test_impossible_curves_are_refused(widths: tuple, kl: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Curve(widths, kl)
+
+
+@pytest.mark.parametrize("width", [1, 65])
+def test_a_width_that_was_not_measured_is_refused(width: int) -> None:
+    with pytest.raises(ValueError, match=f"from 2 to 64, got width {width}"):
+        Curve((64, 2), (0.0, 1.0)).at(width)
+
+
+# ---- data and bad input
+
+
+def test_survives_json() -> None:
+    found = measured(random_vit(TINY), random_images(TINY))
+    again = Sensitivities.from_json(found.to_json())
+    assert again == found and hash(again) == hash(found)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"blocks": [{"qk": 1}], "images": 3}'])
+def test_bad_json_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not PruneScope sensitivities"):
+        Sensitivities.from_json(text)
+
+
+def test_a_model_without_classifier_is_refused() -> None:
+    with pytest.raises(ValueError, match="no classifier"):
+        measured(random_vit(VARIANTS["no head"]), random_images(TINY))
+
+
+def test_no_images_are_refused() -> None:
+    model = random_vit(TINY)
+    with pytest.raises(ValueError, match="need calibration images, got none"):
+        measure_sensitivities(model, [], narrow_by_scores(model, l2_scores(model)))

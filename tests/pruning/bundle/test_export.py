@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from analysis.measure.latency import bench, torch_runner
+from analysis.models.load import LoadedModel, read_bundle
+from analysis.vit import Architecture, ViT
+from pruning.bundle import export
+from pruning.bundle.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
+from pruning.bundle.write import write_bundle
+from pruning.cut.plan import Plan
+from pruning.files import OutputError
+from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
+from tests.support.models import TINY, random_images, random_vit
+
+
+@pytest.fixture(scope="module")
+def small() -> ViT:
+    return prune(random_vit(TINY))[0]
+
+
+@pytest.fixture(scope="module")
+def onnx_file(small: ViT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported once: exporting takes seconds, however small the model."""
+    return export_onnx(small, tmp_path_factory.mktemp("onnx") / "model.onnx", PREPROCESS)
+
+
+@pytest.fixture(scope="module")
+def pt2_file(small: ViT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_pt2(small, tmp_path_factory.mktemp("pt2") / "model.pt2", PREPROCESS)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for the two exporters, for tests of what happens around them."""
+
+    def write(model: ViT, preprocess: object, path: Path) -> None:
+        path.write_text(f"{path.name} of {model.arch.embed_dim} channels")
+
+    monkeypatch.setattr(export, "_WRITERS", {"onnx": write, "pt2": write})
+
+
+def logits(model: ViT, images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(images).clone()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_onnx_gives_the_models_logits_at_any_batch_size(small: ViT, onnx_file: Path, batch: int) -> None:
+    widths = small.arch.blocks[0]
+    assert widths.qk != widths.v
+    images = random_images(TINY, batch)
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    got = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    torch.testing.assert_close(got, logits(small, images), atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_is_one_valid_file_with_the_preprocessing(onnx_file: Path) -> None:
+    assert [path.name for path in onnx_file.parent.iterdir()] == ["model.onnx"]
+    model = onnx.load(onnx_file)
+    onnx.checker.check_model(model, full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["labels"]) == list(PREPROCESS.labels)
+    assert type(PREPROCESS).from_json(metadata["preprocess"]) == PREPROCESS
+    assert {node.op_type for node in model.graph.node} >= {"Softmax", "MatMul"}
+    assert "Pad" not in {node.op_type for node in model.graph.node}
+
+
+RICH = replace(TINY, pool="avg", norm_before_pool=False, registers=2, layer_scale=True, pre_norm=True)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        replace(TINY, distilled=True),
+        replace(TINY, distilled=True, skip_unread=True),
+        replace(RICH, activation="quick_gelu"),
+    ],
+    ids=["distilled", "unread left out", "rich"],
+)
+def test_other_architectures_export_too(arch: Architecture, tmp_path: Path) -> None:
+    model = random_vit(replace(arch, blocks=arch.blocks[:1]))
+    images = random_images(model.arch, 2)
+    run = onnx_runner(model, threads=1)  # exports it by itself
+    torch.testing.assert_close(run(images), logits(model, images), atol=1e-4, rtol=1e-4)
+    program = torch.export.load(export_pt2(model, tmp_path / "model.pt2")).module()
+    torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=1e-5)
+
+
+def test_pt2_runs_in_a_fresh_process_with_torch_alone(small: ViT, pt2_file: Path, tmp_path: Path) -> None:
+    images = random_images(TINY, 5)
+    save_file({"images": images}, tmp_path / "images.safetensors")
+    code = """
+import torch
+from safetensors.torch import load_file, save_file
+extra = {"labels": "", "preprocess": ""}
+program = torch.export.load(sys.argv[1], extra_files=extra).module()
+assert '"shape 3"' in extra["labels"] and '"crop_pct": 0.9' in extra["preprocess"], extra
+images = load_file("images.safetensors")["images"]
+results = {str(count): program(images[:count]).detach() for count in (1, 2, 5)}
+save_file(results, "logits.safetensors")
+"""
+    isolated(tmp_path, code, str(pt2_file))
+    for count, got in load_file(tmp_path / "logits.safetensors").items():
+        expected = logits(small, images[: int(count)])
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_in_a_pt2_file_is_pickled(pt2_file: Path) -> None:
+    with zipfile.ZipFile(pt2_file) as archive:
+        pickled = [
+            entry.filename for entry in archive.infolist() if archive.read(entry)[:2] in (b"\x80\x02", b"PK")
+        ]
+    assert pickled == []
+
+
+def test_a_file_that_computes_something_else_is_not_kept(
+    tiny: ViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = torch.export.load
+
+    class Wrong:
+        def module(self) -> object:
+            program = original(next(tmp_path.glob("*/model.pt2"))).module()
+            return lambda images: program(images) + 2e-2
+
+    monkeypatch.setattr(torch.export, "load", lambda path: Wrong())
+    with pytest.raises(ExportError, match=r"the \.pt2 file gives other logits .*batch 1"):
+        export_pt2(tiny, tmp_path / "model.pt2")
+    monkeypatch.undo()
+    with torch.no_grad():
+        tiny.head.bias[0] = float("nan")
+    with pytest.raises(ExportError, match="gives other logits than the model"):
+        export_pt2(tiny, tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_neither_the_process_nor_the_old_file(tiny: ViT, tmp_path: Path) -> None:
+    """torch's own writer of .pt2 files calls terminate() there."""
+    resource = pytest.importorskip("resource", reason="file size limits are Unix's")
+    path = tmp_path / "model.pt2"
+    path.write_text("the old file")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="could not be written: File too large"):
+            export_pt2(tiny, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "the old file"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_all_formats_at_once_quietly_leaving_the_model_as_found(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small, _ = prune(random_vit(TINY))
+    small.train()
+    small.blocks[0].attn.fused = False
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    folder = tmp_path / "out"
+    loaded = LoadedModel(model=small, preprocess=PREPROCESS, name="demo", source="test")
+    files = export_formats(loaded, ["onnx", "bundle", "pt2"], folder, report=REPORT)
+    assert capfd.readouterr() == ("", "")
+    assert small.training
+    assert [block.attn.fused for block in small.blocks] == [False, True]
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    assert files == {"bundle": folder, "onnx": folder / "model.onnx", "pt2": folder / "model.pt2"}
+    images = random_images(TINY, 3)
+    expected = logits(small, images)
+    torch.testing.assert_close(logits(read_bundle(folder).model, images), expected)
+    torch.testing.assert_close(onnx_runner(files["onnx"])(images), expected, atol=1e-4, rtol=1e-4)
+    program = torch.export.load(files["pt2"]).module()
+    torch.testing.assert_close(program(images), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("quick")
+def test_files_are_added_to_a_bundle_and_replaced(tiny: ViT, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b", tiny, PREPROCESS, name="demo", report=REPORT)
+    bundled = {path.name for path in folder.iterdir()}
+    loaded = read_bundle(folder)
+    (folder / "model.pt2").write_text("older")
+    assert export_formats(loaded, ["pt2", "onnx", "pt2"], folder) == {
+        "pt2": folder / "model.pt2",
+        "onnx": folder / "model.onnx",
+    }
+    assert {path.name for path in folder.iterdir()} == bundled | {"model.pt2", "model.onnx"}
+    assert (folder / "model.pt2").read_text() == "model.pt2 of 24 channels"
+    assert list(export_formats(loaded, ["onnx"], tmp_path / "new" / "folder")) == ["onnx"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bundle_exported_again_keeps_its_plan_and_report(tmp_path: Path) -> None:
+    small, plan = prune(random_vit(TINY))
+    first = write_bundle(tmp_path / "first", small, PREPROCESS, name="demo", report=REPORT, plan=plan)
+    loaded = read_bundle(first)
+    second = export_formats(loaded, ["bundle"], tmp_path / "second")["bundle"]
+    assert json.loads((second / "report.json").read_text(encoding="utf-8")) == {"model": "demo"} | REPORT
+    assert Plan.from_json((second / "plan.json").read_text(encoding="utf-8")) == plan
+    with pytest.raises(ValueError, match="already holds"):
+        export_formats(loaded, ["bundle", "onnx"], second)
+    export_formats(loaded, ["bundle", "onnx"], second, overwrite=True)
+    assert (second / "model.onnx").exists()
+    assert "from `demo` with the method `snp`" in (second / "README.md").read_text(encoding="utf-8")
+    for damage, message in (
+        ("{", r"report\.json is not JSON"),
+        ("[]", r"report\.json must hold a JSON object"),
+    ):
+        (first / "report.json").write_text(damage)
+        with pytest.raises(ValueError, match=message):
+            export_formats(loaded, ["bundle"], tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_unknown_formats_are_refused(tiny: ViT, tmp_path: Path) -> None:
+    loaded = LoadedModel(model=tiny, preprocess=PREPROCESS, name="demo", source="test")
+    with pytest.raises(ValueError, match="no format 'tflite'; there are bundle, onnx, pt2"):
+        export_formats(loaded, ["bundle", "tflite"], tmp_path / "out")
+    with pytest.raises(ValueError, match="name at least one format: bundle, onnx, pt2"):
+        export_formats(loaded, [], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("formats", [["bundle", "onnx", "pt2"], ["onnx", "pt2"]])
+@pytest.mark.usefixtures("quick")
+def test_all_formats_or_none(
+    tiny: ViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: list[str]
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(export._WRITERS, "pt2", full_disk)
+    loaded = LoadedModel(model=tiny, preprocess=PREPROCESS, name="demo", source="test")
+    with pytest.raises(OutputError, match="out could not be written: No space left on device"):
+        export_formats(loaded, formats, tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_onnx_runner_can_be_timed_against_torch(small: ViT, onnx_file: Path) -> None:
+    shape = (3, *TINY.image_size)
+    timings = bench(onnx_runner(onnx_file, 1), torch_runner(small), shape, (1,), rounds=3, warmup=1)
+    assert timings[1].a_ms.p50 > 0
+
+
+def test_the_onnx_runner_refuses_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent\.onnx cannot be opened as an ONNX model"):
+        onnx_runner(tmp_path / "absent.onnx")
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(ValueError, match=r"text\.onnx cannot be opened as an ONNX model"):
+        onnx_runner(tmp_path / "text.onnx")
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    other = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "other", [x], [y]),
+        ir_version=10,
+        opset_imports=[onnx.helper.make_opsetid("", 20)],
+    )
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="must have input images and output logits, has x, y"):
+        onnx_runner(tmp_path / "other.onnx")

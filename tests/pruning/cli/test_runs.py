@@ -1,0 +1,188 @@
+"""Runs from the command line, in processes of their own, some of which are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis.models.preprocess import Preprocess
+from pruning.bundle.layout import is_bundle
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.jobs import registry as kinds
+from pruning.progress import Cancelled, Monitor
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import metrics as curves
+from pruning.runs import start as run_start
+from tests.support.fake_runs import FAKE, FakeJob, FakeResult, folder_of, wait_for, write_status
+from tests.support.models import ROOT, TINY, random_vit
+
+pytestmark = pytest.mark.usefixtures("fake_runs")
+
+# ---- the command line
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(tmp_path)
+    assert main(["run", str(folder), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["state"] == "done" and done["run"] == str(folder) and done["counted"] == 3
+    assert is_bundle(Path(done["out"]))
+    assert main(["runs", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["root"] == str(tmp_path / "runs")
+    assert [run["state"] for run in listed["runs"]] == ["done"]
+    assert listed["runs"][0]["job"] == json.loads(FakeJob().to_json())
+    assert main(["runs", "--root", str(tmp_path / "runs")]) == 0
+    assert capsys.readouterr().out.startswith("run                  done         done after")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["run", "nowhere"], 2, "is not a folder"),
+        (["run", "DONE"], 2, "is done"),
+        (["resume", "DONE", "--detach"], 2, "is done"),
+        (["cancel", "DONE"], 2, "is done; only a run"),
+        (["run", "BAD"], 2, "the images are not there"),
+        (["run", "BUG"], 1, "an unexpected error"),
+        (["run", "DONE", "--lock-handle", "99999"], 2, "is not a lock on"),
+        (["run", "BAD", "--at-once", "0"], 2, "at least 1 run"),
+        (["prune", "--model", "m", "--data", "d", "--qk", ".5", "--out", "x", "--detach"], 2, "leave --out"),
+        (["prune", "--model", "m", "--data", "d", "--qk", ".5"], 2, "--out DIR, or --detach"),
+        (
+            ["prune", "--model", "m", "--data", "d", "--qk", ".5", "--run", "--at-once", "0"],
+            2,
+            "at least 1 run",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_exit_codes(tmp_path, monkeypatch, capsys, words, code, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_status(folder_of(tmp_path, name="DONE"), state="done")
+    folder_of(tmp_path, FakeJob(way="bad input"), "BAD")
+    folder_of(tmp_path, FakeJob(way="bug"), "BUG")
+    words = [str(tmp_path / "runs" / word) if word.isupper() else word for word in words]
+    assert main(words) == code
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_cancelled_in_the_foreground(tmp_path: Path, monkeypatch, capsys) -> None:
+    def stop(job: FakeJob, monitor: Monitor) -> FakeResult:
+        raise Cancelled
+
+    monkeypatch.setitem(kinds.KINDS, "fake", replace(FAKE, execute=stop))
+    folder = folder_of(tmp_path)
+    assert main(["run", str(folder)]) == 1
+    assert capsys.readouterr().err == "cancelled\n"
+    assert runs.read(folder).state == "cancelled"
+
+
+# ---- processes
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> tuple[str, str]:
+    """A tiny model as a bundle, and a folder of noise for it."""
+    labels = tuple(f"c{i}" for i in range(TINY.num_classes))
+    write_bundle(
+        tmp_path / "tiny",
+        random_vit(TINY),
+        Preprocess(TINY.image_size, labels=labels),
+        name="tiny",
+        report={"method": "none"},
+    )
+    draw = np.random.default_rng(0)
+    for label in labels:
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = draw.integers(0, 256, (*TINY.image_size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number}.png")
+    return "tiny", "images"  # relative: the run must find them
+
+
+def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data) -> None:
+    model, data = tiny_data
+    words = ["--model", model, "--data", data, "--method", "l1", "--mlp", "0.5", "--detach", "--json"]
+    begun = subprocess.run(
+        [sys.executable, "-m", "pruning", "prune", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = Path(json.loads(begun.stdout)["run"])
+    assert folder.parent == tmp_path / "runs" and folder.name.endswith("-prune-l1")
+    assert runs.read(folder).state in ("queued", "running", "done")  # never as if its process were gone
+    with pytest.raises(ValueError, match=r"is running already|is done"):
+        worker.execute(folder)
+    done = wait_for(lambda: (run := runs.read(folder)).state not in ("queued", "running") and run)
+    assert done.state == "done", runs.log(folder)
+    report = runs.report(done)
+    assert report["params_after"] < report["params_before"] and report["method"] == "l1"
+    assert done.status.workdir == str(tmp_path)
+    assert str(done.bundle) in runs.log(folder)  # what the command prints
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("start_fakes")
+def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
+    run = run_start.start(FakeJob(600, pause=0.01))
+    assert run.active and run.folder.parent == tmp_path / "runs"
+    state = lambda: runs.read(run.folder).state
+    wait_for(lambda: len(curves.metrics(run.folder).points) > 5)
+    assert state() == "running" and os.getsid(runs.read(run.folder).status.pid) != os.getsid(0)
+    asked = time.monotonic()
+    run_start.cancel(run)
+    wait_for(lambda: state() == "cancelled")
+    assert time.monotonic() - asked < 10
+    first = len(curves.metrics(run.folder).points)
+
+    again = run_start.resume(run)
+    assert again.active
+    with pytest.raises(ValueError, match="is running already"):
+        run_start.resume(run)
+    wait_for(lambda: len(curves.metrics(run.folder).points) > first + 5)
+    pid = runs.read(run.folder).status.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: state() == "interrupted")
+    assert runs.read(run.folder).sentence.startswith("interrupted: its process is gone")
+    wait_for(lambda: not exists(pid))  # no zombie stays
+
+    assert main(["resume", str(run.folder), "--detach"]) == 0
+    wait_for(lambda: state() == "done")
+    assert curves.metrics(run.folder).curve("loss")[0] == list(range(600))
+    assert runs.read(run.folder).status.attempt == 3
+    begins = [line.rpartition("from ")[2] for line in runs.log(run.folder).splitlines() if " from " in line]
+    assert begins[0] == "0" and len(begins) == 3 and 0 < int(begins[1]) < int(begins[2])
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+@pytest.mark.usefixtures("start_fakes")
+def test_a_run_cancelled_before_its_process_has_started_never_begins(tmp_path: Path) -> None:
+    run = run_start.start(FakeJob(100_000, pause=0.01))
+    run_start.cancel(run)
+    wait_for(lambda: not runs.read(run.folder).active)
+    assert runs.read(run.folder).state == "cancelled"
+    assert not (run.folder / runs.BUNDLE).exists()

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from analysis.vit import ViT
+from pruning.criteria.magnitude import SeedOptions, random
+from pruning.criteria.taylor import Gates, LossOptions, ablation, gated_logits, open_gates, taylor
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.selection import Scores, select
+from pruning.cut.surgery import cut
+from tests.support import reference
+from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
+
+CLASSIFIERS = {name: arch for name, arch in VARIANTS.items() if arch.num_classes}
+STEP = 1e-4
+RATIOS = {
+    "qk": Ratios(qk=0.4),
+    "v": Ratios(v=0.4),
+    "mlp": Ratios(mlp=0.4),
+    "heads": Ratios(heads=0.4),
+    "embed": Ratios(embed=0.4),
+    "everything": Ratios(qk=0.3, v=0.3, mlp=0.3, heads=0.4, embed=0.3),
+}
+
+
+def doubled(arch) -> tuple[ViT, dict[str, torch.Tensor], torch.Tensor]:
+    """A model, its state and images in float64, so that differences of losses mean something."""
+    model, images = random_vit(arch).double(), random_images(arch, count=2).double()
+    return model, {name: value.detach() for name, value in model.state_dict().items()}, images
+
+
+def part(scores: Scores, key: tuple[str, int, int, int]) -> float:
+    name, block, head, channel = key
+    if name == "embed":
+        return float(scores.embed[channel])
+    own = getattr(scores, name)[block]
+    return float(own[head, channel] if own.ndim == 2 else own[channel])
+
+
+def keys(arch, step: int) -> Iterator[tuple[str, int, int, int]]:
+    """Every `step`-th part of each structure."""
+    yield from (("embed", 0, 0, e) for e in range(0, arch.embed_dim, step))
+    for index, widths in enumerate(arch.blocks):
+        yield from (("heads", index, 0, head) for head in range(widths.heads))
+        yield from (("mlp", index, 0, f) for f in range(0, widths.mlp, step))
+        for name, width in (("qk", widths.qk), ("v", widths.v)):
+            for flat in range(0, widths.heads * width, step):
+                yield name, index, flat // width, flat % width
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_taylor_is_the_mean_absolute_slope_of_each_images_loss(name: str) -> None:
+    """Twin: central differences of the loss of one image at a time, one gate at a time."""
+    arch = CLASSIFIERS[name]
+    model, state, images = doubled(arch)
+    labels = [3, 8]
+    scores = taylor(model, [(images, torch.tensor(labels))], LossOptions())
+
+    def loss(image: int, gates: reference.Gates) -> float:
+        return reference.cross_entropy(
+            reference.gated_logits(state, arch, images[image], gates), labels[image]
+        )
+
+    for key in keys(arch, 5 if name == "plain" else 29):
+        slopes = [(loss(i, {key: 1 + STEP}) - loss(i, {key: 1 - STEP})) / (2 * STEP) for i in range(2)]
+        expected = sum(abs(slope) for slope in slopes) / 2
+        assert part(scores, key) == pytest.approx(expected, rel=1e-4, abs=1e-7), key
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_ablation_is_the_rise_of_the_loss_without_a_head(name: str) -> None:
+    arch = CLASSIFIERS[name]
+    model, state, images = doubled(arch)
+    labels = [3, 8]
+    scores = ablation(
+        model, list(zip(images.split(1), torch.tensor(labels).split(1), strict=True)), LossOptions()
+    )
+
+    def mean_loss(gates: reference.Gates) -> float:
+        logits = [reference.gated_logits(state, arch, image, gates) for image in images]
+        return sum(reference.cross_entropy(one, label) for one, label in zip(logits, labels, strict=True)) / 2
+
+    dense = mean_loss({})
+    for index, widths in enumerate(arch.blocks):
+        for head in range(widths.heads):
+            expected = mean_loss({("heads", index, 0, head): 0.0}) - dense
+            assert float(scores.heads[index][head]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("what", RATIOS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_closed_gate_is_what_surgery_does(name: str, what: str) -> None:
+    """Gates of 0 on what a plan drops give the logits of the smaller model."""
+    model = random_vit(CLASSIFIERS[name])
+    scores = random(model, [], SeedOptions(seed=5))
+    plan = select(scores, model.arch, shrink(model.arch, RATIOS[what]))
+    images = random_images(model.arch)
+    with torch.no_grad():
+        got, expected = gated_logits(model, images, closed(model, plan, images)), cut(model, plan)(images)
+        assert (expected - model(images)).abs().max() > 1e-3
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def closed(model: ViT, plan: Plan, images: torch.Tensor) -> Gates:
+    """Gates of 0 on what a plan drops, by loops; a head that goes is closed by its own gate alone."""
+    gates = open_gates(model.arch, images)
+    for gate in (gates.embed, *gates.mlp, *gates.heads):
+        gate.zero_()
+    gates.embed[:, list(plan.embed)] = 1
+    for index, block in enumerate(plan.blocks):
+        gates.mlp[index][:, list(block.mlp)] = 1
+        gates.heads[index][:, list(block.heads)] = 1
+        for head, pairs, values in zip(block.heads, block.qk, block.v, strict=True):
+            for gate, kept in ((gates.qk[index], pairs), (gates.v[index], values)):
+                gate[:, head] = 0
+                gate[:, head, list(kept)] = 1
+    return gates
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_open_gates_change_nothing(name: str) -> None:
+    model, images = random_vit(CLASSIFIERS[name]), random_images(CLASSIFIERS[name])
+    got = gated_logits(model, images, open_gates(model.arch, images))
+    torch.testing.assert_close(got, model(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("criterion", [taylor, ablation])
+def test_the_score_does_not_depend_on_the_batches(criterion, tiny: ViT) -> None:
+    images = random_images(TINY, count=10)  # more than are worked on at once
+    whole = criterion(tiny, batches(images, 10), LossOptions())
+    for size in (3, 9):
+        again = criterion(tiny, iter(batches(images, size)), LossOptions())
+        for got, expected in zip(flat(again), flat(whole), strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def flat(scores: Scores) -> tuple[torch.Tensor, ...]:
+    return (*scores.qk, *scores.v, *scores.mlp, *scores.heads, scores.embed)
+
+
+@pytest.mark.parametrize("criterion", [taylor, ablation])
+def test_no_images_are_held(criterion, tiny: ViT) -> None:
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def stream() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number in range(6):
+            assert all(old() is None for old in seen[:-1]), f"images are still held at batch {number}"
+            images = random_images(TINY, count=2, seed=number)
+            seen.append(weakref.ref(images))
+            yield images, torch.tensor([1, 2])
+            del images
+
+    criterion(tiny, stream(), LossOptions())
+    assert len(seen) == 6
+
+
+@pytest.mark.parametrize("criterion", [taylor, ablation])
+def test_the_model_may_be_in_use_meanwhile(criterion, tiny: ViT) -> None:
+    """Neither mode nor hooks nor gradients reach the model that is scored, even half-way through."""
+    tiny.train()
+    tiny.head.weight.requires_grad_(False)
+    wanted = [weight.requires_grad for weight in tiny.parameters()]
+
+    def stream() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in batches(random_images(TINY), 2):
+            yield batch
+            untouched()
+
+    def untouched() -> None:
+        assert all(module.training for module in tiny.modules())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny.modules())
+        assert [weight.requires_grad for weight in tiny.parameters()] == wanted
+        assert all(weight.grad is None for weight in tiny.parameters())
+
+    with torch.no_grad():  # gradients are taken all the same
+        scores = criterion(tiny, stream(), LossOptions())
+    untouched()
+    assert not any(part.requires_grad for part in flat(scores))
+    tiny.eval()
+    for got, expected in zip(
+        flat(scores), flat(criterion(tiny, batches(random_images(TINY)), LossOptions())), strict=True
+    ):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "name", "what"),
+    [
+        (taylor, "first-order Taylor", "first-order Taylor"),
+        (ablation, "head ablation", "the importance of heads"),
+    ],
+)
+def test_without_classes_or_images_it_is_refused(criterion, name: str, what: str, tiny: ViT) -> None:
+    with pytest.raises(ValueError, match=f"{what} needs calibration images, got none"):
+        criterion(tiny, [], LossOptions())
+    headless = random_vit(VARIANTS["no head"])
+    with pytest.raises(
+        ValueError, match=f"{name} measures the loss of a classifier, and this model has none"
+    ):
+        criterion(headless, batches(random_images(TINY)), LossOptions())
+
+
+def test_options_keep_their_range() -> None:
+    with pytest.raises(ValueError, match="images must be a whole number from 1 to 4096, got 0"):
+        LossOptions(images=0)

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from analysis.vit import Architecture, BlockWidths, ViT
+from pruning.cut.plan import Plan
+from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.surgery import cut, mask
+from pruning.gohsp.admm import Admm, AdmmOptions, Structure, constrained, hard_projection, keep_masks
+from pruning.training.objective import Objective
+from tests.support.models import TINY, random_images, random_vit
+
+RATIOS = Ratios(heads=(0.4, 0.0), v=0.25, mlp=(0.4, 0.6), qk=0.3)
+
+
+def structure(arch: Architecture, ratios: Ratios = RATIOS, seed: int = 3) -> Structure:
+    generator = torch.Generator().manual_seed(seed)
+    heads = tuple(tuple(torch.rand(w.heads, generator=generator).tolist()) for w in arch.blocks)
+    return Structure(arch, shrink(arch, ratios), heads)
+
+
+def values(model: ViT) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in constrained(model).items()}
+
+
+# ---- the projection
+
+
+def groups(arch: Architecture, block: int) -> dict[str, list[list[tuple[str, tuple[object, ...]]]]]:
+    """Twin: every weight of each group by name and index, written down from the layout of `qkv`."""
+    widths, prefix = arch.blocks[block], f"blocks.{block}."
+    heads, keys = widths.heads, widths.heads * widths.qk
+
+    def row(layer: str, number: int) -> list[tuple[str, tuple[object, ...]]]:
+        found: list[tuple[str, tuple[object, ...]]] = [(f"{prefix}{layer}.weight", (number,))]
+        if arch.qkv_bias or layer != "attn.qkv":
+            found.append((f"{prefix}{layer}.bias", (number,)))
+        return found
+
+    def column(layer: str, number: int) -> tuple[str, tuple[object, ...]]:
+        return f"{prefix}{layer}.weight", (slice(None), number)
+
+    pairs = [
+        row("attn.qkv", h * widths.qk + i) + row("attn.qkv", keys + h * widths.qk + i)
+        for h in range(heads)
+        for i in range(widths.qk)
+    ]
+    channels = [
+        [*row("attn.qkv", 2 * keys + h * widths.v + i), column("attn.proj", h * widths.v + i)]
+        for h in range(heads)
+        for i in range(widths.v)
+    ]
+    neurons = [[*row("mlp.fc1", i), column("mlp.fc2", i)] for i in range(widths.mlp)]
+    return {"qk": pairs, "v": channels, "mlp": neurons}
+
+
+def norm(weights: dict[str, torch.Tensor], group: list[tuple[str, tuple[object, ...]]]) -> float:
+    return math.sqrt(sum(float(weights[name][index].double().pow(2).sum()) for name, index in group))
+
+
+def test_what_stays_has_the_largest_joint_norms(variant: ViT) -> None:
+    arch = variant.arch
+    wanted = structure(arch)
+    weights = values(variant)
+    projected, plan = wanted.project(weights)
+    assert plan.architecture(arch) == wanted.target
+    for index, (kept, widths) in enumerate(zip(plan.blocks, arch.blocks, strict=True)):
+        best = sorted(range(widths.heads), key=lambda h: -wanted.heads[index][h])
+        assert kept.heads == tuple(sorted(best[: wanted.target.blocks[index].heads]))
+        listed = groups(arch, index)
+        for name, width, chosen in (("qk", widths.qk, kept.qk), ("v", widths.v, kept.v)):
+            for head, stays in zip(kept.heads, chosen, strict=True):
+                norms = [norm(weights, g) for g in listed[name][head * width : (head + 1) * width]]
+                order = sorted(range(width), key=lambda i: -norms[i])
+                assert stays == tuple(sorted(order[: len(stays)]))
+        norms = [norm(weights, g) for g in listed["mlp"]]
+        order = sorted(range(widths.mlp), key=lambda i: -norms[i])
+        assert kept.mlp == tuple(sorted(order[: len(kept.mlp)]))
+        expected = {name: torch.zeros_like(value) for name, value in weights.items()}
+        stay = [listed["mlp"][i] for i in kept.mlp]
+        for name, width, chosen in (("qk", widths.qk, kept.qk), ("v", widths.v, kept.v)):
+            stay += [
+                listed[name][h * width + i]
+                for h, those in zip(kept.heads, chosen, strict=True)
+                for i in those
+            ]
+        for group in stay:
+            for name, where in group:
+                expected[name][where] = weights[name][where]
+        for name in expected:
+            if name.startswith(f"blocks.{index}."):
+                assert torch.equal(projected[name], expected[name]), name
+
+
+def test_no_weights_of_the_set_are_nearer() -> None:
+    """All structured supports of a small block, one by one."""
+    arch = replace(TINY, embed_dim=4, blocks=(BlockWidths(2, 3, 3, 4),))
+    model = random_vit(arch, seed=5)
+    wanted = structure(arch, Ratios(heads=0.5, qk=0.3, v=0.6, mlp=0.5))
+    weights = values(model)
+    projected, plan = wanted.project(weights)
+    reached = sum(float((weights[name] - projected[name]).pow(2).sum()) for name in weights)
+    (head,) = plan.blocks[0].heads
+    distances = []
+    for qk in itertools.combinations(range(3), 2):
+        for v in itertools.combinations(range(3), 1):
+            for mlp in itertools.combinations(range(4), 2):
+                other = replace(plan.blocks[0], heads=(head,), qk=(qk,), v=(v,), mlp=mlp)
+                kept = keep_masks(arch, Plan(plan.embed, (other,)))
+                left = [float((weights[name] * (1 - kept[name])).pow(2).sum()) for name in weights]
+                distances.append(sum(left))
+    assert reached == pytest.approx(min(distances), rel=1e-6)
+    assert len(distances) == 54 and max(distances) > 1.01 * min(distances)
+
+
+def test_projecting_twice_is_projecting_once(variant: ViT) -> None:
+    wanted = structure(variant.arch)
+    once, plan = wanted.project(values(variant))
+    twice, again = wanted.project(once)
+    assert plan == again
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_a_hard_projection_and_a_cut_have_the_same_logits(variant: ViT) -> None:
+    """Physical removal of what is zero: the full-size projected model, the cut, and the mask agree."""
+    images = random_images(variant.arch)
+    dense = variant(images)
+    before = values(variant)
+    plan = hard_projection(variant, structure(variant.arch))
+    with torch.no_grad():
+        full, small = variant(images), cut(variant, plan)(images)
+        assert (full - dense).abs().max() > 1e-3
+        torch.testing.assert_close(small, full, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(mask(variant, plan)(images), full, atol=1e-5, rtol=1e-5)
+    assert any(not torch.equal(before[name], value) for name, value in values(variant).items())
+
+
+# ---- the optimisation
+
+
+class Squares(Objective):
+    """|W - target|² / 2 of the constrained weights: the augmented problem then has a closed form."""
+
+    def __init__(self, target: dict[str, torch.Tensor]) -> None:
+        self.target = target
+        self.steps: list[int] = []
+        self.state: dict[str, int] = {}
+
+    def loss(self, model, images, targets):
+        weights = constrained(model)
+        loss = sum((weights[name] - value).pow(2).sum() for name, value in self.target.items()) / 2
+        return loss, {"own": 1.0}
+
+    def after_step(self, model: ViT, step: int) -> None:
+        self.steps.append(step)
+
+    def after_epoch(self, model: ViT, epoch: int) -> dict[str, float]:
+        return {"inner": float(epoch)}
+
+    def state_dict(self) -> dict[str, object]:
+        return {"seen": len(self.steps)}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.state = state
+
+
+def admm(model: ViT, **options: float) -> tuple[Admm, Squares]:
+    inner = Squares(values(random_vit(TINY, seed=9)))
+    return Admm(inner, model, structure(TINY), AdmmOptions(**options)), inner
+
+
+def test_the_penalty_is_its_formula(tiny: ViT) -> None:
+    objective, inner = admm(tiny, rho=0.3)
+    objective.u = {name: torch.full_like(value, 0.01) for name, value in objective.u.items()}
+    loss, figures = objective.loss(tiny, torch.zeros(1), torch.zeros(1))
+    penalty = distance = size = 0.0
+    for name, weight in constrained(tiny).items():
+        for w, z in zip(weight.flatten().tolist(), objective.z[name].flatten().tolist(), strict=True):
+            penalty += 0.3 / 2 * (w - z + 0.01) ** 2
+            distance += (w - z) ** 2
+            size += w**2
+    assert float(figures["penalty"]) == pytest.approx(penalty, rel=1e-4)
+    assert float(figures["primal_residual"]) == pytest.approx(math.sqrt(distance / size), rel=1e-4)
+    assert float(figures["task_loss"]) == pytest.approx(float(inner.loss(tiny, None, None)[0].detach()))
+    assert float(loss.detach()) == pytest.approx(float(figures["task_loss"]) + penalty, rel=1e-5)
+    assert figures["own"] == 1.0
+    loss.backward()
+    name = "blocks.0.mlp.fc2.weight"
+    weight = constrained(tiny)[name].detach()
+    slope = weight - inner.target[name] + 0.3 * (weight - objective.z[name] + 0.01)
+    torch.testing.assert_close(constrained(tiny)[name].grad, slope)
+    assert tiny.head.weight.grad is None
+
+
+def test_z_and_u_follow_the_algorithm(tiny: ViT) -> None:
+    """Against the three lines of the algorithm in its unscaled form, with the dual y = rho u."""
+    objective, _ = admm(tiny, rho=0.5, growth=2.0)
+    wanted = structure(TINY)
+    z = wanted.project(values(tiny))[0]
+    assert all(torch.equal(objective.z[name], z[name]) for name in z)
+    y, rho = {name: torch.zeros_like(value) for name, value in z.items()}, 0.5
+    for turn in range(3):
+        with torch.no_grad():
+            for weight in constrained(tiny).values():
+                weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(turn)))
+        w = values(tiny)
+        z = wanted.project({name: w[name] + y[name] / rho for name in w})[0]
+        y = {name: y[name] + rho * (w[name] - z[name]) for name in w}
+        rho *= 2
+        objective.update(tiny)
+        for name in w:
+            torch.testing.assert_close(objective.z[name], z[name])
+            torch.testing.assert_close(objective.u[name] * objective.rho, y[name])
+    assert objective.rho == pytest.approx(rho)
+
+
+def test_exact_minimisation_ends_in_the_structure(tiny: ViT) -> None:
+    """With the W-step solved exactly, W comes to lie in the structured set, near the target."""
+    objective, inner = admm(tiny, rho=1e-3, growth=1.2)
+    gaps, residuals = [], []
+    for epoch in range(60):
+        with torch.no_grad():
+            for name, weight in constrained(tiny).items():
+                pull = objective.z[name] - objective.u[name]
+                weight.copy_((inner.target[name] + objective.rho * pull) / (1 + objective.rho))
+        residuals.append(float(objective.loss(tiny, None, None)[1]["primal_residual"]))
+        figures = objective.after_epoch(tiny, epoch)
+        assert figures["inner"] == epoch
+        gaps.append(figures["constraint_gap"])
+    assert gaps[0] > 0.4 and gaps[-1] < 1e-3 and residuals[0] > 0.4 and residuals[-1] < 1e-3
+    before = values(tiny)
+    plan = hard_projection(tiny, structure(TINY))
+    assert plan.architecture(TINY) == structure(TINY).target
+    assert all((before[name] - value).abs().max() < 1e-2 for name, value in values(tiny).items())
+    # on its support every weight is free, and the minimum there is the target itself
+    kept = keep_masks(TINY, plan)
+    for name, value in values(tiny).items():
+        torch.testing.assert_close(value, inner.target[name] * kept[name], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("every", "updates"), [(0, 1), (1, 6), (2, 3), (4, 1)])
+def test_updates_come_when_asked_for(every: int, updates: int, tiny: ViT) -> None:
+    objective, inner = admm(tiny, rho=1.0, growth=2.0, every=every)
+    for step in range(6):
+        objective.after_step(tiny, step)
+    objective.after_epoch(tiny, 0)
+    assert objective.rho == 2.0**updates
+    assert inner.steps == list(range(6))
+
+
+def test_a_checkpoint_brings_everything_back(tiny: ViT) -> None:
+    objective, inner = admm(tiny, growth=2.0)
+    inner.steps = [1, 2]
+    objective.update(tiny)
+    with torch.no_grad():
+        for weight in tiny.parameters():
+            weight.mul_(1.1)
+    state = objective.state_dict()
+    other, its_inner = admm(random_vit(TINY, seed=7), growth=2.0)
+    assert float(other.loss(tiny, None, None)[0].detach()) != float(
+        objective.loss(tiny, None, None)[0].detach()
+    )
+    other.load_state_dict(state)
+    assert its_inner.state == {"seen": 2}
+    for one in (objective, other):
+        one.update(tiny)
+    assert float(other.loss(tiny, None, None)[0].detach()) == float(
+        objective.loss(tiny, None, None)[0].detach()
+    )
+    assert other.rho == objective.rho == 4e-3
+
+
+def test_another_structure_has_another_identity(tiny: ViT) -> None:
+    first, second = admm(tiny)[0], admm(tiny, rho=0.1)[0]
+    third = Admm(Objective(), tiny, structure(TINY, Ratios(mlp=0.1)), AdmmOptions())
+    again = Admm(Objective(), tiny, structure(TINY, Ratios(mlp=0.1)), AdmmOptions())
+    assert len({repr(each.identity()) for each in (first, second, third, again)}) == 3

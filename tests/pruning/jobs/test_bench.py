@@ -1,0 +1,122 @@
+"""Timing models as a run of its own."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analysis.measure.latency import Percentiles
+from analysis.models.preprocess import Preprocess
+from pruning.bundle.write import write_bundle
+from pruning.cli.main import main
+from pruning.jobs import registry as kinds
+from pruning.jobs.bench import TIMINGS, BenchJob, Timings, read_timings, run_bench
+from pruning.progress import Cancelled, Monitor
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
+from tests.support.models import TINY, random_vit
+
+JOB = BenchJob((("demo", None), ("vit tiny", "/data/w.pth"), ("small", None)), (1, 4), 1, 5)
+MS = {1: (Percentiles(1, 2, 3), Percentiles(4, 5, 6)), 8: (Percentiles(3, 4, 5), Percentiles(4, 5, 6))}
+TIMED = Timings((("a", None), ("b", "w")), MS, 2, 30, "2.13.0")
+
+
+def bundle(folder: Path, arch: Any = TINY, seed: int = 0) -> str:
+    write_bundle(folder, random_vit(arch, seed), Preprocess(arch.image_size), name="tiny", report={})
+    return str(folder)
+
+
+def test_job_survives_json_and_job_file() -> None:
+    assert BenchJob.from_json(JOB.to_json()) == JOB and hash(JOB)
+    assert kinds.unpack(kinds.pack(JOB)) == ("bench", JOB)
+
+
+def test_its_commands_are_read_as_they_are_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = JOB.command().splitlines()
+    assert "'vit tiny' --weights /data/w.pth --against demo" in first and "--model small" in second
+    words = shlex.split(second)[3:]
+    words[words.index("small")] = "/nowhere/small"
+    assert main(words) == 2 and "/nowhere/small" in capsys.readouterr().err
+
+
+def test_timings_survive_json_and_compare_any_two() -> None:
+    again = Timings.from_json(TIMED.to_json())
+    assert again == TIMED
+    first, second = again.models
+    assert again.of(second, 8) == Percentiles(4, 5, 6)
+    assert again.between(first, second, 1).verdict == "faster"
+    assert again.between(second, first, 1).speedup == 2 / 5
+    assert again.between(first, second, 8).verdict == "not distinguishable"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": (("a", None),)}, "two models or more"),
+        ({"models": (("a", None), ("a", None))}, "each once"),
+        ({"batches": ()}, "at least 1"),
+        ({"batches": (0,)}, "at least 1"),
+        ({"rounds": 0}, "at least 1"),
+        ({"threads": -1}, "at least 1"),
+    ],
+)
+def test_jobs_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BenchJob(**({"models": JOB.models} | change))
+
+
+def test_bad_json_is_refused(tmp_path: Path) -> None:
+    for text in ("", "3", "{}", '{"models": [1], "batches": [1]}'):
+        with pytest.raises(ValueError, match="not a job that times"):
+            BenchJob.from_json(text)
+        with pytest.raises(ValueError, match="no timings"):
+            Timings.from_json(text)
+    short = json.loads(TIMED.to_json())
+    short["ms"]["1"].pop()
+    (tmp_path / TIMINGS).write_text(json.dumps(short))
+    with pytest.raises(ValueError, match="is damaged: these are no timings: 2 models were timed"):
+        read_timings(tmp_path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_timings(tmp_path / "nowhere")
+
+
+def test_a_run_leaves_its_timings_and_is_not_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
+    models = tuple((bundle(tmp_path / name, seed=i), None) for i, name in enumerate("abc"))
+    job = BenchJob(models, (1, 3), 1, 4)
+    folder, lock = run_start._create(job, runs.runs_root(), 1)
+    lock.close()
+    done = worker.execute(folder)
+    assert (done.state, done.bundle, done.error) == ("done", None, None)
+    found = read_timings(folder)
+    assert (found.models, set(found.ms), found.threads, found.rounds) == (models, {1, 3}, 1, 4)
+    assert found.torch == torch.__version__
+    for row in found.ms.values():
+        assert len(row) == 3 and all(0 < p.p10 <= p.p50 <= p.p90 for p in row)
+    with pytest.raises(ValueError, match=r"is done: its result lies in .*timings\.json"):
+        worker.execute(folder)
+    assert runs.report(done) is None
+
+
+def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    job = BenchJob(((bundle(tmp_path / "tiny"), None), ("demo", None)), (1,), rounds=1)
+    with pytest.raises(ValueError, match="images of one size"):
+        run_bench(job)
+
+
+def test_it_can_be_cancelled(tmp_path: Path) -> None:
+    class Stopping(Monitor):
+        def __call__(self, what: str, share: float) -> None:
+            raise Cancelled
+
+    models = tuple((bundle(tmp_path / name), None) for name in "ab")
+    with pytest.raises(Cancelled):
+        run_bench(BenchJob(models, (1,)), Stopping())

@@ -1,0 +1,100 @@
+"""What errors of the residual stream cost, against the Fisher information written out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from analysis.vit import ViT
+from pruning.budget.sensitivity import kl_divergence
+from pruning.projection import fisher
+from pruning.projection.fisher import error_roots, prediction_gradients
+from pruning.projection.folded_layers import through_attention, through_mlp
+from pruning.projection.streams import Streams
+from tests.support.models import TINY, batches, random_images, random_vit
+
+
+def halves(model: ViT) -> list[tuple[object, object]]:
+    return [(through, block) for block in model.blocks for through in (through_attention, through_mlp)]
+
+
+@torch.no_grad()
+def logits_with(model: ViT, images: Tensor, half: int, error: Tensor) -> Tensor:
+    """Logits when `error` (B N E) is added to the stream behind a half block."""
+    x = model.embed(images)
+    for number, (through, block) in enumerate(halves(model)):
+        x = through(block, x)
+        if number == half:
+            x = x + error
+    return model.classify(x)
+
+
+def gradients(model: ViT, images: Tensor, label: int) -> tuple[Tensor, ...]:
+    classes = torch.full((len(images),), label)
+    return prediction_gradients(model, model.embed(images).detach(), torch.Generator(), classes)
+
+
+@pytest.mark.parametrize("half", range(2 * TINY.depth))
+def test_gradients_are_what_finite_differences_say(half: int) -> None:
+    model, images = random_vit(TINY).double(), random_images(TINY, count=2).double()
+    got, error = gradients(model, images, 1)[half], torch.zeros(2, TINY.num_tokens, TINY.embed_dim).double()
+    for image, token, channel in ((0, 0, 0), (1, 0, 3), (0, 2, 1), (1, 4, 5)):
+        step = error.clone()
+        step[image, token, channel] = 1e-5
+        up, down = (
+            logits_with(model, images, half, sign * step).log_softmax(1)[image, 1] for sign in (1, -1)
+        )
+        torch.testing.assert_close(got[image, token, channel], (up - down) / 2e-5, atol=1e-7, rtol=1e-4)
+
+
+def test_a_small_error_costs_half_its_fisher_form_in_divergence() -> None:
+    model, images = random_vit(TINY).double(), random_images(TINY, count=1).double()
+    error = torch.zeros(1, TINY.num_tokens, TINY.embed_dim).double()
+    error[0, 0] = 1e-3 * torch.randn(TINY.embed_dim, generator=torch.Generator().manual_seed(3)).double()
+    share = model(images).softmax(1)[0].detach()
+    for half in range(2 * TINY.depth):
+        told = sum(
+            float(share[label] * (gradients(model, images, label)[half] * error).sum() ** 2 / 2)
+            for label in range(TINY.num_classes)
+        )
+        seen = kl_divergence(model(images).detach(), logits_with(model, images, half, error))
+        assert float(seen) == pytest.approx(told, rel=0.05)
+
+
+def test_roots_are_those_of_the_fisher_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, few = random_vit(TINY).double(), random_images(TINY, count=2).double()
+    monkeypatch.setattr(fisher, "_IMAGES", 1024)
+    monkeypatch.setattr(fisher, "_CHUNK", 512)
+    with torch.no_grad():
+        many = Streams(tmp_path, model, batches(few.repeat(512, 1, 1, 1), 512), 1024, share=0)
+    roots, share = error_roots(model, many), model(few).softmax(1).detach()
+    for half, root in enumerate(roots):
+        exact = torch.zeros(TINY.embed_dim, TINY.embed_dim).double()
+        for label in range(TINY.num_classes):
+            slopes = gradients(model, few, label)[half]
+            for image in range(2):
+                exact += share[image, label] * slopes[image].T @ slopes[image]
+        exact /= exact.diagonal().mean()
+        mixed = 0.9 * exact + 0.1 * torch.eye(TINY.embed_dim)
+        assert float((root.T @ root - mixed).norm() / mixed.norm()) < 0.15
+
+
+def test_without_a_classifier_all_errors_count_alike(tmp_path: Path) -> None:
+    model = random_vit(replace(TINY, num_classes=0))
+    with torch.no_grad():
+        streams = Streams(tmp_path, model, batches(random_images(TINY)), 4, share=0)
+    for root in error_roots(model, streams):
+        assert torch.equal(root, torch.eye(TINY.embed_dim).double())
+
+
+def test_a_prediction_that_nothing_moves_leaves_all_errors_alike(tmp_path: Path) -> None:
+    model = random_vit(TINY)
+    torch.nn.init.zeros_(model.head.weight)
+    with torch.no_grad():
+        streams = Streams(tmp_path, model, batches(random_images(TINY)), 4, share=0)
+    for root in error_roots(model, streams):
+        torch.testing.assert_close(root, torch.eye(TINY.embed_dim).double())

@@ -1,0 +1,73 @@
+"""The app without a browser: started on any page, its runs over at once, and a model and photos to load."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from streamlit.testing.v1 import AppTest
+
+from analysis.models.load import load
+from analysis.vit import Architecture, ViT
+from app.state.loaded import Choice
+from pruning.bundle.write import write_bundle
+from pruning.runs import execute as worker
+from pruning.runs import folder as runs
+from pruning.runs import start as run_start
+
+MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
+PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
+
+
+def carry_out(job: Any) -> runs.Run:
+    """`worker.start`, in this process."""
+    folder, lock = run_start._create(job, runs.runs_root(), 1)
+    lock.close()
+    with suppress(ValueError, worker.RunFailed):
+        worker.execute(folder)
+    return runs.read(folder)
+
+
+def only_run() -> runs.Run:
+    (run,) = runs.list_runs()
+    return run
+
+
+def start(page: str = "", choice: Choice | None = None) -> AppTest:
+    """The app on one of its pages, with few test images."""
+    app = AppTest.from_file(MAIN, default_timeout=180)
+    app.session_state["choice"] = choice or Choice(limit=20)
+    app.run()
+    return go(app, page)
+
+
+def go(app: AppTest, page: str) -> AppTest:
+    """Change the page; AppTest's own way knows pages that are files only."""
+    hashes = {info["url_pathname"]: found for found, info in app._registered_pages.items()}
+    app._page_hash = hashes[page]
+    app.run()
+    assert not app.exception
+    return app
+
+
+def text(app: AppTest) -> str:
+    kinds = ("header", "subheader", "markdown", "caption", "info", "error", "metric")
+    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+
+
+def bundle(arch: Architecture, folder: Path, seed: int) -> Path:
+    """A bundle with random weights for the classes of `photos`."""
+    torch.manual_seed(seed)
+    model = ViT(arch)
+    model.init_weights()
+    preprocess = replace(load("demo").preprocess, image_size=arch.image_size, labels=("cat", "dog", "emu"))
+    return write_bundle(folder, model.eval(), preprocess, name=folder.name, report={})
+
+
+def pruned() -> AppTest:
+    app = start("prune", Choice(limit=10))
+    app.selectbox(key="method").set_value("l1").run()
+    return app.button(key="prune").click().run()

@@ -1,0 +1,68 @@
+"""Tiny seeded models, random images, and batches of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from analysis.vit import Architecture, BlockWidths, ViT
+
+ROOT = Path(__file__).parents[2]
+
+TINY = Architecture(
+    image_size=(16, 24),
+    patch_size=(8, 8),
+    embed_dim=24,
+    blocks=(BlockWidths(3, 8, 8, 32), BlockWidths(3, 8, 8, 32)),
+    num_classes=10,
+    scale=8**-0.5,
+)
+# Every feature of an architecture at least once, and widths that differ everywhere.
+VARIANTS = {
+    "plain": TINY,
+    "distilled": replace(TINY, distilled=True),
+    "layer scale, no prefix in pos_embed": replace(TINY, layer_scale=True, pos_embed_prefix=False),
+    "registers": replace(TINY, registers=3, layer_scale=True),
+    "average pool": replace(TINY, pool="avg", norm_before_pool=False),
+    "no class token": replace(TINY, pool="avg", class_token=False, qkv_bias=False),
+    "pre-norm": replace(TINY, pre_norm=True, activation="quick_gelu"),
+    "no head": replace(TINY, num_classes=0),
+    "rms norms": replace(TINY, norm="rms", distilled=True),
+    "uneven": replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11))),
+}
+
+
+def random_vit(arch: Architecture, seed: int = 0) -> ViT:
+    """A model in which every parameter matters: none is zero or one by initialisation."""
+    generator = torch.Generator().manual_seed(seed)
+    model = ViT(arch).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.3
+            gain = "norm" in name and name.endswith("weight")
+            parameter.copy_(1 + noise if gain or "gamma" in name else noise)
+    return model
+
+
+def random_images(arch: Architecture, count: int = 4, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, arch.in_channels, *arch.image_size, generator=generator)
+
+
+def batches(images: torch.Tensor, size: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images in batches, with labels that go round the classes 0 to 9."""
+    labels = torch.arange(len(images)) % 10
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def random_masks(count: int, size: tuple[int, int], seed: int = 3) -> Tensor:
+    """Objects of random places and sizes: rectangles, so that some patches are covered in part."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(count, *size, dtype=torch.bool)
+    for mask in masks:
+        top, left = (int(torch.randint(0, side // 2, (), generator=generator)) for side in size)
+        mask[top : top + size[0] // 2 + 1, left : left + size[1] // 2 + 3] = True
+    return masks
