@@ -13,7 +13,7 @@ import streamlit as st  # noqa: E402
 
 from app import preload, sidebar  # noqa: E402
 from app.parts import feedback  # noqa: E402
-from app.state import loaded_address as loaded  # noqa: E402
+from app.state import choice_address  # noqa: E402
 from app.views import export, model, recover  # noqa: E402
 from app.views.attention import page as attention  # noqa: E402
 from app.views.compare import page as compare  # noqa: E402
@@ -45,11 +45,11 @@ pages = {
 }
 st.session_state["pages"] = pages
 page = st.navigation(list(pages.values()))
-loaded.from_address()
+choice_address.from_address()
 with st.sidebar:
     sidebar.show()
-loaded.to_address()
-loaded.failure()
+choice_address.to_address()
+choice_address.failure()
 with feedback.sentences():
     page.run()
 # what every image needs, and a page without one does not; not while the browser draws the first page

@@ -16,7 +16,7 @@ def first_page() -> None:
     The demo stays loaded for all sessions, with the scenes that the page shows.
     """
     from app import sidebar, views  # noqa: F401
-    from app.state import loaded as session
+    from app.state import session
     from app.views import model
 
     for page in walk_packages(views.__path__, "app.views."):

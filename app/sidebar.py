@@ -8,14 +8,12 @@ from typing import Any
 import streamlit as st
 import torch
 
-from analysis.measure.cost import cost
-from analysis.models.load import suggested
+from analysis.measure import cost
+from analysis.models import suggested
+from app import wording
 from app.parts import feedback, run_panel
-from app.parts import wording as words
-from app.state import loaded as session
-from app.state import loaded_address as loaded
-from app.state import uploads as state_uploads
-from app.state.loaded import Choice
+from app.state import choice_address, session, uploads
+from app.state.session import Choice
 
 MODELS = {"demo": "Demo", "name": "timm or hub", "bundle": "Bundle"}
 IMAGES = {"demo": "Demo scenes", "path": "Folder or zip", "upload": "Upload a zip", "none": "None"}
@@ -41,15 +39,15 @@ def _summary() -> None:
         arch = shown.model.arch
         total = cost(arch)
         shape = f"{arch.depth} blocks × {max(block.heads for block in arch.blocks)} heads"
-        lines = [f"{words.millions(total.params)} parameters · {words.gmacs(total.gmacs)}", shape]
+        lines = [f"{wording.millions(total.params)} parameters · {wording.gmacs(total.gmacs)}", shape]
         if chosen.data is None:
             lines.append("no images chosen")
         else:
-            lines.append(f"{session.images().name}, {words.count(session.test_count())} test images")
+            lines.append(f"{session.images().name}, {wording.count(session.test_count())} test images")
         with st.container(key="loaded", gap=None):
             st.markdown(f"**{Path(shown.name).name if '/' in shown.name else shown.name}**")
             st.caption("  \n".join(lines))
-            if loaded.is_passing():
+            if choice_address.is_passing():
                 st.caption("Uploads are gone after a refresh, and not in the address.")
 
 
@@ -73,7 +71,7 @@ def _form() -> dict[str, Any]:
             "Zip of class folders",
             type="zip",
             key="data-upload",
-            max_upload_size=state_uploads.MAX_UPLOAD_MB["images"],
+            max_upload_size=uploads.MAX_UPLOAD_MB["images"],
         )
     st.session_state.setdefault("limit", Choice.limit)  # the address may have said another
     pending["limit"] = st.number_input(
@@ -108,7 +106,7 @@ def _name_fields() -> dict[str, Any]:
             "Weights file",
             type=["safetensors", "pth", "pt", "bin"],
             key="weights-upload",
-            max_upload_size=state_uploads.MAX_UPLOAD_MB["weights"],
+            max_upload_size=uploads.MAX_UPLOAD_MB["weights"],
         )
     return fields
 
@@ -130,7 +128,7 @@ def _apply(pending: dict[str, Any]) -> None:
             limit=int(pending["limit"]),
         )
     )
-    loaded.settle()
+    choice_address.settle()
     st.rerun()
 
 
@@ -153,7 +151,7 @@ def _weights(pending: dict[str, Any]) -> str | None:
     if kind == "upload":
         if pending["weights-upload"] is None:
             raise ValueError("Choose a weights file to upload first.")
-        return state_uploads.save_upload(pending["weights-upload"])
+        return uploads.save_upload(pending["weights-upload"])
     return None
 
 
@@ -166,7 +164,7 @@ def _data(pending: dict[str, Any]) -> str | None:
     if kind == "upload":
         if pending["upload"] is None:
             raise ValueError("Choose a zip of images to upload first.")
-        return state_uploads.save_upload(pending["upload"])
+        return uploads.save_upload(pending["upload"])
     return "demo" if kind == "demo" else None
 
 

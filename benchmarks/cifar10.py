@@ -23,26 +23,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import ROOT, data_folder, parser, percent, report, table
 
-from analysis.data.batches import batches
-from analysis.data.image_set import ImageSet
-from analysis.data.open import open_training
-from analysis.measure.cost import cost
-from analysis.measure.evaluate import evaluate
-from analysis.models.load import LoadedModel, load
-from analysis.models.preprocess import Preprocess
+from analysis.data import ImageSet, batches, open_training
+from analysis.measure import cost, evaluate
+from analysis.models import LoadedModel, Preprocess, load
 from analysis.vit import Architecture, BlockWidths, ViT
-from pruning.budget.allocate import Budget
-from pruning.bundle.layout import is_bundle
-from pruning.bundle.write import write_bundle
-from pruning.cut.ratios import Ratios
-from pruning.gohsp.gohsp import GohspOptions, Lesson, gohsp
-from pruning.jobs.prune import make_smaller
-from pruning.jobs.prune_job import Job
+from pruning.budget import Budget
+from pruning.bundle import is_bundle, write_bundle
+from pruning.cut import Ratios
+from pruning.gohsp import GohspOptions, TrainingData, gohsp
+from pruning.jobs import Job, make_smaller
 from pruning.progress import Monitor
 from pruning.seeding import fingerprint
-from pruning.training.distillation import Recovery, recover
-from pruning.training.objective import Objective
-from pruning.training.train import train
+from pruning.training import Objective, Recovery, recover, train
 
 REMOVED = 0.4  # of the parameters
 HEADS = Ratios(heads=1 / 6, qk=0.25)  # what GOHSP takes besides value channels and neurons
@@ -212,7 +204,7 @@ class Bench:
     def gohsp(self, curve: Curve, start: LoadedModel, recipe: Recovery, seed: int) -> LoadedModel:
         """Trained towards the structure, and cut."""
         few = self.test.sample(CURVE_IMAGES)
-        lesson = Lesson(self.images, start.preprocess, seed + 1, few, recipe)
+        lesson = TrainingData(self.images, start.preprocess, seed + 1, few, recipe)
         options = GohspOptions(sparsity=REMOVED, epochs=recipe.epochs, distill=recipe.soft > 0)
         some = batches(self.images.sample(options.images, seed), start.preprocess, 32)
         model, _ = gohsp(start.model, list(some), HEADS, 1, options, lesson, curve)

@@ -15,20 +15,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import parser, percent, report, table
 
-from analysis.measure.cost import cost
-from analysis.measure.latency import Timing, bench, torch_runner
-from analysis.models.load import architecture, load
+from analysis.measure import Timing, bench, cost, torch_runner
+from analysis.models import architecture, load
 from analysis.vit import Architecture, ViT
-from pruning.criteria.snp import SnpOptions, snp
-from pruning.cut.ratios import Ratios, preset_ratios, shrink
-from pruning.jobs.outcome import Outcome
-from pruning.jobs.prune import prune
-from pruning.jobs.prune_job import Job
+from pruning.criteria import SnpOptions, snp
+from pruning.cut import Ratios, preset_ratios, shrink
+from pruning.jobs import Job, PruneResult, prune
 
 RATIOS = Ratios(qk=0.5, v=0.25, mlp=0.25)
 
 
-def pruning_table(outcome: Outcome) -> str:
+def pruning_table(outcome: PruneResult) -> str:
     figures = outcome.report()
     rows = []
     for name, when in (("dense", "before"), ("pruned", "after")):

@@ -18,17 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import parser, percent, report, table
 
-from analysis.data.open import open_data
-from analysis.measure.cost import cost
-from analysis.measure.evaluate import evaluate
-from analysis.models.load import LoadedModel, load
+from analysis.data import open_data
+from analysis.measure import cost, evaluate
+from analysis.models import LoadedModel, load
 from analysis.vit import Architecture
-from pruning.budget.allocate import Budget
-from pruning.cut.ratios import Ratios
-from pruning.jobs.inputs import tracked
-from pruning.jobs.outcome import Outcome
-from pruning.jobs.prune import prune
-from pruning.jobs.prune_job import Job
+from pruning.budget import Budget
+from pruning.cut import Ratios
+from pruning.jobs import Job, PruneResult, prune, tracked
 from pruning.progress import Monitor, quiet
 
 REMOVED = 0.4  # of the parameters
@@ -118,7 +114,7 @@ def main() -> None:
         sys.exit("missed: " + "; ".join(missed))
 
 
-def measured(name: str, outcome: Outcome) -> list[str]:
+def measured(name: str, outcome: PruneResult) -> list[str]:
     """A smaller model in the table."""
     start, after = outcome.start, outcome.after
     shown = percent(after.top1, after.top1_low, after.top1_high)

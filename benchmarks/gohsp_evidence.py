@@ -19,19 +19,14 @@ import torch
 from results import deit_tiny, parser, percent, report, table
 from torch import Tensor
 
-from analysis.data.batches import batches
-from analysis.heads.graph import SIMILARITIES, similarities
-from analysis.heads.loss import ablation, taylor
-from analysis.measure.evaluate import Batches, evaluate, wilson
-from analysis.models.load import LoadedModel, load
+from analysis.data import batches
+from analysis.heads import SIMILARITIES, ablation, similarities, taylor
+from analysis.measure import Batches, evaluate, wilson
+from analysis.models import LoadedModel, load
 from analysis.vit import ViT
-from pruning.criteria.head_graph import GraphOptions, head_counts, rank_heads
-from pruning.cut.plan import Plan
-from pruning.cut.ratios import Ratios, shrink
-from pruning.cut.selection import heads_only, select
-from pruning.cut.surgery import cut
-from pruning.jobs.inputs import image_sets
-from pruning.jobs.prune_job import Job
+from pruning.criteria import GraphOptions, head_counts, rank_heads
+from pruning.cut import Plan, Ratios, cut, heads_only, select, shrink
+from pruning.jobs import Job, image_sets
 
 DRAWS = 3
 CALIBRATION = 64

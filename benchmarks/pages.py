@@ -31,10 +31,10 @@ from playwright.sync_api import Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from results import ROOT, data_folder, deit_tiny, parser, report, table
 
-from analysis.data.open import open_data
-from analysis.models.load import LoadedModel, architecture, load
+from analysis.data import open_data
+from analysis.models import LoadedModel, architecture, load
 from analysis.vit import ViT
-from pruning.bundle.write import write_bundle
+from pruning.bundle import write_bundle
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RANDOM = ("deit_small_patch16_224", "deit_base_patch16_224", "vit_base_patch32_224")

@@ -30,12 +30,9 @@ from results import deit_tiny, parser, percent, report, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.data.batches import batches
-from analysis.data.image_set import ImageSet
-from analysis.data.open import open_data
-from analysis.measure.evaluate import Batches, Evaluation, evaluate
-from analysis.models.load import LoadedModel, load
-from analysis.models.weights import read_weights
+from analysis.data import ImageSet, batches, open_data
+from analysis.measure import Batches, Evaluation, evaluate
+from analysis.models import LoadedModel, load, read_weights
 
 import timm  # isort: skip  # after analysis, which mends a torchvision built for another torch
 import torch_pruning as tp  # isort: skip

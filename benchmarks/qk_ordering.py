@@ -16,14 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import deit_tiny, parser, percent, report, table
 
-from analysis.models.load import load
-from pruning.criteria.registry import CRITERIA
-from pruning.cut.ratios import Ratios
-from pruning.jobs.outcome import Outcome
-from pruning.jobs.prune import prune
+from analysis.models import load
+from pruning.criteria import CRITERIA
+from pruning.cut import Ratios
+from pruning.jobs import PruneResult, prune
 
 
-def outcomes(ratios: list[float], methods: list[str]) -> dict[tuple[str, float], Outcome]:
+def outcomes(ratios: list[float], methods: list[str]) -> dict[tuple[str, float], PruneResult]:
     job = deit_tiny()
     dense, before, found = load(job.model, Path(str(job.weights))), None, {}
     for ratio in ratios:

@@ -18,17 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import deit_tiny, parser, percent, report, table
 
-from analysis.data.batches import batches
-from analysis.measure.cost import cost
-from analysis.measure.evaluate import Batches, evaluate
-from analysis.models.load import load
+from analysis.data import batches
+from analysis.measure import Batches, cost, evaluate
+from analysis.models import load
 from analysis.vit import Architecture, ViT
-from pruning.cut.ratios import Ratios, shrink
-from pruning.jobs.inputs import BATCH, image_sets
-from pruning.jobs.prune import make_smaller
-from pruning.jobs.prune_job import Job
-from pruning.projection.rotation import rotate
-from pruning.projection.spectral import SpectralOptions, spectral
+from pruning.cut import Ratios, shrink
+from pruning.jobs import BATCH, Job, image_sets, make_smaller
+from pruning.projection import SpectralOptions, rotate, spectral
 
 SHARES = (0.1, 0.2, 0.3)
 SMALL, BEFORE = 0.58, 0.1  # GMACs, and the share of the embedding removed before spectral goes on to it

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pruning.jobs.prune_job import Job
+from pruning.jobs import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("RESULTS.md")

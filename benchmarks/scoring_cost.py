@@ -25,11 +25,11 @@ import torch
 from results import parser, report, table
 from torch import Tensor
 
-from analysis.models.load import architecture
+from analysis.models import architecture
 from analysis.vit import ViT
-from pruning.criteria.snp import SnpOptions, snp
-from pruning.cut.ratios import Ratios, shrink
-from pruning.projection.spectral import SpectralOptions, spectral
+from pruning.criteria import SnpOptions, snp
+from pruning.cut import Ratios, shrink
+from pruning.projection import SpectralOptions, spectral
 
 MODELS = ("tiny", "small", "base")
 IMAGES = (16, 64, 256)

@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from results import parser, report, table
 from torch import Tensor
 
-from analysis.measure.cost import cost
-from analysis.measure.latency import Runner, Timing, bench, torch_runner
-from analysis.models.load import architecture
+from analysis.measure import Runner, Timing, bench, cost, torch_runner
+from analysis.models import architecture
 from analysis.vit import Architecture, Attention, ViT
-from pruning.bundle.export import onnx_runner
-from pruning.cut.ratios import preset_ratios, shrink
+from pruning.bundle import onnx_runner
+from pruning.cut import preset_ratios, shrink
 
 # dense model, and the speed-up on a CPU that SNP's paper gives (Xeon 4210R, PyTorch)
 PRESETS = {

@@ -28,13 +28,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from analysis.data.batches import batches
-from analysis.data.open import open_data
-from analysis.data.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
-from analysis.measure.cost import cost
-from analysis.measure.evaluate import evaluate
-from analysis.models.load import DEMO, load
-from analysis.models.preprocess import Preprocess
+from analysis.data import CALIBRATION_IMAGES, CLASSES, SIZE, batches, open_data, render
+from analysis.measure import cost, evaluate
+from analysis.models import DEMO, Preprocess, load
 from analysis.vit import Architecture, BlockWidths, ViT
 
 PATCH = 8

@@ -22,19 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import ROOT, deit_tiny, parser, percent, report, table
 
-from analysis.data.image_set import ImageSet
-from analysis.measure.cost import cost
-from analysis.measure.evaluate import evaluate
-from analysis.models.load import LoadedModel, architecture, load
+from analysis.data import ImageSet
+from analysis.measure import cost, evaluate
+from analysis.models import LoadedModel, architecture, load
 from analysis.vit import ViT
-from pruning.budget.allocate import Budget
-from pruning.criteria.registry import CRITERIA
-from pruning.cut.ratios import Ratios
-from pruning.cut.selection import Scores
-from pruning.jobs.inputs import image_sets, tracked
-from pruning.jobs.prune import make_smaller
-from pruning.jobs.prune_job import Job
-from pruning.jobs.solve import Survey, score, solve, survey
+from pruning.budget import Budget
+from pruning.criteria import CRITERIA
+from pruning.cut import Ratios, Scores
+from pruning.jobs import Job, Survey, image_sets, make_smaller, score, solve, survey, tracked
 from pruning.methods import METHODS
 
 # query-key and value channels left of 64, MLP neurons removed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pruning.cli.main import main
+from pruning.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

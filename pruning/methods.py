@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
-from pruning.budget.curves import Narrow
-from pruning.criteria.registry import CRITERIA, Criterion
-from pruning.cut.head_locks import HeadLocks
-from pruning.cut.plan import Plan
-from pruning.cut.ratios import Ratios
-from pruning.gohsp.gohsp import GohspOptions, Lesson, gohsp, gohsp_target
+from pruning.budget import Narrow
+from pruning.criteria import CRITERIA, Criterion
+from pruning.cut import HeadLocks, Plan, Ratios
+from pruning.gohsp import GohspOptions, TrainingData, gohsp, gohsp_target
 from pruning.options import Options
 from pruning.progress import Monitor
-from pruning.projection.spectral import SpectralOptions, narrow_spectral, spectral, spectral_target
+from pruning.projection import SpectralOptions, narrow_spectral, spectral, spectral_target
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,9 @@ class Trained:
     """
 
     target: Callable[[Architecture, Ratios, int, Any, HeadLocks], Architecture]
-    prune: Callable[[ViT, Batches, Ratios, int, Any, Lesson | None, Monitor, HeadLocks], tuple[ViT, Plan]]
+    prune: Callable[
+        [ViT, Batches, Ratios, int, Any, TrainingData | None, Monitor, HeadLocks], tuple[ViT, Plan]
+    ]
     options: type[Options]
     title: str
     explanation: str

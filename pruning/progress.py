@@ -32,7 +32,7 @@ class Monitor:
         """A line for the log."""
 
 
-class Telling(Monitor):
+class PrintingMonitor(Monitor):
     """Passes progress on, and measured accuracies and notes line by line."""
 
     def __init__(self, progress: Callable[[str, float], None], say: Callable[[str], object]) -> None:
@@ -54,7 +54,7 @@ class Telling(Monitor):
 
 def as_monitor(progress: Callable[[str, float], None]) -> Monitor:
     """A monitor out of whatever wants to know the progress; the other news is dropped."""
-    return progress if isinstance(progress, Monitor) else Telling(progress, lambda line: None)
+    return progress if isinstance(progress, Monitor) else PrintingMonitor(progress, lambda line: None)
 
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of it done, 0 to 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.measure.evaluate import Evaluation
+from analysis.measure import Evaluation
 
 
 def base_name(name: str) -> str:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from analysis.vit import ViT
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.runs import folder as runs
-from pruning.runs import start as run_start
+from pruning.runs import launch
 from tests.support.fake_runs import FAKE
 from tests.support.models import ROOT, TINY, VARIANTS, random_images, random_vit
 
@@ -70,7 +70,7 @@ def real_data() -> Path:
 @pytest.fixture
 def fake_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A kind of run that only counts, and a folder of runs for the test."""
-    monkeypatch.setitem(kinds.KINDS, "fake", FAKE)
+    monkeypatch.setitem(registry.RUN_KINDS, "fake", FAKE)
     monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
     for name in ("MLFLOW_TRACKING_URI", "PRUNESCOPE_AT_ONCE"):
         monkeypatch.delenv(name, raising=False)
@@ -81,9 +81,9 @@ def start_fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Processes that the project starts know the fake kind; none of them outlives the test."""
     code = (
         "import sys; from tests.support import fake_runs as t; from pruning.cli.main import main\n"
-        "t.kinds.KINDS['fake'] = t.FAKE; sys.exit(main())"
+        "t.registry.RUN_KINDS['fake'] = t.FAKE; sys.exit(main())"
     )
-    monkeypatch.setattr(run_start, "_COMMAND", (sys.executable, "-c", code))
+    monkeypatch.setattr(launch, "_COMMAND", (sys.executable, "-c", code))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     yield
     for run in runs.list_runs():

@@ -1,1 +1,90 @@
 """What attention does: captured, followed through the blocks, scored against objects, drawn."""
+
+from analysis.attention import pictures, relevance, trace
+from analysis.attention.capture import BlockActivations, capture
+from analysis.attention.maps import (
+    PATCH_MEAN,
+    AttentionMaps,
+    TokenMaps,
+    attention_maps,
+    default_row,
+    maps_of,
+    rollout_maps,
+    rollout_of,
+    row_readings,
+    token_maps,
+)
+from analysis.attention.objects import (
+    ObjectAttention,
+    mask_seen,
+    mass_on_object,
+    object_attention,
+    patch_cover,
+    points_at_object,
+    with_masks,
+)
+from analysis.attention.pictures import (
+    PALETTES,
+    Map,
+    Style,
+    colour,
+    covered,
+    data_uri,
+    enlarge,
+    overlay,
+    sheet,
+    stretch,
+    thumbnail,
+)
+from analysis.attention.preservation import preservation
+from analysis.attention.relevance import Gradients, classifiers_of, readout
+from analysis.attention.rollout import FUSIONS
+from analysis.attention.rollout_objects import RolloutScore, rollout_on_object
+from analysis.attention.trace import Trace, mean_of_patches, one_token, token_names
+
+__all__ = [
+    "FUSIONS",
+    "PALETTES",
+    "PATCH_MEAN",
+    "AttentionMaps",
+    "BlockActivations",
+    "Gradients",
+    "Map",
+    "ObjectAttention",
+    "RolloutScore",
+    "Style",
+    "TokenMaps",
+    "Trace",
+    "attention_maps",
+    "capture",
+    "classifiers_of",
+    "colour",
+    "covered",
+    "data_uri",
+    "default_row",
+    "enlarge",
+    "maps_of",
+    "mask_seen",
+    "mass_on_object",
+    "mean_of_patches",
+    "object_attention",
+    "one_token",
+    "overlay",
+    "patch_cover",
+    "pictures",
+    "points_at_object",
+    "preservation",
+    "readout",
+    "relevance",
+    "rollout_maps",
+    "rollout_of",
+    "rollout_on_object",
+    "row_readings",
+    "sheet",
+    "stretch",
+    "thumbnail",
+    "token_maps",
+    "token_names",
+    "trace",
+    "with_masks",
+]

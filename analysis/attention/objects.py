@@ -18,8 +18,8 @@ from torch import Tensor
 
 from analysis.attention.capture import capture
 from analysis.attention.trace import to_patches
-from analysis.data.image_set import ImageSet
-from analysis.models.preprocess import Preprocess
+from analysis.data import ImageSet
+from analysis.models import Preprocess
 from analysis.vit import Architecture, ViT
 
 

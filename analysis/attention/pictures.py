@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from analysis.models.preprocess import Preprocess
+from analysis.models import Preprocess
 from analysis.vit import Architecture
 
 Map = NDArray[np.float32]  # Y X

@@ -1,1 +1,22 @@
 """Image sets: where images come from, how they are divided, labelled and batched."""
+
+from analysis.data.batches import batches, read_ahead
+from analysis.data.image_set import ImageSet
+from analysis.data.images import EXTENSIONS, BadImageError, read_image
+from analysis.data.open import open_data, open_training
+from analysis.data.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
+
+__all__ = [
+    "CALIBRATION_IMAGES",
+    "CLASSES",
+    "EXTENSIONS",
+    "SIZE",
+    "BadImageError",
+    "ImageSet",
+    "batches",
+    "open_data",
+    "open_training",
+    "read_ahead",
+    "read_image",
+    "render",
+]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from analysis.data.image_set import ImageSet
 from analysis.data.images import BadImageError
-from analysis.models.preprocess import Preprocess
+from analysis.models import Preprocess
 
 
 def batches(

@@ -14,7 +14,7 @@ from analysis.data.image_set import ImageSet
 from analysis.data.images import EXTENSIONS, read_image
 from analysis.data.labels import match_folders
 from analysis.data.zips import ZippedImages, list_zip
-from analysis.models.preprocess import Preprocess
+from analysis.models import Preprocess
 
 # ---- folders and zips
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from analysis.models.preprocess import Preprocess
+from analysis.models import Preprocess
 
 
 def match_folders(

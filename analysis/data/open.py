@@ -8,7 +8,7 @@ from analysis.data import scenes
 from analysis.data.folders import _existing, _find_cifar10, _open_files
 from analysis.data.image_set import ImageSet, _Scenes, _spread
 from analysis.data.labels import match_folders
-from analysis.models.preprocess import Preprocess
+from analysis.models import Preprocess
 
 SPLITS = ("all", "calibration", "test", "train", "heldout")
 CALIBRATION_IMAGES = 512  # at most; never more than half of a set

@@ -1,1 +1,28 @@
 """What single heads are worth, which are alike, and how far measures of them agree."""
+
+from analysis.heads import loss, statistics
+from analysis.heads.agreement import spearman
+from analysis.heads.graph import SIMILARITIES, similarities, stationary, transition
+from analysis.heads.loss import CHUNK, ablation, taylor, without_heads
+from analysis.heads.similarity import AllHeads, diagonal_blocks, edges, groups, head_names, layout, nearest
+
+__all__ = [
+    "CHUNK",
+    "SIMILARITIES",
+    "AllHeads",
+    "ablation",
+    "diagonal_blocks",
+    "edges",
+    "groups",
+    "head_names",
+    "layout",
+    "loss",
+    "nearest",
+    "similarities",
+    "spearman",
+    "stationary",
+    "statistics",
+    "taylor",
+    "transition",
+    "without_heads",
+]

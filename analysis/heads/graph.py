@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attention.capture import BlockActivations, capture
+from analysis.attention import BlockActivations, capture
 from analysis.heads.statistics import bits
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import ViT
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from analysis.frozen import frozen_copy
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Attention, ViT
 
 CHUNK = 8  # images worked on at once: bounds the memory, changes nothing else

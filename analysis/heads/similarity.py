@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attention.capture import BlockActivations
+from analysis.attention import BlockActivations
 from analysis.heads.graph import SIMILARITIES, Similarity
 from analysis.heads.statistics import bits
 from analysis.vit import Architecture

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attention.capture import BlockActivations
+from analysis.attention import BlockActivations
 from analysis.vit import Architecture
 
 

@@ -1,1 +1,46 @@
 """What a model costs and how well it does: parameters, MACs, latency, accuracy and its interval."""
+
+from analysis.measure.confidence import BINS, Bin, ece, reliability
+from analysis.measure.confusion import PairChange, confusion, confusion_changes
+from analysis.measure.cost import BlockCost, Cost, PartCost, cost
+from analysis.measure.evaluate import Agreement, Batches, Evaluation, agreement, evaluate, wilson
+from analysis.measure.latency import (
+    NOT_DISTINGUISHABLE,
+    Percentiles,
+    Runner,
+    Timing,
+    bench,
+    judge,
+    take_turns,
+    torch_runner,
+)
+from analysis.measure.pareto import front
+
+__all__ = [
+    "BINS",
+    "NOT_DISTINGUISHABLE",
+    "Agreement",
+    "Batches",
+    "Bin",
+    "BlockCost",
+    "Cost",
+    "Evaluation",
+    "PairChange",
+    "PartCost",
+    "Percentiles",
+    "Runner",
+    "Timing",
+    "agreement",
+    "bench",
+    "confusion",
+    "confusion_changes",
+    "cost",
+    "ece",
+    "evaluate",
+    "front",
+    "judge",
+    "reliability",
+    "take_turns",
+    "torch_runner",
+    "wilson",
+]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from analysis.threads import threads as limited
 
 Runner = Callable[[Tensor], object]  # one forward pass
-Progress = Callable[[float], None]  # share done, 0 to 1
+ShareDone = Callable[[float], None]  # share done, 0 to 1
 
 NOT_DISTINGUISHABLE = "not distinguishable"
 
@@ -59,7 +59,7 @@ def bench(
     threads: int | None = None,
     rounds: int = 30,
     warmup: int = 3,
-    progress: Progress = lambda _: None,
+    progress: ShareDone = lambda _: None,
 ) -> dict[int, Timing]:
     """Time a and b in turns, so that whatever else the machine does hits both alike.
 
@@ -82,7 +82,7 @@ def take_turns(
     threads: int | None = None,
     rounds: int = 30,
     warmup: int = 3,
-    progress: Progress = lambda _: None,
+    progress: ShareDone = lambda _: None,
 ) -> dict[int, tuple[Percentiles, ...]]:
     """Time any number of runners in turns: for each batch size, percentiles of each.
 

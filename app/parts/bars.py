@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from math import floor, log10
 
-from analysis.measure.cost import BlockCost, Cost, PartCost
+from analysis.measure import BlockCost, Cost, PartCost
 from app.parts.charts import ATTENTION, MLP, OTHER
 
 UNITS = {"params": ("thousand parameters", 1e3), "macs": ("million MACs per image", 1e6)}

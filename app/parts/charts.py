@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.vit import Architecture
-from pruning.runs.metrics import Metrics
+from pruning.runs import Metrics
 
 ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
 KEPT, REMOVED, ACCENT = "#14907a", "rgba(138, 150, 144, 0.32)", "#d2604f"

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from app.parts import wording as words
-from app.state.loaded import NothingChosen
-from pruning.bundle.export import ExportError
+from app import wording
+from app.state.session import NothingChosen
+from pruning.bundle import ExportError
 from pruning.files import OutputError
-from pruning.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -23,10 +22,10 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except NothingChosen as error:
-        st.info(words.plain(str(error)), icon=":material/arrow_back:")
+        st.info(wording.plain(str(error)), icon=":material/arrow_back:")
     except (ValueError, OutputError, ExportError) as error:
         _log.info("shown to the user: %s", error, exc_info=True)
-        st.error(words.plain(str(error)), icon=":material/error:")
+        st.error(wording.plain(str(error)), icon=":material/error:")
 
 
 # ---- getting about
@@ -35,17 +34,3 @@ def sentences() -> Iterator[None]:
 def link(page: str, label: str, icon: str | None = None) -> None:
     """A link to another page of the app."""
     st.page_link(st.session_state["pages"][page], label=label, icon=icon)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar that shows what is being done, gone at the end."""
-    bar = st.progress(0.0, text=" ")
-
-    def show(what: str, share: float) -> None:
-        bar.progress(min(share, 1.0), text=f"{what} · {share:.0%}")
-
-    try:
-        yield show
-    finally:
-        bar.empty()

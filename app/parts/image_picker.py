@@ -7,9 +7,9 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from analysis.data.images import EXTENSIONS, read_image
-from app.state import uploads as state_uploads
-from app.state.looks import Look
+from analysis.data import EXTENSIONS, read_image
+from app.state import uploads
+from app.state.viewed_image import ViewedImage
 
 MAX_PHOTOS = 16
 KEPT_SIDE = 1536  # pixels of an own photo, three times what the largest model takes
@@ -39,7 +39,7 @@ def pick_number(key: str, count: int, by: int = 1, bind: Any = None) -> int:
     return number
 
 
-def upload() -> list[Look]:
+def upload() -> list[ViewedImage]:
     """A place for photos of one's own; those of the session.
 
     Raises:
@@ -51,19 +51,19 @@ def upload() -> list[Look]:
         type=[extension.removeprefix(".") for extension in EXTENSIONS],
         key="photo",
         accept_multiple_files=True,
-        max_upload_size=state_uploads.MAX_UPLOAD_MB["photo"],
+        max_upload_size=uploads.MAX_UPLOAD_MB["photo"],
         label_visibility="collapsed",
     )
     if len(given) > MAX_PHOTOS:
         raise ValueError(f"at most {MAX_PHOTOS} photos are shown at once, got {len(given)}: take some away")
-    kept: dict[str, Look] = st.session_state.get("own photos", {})
+    kept: dict[str, ViewedImage] = st.session_state.get("own photos", {})
     if given:  # none: the page was left and opened again, and its photos are still wanted
         kept = {file.file_id: kept.get(file.file_id) or _photo(file) for file in given}
         st.session_state["own photos"] = kept
     return list(kept.values())
 
 
-def _photo(file: Any) -> Look:
+def _photo(file: Any) -> ViewedImage:
     image = read_image(file, file.name)
     image.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
-    return Look(file.name, image, None, file.file_id)
+    return ViewedImage(file.name, image, None, file.file_id)

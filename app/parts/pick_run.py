@@ -5,13 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from app.parts import feedback
-from app.state import finished as results
-from app.state.finished import Run
+from app.state import finished_runs
+from app.state.finished_runs import NumberedRun
 
 
-def pick_run(key: str) -> Run | None:
+def pick_run(key: str) -> NumberedRun | None:
     """A finished run, the newest at first; without any, says what to do."""
-    found = results.runs()
+    found = finished_runs.numbered_runs()
     if not found:
         st.info(
             "Nothing has been pruned yet. Choose what to remove on the Prune page.",

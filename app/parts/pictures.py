@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from analysis.attention.pictures import (
+from analysis.attention import (
     PALETTES,
     Map,
     Style,

@@ -7,15 +7,13 @@ from typing import Any
 
 import streamlit as st
 
+from app import wording
 from app.parts import feedback
-from app.parts import wording as words
-from app.state import loaded as session
-from app.state.runs import POLL, _listed, is_news, listed
-from pruning.jobs.bench import BenchJob
-from pruning.jobs.recover import RecoverJob
-from pruning.runs import folder as runs
-from pruning.runs import start as run_start
-from pruning.runs.folder import Run
+from app.state import session
+from app.state.session_runs import POLL, _listed, is_news, listed
+from pruning import runs
+from pruning.jobs import BenchJob, RecoverJob
+from pruning.runs import Run
 from pruning.wording import base_name
 
 BADGES: dict[str, tuple[str, Any]] = {
@@ -30,12 +28,12 @@ BADGES: dict[str, tuple[str, Any]] = {
 
 def _cancel(folder: Path) -> None:
     with feedback.sentences():
-        run_start.cancel(folder)
+        runs.cancel(folder)
 
 
 def _resume(folder: Path) -> None:
     with feedback.sentences():
-        run_start.resume(folder)
+        runs.resume(folder)
     _listed.clear()
 
 
@@ -55,9 +53,9 @@ def _panel(folder: Path, key: str, active: bool) -> None:
     with st.container(border=True, key=key), feedback.sentences():
         with st.container(horizontal=True, vertical_alignment="center"):
             badge(run)
-            st.markdown(f"**{words.plain(title(run))}**")
+            st.markdown(f"**{wording.plain(title(run))}**")
         if run.active:
-            st.progress(run.status.share, text=words.plain(run.sentence))
+            st.progress(run.status.share, text=wording.plain(run.sentence))
             cancelling = (run.folder / runs.CANCEL).exists()
             st.button(
                 "Cancelling …" if cancelling else "Cancel",
@@ -68,9 +66,9 @@ def _panel(folder: Path, key: str, active: bool) -> None:
                 args=(run.folder,),
             )
         elif run.error:
-            st.error(words.plain(run.error), icon=":material/error:")
+            st.error(wording.plain(run.error), icon=":material/error:")
         else:
-            st.caption(words.plain(run.sentence))
+            st.caption(wording.plain(run.sentence))
         if run.resumable and st.button("Resume", icon=":material/resume:", key=f"{key}-resume"):
             _resume(run.folder)
             st.rerun()
@@ -84,7 +82,7 @@ def badge(run: Run) -> None:
 
 def title(run: Run) -> str:
     """What it does, in a few words."""
-    return run.name if run.job is None else words.job(run.job)
+    return run.name if run.job is None else wording.job(run.job)
 
 
 def about(run: Run) -> str:
@@ -111,9 +109,9 @@ def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
         st.rerun()
     with st.container(border=True, key="activity", gap="xsmall"):
         for run in found:
-            name, sentence = words.plain(title(run)), words.plain(run.sentence)
+            name, sentence = wording.plain(title(run)), wording.plain(run.sentence)
             if about(run) not in ("", base_name(session.choice().model)):
-                sentence += f" · {words.plain(about(run))}"
+                sentence += f" · {wording.plain(about(run))}"
             if run.active:
                 st.progress(run.status.share, text=f"**{name}**  \n{sentence}")
             else:

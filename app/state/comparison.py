@@ -8,19 +8,17 @@ from threading import Lock
 
 import streamlit as st
 
-from analysis.measure.evaluate import Evaluation, evaluate
-from analysis.models.load import LoadedModel
-from app.parts import feedback
-from app.state import finished as results
-from app.state import loaded as session
-from app.state import runs as work
-from app.state.finished import Finished, Run
-from app.state.loaded import Choice
-from pruning.bundle.layout import is_bundle
-from pruning.jobs.bench import BenchJob, Named, Timings, read_timings
-from pruning.jobs.inputs import tracked
-from pruning.report.comparison import (
-    Compared,
+from analysis.measure import Evaluation, evaluate
+from analysis.models import LoadedModel
+from app.progress_bar import progress_bar
+from app.state import finished_runs, session, session_runs
+from app.state.finished_runs import NumberedRun, OpenedRun
+from app.state.session import Choice
+from pruning import runs
+from pruning.bundle import is_bundle
+from pruning.jobs import BenchJob, Named, Timings, read_timings, tracked
+from pruning.report import (
+    ComparedModel,
     Comparison,
     Trade,
     dense_of,
@@ -28,16 +26,15 @@ from pruning.report.comparison import (
     of_bundle,
     smaller_of,
 )
-from pruning.runs import folder as runs
 from pruning.wording import base_name
 
 KEPT = 32  # evaluations of bundles that belong to no run
 
 
-def groups() -> list[list[Run]]:
+def groups() -> list[list[NumberedRun]]:
     """Finished runs by dense model and test images, each group and its runs newest first."""
-    found: list[list[Run]] = []
-    for run in reversed(results.runs()):
+    found: list[list[NumberedRun]] = []
+    for run in reversed(finished_runs.numbered_runs()):
         group = next((group for group in found if group[0].outcome.is_like(run.outcome)), None)
         if group is None:
             found.append([run])
@@ -46,13 +43,13 @@ def groups() -> list[list[Run]]:
     return found
 
 
-def group_title(group: list[Run]) -> str:
+def group_title(group: list[NumberedRun]) -> str:
     """Which dense model and which images a group is about."""
     outcome = group[0].outcome
     return f"{base_name(outcome.origin[0])} on {base_name(outcome.data)}, {outcome.after.images:,} images"
 
 
-def run_name(run: Run) -> str:
+def run_name(run: NumberedRun) -> str:
     """A run's short name, as it stands over its column."""
     return f"run {run.number}"
 
@@ -77,7 +74,7 @@ def open_path(path: str) -> str:
     folder = Path(path.strip()).expanduser().resolve()
     run = next((place for place in (folder, folder.parent) if (place / runs.JOB).is_file()), None)
     if run is not None:
-        found = work.open_folder(str(run))
+        found = session_runs.open_folder(str(run))
         if found.bundle is None:
             raise ValueError(f"{found.name} is {found.state}: only a run that left a model can be compared")
         return str(found.folder)
@@ -88,7 +85,7 @@ def open_path(path: str) -> str:
     return str(folder)
 
 
-def _evaluation(folder: Path, like: Finished) -> Evaluation:
+def _evaluation(folder: Path, like: OpenedRun) -> Evaluation:
     """How a bundle does on the images that a run was tested on; measured once for all sessions."""
     file = folder / "model.safetensors"
     if not is_bundle(folder):
@@ -101,7 +98,7 @@ def _evaluation(folder: Path, like: Finished) -> Evaluation:
         classes = loaded.model.arch.num_classes
         if classes != len(test.classes):
             raise ValueError(f"{folder.name} has {classes} classes, the test images {len(test.classes)}")
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             images = tracked(test, loaded, f"Evaluating {folder.name}", progress)
             known = evaluate(loaded.model, images)
     with _lock:
@@ -123,7 +120,7 @@ def _evaluations() -> OrderedDict[object, Evaluation]:
 # ---- the comparison
 
 
-def comparison(group: list[Run], chosen: list[str]) -> Comparison:
+def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
     """The chosen runs and bundles beside the dense model of their group.
 
     Raises:
@@ -155,7 +152,7 @@ def load(source: Named) -> LoadedModel:
     return session.model(Choice(*source))
 
 
-def _trades(dense: Compared, group: list[Run], measured: list[Timings]) -> tuple[Trade, ...]:
+def _trades(dense: ComparedModel, group: list[NumberedRun], measured: list[Timings]) -> tuple[Trade, ...]:
     found = [Trade(dense.name, dense.cost.gmacs, dense.result, 1.0, dense=True)]
     for run in reversed(group):
         model = smaller_of(run.outcome, run_name(run), run.title)
@@ -163,7 +160,7 @@ def _trades(dense: Compared, group: list[Run], measured: list[Timings]) -> tuple
     return tuple(found)
 
 
-def _speedup(model: Compared, dense: Compared, measured: list[Timings]) -> float | None:
+def _speedup(model: ComparedModel, dense: ComparedModel, measured: list[Timings]) -> float | None:
     """Over the dense model, at the smallest batch they were timed at together last."""
     timed = newest_timings(measured, [model.source, dense.source])
     if timed is None:
@@ -176,7 +173,7 @@ def _speedup(model: Compared, dense: Compared, measured: list[Timings]) -> float
 
 def timings() -> list[Timings]:
     """What was measured, the newest first."""
-    benches = [run for run in work.listed() if isinstance(run.job, BenchJob)]
+    benches = [run for run in session_runs.listed() if isinstance(run.job, BenchJob)]
     return [_timings(run.folder) for run in benches if run.state == "done"]
 
 
@@ -187,7 +184,7 @@ def _timings(folder: Path) -> Timings:
 
 def bench(sources: list[Named]) -> runs.Run | None:
     """The newest run, at work or ended without a result, that times these models."""
-    for run in work.listed():
+    for run in session_runs.listed():
         if isinstance(run.job, BenchJob) and set(sources) <= set(run.job.models):
             return run
     return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-METHODS = {
+FLOW_METHODS = {
     "rollout": "Rollout",
     "gradient": "Gradient rollout",
     "relevance": "Class relevance",
 }
-SAYS = {
+FLOW_NOTES = {
     "rollout": "How much of each patch can have reached the token through all blocks (Abnar & Zuidema 2020).",
     "gradient": "Rollout of attention weighed by its gradient for the class (Gildenblat 2020).",
     "relevance": "What speaks for the class, gathered over all blocks (Chefer et al. 2021).",

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from analysis.models.load import LoadedModel
-from app.parts import wording as words
-from app.state import address, memo
-from app.state import loaded as session
-from pruning.criteria.head_measures import weights_id
-from pruning.cut.head_locks import Head, HeadLocks, read, written
+from analysis.models import LoadedModel
+from app import wording
+from app.state import address, memo, session
+from pruning.criteria import weights_id
+from pruning.cut import Head, HeadLocks, format_heads, parse_heads
 
 UNDECIDED, KEEP, REMOVE = "undecided", "keep", "remove"
 LABELS = {KEEP: "Keep", UNDECIDED: "Undecided", REMOVE: "Remove"}
@@ -32,13 +31,13 @@ def locks() -> HeadLocks:
     return found
 
 
-def of(head: Head) -> str:
+def lock_of(head: Head) -> str:
     """What is decided about a head."""
     now = locks()
     return KEEP if head in now.keep else REMOVE if head in now.remove else UNDECIDED
 
 
-def decide(head: Head, what: str) -> None:
+def set_lock(head: Head, what: str) -> None:
     """Decide about a head."""
     now = locks()
     keep, remove = ({one for one in listed if one != head} for listed in (now.keep, now.remove))
@@ -52,7 +51,7 @@ def clear() -> None:
     _all().pop(model_id(), None)
 
 
-def open_to(head: Head) -> list[str]:
+def allowed_locks(head: Head) -> list[str]:
     """What can be decided about a head: the last one of its block cannot go."""
     count = session.model().model.arch.blocks[head[0]].heads
     gone = sum(block == head[0] and one != head[1] for block, one in locks().remove)
@@ -64,8 +63,8 @@ def sentence() -> str:
     now = locks()
     parts = [("stay", now.keep), ("go", now.remove)]
     said = [
-        f"{words.count(len(heads))} {'heads' if len(heads) > 1 else 'head'} locked to {verb} "
-        f"({written(heads[:6]).replace(',', ', ')}{', …' if len(heads) > 6 else ''})"
+        f"{wording.count(len(heads))} {'heads' if len(heads) > 1 else 'head'} locked to {verb} "
+        f"({format_heads(heads[:6]).replace(',', ', ')}{', …' if len(heads) > 6 else ''})"
         for verb, heads in parts
         if heads
     ]
@@ -78,7 +77,7 @@ def from_address() -> None:
     if not any(asked.values()) or address.given("of") != [model_id()]:
         return
     try:
-        found = HeadLocks(**{name: read(",".join(listed)) for name, listed in asked.items()})
+        found = HeadLocks(**{name: parse_heads(",".join(listed)) for name, listed in asked.items()})
         found.require_fit(session.model().model.arch)
     except ValueError:  # an address that somebody has changed: as if it said nothing
         return
@@ -89,7 +88,7 @@ def to_address() -> None:
     """Let the address say what is decided, and about which model."""
     now = locks()
     for name, parameter in _PARAMETERS.items():
-        heads = written(getattr(now, name))
+        heads = format_heads(getattr(now, name))
         address.keep(parameter, [heads] if heads else [])
     address.keep("of", [model_id()] if now else [])
 

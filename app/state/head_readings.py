@@ -9,18 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from app.parts import feedback
-from app.parts import wording as words
-from app.state import head_locks as decisions
-from app.state import loaded as session
-from app.state import memo
-from app.state import runs as work
-from app.state.loaded import NothingChosen
-from app.state.looks import Look
-from pruning.criteria.head_measures import HeadReading, read_heads
-from pruning.jobs.heads import HeadsJob, measure_heads, open_reading
+from app import wording
+from app.progress_bar import progress_bar
+from app.state import head_locks, memo, session, session_runs
+from app.state.session import NothingChosen
+from app.state.viewed_image import ViewedImage
+from pruning.criteria import HeadReading, read_heads
+from pruning.jobs import HeadsJob, measure_heads, open_reading
 from pruning.progress import Progress
-from pruning.runs.folder import Run
+from pruning.runs import Run
 
 QUICK = 8  # images of the quick look, which has no measure that needs labels
 
@@ -56,16 +53,16 @@ def measured() -> Known | None:
     for run in _runs():
         if run.state == "done":
             found = memo.remember("reading", run.folder, partial(open_reading, run.folder), keep=4)
-            if found.model == decisions.model_id():
-                return Known(found, f"Measured on {words.count(found.images)} calibration images.", True)
+            if found.model == head_locks.model_id():
+                return Known(found, f"Measured on {wording.count(found.images)} calibration images.", True)
     return None
 
 
 def _runs() -> Iterator[Run]:
     if session.choice().data is None:
         return
-    wanted = work.lasting(job(1), copy=False)
-    for run in work.listed():
+    wanted = session_runs.lasting(job(1), copy=False)
+    for run in session_runs.listed():
         if isinstance(run.job, HeadsJob) and replace(run.job, images=1, seed=0) == wanted:
             yield run
 
@@ -81,28 +78,28 @@ def quick() -> Known:
     key = (loaded, session.choice())
 
     def look() -> HeadReading:
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             return measure_heads(loaded, few, progress, ask=False)
 
     found = memo.remember("quick heads", key, look, keep=4)
-    return Known(found, f"A quick look at {words.count(found.images)} images, without labels.", False)
+    return Known(found, f"A quick look at {wording.count(found.images)} images, without labels.", False)
 
 
-def of_photos(photos: list[Look]) -> Known:
+def of_photos(photos: list[ViewedImage]) -> Known:
     """All that needs no labels, on photos of the user's own; read once."""
     loaded = session.model()
     key = (loaded, tuple(photo.key for photo in photos))
 
     def look() -> HeadReading:
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             return read_heads(loaded.model, _one_by_one(photos, progress))
 
     found = memo.remember("quick heads", key, look, keep=4)
-    some = "your photo" if len(photos) == 1 else f"{words.count(len(photos))} photos of yours"
+    some = "your photo" if len(photos) == 1 else f"{wording.count(len(photos))} photos of yours"
     return Known(found, f"A quick look at {some}, without labels.", False)
 
 
-def _one_by_one(photos: list[Look], progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
+def _one_by_one(photos: list[ViewedImage], progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:
     loaded = session.model()
     for number, photo in enumerate(photos):
         yield loaded.preprocess(photo.image)[None], torch.zeros(1, dtype=torch.long)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import astuple, replace
 
-from analysis.measure.evaluate import Evaluation, evaluate
+from analysis.measure import Evaluation, evaluate
 from analysis.vit import Architecture
-from app.state.loaded import choice, model, test_images
 from app.state.memo import recall, remember
-from pruning.budget.allocate import Budget
-from pruning.budget.latency import LatencyTable, measure_table
-from pruning.criteria.registry import Criterion
-from pruning.cut.head_locks import HeadLocks
-from pruning.cut.selection import Scores
-from pruning.jobs.inputs import image_sets, require_classifier, tracked
-from pruning.jobs.prune_job import Job
-from pruning.jobs.solve import Survey, score, survey, without_locked
+from app.state.session import choice, model, test_images
+from pruning.budget import Budget, LatencyTable, measure_table
+from pruning.criteria import Criterion
+from pruning.cut import HeadLocks, Scores
+from pruning.jobs import Job, Survey, image_sets, require_classifier, score, survey, tracked, without_locked
 from pruning.methods import METHODS
 from pruning.progress import Progress
 

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from analysis.measure.cost import cost
+from analysis.measure import cost
+from app import wording
 from app.parts import feedback, pick_run
-from app.parts import wording as words
-from app.state import uploads as state_uploads
-from app.state.finished import Run
-from pruning.bundle.card import LOADER
-from pruning.bundle.export import export_onnx, export_pt2
-from pruning.bundle.write import zip_bundle
+from app.state import uploads
+from app.state.finished_runs import NumberedRun
+from pruning.bundle import LOADER, export_onnx, export_pt2, zip_bundle
 
 CONTENT = {
     "model.safetensors": "the weights, float32",
@@ -54,19 +52,19 @@ def show() -> None:
         st.code(_commands(run), language="bash", wrap_lines=True)
 
 
-def _commands(run: Run) -> str:
+def _commands(run: NumberedRun) -> str:
     folder = f"smaller-{run.number}"
     export = ["python", "-m", "pruning", "export", "--model", folder, "--format", "onnx,pt2", "--out", folder]
     return f"{run.outcome.job.command(folder)}\n\n{shlex.join(export)}"
 
 
-def _format(run: Run, kind: str) -> None:
+def _format(run: NumberedRun, kind: str) -> None:
     title, icon, explanation = FORMATS[kind]
     st.markdown(f"**{icon} {title}**")
     st.caption(explanation)
     with feedback.sentences():
         if kind not in run.files:
-            size = words.megabytes(cost(run.outcome.arch).bytes)
+            size = wording.megabytes(cost(run.outcome.arch).bytes)
             if not st.button(f"Build, about {size}", key=f"build-{kind}", width="stretch"):
                 return
             with st.spinner("Building and checking …"):
@@ -74,7 +72,7 @@ def _format(run: Run, kind: str) -> None:
             st.rerun()
         file = run.files[kind]
         st.download_button(
-            f"Download, {words.megabytes(file.stat().st_size)}",
+            f"Download, {wording.megabytes(file.stat().st_size)}",
             file.read_bytes,
             file_name=file.name,
             type="primary",
@@ -85,12 +83,12 @@ def _format(run: Run, kind: str) -> None:
         )
 
 
-def _build(run: Run, kind: str) -> Path:
+def _build(run: NumberedRun, kind: str) -> Path:
     """Write one format into the session's folder; returns the file to download."""
     outcome = run.outcome
     method = getattr(outcome.job, "method", "recovered")
     name = f"{Path(outcome.dense.name).name.replace(':', '-')}-{method}-{run.number}"
-    folder = state_uploads.workspace() / name
+    folder = uploads.workspace() / name
     pruned = outcome.pruned
     if kind == "onnx":
         return export_onnx(pruned.model, folder.with_suffix(".onnx"), pruned.preprocess)

@@ -6,13 +6,13 @@ from html import escape
 
 import streamlit as st
 
-from analysis.measure.cost import cost
-from analysis.models.load import LoadedModel
+from analysis.measure import cost
+from analysis.models import LoadedModel
 from analysis.vit import Architecture
-from app.parts import bars, feedback, pictures
-from app.parts import wording as words
-from app.state import loaded as session
-from app.state import measured
+from app import wording
+from app.parts import bars, pictures
+from app.progress_bar import progress_bar
+from app.state import measured, session
 
 SAMPLES = 7
 SIDE = 112  # pixels of a thumbnail
@@ -39,15 +39,15 @@ def show() -> None:
 def _figures(loaded: LoadedModel) -> None:
     total, result = cost(loaded.model.arch), measured.baseline()
     columns = st.columns(4, vertical_alignment="top" if result else "bottom")
-    columns[0].metric("Parameters", words.count(total.params))
-    columns[1].metric("Compute per image", words.gmacs(total.gmacs))
-    columns[2].metric("Size, float32", words.megabytes(total.bytes))
+    columns[0].metric("Parameters", wording.count(total.params))
+    columns[1].metric("Compute per image", wording.gmacs(total.gmacs))
+    columns[2].metric("Size, float32", wording.megabytes(total.bytes))
     with columns[3]:
         if result is not None:
             st.metric(
                 "Top-1 accuracy",
-                words.percent(result.top1),
-                words.interval(result),
+                wording.percent(result.top1),
+                wording.interval(result),
                 delta_color="off",
                 delta_arrow="off",
                 help="Below it the 95 % interval (Wilson), and the images it was measured on.",
@@ -59,10 +59,10 @@ def _figures(loaded: LoadedModel) -> None:
 
 
 def _measure() -> None:
-    number = words.count(session.test_count())
+    number = wording.count(session.test_count())
     with st.container(key="baseline", gap="xsmall"):
         if st.button("Measure accuracy", key="measure-baseline", icon=":material/speed:"):
-            with feedback.progress_bar() as progress:
+            with progress_bar() as progress:
                 measured.baseline(progress)
             st.rerun()
         st.caption(f"on {number} test images")
@@ -101,14 +101,14 @@ def _anatomy(arch: Architecture) -> dict[str, str]:
         "Query-key width": f"{_span([block.qk for block in arch.blocks])} per head",
         "Value width": f"{_span([block.v for block in arch.blocks])} per head",
         "MLP width": _span([block.mlp for block in arch.blocks]),
-        "Embedding width": words.count(arch.embed_dim),
+        "Embedding width": wording.count(arch.embed_dim),
         "Classes read from": "class token" if arch.pool == "token" else "mean over patches",
     }
 
 
 def _span(values: list[int]) -> str:
     low, high = min(values), max(values)
-    return words.count(low) if low == high else f"{words.count(low)} to {words.count(high)}"
+    return wording.count(low) if low == high else f"{wording.count(low)} to {wording.count(high)}"
 
 
 def _preprocessing(loaded: LoadedModel) -> dict[str, str]:

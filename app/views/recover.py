@@ -10,19 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from app.parts import charts, feedback, options_form, run_panel
-from app.parts import wording as words
-from app.state import finished as results
-from app.state import loaded as session
-from app.state import runs as work
-from app.state.loaded import Choice
-from pruning import wording
-from pruning.bundle.layout import is_bundle
-from pruning.jobs.prune_job import Job
-from pruning.jobs.recover import RecoverJob, Recovery
-from pruning.runs import folder as runs
-from pruning.runs import metrics as curves
-from pruning.runs.folder import Run
-from pruning.training.distillation import require_pair
+from app.state import finished_runs, session, session_runs
+from app.state.session import Choice
+from app.wording import plain
+from pruning import runs, wording
+from pruning.bundle import is_bundle
+from pruning.jobs import Job, RecoverJob, Recovery
+from pruning.runs import Run
+from pruning.training import require_pair
 
 FIRST = ("epochs", "lr", "batch", "soft", "temperature", "features")  # settings that are not folded away
 LOG_LINES = 40
@@ -69,7 +64,7 @@ def _form() -> None:
     job = _job(students)
     if st.button("Recover", type="primary", icon=":material/healing:", width=200, key="recover"):
         _require_teacher(job)
-        work.begin(job)
+        session_runs.begin(job)
         st.rerun()  # so that the sidebar shows it too
     with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
         st.code(job.command(), language="bash", wrap_lines=True)
@@ -122,7 +117,7 @@ def _require_teacher(job: RecoverJob) -> None:
 
 def _students() -> list[Student]:
     """Finished runs, the newest first, and the loaded model if that is a bundle."""
-    found = [_of_run(result) for result in reversed(results.runs())]
+    found = [_of_run(result) for result in reversed(finished_runs.numbered_runs())]
     chosen = session.choice()
     if is_bundle(Path(chosen.model)):
         name = f"Loaded: {Path(chosen.model).name}"
@@ -130,7 +125,7 @@ def _students() -> list[Student]:
     return found
 
 
-def _of_run(result: results.Run) -> Student:
+def _of_run(result: finished_runs.NumberedRun) -> Student:
     finished = result.outcome
     job = finished.job
     apart = job.calibration if isinstance(job, Job) else job.test_data and job.data
@@ -143,16 +138,16 @@ def _of_run(result: results.Run) -> Student:
 
 def _watch() -> None:
     """One run, whatever its kind: how far it is, its curves, its log."""
-    found = {str(run.folder): run for run in work.listed()}
+    found = {str(run.folder): run for run in session_runs.listed()}
     with st.expander("Open a run folder", icon=":material/folder_open:", key="open"):
         path = st.text_input("Path of the run folder", key="run-path", persist_state="session")
         if st.button("Open", key="open-run"):
             with feedback.sentences():
-                opened = str(work.open_folder(path).folder)
+                opened = str(session_runs.open_folder(path).folder)
                 st.session_state["run seen"], st.session_state["run opened"] = None, opened
                 st.rerun()
     if not found:
-        st.caption(f"No runs yet in {words.plain(str(runs.runs_root()))}.")
+        st.caption(f"No runs yet in {plain(str(runs.runs_root()))}.")
         return
     newest = next(iter(found))
     if st.session_state.get("run seen") != newest or st.session_state.get("run") not in found:
@@ -163,7 +158,7 @@ def _watch() -> None:
     )
     run = found[chosen]
     run_panel.panel(run, "run-panel")
-    st.fragment(_curves, run_every=work.POLL if run.active else None)(run.folder, _dense_top1(run))
+    st.fragment(_curves, run_every=session_runs.POLL if run.active else None)(run.folder, _dense_top1(run))
     if run.job is not None:
         with st.expander("The command that does the same", icon=":material/terminal:", key="run-command"):
             st.code(_commands(run), language="bash", wrap_lines=True)
@@ -196,8 +191,8 @@ def _dense_top1(run: Run) -> float | None:
 
 
 def _curves(folder: Path, dense: float | None) -> None:
-    known: dict[Path, curves.Metrics] = st.session_state.setdefault("curves", {})
-    known[folder] = curves.metrics(folder, known.get(folder, curves.Metrics()))
+    known: dict[Path, runs.Metrics] = st.session_state.setdefault("curves", {})
+    known[folder] = runs.read_metrics(folder, known.get(folder, runs.Metrics()))
     told = known[folder].curve("top1_dense")[1]
     figure = charts.curves(known[folder], told[-1] if told else dense)
     if figure is not None:
@@ -210,11 +205,11 @@ def _curves(folder: Path, dense: float | None) -> None:
 
 
 def _all_runs() -> None:
-    found = work.listed()
+    found = session_runs.listed()
     if found:
         st.subheader("All runs", anchor=False)
         active = any(run.active for run in found)
-        st.fragment(_table, run_every=work.POLL if active else None)(found)
+        st.fragment(_table, run_every=session_runs.POLL if active else None)(found)
 
 
 def _table(found: list[Run]) -> None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from analysis.measure.cost import cost
+from analysis.measure import cost
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget.curves import STRUCTURES, Sensitivities
+from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
 
-KINDS = {"gmacs": "GMACs", "params": "parameters", "ms": "ms"}
+BUDGET_UNITS = {"gmacs": "GMACs", "params": "parameters", "ms": "ms"}
 WITHIN = 0.02  # a budget is met from at most this share below
 _PER = {"gmacs": 10**9, "params": 1}  # what the solver counts in
 
@@ -40,10 +40,10 @@ class Budget:
     images: int = 128
 
     def __post_init__(self) -> None:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        given = [kind for kind in BUDGET_UNITS if getattr(self, kind) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
-            raise ValueError(f"a budget is one of {', '.join(KINDS)}, got {got}")
+            raise ValueError(f"a budget is one of {', '.join(BUDGET_UNITS)}, got {got}")
         if isinstance(self.asked, bool) or not (self.asked > 0 and math.isfinite(self.asked)):
             raise ValueError(f"a budget must be a number above 0, got {self.asked}")
         for name in ("batch", "images"):
@@ -56,7 +56,7 @@ class Budget:
     @property
     def kind(self) -> str:
         """gmacs, params or ms."""
-        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+        return next(kind for kind in BUDGET_UNITS if getattr(self, kind) is not None)
 
     @property
     def asked(self) -> float:
@@ -83,7 +83,7 @@ class Allocation:
 
 def amount(number: float, kind: str) -> str:
     """An amount of a budget's kind with its unit."""
-    return f"{number:{',.0f' if kind == 'params' else ',.4g'}} {KINDS[kind]}"
+    return f"{number:{',.0f' if kind == 'params' else ',.4g'}} {BUDGET_UNITS[kind]}"
 
 
 class Item(NamedTuple):
@@ -167,7 +167,7 @@ def cost_menu(dense: Architecture, sensitivities: Sensitivities, kind: str, alig
 
     items = []
     for block, (curves, whole) in enumerate(zip(sensitivities.blocks, dense.blocks, strict=True)):
-        for name in STRUCTURES:
+        for name in BUDGETED_STRUCTURES:
             curve = getattr(curves, name)
             offered = widths_on_grid(getattr(whole, name), curve.least, align)
             width = getattr(whole, name)

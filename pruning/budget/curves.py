@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.vit import Architecture, Block
 
-STRUCTURES = ("qk", "v", "mlp")
+BUDGETED_STRUCTURES = ("qk", "v", "mlp")
 
 # block, structure, width -> a new block, equal to the dense one but for that structure's width
 Narrow = Callable[[int, str, int], Block]
@@ -113,7 +113,7 @@ class Sensitivities:
         return sum(
             getattr(curves, name).at(getattr(widths, name))
             for curves, widths in zip(self.blocks, arch.blocks, strict=True)
-            for name in STRUCTURES
+            for name in BUDGETED_STRUCTURES
         )
 
     def to_json(self) -> str:

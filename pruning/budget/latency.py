@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from analysis.measure.latency import bench, torch_runner
+from analysis.measure import bench, torch_runner
 from analysis.vit import Architecture, Block, BlockWidths, ViT
 from pruning.budget.allocate import (
     WITHIN,
@@ -29,7 +29,7 @@ from pruning.budget.allocate import (
     require_reachable,
     widths_on_grid,
 )
-from pruning.budget.curves import STRUCTURES, Sensitivities
+from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
 from pruning.budget.sensitivity import Progress, measured_widths, quiet
 
 _MOST = 12  # widths of one structure that are timed
@@ -58,7 +58,7 @@ class LatencyTable:
         saved = 0.0
         for whole in dense.blocks:
             narrowed = [other for block, other in self.shares if block == whole]
-            for name in STRUCTURES:
+            for name in BUDGETED_STRUCTURES:
                 alone = [
                     other for other in narrowed if replace(other, **{name: getattr(whole, name)}) == whole
                 ]
@@ -117,7 +117,7 @@ def latency_menu(
     """The menu priced in milliseconds of the table."""
     items = []
     for block, (curves, whole) in enumerate(zip(sensitivities.blocks, dense.blocks, strict=True)):
-        for name in STRUCTURES:
+        for name in BUDGETED_STRUCTURES:
             curve = getattr(curves, name)
             offered = _offered(getattr(whole, name), curve.least, align)
             savings = tuple(table.saved(whole, replace(whole, **{name: width})) for width in offered)
@@ -135,7 +135,7 @@ def measure_table(
     for done, whole in enumerate(kinds):
         offered = [
             replace(whole, **{name: width})
-            for name in STRUCTURES
+            for name in BUDGETED_STRUCTURES
             for width in _offered(getattr(whole, name), measured_widths(getattr(whole, name))[-1], align)
         ]
         times = _in_turns(dense, list(dict.fromkeys(offered)), batch)

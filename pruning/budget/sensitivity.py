@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Block, ViT
-from pruning.budget.curves import STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities
-from pruning.cut.selection import Scores, select
-from pruning.cut.surgery import cut
+from pruning.budget.curves import BUDGETED_STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities
+from pruning.cut import Scores, cut, select
 
 SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: where a curve is measured
 Progress = Callable[[str, float], None]
@@ -35,7 +34,7 @@ def measure_sensitivities(
     model: ViT,
     batches: Batches,
     narrow: Narrow,
-    structures: Collection[str] = STRUCTURES,
+    structures: Collection[str] = BUDGETED_STRUCTURES,
     progress: Progress = quiet,
 ) -> Sensitivities:
     """Mean KL(dense || narrowed) of the class probabilities, one structure of one block narrowed at a time.
@@ -55,8 +54,10 @@ def measure_sensitivities(
         stream = _DenseStream(Path(folder), model, batches)
         for index, widths in enumerate(model.arch.blocks):
             curves = {}
-            for place, name in enumerate(STRUCTURES):
-                progress("Measuring sensitivities", (index + place / len(STRUCTURES)) / model.arch.depth)
+            for place, name in enumerate(BUDGETED_STRUCTURES):
+                progress(
+                    "Measuring sensitivities", (index + place / len(BUDGETED_STRUCTURES)) / model.arch.depth
+                )
                 kept = measured_widths(getattr(widths, name))[: None if name in structures else 1]
                 kl = [stream.divergence(narrow(index, name, width), index) for width in kept[1:]]
                 curves[name] = Curve.measured(kept, (0.0, *kl))
@@ -124,7 +125,9 @@ def narrow_by_scores(model: ViT, scores: Scores) -> Narrow:
         widths = model.arch.blocks[index]
         alone = _alone(model, index)
         target = replace(alone.arch, blocks=(replace(widths, **{structure: width}),))
-        own: dict[str, Any] = {name: (getattr(scores, name)[index],) for name in (*STRUCTURES, "heads")}
+        own: dict[str, Any] = {
+            name: (getattr(scores, name)[index],) for name in (*BUDGETED_STRUCTURES, "heads")
+        }
         return cut(alone, select(replace(scores, **own), alone.arch, target)).blocks[0]
 
     return narrow

@@ -1,1 +1,20 @@
 """Bundles and exports: a model in files that load without this project."""
+
+from pruning.bundle.card import LOADER
+from pruning.bundle.export import FORMATS, ExportError, export_formats, export_onnx, export_pt2, onnx_runner
+from pruning.bundle.layout import is_bundle, require_free
+from pruning.bundle.write import write_bundle, zip_bundle
+
+__all__ = [
+    "FORMATS",
+    "LOADER",
+    "ExportError",
+    "export_formats",
+    "export_onnx",
+    "export_pt2",
+    "is_bundle",
+    "onnx_runner",
+    "require_free",
+    "write_bundle",
+    "zip_bundle",
+]

@@ -6,8 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 
-from analysis.measure.cost import cost
-from analysis.models.preprocess import Preprocess
+from analysis.measure import cost
+from analysis.models import Preprocess
 from analysis.vit import Architecture
 from pruning.wording import base_name
 

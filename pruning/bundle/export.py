@@ -16,13 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.measure.latency import Runner
-from analysis.models.load import LoadedModel
-from analysis.models.preprocess import Preprocess
+from analysis.measure import Runner
+from analysis.models import LoadedModel, Preprocess
 from analysis.vit import ViT
 from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_files
-from pruning.cut.plan import Plan
+from pruning.cut import Plan
 
 FORMATS = ("bundle", "onnx", "pt2")
 TOLERANCE = 1e-4  # on logits, relative to the largest where that is above one

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from analysis import vit
-from analysis.models.preprocess import Preprocess
+from analysis.models import Preprocess
 from analysis.vit import ViT
 from pruning.bundle.card import card, without_places
 from pruning.bundle.layout import FILES, REQUIRED, is_bundle
 from pruning.bundle.staging import staged_folder
-from pruning.cut.plan import Plan
+from pruning.cut import Plan
 
 _EXAMPLE = Path(__file__).parent / "example.py"
 _VIT = Path(vit.__file__)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from pruning.budget.allocate import KINDS, Budget
+from pruning.budget import BUDGET_UNITS, Budget
 from pruning.cli.output import Result
 from pruning.cli.recover import name_value
-from pruning.cut.head_locks import Head, HeadLocks, read
-from pruning.cut.ratios import PerBlock, Ratios, presets
-from pruning.jobs.prune_job import default_align, default_skip_unread
+from pruning.cut import Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
+from pruning.jobs import default_align, default_skip_unread
 from pruning.methods import METHODS
 
 
@@ -33,7 +32,7 @@ def _what_to_remove(args: argparse.Namespace) -> Result:
 
 def _heads(text: str) -> tuple[Head, ...]:
     try:
-        return read(text)
+        return parse_heads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -78,7 +77,7 @@ def _add_ratios(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{verb}-heads", type=_heads, default=(), metavar="B.H,...", help=f"heads to {verb} in any case"
         )
-    for name, unit in KINDS.items():
+    for name, unit in BUDGET_UNITS.items():
         parser.add_argument(
             f"--budget-{name}", type=float, metavar="X", help=f"find widths for at most X {unit}"
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from analysis.measure.latency import Runner, bench, torch_runner
-from analysis.models.load import LoadedModel, load
-from pruning.bundle.export import export_onnx, onnx_runner
+from analysis.measure import Runner, bench, torch_runner
+from analysis.models import LoadedModel, load
+from pruning.bundle import export_onnx, onnx_runner
 from pruning.cli.output import Result
 from pruning.progress import Progress
 

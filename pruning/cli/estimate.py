@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from analysis.models.load import architecture
+from analysis.models import architecture
 from pruning.cli.arguments import _what_to_remove
 from pruning.cli.output import Result
-from pruning.jobs.outcome import cost_report
-from pruning.jobs.prune_job import Job, method_options
+from pruning.jobs import Job, cost_report, method_options
 from pruning.progress import Progress
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from analysis.data.open import open_data
-from analysis.measure.evaluate import evaluate
-from analysis.models.load import load
+from analysis.data import open_data
+from analysis.measure import evaluate
+from analysis.models import load
 from pruning.cli.output import Result
-from pruning.jobs.inputs import require_classifier, tracked
+from pruning.jobs import require_classifier, tracked
 from pruning.progress import Progress
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from analysis.models.load import load
-from pruning.bundle.export import export_formats
+from analysis.models import load
+from pruning.bundle import export_formats
 from pruning.cli.output import Result
 from pruning.progress import Progress
 

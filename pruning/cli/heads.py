@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.cli.runs import add_detach, detach
-from pruning.jobs.heads import HeadsJob, run_heads, save_reading
+from pruning.jobs import HeadsJob, run_heads, save_reading
 from pruning.progress import Progress, as_monitor
 
 Result = dict[str, Any]

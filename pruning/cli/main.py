@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pruning.bundle.export import FORMATS, ExportError
+from pruning.bundle import FORMATS, ExportError
 from pruning.cli import heads as commands_heads
 from pruning.cli.arguments import _add_method, _add_ratios, _listed
 from pruning.cli.bench import _bench
@@ -22,7 +22,7 @@ from pruning.cli.recover import run as run_recover
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands, add_detach
 from pruning.progress import Cancelled, Progress
-from pruning.runs.execute import RunFailed
+from pruning.runs import RunFailed
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from pruning.budget.allocate import amount
+from pruning.budget import amount
 
 Result = dict[str, Any]
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from pruning.bundle.layout import require_free
+from pruning.bundle import require_free
 from pruning.cli.arguments import _what_to_remove
 from pruning.cli.output import Result
 from pruning.cli.recover import end_helpers, given_recovery
 from pruning.cli.runs import detach
-from pruning.jobs.prune import prune
-from pruning.jobs.prune_job import Job, method_options
-from pruning.jobs.registry import save
+from pruning.jobs import Job, method_options, prune, save
 from pruning.progress import Progress
 
 

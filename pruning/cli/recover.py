@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pruning.bundle.layout import require_free
+from pruning.bundle import require_free
 from pruning.cli.runs import add_detach, detach
-from pruning.jobs.recover import RecoverJob, run_recover
-from pruning.jobs.registry import save
-from pruning.progress import Telling
-from pruning.training.distillation import recovery_options
+from pruning.jobs import RecoverJob, run_recover, save
+from pruning.progress import PrintingMonitor
+from pruning.training import recovery_options
 
 
 def run(args: argparse.Namespace, progress: Callable[[str, float], None]) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace, progress: Callable[[str, float], None]) -> dic
     if args.out is None:
         raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
     require_free(args.out)  # now, not after minutes of work
-    outcome = run_recover(job, Telling(progress, say))
+    outcome = run_recover(job, PrintingMonitor(progress, say))
     end_helpers()
     save(outcome, args.out)
     return outcome.report() | {"out": str(args.out)}

@@ -7,15 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from analysis.models.load import LoadedModel, load
+from analysis.models import LoadedModel, load
+from pruning import runs
 from pruning.files import OutputError, replace_text
-from pruning.jobs import titles as words
-from pruning.jobs.bench import BenchJob, Named, Timings, read_timings
+from pruning.jobs import BenchJob, Named, Timings, read_timings, titles
 from pruning.progress import Progress
-from pruning.report.comparison import BESIDE, Comparison, Trade, dense_of, newest_timings, smaller_of
-from pruning.report.html import make_report
-from pruning.runs import folder as runs
-from pruning.runs.finished import Finished, is_finished
+from pruning.report import BESIDE, Comparison, Trade, dense_of, make_report, newest_timings, smaller_of
+from pruning.runs import FinishedRun, is_finished
 from pruning.wording import base_name
 
 
@@ -62,8 +60,8 @@ def compare_runs(folders: list[Path]) -> Comparison:
     around = [run for root in dict.fromkeys(run.run.folder.parent for run in chosen) for run in _all(root)]
     numbers = {run.folder: f"run {number}" for number, run in enumerate(around, 1)}
     dense = dense_of(first, loaded)
-    others = tuple(smaller_of(run, numbers[run.run.folder], words.job(run.job)) for run in chosen)
-    like = [run for run in map(Finished, filter(is_finished, around)) if run.is_like(first)]
+    others = tuple(smaller_of(run, numbers[run.run.folder], titles.job(run.job)) for run in chosen)
+    like = [run for run in map(FinishedRun, filter(is_finished, around)) if run.is_like(first)]
     trades = [Trade(dense.name, dense.cost.gmacs, dense.result, dense=True)]
     trades += [Trade.of(smaller_of(run, numbers[run.run.folder], "")) for run in like]
     timings = newest_timings(_timings(around), [model.source for model in (dense, *others)])
@@ -71,13 +69,13 @@ def compare_runs(folders: list[Path]) -> Comparison:
     return Comparison(dense, others, tested, base_name(first.data), tuple(trades), timings, load_once)
 
 
-def _finished(folder: Path) -> Finished:
+def _finished(folder: Path) -> FinishedRun:
     run = runs.read(folder)
     if run.job is None:
         raise ValueError(str(run.problem))
     if not is_finished(run):
         raise ValueError(f"{run.name} is {run.state}: only a run that left a model can be reported")
-    return Finished(run)
+    return FinishedRun(run)
 
 
 def _all(root: Path) -> list[runs.Run]:

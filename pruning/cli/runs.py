@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pruning import runs
 from pruning.progress import Progress
-from pruning.runs import execute as worker
-from pruning.runs import folder as runs
-from pruning.runs import start as run_start
 
 Result = dict[str, Any]
 Command = Callable[[argparse.Namespace, Progress], Result]
@@ -48,7 +46,7 @@ def detach(job: Any, args: argparse.Namespace) -> Result:
     """
     if args.out is not None:
         raise ValueError("--detach keeps the bundle in the run's folder: leave --out away")
-    return _where(run_start.start(job, args.root, at_once=args.at_once))
+    return _where(runs.start(job, args.root, at_once=args.at_once))
 
 
 def add_at_once(parser: argparse.ArgumentParser) -> None:
@@ -70,19 +68,19 @@ def _command(commands: Any, name: str, run: Command, help: str) -> argparse.Argu
 
 
 def _run(args: argparse.Namespace, progress: Progress) -> Result:
-    done = worker.execute(args.folder, lock_handle=args.lock_handle, at_once=args.at_once, echo=progress)
+    done = runs.execute(args.folder, lock_handle=args.lock_handle, at_once=args.at_once, echo=progress)
     return _where(done) | (runs.report(done) or {})
 
 
 def _resume(args: argparse.Namespace, progress: Progress) -> Result:
     if args.detach:
-        return _where(run_start.resume(args.folder, at_once=args.at_once))
+        return _where(runs.resume(args.folder, at_once=args.at_once))
     args.lock_handle = None
     return _run(args, progress)
 
 
 def _cancel(args: argparse.Namespace, progress: Progress) -> Result:
-    run_start.cancel(args.folder)
+    runs.cancel(args.folder)
     return _where(runs.read(args.folder))
 
 

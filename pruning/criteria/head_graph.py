@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.heads.graph import SIMILARITIES, similarities, stationary, transition
-from analysis.measure.evaluate import Batches
+from analysis.heads import SIMILARITIES, similarities, stationary, transition
+from analysis.measure import Batches
 from analysis.vit import ViT
-from pruning.cut.selection import Scores, heads_only
+from pruning.cut import Scores, heads_only
 from pruning.options import Options, choice_field, option_field
 
 # The paper's wording suggests central. Measured before training (benchmarks/RESULTS.md), cosine with

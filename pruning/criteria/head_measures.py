@@ -15,11 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attention.capture import BlockActivations, capture
-from analysis.heads import loss, statistics
-from analysis.heads.graph import SIMILARITIES
-from analysis.heads.similarity import AllHeads, diagonal_blocks
-from analysis.measure.evaluate import Batches
+from analysis.attention import BlockActivations, capture
+from analysis.heads import SIMILARITIES, AllHeads, diagonal_blocks, loss, statistics
+from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
 from pruning.criteria.head_graph import GraphOptions, stationary_mass
 from pruning.criteria.row_scores import assemble

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import ViT
 from pruning.criteria.row_scores import by_rows
-from pruning.cut.selection import Scores
+from pruning.cut import Scores
 from pruning.options import Options, option_field
 
 

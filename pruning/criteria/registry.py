@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
 from pruning.criteria.head_graph import GraphOptions, head_graph_scores
 from pruning.criteria.magnitude import NoOptions, SeedOptions, gm, l1, l2, random
 from pruning.criteria.snp import SnpOptions, snp, snp_reversed
 from pruning.criteria.taylor import LossOptions, ablation, taylor
-from pruning.cut.selection import Scores
+from pruning.cut import Scores
 from pruning.options import Options
 
 STRUCTURES = tuple(field.name for field in fields(Scores))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from analysis.vit import Block, LayerScale, ViT
-from pruning.cut.selection import Scores
+from pruning.cut import Scores
 
 
 def by_rows(model: ViT, score: Callable[[Tensor], Tensor]) -> Scores:

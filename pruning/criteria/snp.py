@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attention.capture import BlockActivations, capture
-from analysis.measure.evaluate import Batches
+from analysis.attention import BlockActivations, capture
+from analysis.measure import Batches
 from analysis.threads import threads
 from analysis.vit import Architecture, ViT
 from pruning.criteria.row_scores import assemble
-from pruning.cut.selection import Scores
+from pruning.cut import Scores
 from pruning.options import Options, option_field
 
 

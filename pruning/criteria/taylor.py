@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from analysis.frozen import frozen_copy
-from analysis.heads.loss import CHUNK
-from analysis.heads.loss import ablation as ablated
-from analysis.measure.evaluate import Batches
+from analysis.heads import CHUNK
+from analysis.heads import ablation as ablated
+from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
-from pruning.cut.selection import Scores, heads_only
+from pruning.cut import Scores, heads_only
 from pruning.options import Options, option_field
 
 

@@ -1,1 +1,29 @@
 """Deciding and cutting: ratios, plans, locks, and the surgery that makes matrices smaller."""
+
+from pruning.cut.head_locks import Head, HeadLocks, format_heads, parse_heads
+from pruning.cut.plan import Indices, Plan, kept_heads, read_heads, within_heads
+from pruning.cut.ratios import PerBlock, Ratios, preset_ratios, presets, shrink
+from pruning.cut.selection import Scores, heads_only, select
+from pruning.cut.surgery import cut, mask
+
+__all__ = [
+    "Head",
+    "HeadLocks",
+    "Indices",
+    "PerBlock",
+    "Plan",
+    "Ratios",
+    "Scores",
+    "cut",
+    "format_heads",
+    "heads_only",
+    "kept_heads",
+    "mask",
+    "parse_heads",
+    "preset_ratios",
+    "presets",
+    "read_heads",
+    "select",
+    "shrink",
+    "within_heads",
+]

@@ -31,7 +31,7 @@ class HeadLocks:
             object.__setattr__(self, name, heads)
         both = set(self.keep) & set(self.remove)
         if both:
-            raise ValueError(f"a head can be locked to stay or to go, not both: {written(sorted(both))}")
+            raise ValueError(f"a head can be locked to stay or to go, not both: {format_heads(sorted(both))}")
 
     def __bool__(self) -> bool:
         """Whether anything is locked."""
@@ -113,12 +113,12 @@ class HeadLocks:
         return HeadLocks(keep=tuple((block, heads.blocks[block].heads.index(head)) for block, head in pairs))
 
 
-def written(heads: Sequence[Head]) -> str:
+def format_heads(heads: Sequence[Head]) -> str:
     """Heads as a user writes them: `0.1,3.2`."""
     return ",".join(f"{block}.{head}" for block, head in heads)
 
 
-def read(text: str) -> tuple[Head, ...]:
+def parse_heads(text: str) -> tuple[Head, ...]:
     """Heads from `written`.
 
     Raises:

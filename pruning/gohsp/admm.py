@@ -17,11 +17,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from analysis.vit import Architecture, ViT
-from pruning.cut.plan import Plan
-from pruning.cut.selection import Scores, heads_only, select
+from pruning.cut import Plan, Scores, heads_only, select
 from pruning.options import Options, option_field
 from pruning.seeding import State
-from pruning.training.objective import Objective, bare
+from pruning.training import Objective, bare
 
 Weights = dict[str, Tensor]  # constrained parameters by their name in the model
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from analysis.measure.latency import Percentiles, Timing, judge, take_turns, torch_runner
-from analysis.models.load import load
+from analysis.measure import Percentiles, Timing, judge, take_turns, torch_runner
+from analysis.models import load
 from pruning.files import read_result, replace_text
 from pruning.progress import Monitor
 

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from analysis.measure.evaluate import Evaluation
+from analysis.measure import Evaluation
 from pruning.files import replace_text
-from pruning.jobs.outcome import Outcome
-from pruning.jobs.recover import RecoverOutcome
+from pruning.jobs.prune_result import PruneResult
+from pruning.jobs.recover import RecoverResult
 from pruning.progress import Monitor
 
 EVALUATIONS = "evaluations.json"  # in a run folder: what each model said of every test image
-Measured = TypeVar("Measured", Outcome, RecoverOutcome)
+Measured = TypeVar("Measured", PruneResult, RecoverResult)
 
 
 def save_evaluations(result: Measured, monitor: Monitor) -> Measured:

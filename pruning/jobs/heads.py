@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.data.image_set import ImageSet
-from analysis.data.open import open_data
-from analysis.models.load import LoadedModel, load
-from pruning.criteria.head_measures import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
+from analysis.data import ImageSet, open_data
+from analysis.models import LoadedModel, load
+from pruning.criteria import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
 from pruning.files import read_result, replace_text
-from pruning.jobs.inputs import Again, tracked
+from pruning.jobs.inputs import RepeatableBatches, tracked
 from pruning.progress import Monitor, Progress, quiet
 
 READING = "heads.json"  # in a run folder: what was measured
@@ -87,8 +86,8 @@ def measure_heads(
         ValueError: no images, one that cannot be read, or activations that are not finite.
     """
 
-    def told(what: str) -> Again:
-        return Again(lambda: _few(images, loaded, what, progress))
+    def told(what: str) -> RepeatableBatches:
+        return RepeatableBatches(lambda: _few(images, loaded, what, progress))
 
     found = read_heads(loaded.model, told("Reading attention"))
     values = dict(found.values)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from analysis.data.batches import batches
-from analysis.data.image_set import ImageSet
-from analysis.data.open import open_data, open_training
-from analysis.measure.evaluate import Batches
-from analysis.models.load import LoadedModel
-from pruning.gohsp.gohsp import Lesson
+from analysis.data import ImageSet, batches, open_data, open_training
+from analysis.measure import Batches
+from analysis.models import LoadedModel
+from pruning.gohsp import TrainingData
 from pruning.jobs.prune_job import Job
 from pruning.progress import Progress
 
@@ -55,11 +53,11 @@ def calibration_batches(
     """As many calibration images as the job's method asks for; they can be read more than once."""
     wanted = getattr(job.method_options, "images", None)
     chosen = calibration.sample(min(wanted, len(calibration)), job.seed) if wanted else calibration
-    return Again(lambda: tracked(chosen, loaded, what, progress))
+    return RepeatableBatches(lambda: tracked(chosen, loaded, what, progress))
 
 
 @dataclass(frozen=True)
-class Again:
+class RepeatableBatches:
     """Batches that are read anew each time."""
 
     read: Callable[[], Iterator[tuple[Tensor, Tensor]]]
@@ -68,13 +66,13 @@ class Again:
         return self.read()
 
 
-def lesson(job: Job, loaded: LoadedModel) -> Lesson | None:
+def training_data(job: Job, loaded: LoadedModel) -> TrainingData | None:
     """What a method that trains learns from: the training part of `data`, or all of `calibration`."""
     if not getattr(job.method_options, "epochs", 0):
         return None
     spec, test = (job.data, None) if job.calibration is None else (job.calibration, job.data)
     images, heldout = open_training(spec, loaded.preprocess, loaded.model.arch.num_classes, test)
-    return Lesson(images, loaded.preprocess, job.seed, heldout.sample(CURVE_IMAGES))
+    return TrainingData(images, loaded.preprocess, job.seed, heldout.sample(CURVE_IMAGES))
 
 
 def tracked(

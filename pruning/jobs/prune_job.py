@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from analysis.vit import Architecture
-from pruning.budget.allocate import Budget
-from pruning.criteria.registry import CRITERIA, Criterion
-from pruning.cut.head_locks import Head, HeadLocks, written
-from pruning.cut.ratios import Ratios, preset_ratios, shrink
+from pruning.budget import Budget
+from pruning.criteria import CRITERIA, Criterion
+from pruning.cut import Head, HeadLocks, Ratios, format_heads, preset_ratios, shrink
 from pruning.methods import METHODS, Projection, Trained
 from pruning.options import Options, Value, parse_option
-from pruning.training.distillation import option_words, read_recovery
+from pruning.training import option_words, read_recovery
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,8 @@ class Job:
             "limit": str(self.limit) if self.limit else None,
             "seed": str(self.seed) if self.seed else None,
             "heads-by": self.heads_by,
-            "keep-heads": written(self.locks.keep),
-            "remove-heads": written(self.locks.remove),
+            "keep-heads": format_heads(self.locks.keep),
+            "remove-heads": format_heads(self.locks.remove),
         }
         given |= _budget_words(self.budget) if self.budget else {}
         for name, value in given.items():

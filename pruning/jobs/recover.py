@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.data.open import open_training
-from analysis.measure.evaluate import Agreement, Evaluation, agreement, evaluate
-from analysis.models.load import LoadedModel, load
-from pruning.cut.plan import Plan
+from analysis.data import open_training
+from analysis.measure import Agreement, Evaluation, agreement, evaluate
+from analysis.models import LoadedModel, load
+from pruning.cut import Plan
 from pruning.jobs.inputs import require_classifier, tracked
-from pruning.jobs.outcome import cost_report
+from pruning.jobs.prune_result import cost_report
 from pruning.options import Value
 from pruning.progress import Monitor
-from pruning.training.distillation import (
+from pruning.training import (
     Distillation,
     Recovery,
     option_words,
@@ -30,7 +30,7 @@ from pruning.training.distillation import (
 __all__ = [
     "Distillation",
     "RecoverJob",
-    "RecoverOutcome",
+    "RecoverResult",
     "Recovery",
     "recover",
     "recovery_options",
@@ -105,7 +105,7 @@ class RecoverJob:
 
 
 @dataclass(frozen=True)
-class RecoverOutcome:
+class RecoverResult:
     """What a recovery produced; `before` is the teacher, `start` the model before fine-tuning."""
 
     job: RecoverJob
@@ -150,7 +150,7 @@ class RecoverOutcome:
         return report
 
 
-def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverOutcome:
+def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverResult:
     """Load both models, measure them, fine-tune, and measure again.
 
     Raises:
@@ -171,4 +171,4 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverOutcome
     recovered = recover(student, teacher, images, test, job.recovery, job.seed, monitor, known)
     after = evaluate(recovered.model, tracked(test, recovered, "Evaluating the recovered model", monitor))
     seconds = time.perf_counter() - began
-    return RecoverOutcome(job, teacher, student, recovered, before, start, after, seconds)
+    return RecoverResult(job, teacher, student, recovered, before, start, after, seconds)

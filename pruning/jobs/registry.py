@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.models.load import LoadedModel
-from pruning.bundle.layout import is_bundle
-from pruning.bundle.write import write_bundle
-from pruning.cut.plan import Plan
+from analysis.models import LoadedModel
+from pruning.bundle import is_bundle, write_bundle
+from pruning.cut import Plan
 from pruning.jobs.bench import TIMINGS, BenchJob, run_bench, save_timings
 from pruning.jobs.evaluations import save_evaluations
 from pruning.jobs.heads import READING, HeadsJob, run_heads, save_reading
-from pruning.jobs.prune import prune
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob, run_recover
+from pruning.jobs.run_prune import prune
 from pruning.progress import Monitor
 
 BUNDLE = "bundle"  # in a run folder: the smaller model
@@ -50,7 +49,7 @@ def save(result: Result, folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Kind:
+class RunKind:
     """A kind of run: its job, a frozen dataclass with `to_json`, `from_json` and `command`, and its work.
 
     `write` puts what `execute` gives into the run folder under the name `output`, where all of it appears
@@ -69,15 +68,15 @@ class Kind:
         return is_bundle(place) if self.output == BUNDLE else place.is_file()
 
 
-KINDS: dict[str, Kind] = {
-    "prune": Kind(
+RUN_KINDS: dict[str, RunKind] = {
+    "prune": RunKind(
         Job, lambda job, monitor: save_evaluations(prune(job, progress=monitor), monitor), "Pruning"
     ),
-    "recover": Kind(
+    "recover": RunKind(
         RecoverJob, lambda job, monitor: save_evaluations(run_recover(job, monitor), monitor), "Recovering"
     ),
-    "bench": Kind(BenchJob, run_bench, "Timing", TIMINGS, save_timings),
-    "heads": Kind(HeadsJob, run_heads, "Measuring heads", READING, save_reading),
+    "bench": RunKind(BenchJob, run_bench, "Timing", TIMINGS, save_timings),
+    "heads": RunKind(HeadsJob, run_heads, "Measuring heads", READING, save_reading),
 }
 
 
@@ -87,10 +86,10 @@ def kind_of(job: object) -> str:
     Raises:
         ValueError: no kind of run takes such a job.
     """
-    for name, kind in KINDS.items():
+    for name, kind in RUN_KINDS.items():
         if type(job) is kind.job:
             return name
-    raise ValueError(f"no run takes a {type(job).__name__}; there are runs for {', '.join(KINDS)}")
+    raise ValueError(f"no run takes a {type(job).__name__}; there are runs for {', '.join(RUN_KINDS)}")
 
 
 def pack(job: Any) -> str:
@@ -111,9 +110,9 @@ def unpack(text: str) -> tuple[str, Any]:
     try:
         data: dict[str, Any] = json.loads(text)
         name = data.pop("kind")
-        kind = KINDS[name]
+        kind = RUN_KINDS[name]
     except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
-        listed = ", ".join(KINDS)
+        listed = ", ".join(RUN_KINDS)
         raise ValueError(f"a job is a JSON object with a kind, one of {listed}; this is not one") from error
     return name, kind.job.from_json(json.dumps(data))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.anatomy import STRUCTURES
-from pruning.budget.allocate import amount
-from pruning.criteria.registry import CRITERIA
-from pruning.cut.ratios import PerBlock
-from pruning.jobs import registry as kinds
+from pruning.budget import amount
+from pruning.criteria import CRITERIA
+from pruning.cut import PerBlock
+from pruning.jobs import registry
 from pruning.jobs.bench import BenchJob
 from pruning.jobs.heads import HeadsJob
 from pruning.jobs.prune_job import Job
@@ -31,7 +31,7 @@ def job(job: Any) -> str:
         return f"Latency of {len(job.models)} models"
     if isinstance(job, HeadsJob):
         return f"Heads measured on {count(job.images)} images"
-    return kinds.words(job)
+    return registry.words(job)
 
 
 def removed(job: Job) -> str:

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Block, ViT
 from pruning.projection.folded_layers import folded, set_folded, without_proj, working_copy
 from pruning.projection.least_squares import Moments, ridge_held_out
 from pruning.projection.streams import Streams, token_weights
 
-IMAGES = 256  # calibration images, at most
+COMPENSATION_IMAGES = 256  # calibration images, at most
 _FOCUS = 0.1  # of the weight goes to the tokens the classifier reads
 
 
@@ -55,7 +55,7 @@ def compensate(
     large, small = working_copy(dense), working_copy(cut)
     depth = dense.arch.depth
     with torch.no_grad(), tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
-        streams = Streams(Path(folder), large, batches, IMAGES, steered, small)
+        streams = Streams(Path(folder), large, batches, COMPENSATION_IMAGES, steered, small)
         kept = torch.tensor(embed, device=streams.device)
         for index in range(depth):
             weights = token_weights(dense.arch, index == depth - 1, _FOCUS).to(streams.device)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Architecture, Block, ViT
 from pruning.projection.least_squares import Moments, Statistics, ridge_held_out
 from pruning.projection.refit import refit_reader

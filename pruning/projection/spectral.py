@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Architecture, Attention, Block, BlockWidths, ViT
-from pruning.budget.curves import Narrow
+from pruning.budget import Narrow
 from pruning.options import Options, option_field
 from pruning.projection.attention_fit import fit_scores, score_importance
 from pruning.projection.fisher import error_roots

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import ViT
 
 _STEPS = 3  # of an image towards another class

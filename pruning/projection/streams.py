@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.measure.evaluate import Batches
+from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
 from pruning.projection.steering import steer
 

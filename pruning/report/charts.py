@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from analysis.measure.confidence import Bin
-from analysis.measure.evaluate import wilson
+from analysis.measure import Bin, wilson
 from analysis.vit import Architecture
 from pruning.report.comparison import Trade
 

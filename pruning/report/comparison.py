@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from analysis.attention.maps import AttentionMaps
-from analysis.attention.pictures import Map
-from analysis.data.image_set import ImageSet
-from analysis.measure.confidence import ece
-from analysis.measure.cost import Cost, cost
-from analysis.measure.evaluate import Agreement, Evaluation, agreement
-from analysis.measure.pareto import front
-from analysis.models.load import DEMO, LoadedModel, architecture
+from analysis.attention import AttentionMaps, Map
+from analysis.data import ImageSet
+from analysis.measure import Agreement, Cost, Evaluation, agreement, cost, ece, front
+from analysis.models import DEMO, LoadedModel, architecture
 from analysis.vit import Architecture
-from pruning.bundle.layout import is_bundle
-from pruning.cut.plan import Indices, Plan, kept_heads, read_heads
-from pruning.jobs.bench import Named, Timings
-from pruning.runs.finished import Finished, Heads, read_plan, stage
+from pruning.bundle import is_bundle
+from pruning.cut import Indices, Plan, kept_heads, read_heads
+from pruning.jobs import Named, Timings
+from pruning.runs import FinishedRun, Heads, read_plan, stage
 from pruning.wording import base_name
 
 DENSE = "dense"
@@ -28,7 +24,7 @@ BESIDE = 4  # models that are put beside the dense one at most
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedModel:
     """One model of a comparison: what it is and how it did on the images of the comparison.
 
     `name` is short and `title` says what was done; `source` is what `load` takes. `when` says whether
@@ -69,7 +65,7 @@ class Compared:
         """Whether the file holds its weights in half precision."""
         return self.file_bytes is not None and self.file_bytes < 3 * self.cost.params
 
-    def agreement(self, dense: Compared) -> Agreement:
+    def agreement(self, dense: ComparedModel) -> Agreement:
         """How far it predicts the same as the dense model."""
         return agreement(dense.result, self.result)
 
@@ -114,7 +110,7 @@ class Trade:
     dense: bool = False
 
     @classmethod
-    def of(cls, model: Compared, speedup: float | None = None) -> Trade:
+    def of(cls, model: ComparedModel, speedup: float | None = None) -> Trade:
         """A smaller model as a point."""
         return cls(model.name, model.cost.gmacs, model.result, speedup)
 
@@ -126,8 +122,8 @@ class Comparison:
     `data` names these images, `trades` are all runs of this dense model on them, `load` gives a model.
     """
 
-    dense: Compared
-    others: tuple[Compared, ...]
+    dense: ComparedModel
+    others: tuple[ComparedModel, ...]
     tested: ImageSet
     data: str
     trades: tuple[Trade, ...]
@@ -135,7 +131,7 @@ class Comparison:
     load: Callable[[Named], LoadedModel]
 
     @property
-    def models(self) -> tuple[Compared, ...]:
+    def models(self) -> tuple[ComparedModel, ...]:
         """All of them, the dense one first."""
         return (self.dense, *self.others)
 
@@ -144,15 +140,15 @@ class Comparison:
         return self.tested.classes[index]
 
 
-def dense_of(run: Finished, loaded: LoadedModel) -> Compared:
+def dense_of(run: FinishedRun, loaded: LoadedModel) -> ComparedModel:
     """The dense model of a run, as the run measured it."""
     title = f"{base_name(run.origin[0])}, not pruned"
-    return Compared(DENSE, title, run.origin, loaded.model.arch, run.before)
+    return ComparedModel(DENSE, title, run.origin, loaded.model.arch, run.before)
 
 
-def smaller_of(run: Finished, name: str, title: str) -> Compared:
+def smaller_of(run: FinishedRun, name: str, title: str) -> ComparedModel:
     """The smaller model of a run."""
-    return Compared(
+    return ComparedModel(
         name,
         title,
         (str(run.bundle), None),
@@ -166,7 +162,7 @@ def smaller_of(run: Finished, name: str, title: str) -> Compared:
     )
 
 
-def of_bundle(folder: Path, result: Evaluation) -> Compared:
+def of_bundle(folder: Path, result: Evaluation) -> ComparedModel:
     """A bundle that belongs to no run, and how it did on the images of the comparison.
 
     Raises:
@@ -179,7 +175,7 @@ def of_bundle(folder: Path, result: Evaluation) -> Compared:
     report = report if isinstance(report, dict) else {}
     when = stage(report) if "method" in report else ""
     arch, plan, heads = architecture(str(folder)), read_plan(folder), read_heads(report.get("heads"))
-    return Compared(folder.name, folder.name, (str(folder), None), arch, result, when, plan, heads=heads)
+    return ComparedModel(folder.name, folder.name, (str(folder), None), arch, result, when, plan, heads=heads)
 
 
 def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]:

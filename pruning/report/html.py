@@ -14,15 +14,25 @@ from typing import Any
 
 import torch
 
-from analysis.attention.maps import attention_maps, default_row, rollout_maps
-from analysis.attention.pictures import Style, colour, covered, data_uri, enlarge, overlay, sheet, thumbnail
-from analysis.attention.preservation import preservation
-from analysis.measure.confidence import BINS, reliability
-from analysis.measure.confusion import confusion_changes
+from analysis.attention import (
+    Style,
+    attention_maps,
+    colour,
+    covered,
+    data_uri,
+    default_row,
+    enlarge,
+    overlay,
+    preservation,
+    rollout_maps,
+    sheet,
+    thumbnail,
+)
+from analysis.measure import BINS, confusion_changes, reliability
 from pruning import wording
 from pruning.progress import Progress, quiet
-from pruning.report import charts as report_charts
-from pruning.report.comparison import Compared, Comparison, aligned, trade_front
+from pruning.report import charts
+from pruning.report.comparison import ComparedModel, Comparison, aligned, trade_front
 from pruning.report.objects import on_objects
 from pruning.wording import base_name
 
@@ -102,7 +112,7 @@ def without_paths(command: str) -> str:
     return shlex.join(base_name(word) if "/" in word else word for word in shlex.split(command))
 
 
-def _in_short(model: Compared, dense: Compared) -> str:
+def _in_short(model: ComparedModel, dense: ComparedModel) -> str:
     if model is dense:
         return ""
     return (
@@ -161,7 +171,7 @@ def _rows(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(name, cells) for name, cells in rows if any(figure for figure, _ in cells)]
 
 
-def _file(model: Compared) -> str:
+def _file(model: ComparedModel) -> str:
     if model.file_bytes is None:
         return ""
     return wording.megabytes(model.file_bytes) + (", half precision" if model.is_half else "")
@@ -192,12 +202,10 @@ def _charts(found: Comparison) -> dict[str, Any]:
     names = {model.name for model in found.models}
     front = trade_front(found.trades)
     return {
-        "trade_off": report_charts.trade_off(found.trades, front, names),
+        "trade_off": charts.trade_off(found.trades, front, names),
         "front": [trade.name for trade in front],
-        "widths_chart": report_charts.widths([(m.name, m.arch) for m in found.models]),
-        "calibration": report_charts.calibration(
-            [(m.name, m.ece, reliability(m.result)) for m in found.models]
-        ),
+        "widths_chart": charts.widths([(m.name, m.arch) for m in found.models]),
+        "calibration": charts.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models]),
         "bins": BINS,
     }
 
@@ -287,7 +295,7 @@ def _cell(value: float) -> tuple[str, str, str]:
     return f"{value:.2f}", f"#{red:02x}{green:02x}{blue:02x}", "#fff" if value < 0.6 else "#111"
 
 
-def _changes(found: Comparison, model: Compared) -> dict[str, Any]:
+def _changes(found: Comparison, model: ComparedModel) -> dict[str, Any]:
     agreement = model.agreement(found.dense)
     shown = [*agreement.lost, *agreement.gained]
     shown += [number for number in agreement.flips if number not in set(shown)]
@@ -306,7 +314,7 @@ def _changes(found: Comparison, model: Compared) -> dict[str, Any]:
     }
 
 
-def _thumbnails(found: Comparison, model: Compared, numbers: Sequence[int]) -> Iterator[Picture]:
+def _thumbnails(found: Comparison, model: ComparedModel, numbers: Sequence[int]) -> Iterator[Picture]:
     preprocess = found.load(found.dense.source).preprocess
     for number in numbers:
         true, before, after = (

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analysis.attention.maps import default_row, row_readings
-from analysis.attention.objects import ObjectAttention, object_attention, with_masks
-from analysis.attention.rollout_objects import RolloutScore, rollout_on_object
-from analysis.data.image_set import ImageSet
-from analysis.measure.evaluate import wilson
-from analysis.models.load import LoadedModel
+from analysis.attention import (
+    ObjectAttention,
+    RolloutScore,
+    default_row,
+    object_attention,
+    rollout_on_object,
+    row_readings,
+    with_masks,
+)
+from analysis.data import ImageSet
+from analysis.measure import wilson
+from analysis.models import LoadedModel
 from pruning import wording
 from pruning.progress import Progress
 

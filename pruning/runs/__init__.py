@@ -1,1 +1,32 @@
 """Run folders: started, watched, cancelled, resumed and read."""
+
+from pruning.runs import finished
+from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan, stage
+from pruning.runs.folder import CANCEL, JOB, Run, list_runs, log, read, report, runs_root
+from pruning.runs.launch import cancel, resume, start
+from pruning.runs.metrics import Metrics, read_metrics
+from pruning.runs.process import RunFailed, execute
+
+__all__ = [
+    "CANCEL",
+    "JOB",
+    "FinishedRun",
+    "Heads",
+    "Metrics",
+    "Run",
+    "RunFailed",
+    "cancel",
+    "execute",
+    "finished",
+    "is_finished",
+    "list_runs",
+    "log",
+    "read",
+    "read_metrics",
+    "read_plan",
+    "report",
+    "resume",
+    "runs_root",
+    "stage",
+    "start",
+]

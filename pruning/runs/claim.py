@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pruning.files import OutputError
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.runs import folder as runs
 from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
@@ -77,7 +77,7 @@ def _anew(run: Run, at_once: int | None) -> Status:
         ValueError: it is done.
     """
     if run.state == "done":
-        place = run.folder / kinds.KINDS[str(run.kind)].output
+        place = run.folder / registry.RUN_KINDS[str(run.kind)].output
         raise ValueError(f"{run.name} is done: its result lies in {place}")
     now = time.time()
     return Status(

@@ -9,17 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from analysis.data.image_set import ImageSet
-from analysis.data.open import open_training
-from analysis.measure.evaluate import Agreement, Evaluation, agreement
-from analysis.models.load import LoadedModel, architecture
+from analysis.data import ImageSet, open_training
+from analysis.measure import Agreement, Evaluation, agreement
+from analysis.models import LoadedModel, architecture
 from analysis.vit import Architecture
-from pruning.cut.plan import Indices, Plan, read_heads
-from pruning.jobs import evaluations
-from pruning.jobs.bench import Named
-from pruning.jobs.inputs import image_sets
-from pruning.jobs.prune_job import Job
-from pruning.jobs.recover import RecoverJob
+from pruning.cut import Indices, Plan, read_heads
+from pruning.jobs import Job, Named, RecoverJob, evaluations, image_sets
 from pruning.runs import folder as runs
 
 PLAN = "plan.json"  # in a bundle
@@ -27,7 +22,7 @@ Heads = tuple[Indices | None, ...]  # of each block
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """What a run produced, read from its folder when it is asked for.
 
     `before` is the dense model (the teacher of a recovery), `start` the smaller model before
@@ -137,7 +132,7 @@ class Finished:
         job = self.job
         return self._placed((isinstance(job, RecoverJob) and job.test_data) or job.data)
 
-    def is_like(self, other: Finished) -> bool:
+    def is_like(self, other: FinishedRun) -> bool:
         """Whether it began with the same dense model and tested on the same images."""
         try:
             mine, others = ((one.origin, one.data, one.before.labels) for one in (self, other))

@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.bundle.layout import is_bundle
-from pruning.jobs import registry as kinds
+from pruning.bundle import is_bundle
+from pruning.jobs import registry
 from pruning.runs.file_lock import is_held
 from pruning.runs.status import ACTIVE, Status, this_host
 from pruning.wording import duration
 
 JOB, STATUS, LOG, LOCK, CANCEL = "job.json", "status.json", "log.txt", "lock", "cancel"
-BUNDLE = kinds.BUNDLE
+BUNDLE = registry.BUNDLE
 STALE = 60.0  # seconds without a sign of life after which that is said
 
 
@@ -49,7 +49,7 @@ class Run:
     @property
     def title(self) -> str:
         """Kind and method, or the folder's name where the job cannot be read."""
-        return self.name if self.job is None else kinds.words(self.job)
+        return self.name if self.job is None else registry.words(self.job)
 
     @property
     def active(self) -> bool:
@@ -207,7 +207,7 @@ def _doing(status: Status) -> str:
 
 def _read_job(file: Path) -> tuple[str | None, Any | None, str | None]:
     try:
-        return *kinds.unpack(file.read_text(encoding="utf-8")), None
+        return *registry.unpack(file.read_text(encoding="utf-8")), None
     except FileNotFoundError:
         return None, None, f"{file.parent} holds no run, or one not copied whole: it has no {file.name}"
     except (OSError, ValueError) as error:

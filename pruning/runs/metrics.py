@@ -72,7 +72,7 @@ class Metrics:
         return [point.step for point in found], [point.values[name] for point in found]
 
 
-def metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
+def read_metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
     """What is new since `known`, added to it; a line that is still being written waits.
 
     Where a run went on from a checkpoint, what came after that in an earlier attempt is left out, and so

@@ -26,7 +26,7 @@ def device() -> str:
 
 
 @contextmanager
-def turn(folder: Path, status: Callable[[], Status], ask: Callable[[], None]) -> Iterator[None]:
+def wait_for_turn(folder: Path, status: Callable[[], Status], ask: Callable[[], None]) -> Iterator[None]:
     """Inside the `with`, at most `at_once` runs of this root compute on this device of this machine.
 
     `ask` is called while waiting, and may raise. The lock of a turn goes with its process.

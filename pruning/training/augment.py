@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from analysis.models.preprocess import Preprocess
+from analysis.models import Preprocess
 from pruning.seeding import seeded
 
 STRENGTHS = ("auto", "none", "light", "strong")

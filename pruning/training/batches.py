@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from analysis.data.batches import read_ahead
-from analysis.data.image_set import ImageSet
-from analysis.data.images import BadImageError
-from analysis.models.preprocess import Preprocess
+from analysis.data import BadImageError, ImageSet, read_ahead
+from analysis.models import Preprocess
 from pruning.seeding import fingerprint, seeded
 from pruning.training.augment import augmentation
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from analysis.data.image_set import ImageSet
-from analysis.models.load import LoadedModel
+from analysis.data import ImageSet
+from analysis.models import LoadedModel
 from analysis.vit import ViT
 from pruning.options import Value, option_field, parse_option
 from pruning.progress import Monitor

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from analysis.data.batches import batches
-from analysis.data.image_set import ImageSet
-from analysis.measure.evaluate import evaluate
-from analysis.models.preprocess import Preprocess
+from analysis.data import ImageSet, batches
+from analysis.measure import evaluate
+from analysis.models import Preprocess
 from analysis.vit import Architecture, ViT
 from pruning.progress import Monitor
 from pruning.seeding import fingerprint, seeded

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from analysis.vit import Architecture, BlockWidths
-from app.state import runs as work
-from pruning.runs import start as run_start
+from app.state import session_runs
+from pruning import runs
 from tests.support.app import bundle, carry_out
 
 
@@ -18,8 +18,8 @@ from tests.support.app import bundle, carry_out
 def _runs_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder of runs for each test, and runs that are over as soon as they are started."""
     monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(run_start, "start", carry_out)
-    work._listed.clear()
+    monkeypatch.setattr(runs, "start", carry_out)
+    session_runs._listed.clear()
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from PIL import Image
 from analysis.measure.cost import cost
 from analysis.models.load import load, read_bundle
 from analysis.vit import ViT
-from app.parts import wording as words
-from app.state.loaded import Choice
+from app import wording
+from app.state.session import Choice
 from pruning.bundle.write import write_bundle
 from pruning.runs import folder as runs
 from tests.support.app import PAGES, go, only_run, start, text
@@ -25,7 +25,7 @@ from tests.support.app import PAGES, go, only_run, start, text
 def test_model_page_shows_the_demo_and_measures_it() -> None:
     app = start()
     shown = {metric.label: metric.value for metric in app.metric}
-    assert shown["Parameters"] == words.count(cost(load("demo").model.arch).params)
+    assert shown["Parameters"] == wording.count(cost(load("demo").model.arch).params)
     app.button(key="measure-baseline").click().run()
     assert "20 images" in app.metric[3].delta
     assert not app.exception
@@ -38,7 +38,7 @@ def test_prune_page_estimates_as_sliders_move() -> None:
     app.slider(key="ratio-mlp").set_value(50).run()
     dense = load("demo").model.arch
     half = replace(dense, blocks=tuple(replace(block, mlp=384) for block in dense.blocks))
-    assert app.metric[0].value == words.count(cost(half).params)
+    assert app.metric[0].value == wording.count(cost(half).params)
     assert "--mlp 0.5" in app.code[0].value
 
 
@@ -67,7 +67,7 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
 
     go(app, "compare")
     table = app.table[0].value
-    assert table.loc["Parameters", "run 1"].split()[0] == words.count(cost(small).params)
+    assert table.loc["Parameters", "run 1"].split()[0] == wording.count(cost(small).params)
     assert table.loc["Measured", "run 1"] == "before fine-tuning"
     go(app, "export")
     app.button(key="build-bundle").click().run()

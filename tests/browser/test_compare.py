@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.state import runs as work
+from app.state import session_runs
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import start as run_start
+from pruning.runs import launch, process
 from tests.support.browser import SECONDS, choose, pick, settle, shoot
 
 if TYPE_CHECKING:
@@ -29,14 +28,14 @@ def two(run_folders: Path) -> list[runs.Run]:
         finished(Job("demo", "demo", "l2", ratios=ratios, limit=40), run_folders)
         for ratios in (Ratios(qk=0.8, v=0.3, mlp=0.75), Ratios(heads=0.5))
     ]
-    time.sleep(work.POLL)  # for so long a server goes by what it has listed before
+    time.sleep(session_runs.POLL)  # for so long a server goes by what it has listed before
     return found
 
 
 def finished(job: Job, root: Path) -> runs.Run:
-    folder, lock = run_start._create(job, root, 1)
+    folder, lock = launch._create(job, root, 1)
     lock.close()
-    return worker.execute(folder)
+    return process.execute(folder)
 
 
 def test_compare_two_runs_and_take_the_report_along(two: list[runs.Run], page: Page, tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.models.load import load
 from analysis.vit import Architecture, ViT
-from app.state.loaded import Choice
+from app.state.session import Choice
 from pruning.bundle.write import write_bundle
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import start as run_start
+from pruning.runs import launch, process
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
 PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
@@ -24,10 +23,10 @@ PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
 
 def carry_out(job: Any) -> runs.Run:
     """`worker.start`, in this process."""
-    folder, lock = run_start._create(job, runs.runs_root(), 1)
+    folder, lock = launch._create(job, runs.runs_root(), 1)
     lock.close()
-    with suppress(ValueError, worker.RunFailed):
-        worker.execute(folder)
+    with suppress(ValueError, process.RunFailed):
+        process.execute(folder)
     return runs.read(folder)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget.curves import STRUCTURES, BlockCurves, Curve, Sensitivities
+from pruning.budget.curves import BUDGETED_STRUCTURES, BlockCurves, Curve, Sensitivities
 from pruning.budget.sensitivity import measured_widths
 
 DEIT_TINY = Architecture(
@@ -27,5 +27,6 @@ def synthetic(arch: Architecture, power: float = 2.0) -> Sensitivities:
         return Curve(widths, tuple(factor * (1 - kept / width) ** power for kept in widths))
 
     return Sensitivities(
-        tuple(BlockCurves(*(curve(getattr(b, name)) for name in STRUCTURES)) for b in arch.blocks), 64
+        tuple(BlockCurves(*(curve(getattr(b, name)) for name in BUDGETED_STRUCTURES)) for b in arch.blocks),
+        64,
     )

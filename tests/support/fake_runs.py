@@ -18,11 +18,10 @@ from typing import Any
 from analysis.models.load import LoadedModel
 from analysis.models.preprocess import Preprocess
 from pruning.files import replace_text
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.progress import Cancelled, Monitor
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import metrics as curves
+from pruning.runs import metrics, process
 from pruning.runs.status import Status
 from tests.support.models import TINY, random_vit
 
@@ -80,14 +79,14 @@ def count(job: FakeJob, monitor: Monitor) -> FakeResult:
     return FakeResult(loaded, job.steps)
 
 
-FAKE = kinds.Kind(FakeJob, count, "Counting")
+FAKE = registry.RunKind(FakeJob, count, "Counting")
 
 
 def folder_of(tmp_path: Path, job: FakeJob | None = None, name: str = "run") -> Path:
     """A run folder made by hand: a job is all it needs."""
     folder = tmp_path / "runs" / name
     folder.mkdir(parents=True)
-    (folder / runs.JOB).write_text(kinds.pack(job or FakeJob()))
+    (folder / runs.JOB).write_text(registry.pack(job or FakeJob()))
     return folder
 
 
@@ -117,7 +116,7 @@ def in_thread(folder: Path, **options: Any) -> threading.Thread:
 
     def work() -> None:
         with contextlib.suppress(Cancelled, ValueError, OSError):  # how it ended is in its status
-            worker.execute(folder, **options)
+            process.execute(folder, **options)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -126,4 +125,4 @@ def in_thread(folder: Path, **options: Any) -> threading.Thread:
 
 def point(step: int, attempt: int = 1, what: str = "Training", **values: float) -> str:
     """A line of metrics."""
-    return curves.Point(what, step, 0.0, attempt, values).to_json() + "\n"
+    return metrics.Point(what, step, 0.0, attempt, values).to_json() + "\n"

@@ -12,16 +12,22 @@ from typing import Any
 import streamlit as st
 from torch import Tensor
 
-from analysis.attention.maps import PATCH_MEAN, default_row
-from analysis.attention.relevance import classifiers_of, readout
-from analysis.attention.rollout import FUSIONS
-from analysis.attention.trace import Trace, mean_of_patches, one_token, token_names
+from analysis.attention import (
+    FUSIONS,
+    PATCH_MEAN,
+    Trace,
+    classifiers_of,
+    default_row,
+    mean_of_patches,
+    one_token,
+    readout,
+    token_names,
+)
 from analysis.vit import Architecture
 from app.parts.marks import Marks
 from app.parts.pictures import PALETTES, Style
-from app.state import loaded as session
-from app.state import memo
-from app.state.flow import METHODS, SAYS, Flow
+from app.state import memo, session
+from app.state.flow import FLOW_METHODS, FLOW_NOTES, Flow
 
 BIND: Any = "query-params"
 LIKELIEST = "the likeliest"
@@ -143,16 +149,16 @@ def _scrub(label: str, key: str, count: int, start: int) -> int:
 def pick_flow(seen: Trace) -> Flow:
     """The method and its options, those that it has."""
     arch = seen.arch
-    known = list(METHODS) if arch.num_classes else ["rollout"]
+    known = list(FLOW_METHODS) if arch.num_classes else ["rollout"]
     forget_unless("through", known)
     method = st.selectbox(
         "Through all blocks by",
         known,
-        format_func=METHODS.__getitem__,
+        format_func=FLOW_METHODS.__getitem__,
         key="through",
         bind=BIND,
         persist_state="session",
-        help=" ".join(SAYS[name] for name in known),
+        help=" ".join(FLOW_NOTES[name] for name in known),
     )
     fuse, blocks, label, classifier = "mean", arch.depth, None, "mean"
     if method == "rollout":

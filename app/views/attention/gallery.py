@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import streamlit as st
 from PIL import Image
 
-from app.parts import canvas, feedback
-from app.parts import wording as words
+from app import wording
+from app.parts import map_picture
 from app.parts.marks import Marks
 from app.parts.pictures import Map, Style
-from app.state import loaded as session
-from app.state import looks as looking
-from app.state import memo
-from app.state.looks import Look
-from app.views.attention import controls as lens
+from app.progress_bar import progress_bar
+from app.state import memo, session, viewed_image
+from app.state.viewed_image import ViewedImage
+from app.views.attention import controls
 from app.views.attention.controls import BIND
 
 COUNT = 12  # images at once
@@ -32,7 +31,7 @@ class _Cell:
     top: tuple[int, float] | None
 
 
-def show(looks: list[Look], token: str, style: Style, marks: Marks) -> None:
+def show(looks: list[ViewedImage], token: str, style: Style, marks: Marks) -> None:
     """Pictures side by side; each can be opened by itself."""
     what = st.segmented_control(
         "Shown",
@@ -51,34 +50,36 @@ def show(looks: list[Look], token: str, style: Style, marks: Marks) -> None:
     with st.container(horizontal=True, gap="small", key="gallery-pictures"):
         for place, (look, cell) in enumerate(zip(looks, cells, strict=True)):
             with st.container(width=SIDE, gap="xsmall"):
-                _picture(place, look, cell, canvas.canvas_of(look, style, marks).draw(cell.values, SIDE))
+                _picture(
+                    place, look, cell, map_picture.map_picture_of(look, style, marks).draw(cell.values, SIDE)
+                )
 
 
-Reader = tuple[object, Callable[[Look], Map]]  # what tells it from others, and what it does
+Reader = tuple[object, Callable[[ViewedImage], Map]]  # what tells it from others, and what it does
 
 
 def _one_head(token: str) -> Reader:
     arch = session.model().model.arch
-    read = lens.reading(arch, token)
-    block, head = lens.pick_head(arch)
-    return (token, block, head), lambda look: looking.seen_from(look, read).looks[block][head].numpy()
+    read = controls.reading(arch, token)
+    block, head = controls.pick_head(arch)
+    return (token, block, head), lambda look: viewed_image.seen_from(look, read).looks[block][head].numpy()
 
 
-def _flow(token: str, first: Look) -> Reader:
-    seen = looking.trace(first)
-    flow, read = lens.pick_flow(seen), lens.reading(seen.arch, token)
-    return (token, flow), lambda look: looking.flow(look, flow, read)
+def _flow(token: str, first: ViewedImage) -> Reader:
+    seen = viewed_image.trace(first)
+    flow, read = controls.pick_flow(seen), controls.reading(seen.arch, token)
+    return (token, flow), lambda look: viewed_image.flow(look, flow, read)
 
 
-def _cells(looks: list[Look], key: object, read: Callable[[Look], Map]) -> list[_Cell]:
+def _cells(looks: list[ViewedImage], key: object, read: Callable[[ViewedImage], Map]) -> list[_Cell]:
     """All maps; these are remembered, as the traces of so many images of a large model would not be."""
 
-    def cell(look: Look) -> _Cell:
+    def cell(look: ViewedImage) -> _Cell:
         values = read(look)
-        return _Cell(values, next(iter(looking.trace(look).top(1)), None))
+        return _Cell(values, next(iter(viewed_image.trace(look).top(1)), None))
 
     found = []
-    with feedback.progress_bar() as progress:
+    with progress_bar() as progress:
         for done, look in enumerate(looks):
             progress("Reading the images", done / len(looks))
             place = session.choice(), look.key, key
@@ -86,21 +87,21 @@ def _cells(looks: list[Look], key: object, read: Callable[[Look], Map]) -> list[
     return found
 
 
-def _picture(place: int, look: Look, cell: _Cell, picture: Image.Image) -> None:
+def _picture(place: int, look: ViewedImage, cell: _Cell, picture: Image.Image) -> None:
     st.image(picture, alt=f"attention in {look.name}", width="stretch")
     said = look.name
     if cell.top is not None:
         index, share = cell.top
         right = "" if look.label is None else " ✓" if index == look.label else " ✗"
-        said = f"{session.class_name(index)}{right} {words.percent(share, 0)}"
+        said = f"{session.class_name(index)}{right} {wording.percent(share, 0)}"
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-        st.caption(words.plain(said), width=SIDE - 50)  # room for the button beside a long name
+        st.caption(wording.plain(said), width=SIDE - 50)  # room for the button beside a long name
         st.button(
             "",
             key=f"open-{place}",
             on_click=_open,
             args=(place,),
-            help=f"Open {words.plain(look.name)}",
+            help=f"Open {wording.plain(look.name)}",
             type="tertiary",
             icon=":material/open_in_full:",
         )

@@ -6,48 +6,46 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from analysis.attention.maps import TokenMaps
-from analysis.attention.objects import (
+from analysis.attention import (
     ObjectAttention,
+    TokenMaps,
     mass_on_object,
     object_attention,
     patch_cover,
     points_at_object,
     with_masks,
 )
+from app import wording
 from app.parts import charts
-from app.parts import wording as words
 from app.parts.pictures import Map
-from app.state import loaded as session
-from app.state import looks as looking
-from app.state import memo
-from app.state.looks import Look
-from app.views.attention import charts as charts_attention
-from app.views.attention import controls as lens
+from app.state import memo, session, viewed_image
+from app.state.viewed_image import ViewedImage
+from app.views.attention import charts as attention_charts
+from app.views.attention import controls
 from app.views.attention.controls import BIND
 
 SEVERAL = 100
 OVER = {"one": "This scene", "several": f"{SEVERAL} scenes"}
 
 
-def of_map(look: Look, values: Map) -> None:
+def of_map(look: ViewedImage, values: Map) -> None:
     """How much of a map lies on the scene's object, and whether its peak does; nothing for other images."""
     cover = _cover(look)
     if cover is None:
         return
     shown = torch.from_numpy(values)
-    mass = words.percent(float(mass_on_object(shown, cover)))
-    chance = words.percent(float(cover.mean()))
+    mass = wording.percent(float(mass_on_object(shown, cover)))
+    chance = wording.percent(float(cover.mean()))
     hit = "on the object ✓" if bool(points_at_object(shown, cover)) else "beside the object ✗"
     st.caption(f"**{mass}** on the object ({chance} by chance), peak {hit}")
 
 
-def _cover(look: Look) -> Tensor | None:
-    mask = looking.mask_of(look)
+def _cover(look: ViewedImage) -> Tensor | None:
+    mask = viewed_image.mask_of(look)
     return None if mask is None else patch_cover(mask, session.model().model.arch)
 
 
-def show(look: Look, maps: TokenMaps, head: tuple[int, int], token: str) -> None:
+def show(look: ViewedImage, maps: TokenMaps, head: tuple[int, int], token: str) -> None:
     """Every head's share of attention on the object; nothing for other images."""
     cover = _cover(look)
     if cover is None:
@@ -73,7 +71,7 @@ def show(look: Look, maps: TokenMaps, head: tuple[int, int], token: str) -> None
         mass, hits = ([part.tolist() for part in parts] for parts in (found.mass, found.pointing))
         chance = found.mass_by_chance
     st.plotly_chart(
-        charts_attention.on_object(mass, hits, head),
+        attention_charts.on_object(mass, hits, head),
         config=charts.CONFIG,
         width="content",
         key="object-grid",
@@ -81,12 +79,12 @@ def show(look: Look, maps: TokenMaps, head: tuple[int, int], token: str) -> None
         selection_mode="points",
         alt="each head's share of attention on the object, blocks from left to right",
     )
-    st.caption(f"Share of each head's attention to patches, in percent; {words.percent(chance)} by chance.")
+    st.caption(f"Share of each head's attention to patches, in percent; {wording.percent(chance)} by chance.")
 
 
 def _several(token: str) -> ObjectAttention:
     loaded, key = session.model(), (session.choice(), token)
-    read = lens.reading(loaded.model.arch, token)
+    read = controls.reading(loaded.model.arch, token)
     scenes = session.few_images(SEVERAL)
     make = lambda: object_attention(loaded.model, with_masks(scenes, loaded.preprocess), read)
     with st.spinner(f"Reading {SEVERAL} scenes …"):

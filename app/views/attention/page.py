@@ -8,18 +8,17 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from analysis.attention.maps import TokenMaps
+from analysis.attention import TokenMaps
 from analysis.vit import Architecture
-from app.parts import canvas, image_picker, picker, pictures
-from app.parts import wording as words
-from app.parts.canvas import Canvas
+from app import wording
+from app.parts import image_picker, map_picture, picker, pictures
+from app.parts.map_picture import MapPicture
 from app.parts.marks import Marks
 from app.parts.pictures import Map, Style
 from app.state import flow as state_flow
-from app.state import loaded as session
-from app.state import looks as looking
-from app.state.looks import Look
-from app.views.attention import controls as lens
+from app.state import session, viewed_image
+from app.state.viewed_image import ViewedImage
+from app.views.attention import controls
 from app.views.attention import gallery as attention_gallery
 from app.views.attention import objects as attention_objects
 from app.views.attention.controls import BIND
@@ -33,11 +32,11 @@ def show() -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="attention-top"):
         st.header("Attention", anchor=False, width="stretch")
         gallery = _pick("View", VIEWS, "one", "view") == "several"
-        style, marks = lens.display(_has_objects())
+        style, marks = controls.display(_has_objects())
         files = None if gallery else st.popover("Download", icon=":material/download:", key="files")
     with st.container(horizontal=True, vertical_alignment="bottom", key="image-choice"):
         looks = _choose_images(gallery)
-        token = lens.pick_token(session.model().model.arch)
+        token = controls.pick_token(session.model().model.arch)
     if gallery:
         attention_gallery.show(looks, token, style, marks)
     else:
@@ -63,17 +62,17 @@ def _has_objects() -> bool:
     return session.choice().data is not None and session.images().rendered
 
 
-def _choose_images(gallery: bool) -> list[Look]:
+def _choose_images(gallery: bool) -> list[ViewedImage]:
     """The images to look at: of the data set, by number, or photos of one's own."""
     if _pick("Image", SOURCES, "set" if session.choice().data else "photo", "image-from") == "photo":
         return _own_photos(gallery)
     count = len(session.images())
     shown = min(attention_gallery.COUNT, count) if gallery else 1
     number = image_picker.pick_number("image", count, shown, BIND)
-    return [looking.of_set((number + i) % count) for i in range(shown)]
+    return [viewed_image.of_set((number + i) % count) for i in range(shown)]
 
 
-def _own_photos(gallery: bool) -> list[Look]:
+def _own_photos(gallery: bool) -> list[ViewedImage]:
     photos = image_picker.upload()
     if not photos:
         raise session.NothingChosen("Upload one or more photos to see where the model looks in them.")
@@ -85,22 +84,22 @@ def _own_photos(gallery: bool) -> list[Look]:
 # ---- one image
 
 
-def _one_image(look: Look, token: str, style: Style, marks: Marks, files: Any) -> None:
+def _one_image(look: ViewedImage, token: str, style: Style, marks: Marks, files: Any) -> None:
     arch = session.model().model.arch
     with st.container(key="busy"), st.spinner("Reading the image …"):
-        maps = looking.seen_from(look, lens.reading(arch, token))
-    drawn = canvas.canvas_of(look, style, marks)
+        maps = viewed_image.seen_from(look, controls.reading(arch, token))
+    drawn = map_picture.map_picture_of(look, style, marks)
     photo, one = st.columns([1, 2], gap="small")
     with one:  # what a click on a patch asks for comes first, on the wire too
         head, shown = _head(look, maps, token, drawn)
     with photo:
-        _photo(look, arch, lens.patch_of(arch, token), drawn)
+        _photo(look, arch, controls.patch_of(arch, token), drawn)
     _grid(maps, head, token, drawn)
     shown |= _flow(look, maps, head, token, drawn)
-    canvas.downloads(files, look.name, drawn, {"The image": None} | shown, maps)
+    map_picture.downloads(files, look.name, drawn, {"The image": None} | shown, maps)
 
 
-def _photo(look: Look, arch: Architecture, patch: tuple[int, int] | None, drawn: Canvas) -> None:
+def _photo(look: ViewedImage, arch: Architecture, patch: tuple[int, int] | None, drawn: MapPicture) -> None:
     st.subheader("Image", anchor=False, help="Click a patch to see where it looks, and who looks at it.")
     picker.show(
         picker.of_patches(drawn.draw(), *arch.grid),
@@ -109,8 +108,8 @@ def _photo(look: Look, arch: Architecture, patch: tuple[int, int] | None, drawn:
         key="patches",
         alt=f"the image as the model sees it, {look.name}; its patches can be clicked",
     )
-    st.caption(looking.caption(look))
-    guesses = looking.trace(look).top()
+    st.caption(viewed_image.caption(look))
+    guesses = viewed_image.trace(look).top()
     if not guesses:
         st.caption("This model has no classifier.")
         return
@@ -126,18 +125,18 @@ def _pick_patch(cell: picker.Cell) -> None:
 def _guess(index: int, probability: float, truth: int | None) -> str:
     name = escape(session.class_name(index)) + (" ✓" if index == truth else "")
     bar = f'style="--share: {probability:.1%}"'
-    return f'<div class="guess" {bar}><span>{name}</span><span>{words.percent(probability)}</span></div>'
+    return f'<div class="guess" {bar}><span>{name}</span><span>{wording.percent(probability)}</span></div>'
 
 
 def _head(
-    look: Look, maps: TokenMaps, token: str, drawn: Canvas
+    look: ViewedImage, maps: TokenMaps, token: str, drawn: MapPicture
 ) -> tuple[tuple[int, int], dict[str, Map | None]]:
     """One head enlarged, both ways; block and head come from sliders that clicks on the grid move too."""
     both = st.container()
-    block, head = lens.pick_head(session.model().model.arch)
-    it = lens.named(token)
+    block, head = controls.pick_head(session.model().model.arch)
+    it = controls.named(token)
     looks, seen = maps.looks[block][head].numpy(), maps.seen[block][head].numpy()
-    stays = words.percent(float(maps.on_prefix[block][head]))
+    stays = wording.percent(float(maps.on_prefix[block][head]))
     with both:
         left, right = st.columns(2, gap="small")
         with left:
@@ -158,33 +157,34 @@ def _at_once(picture: Image.Image, alt: str) -> None:
 
 
 def _flow(
-    look: Look, maps: TokenMaps, head: tuple[int, int], token: str, drawn: Canvas
+    look: ViewedImage, maps: TokenMaps, head: tuple[int, int], token: str, drawn: MapPicture
 ) -> dict[str, Map | None]:
     """Attention through all blocks, and, for scenes, every head against the object."""
     arch = session.model().model.arch
     picture, options, objects = st.columns(3, gap="small")
     with options:
-        flow = looking.settled(look, lens.pick_flow(looking.trace(look)))
-        st.caption(state_flow.SAYS[flow.method])
+        flow = viewed_image.settled(look, controls.pick_flow(viewed_image.trace(look)))
+        st.caption(state_flow.FLOW_NOTES[flow.method])
     with picture:
         st.subheader("Through all blocks", anchor=False)
         with st.spinner("Following the attention …"):
-            values = looking.flow(look, flow, lens.reading(arch, token))
-        name = f"{state_flow.METHODS[flow.method]} {lens.read_at(arch, flow, token)}"
+            values = viewed_image.flow(look, flow, controls.reading(arch, token))
+        name = f"{state_flow.FLOW_METHODS[flow.method]} {controls.read_at(arch, flow, token)}"
         st.image(drawn.draw(values), alt=name)
-        st.caption(words.plain(name))
+        st.caption(wording.plain(name))
         attention_objects.of_map(look, values)
     with objects:
         attention_objects.show(look, maps, head, token)
-    return {state_flow.METHODS[flow.method]: values}
+    return {state_flow.FLOW_METHODS[flow.method]: values}
 
 
-def _grid(maps: TokenMaps, chosen: tuple[int, int], token: str, drawn: Canvas) -> None:
+def _grid(maps: TokenMaps, chosen: tuple[int, int], token: str, drawn: MapPicture) -> None:
     st.subheader("All heads", anchor=False)
     palette = drawn.style.palette
     with st.container(horizontal=True, vertical_alignment="center", key="scale"):
         st.caption(
-            f"From {lens.named(token)}. Click a map to enlarge it. Each runs from its lowest", width="content"
+            f"From {controls.named(token)}. Click a map to enlarge it. Each runs from its lowest",
+            width="content",
         )
         st.image(pictures.scale(palette, 120, 10), alt="colour scale from low to high", width=120)
         st.caption("to its own highest value.", width="content")

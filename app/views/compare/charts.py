@@ -8,12 +8,10 @@ from math import ceil
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.measure.confidence import Bin
-from analysis.measure.evaluate import wilson
-from analysis.measure.latency import Percentiles
+from analysis.measure import Bin, Percentiles, wilson
 from analysis.vit import Architecture
 from app.parts.charts import ACCENT, KEPT, OTHER, Figure, _plain
-from pruning.report.comparison import Trade
+from pruning.report import Trade
 
 COLOURS = (OTHER, KEPT, "#e0a030", "#6a6fd8", "#d2604f")  # the dense model, then those beside it
 VIRIDIS = "Viridis"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app import wording
 from app.parts import charts, run_panel
-from app.parts import wording as words
-from app.state import comparison as compared
-from app.state import runs as work
-from app.views.compare import charts as charts_compare
-from pruning.jobs.bench import BenchJob, Timings
-from pruning.report.comparison import Compared, Comparison
+from app.state import comparison, session_runs
+from app.views.compare import charts as compare_charts
+from pruning.jobs import BenchJob, Timings
+from pruning.report import ComparedModel, Comparison
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 USUAL = (1, 8)
@@ -20,7 +19,7 @@ USUAL = (1, 8)
 def show(found: Comparison) -> None:
     """What was measured, and the button that measures."""
     sources = [model.source for model in found.models]
-    running = compared.bench(sources)
+    running = comparison.bench(sources)
     if running is not None and running.state != "done":
         run_panel.panel(running, "bench-panel")
     if found.timings is not None:
@@ -36,7 +35,7 @@ def _form(found: Comparison) -> None:
         )
         again = "Measure again" if found.timings else "Measure latency"
         if st.button(again, icon=":material/timer:", key="measure-latency", disabled=not batches):
-            work.begin(BenchJob(tuple(m.source for m in found.models), tuple(sorted(batches))))
+            session_runs.begin(BenchJob(tuple(m.source for m in found.models), tuple(sorted(batches))))
             st.rerun()
     st.caption("All models take turns, so that whatever else the machine does hits them alike. On CPU.")
 
@@ -49,7 +48,7 @@ def _measured(found: Comparison, timed: Timings) -> None:
         st.table(pd.DataFrame(rows).set_index("Model"), border="horizontal", alt="latency of all models")
     with right:
         st.plotly_chart(
-            charts_compare.latency(
+            compare_charts.latency(
                 {b: [(m.name, timed.of(m.source, b)) for m in found.models] for b in sorted(timed.ms)}
             ),
             config=charts.CONFIG,
@@ -63,9 +62,9 @@ def _measured(found: Comparison, timed: Timings) -> None:
     )
 
 
-def _row(model: Compared, dense: Compared, batch: int, timed: Timings) -> dict[str, str]:
+def _row(model: ComparedModel, dense: ComparedModel, batch: int, timed: Timings) -> dict[str, str]:
     times = timed.of(model.source, batch)
-    row = {"Model": f"{words.plain(model.name)}, batch {batch}"}
-    row |= {name: words.milliseconds(getattr(times, name)) for name in ("p10", "p50", "p90")}
+    row = {"Model": f"{wording.plain(model.name)}, batch {batch}"}
+    row |= {name: wording.milliseconds(getattr(times, name)) for name in ("p10", "p50", "p90")}
     timing = timed.between(model.source, dense.source, batch)
     return row | {"Speed-up": "" if model is dense else f"{timing.speedup:.2f}×, {timing.verdict}"}

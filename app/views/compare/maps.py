@@ -9,17 +9,15 @@ from PIL import Image as Picture
 from PIL.Image import Image
 from torch import Tensor
 
-from analysis.attention.pictures import enlarge, overlay, sheet
-from analysis.attention.preservation import preservation
-from analysis.attention.rollout import FUSIONS
-from app.parts import charts, feedback, image_picker
-from app.parts import wording as words
-from app.state import address, memo
-from app.state import looks as looking
-from app.state.looks import Look
-from app.views.compare import charts as charts_compare
-from pruning.cut.plan import Indices
-from pruning.report.comparison import Compared, Comparison, aligned
+from analysis.attention import FUSIONS, enlarge, overlay, preservation, sheet
+from app import wording
+from app.parts import charts, image_picker
+from app.progress_bar import progress_bar
+from app.state import address, memo, viewed_image
+from app.state.viewed_image import ViewedImage
+from app.views.compare import charts as compare_charts
+from pruning.cut import Indices
+from pruning.report import ComparedModel, Comparison, aligned
 
 SIDE = 300  # pixels of a picture
 ROOM, CELL = 880, 64  # pixels: width of two sheets of maps, largest map in them
@@ -41,7 +39,7 @@ def show(found: Comparison) -> None:
             _sheets(found, look)
 
 
-def _choose(found: Comparison) -> Look:
+def _choose(found: Comparison) -> ViewedImage:
     given = address.given("image")
     if given is not None and given[0].isdecimal():
         st.session_state["compare-image"] = int(given[0])
@@ -54,11 +52,11 @@ def _choose(found: Comparison) -> Look:
     return look_at(found, number)
 
 
-def look_at(found: Comparison, number: int) -> Look:
+def look_at(found: Comparison, number: int) -> ViewedImage:
     """Test image `number` of a comparison."""
     test = found.tested
     key = (found.dense.source, found.data, test.item_name(number))
-    return Look(test.item_name(number), test.image(number), test.label(number), key)
+    return ViewedImage(test.item_name(number), test.image(number), test.label(number), key)
 
 
 def _columns(found: Comparison) -> Any:
@@ -66,23 +64,23 @@ def _columns(found: Comparison) -> Any:
     return st.columns(max(len(found.models) + 1, 3), gap="small")
 
 
-def _rollouts(found: Comparison, look: Look, crop: Image) -> None:
+def _rollouts(found: Comparison, look: ViewedImage, crop: Image) -> None:
     number = st.session_state["compare-image"]
     first, *others = _columns(found)
     with first:
         st.image(crop, width="stretch", alt=f"the image as the models see it: {look.name}")
         true = found.class_name(found.dense.result.labels[number])
-        st.caption(f"{words.plain(true)} · {words.plain(look.name)}")
+        st.caption(f"{wording.plain(true)} · {wording.plain(look.name)}")
     fuse = st.session_state["compare-fuse"]
     for model, column in zip(found.models, others, strict=False):
         loaded = found.load(model.source)
         with column, st.spinner(f"Reading {model.name} …", show_time=False):
-            values = looking.rollout(look, fuse, 0.0, loaded=loaded)[looking.row_of(loaded)]
-            picture = overlay(crop, values.numpy(), looking.style())
+            values = viewed_image.rollout(look, fuse, 0.0, loaded=loaded)[viewed_image.row_of(loaded)]
+            picture = overlay(crop, values.numpy(), viewed_image.style())
             st.image(picture, width="stretch", alt=f"rollout of {model.name}")
             said = found.class_name(model.result.predictions[number])
-            sure = words.percent(model.result.confidences[number])
-            st.caption(f"Rollout, **{words.plain(model.name)}**: {words.plain(said)}, {sure}")
+            sure = wording.percent(model.result.confidences[number])
+            st.caption(f"Rollout, **{wording.plain(model.name)}**: {wording.plain(said)}, {sure}")
 
 
 # ---- one head
@@ -117,7 +115,7 @@ def _within(key: str, high: int, start: int) -> None:
     st.session_state[key] = min(st.session_state.get(key, start), high)
 
 
-def _one_head(found: Comparison, look: Look, crop: Image) -> tuple[int, int]:
+def _one_head(found: Comparison, look: ViewedImage, crop: Image) -> tuple[int, int]:
     """The same head in every model; its numbers are those of the dense one."""
     first, *others = _columns(found)
     with first:
@@ -133,13 +131,13 @@ def _one_head(found: Comparison, look: Look, crop: Image) -> tuple[int, int]:
                 missing = "not known" if heads is None else "removed"
                 blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in either theme
                 st.image(blank, width="stretch", alt=f"head {missing}")
-                st.caption(f"**{words.plain(model.name)}**: {missing}")
+                st.caption(f"**{wording.plain(model.name)}**: {missing}")
                 continue
             loaded = found.load(model.source)
-            values = looking.maps(look, loaded).blocks[block][place, looking.row_of(loaded)]
-            picture = overlay(crop, values.numpy(), looking.style())
+            values = viewed_image.maps(look, loaded).blocks[block][place, viewed_image.row_of(loaded)]
+            picture = overlay(crop, values.numpy(), viewed_image.style())
             st.image(picture, width="stretch", alt=f"head {head} of block {block}, {model.name}")
-            st.caption(f"**{words.plain(model.name)}**" + (f", its head {place}" if place != head else ""))
+            st.caption(f"**{wording.plain(model.name)}**" + (f", its head {place}" if place != head else ""))
     return block, head
 
 
@@ -166,7 +164,7 @@ def _over() -> str:
     return address.pick("over", "compare-over", list(OVER), draw)
 
 
-def _preserved(found: Comparison, look: Look, chosen: tuple[int, int]) -> None:
+def _preserved(found: Comparison, look: ViewedImage, chosen: tuple[int, int]) -> None:
     st.subheader("Attention preservation", anchor=False)
     over = _over()
     st.caption(
@@ -179,7 +177,9 @@ def _preserved(found: Comparison, look: Look, chosen: tuple[int, int]) -> None:
                 _preserved_by(found, model, look, over, chosen)
 
 
-def _preservation(found: Comparison, model: Compared, look: Look, over: str) -> tuple[Tensor, ...]:
+def _preservation(
+    found: Comparison, model: ComparedModel, look: ViewedImage, over: str
+) -> tuple[Tensor, ...]:
     dense, small = found.load(found.dense.source), found.load(model.source)
     several = found.tested.sample(min(SEVERAL, len(found.tested))) if over == "several" else None
     seen = look.key if several is None else "several"
@@ -187,7 +187,7 @@ def _preservation(found: Comparison, model: Compared, look: Look, over: str) -> 
 
     def measure() -> tuple[Tensor, ...]:
         images = [look.image] if several is None else [several.image(i) for i in range(len(several))]
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             batches = _told((dense.preprocess(image)[None] for image in images), len(images), progress)
             return preservation(dense.model, small.model, batches, model.kept(dense.model.arch))
 
@@ -201,9 +201,11 @@ def _told(images: Any, count: int, progress: Any) -> Any:
         yield image
 
 
-def _preserved_by(found: Comparison, model: Compared, look: Look, over: str, chosen: tuple[int, int]) -> None:
+def _preserved_by(
+    found: Comparison, model: ComparedModel, look: ViewedImage, over: str, chosen: tuple[int, int]
+) -> None:
     slot = st.empty()
-    slot.markdown(f"**{words.plain(model.name)}**")
+    slot.markdown(f"**{wording.plain(model.name)}**")
     if not any(model.kept(found.dense.arch)):
         why = (
             "its bundle has no plan that says which heads stayed"
@@ -214,9 +216,9 @@ def _preserved_by(found: Comparison, model: Compared, look: Look, over: str, cho
         return
     values = _preservation(found, model, look, over)
     known = [value for row in values for value in row.tolist() if value == value]
-    slot.markdown(f"**{words.plain(model.name)}**, {sum(known) / len(known):.3f} on average")
+    slot.markdown(f"**{wording.plain(model.name)}**, {sum(known) / len(known):.3f} on average")
     st.plotly_chart(
-        charts_compare.preserved([row.tolist() for row in values], chosen),
+        compare_charts.preserved([row.tolist() for row in values], chosen),
         config=charts.CONFIG,
         width="content",
         key=f"preserved-{model.name}",
@@ -232,7 +234,7 @@ def _clicked(key: str) -> None:
         st.session_state["compare clicked"] = tuple(points[0]["customdata"][:2])
 
 
-def _sheets(found: Comparison, look: Look) -> None:
+def _sheets(found: Comparison, look: ViewedImage) -> None:
     """All maps of every model; a head that is gone leaves its place blank."""
     crop = _crop(found, look)
     wide = ROOM // min(len(found.models), 2)
@@ -240,14 +242,14 @@ def _sheets(found: Comparison, look: Look) -> None:
         pair = found.models[start : start + 2]
         for model, column in zip(pair, st.columns(2, gap="medium"), strict=False):
             loaded = found.load(model.source)
-            row, kept = looking.row_of(loaded), model.kept(found.dense.arch)
-            planes = aligned(looking.maps(look, loaded), row, kept, found.dense.arch)
+            row, kept = viewed_image.row_of(loaded), model.kept(found.dense.arch)
+            planes = aligned(viewed_image.maps(look, loaded), row, kept, found.dense.arch)
             with column:
-                st.markdown(f"**{words.plain(model.name)}**")
+                st.markdown(f"**{wording.plain(model.name)}**")
                 alt = f"attention maps of {model.name}, blocks from left to right, heads from top to bottom"
-                st.image(sheet(crop, planes, wide, CELL, looking.style()), alt=alt)
+                st.image(sheet(crop, planes, wide, CELL, viewed_image.style()), alt=alt)
 
 
-def _crop(found: Comparison, look: Look) -> Image:
+def _crop(found: Comparison, look: ViewedImage) -> Image:
     """What the models see of an image, at their resolution."""
-    return looking.cropped(look, found.load(found.dense.source))
+    return viewed_image.cropped(look, found.load(found.dense.source))

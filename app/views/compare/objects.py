@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.parts import charts, feedback
-from app.parts import wording as words
+from app import wording
+from app.parts import charts
+from app.progress_bar import progress_bar
 from app.state import memo
-from app.views.compare import charts as charts_compare
-from pruning.report.comparison import Comparison
-from pruning.report.objects import OnObjects, on_objects
+from app.views.compare import charts as compare_charts
+from pruning.report import Comparison, OnObjects, on_objects
 
 
 def show(found: Comparison) -> None:
@@ -22,8 +22,8 @@ def show(found: Comparison) -> None:
     heads = scores[0].heads
     st.caption(
         f"Over {heads.images} scenes, seen from the token that the prediction is read from. By chance "
-        f"{words.percent(heads.mass_by_chance)} of the mass lies on the object and "
-        f"{words.percent(heads.pointing_by_chance)} of the peaks do."
+        f"{wording.percent(heads.mass_by_chance)} of the mass lies on the object and "
+        f"{wording.percent(heads.pointing_by_chance)} of the peaks do."
     )
     st.subheader("Head by head", anchor=False)
     pairs = [(m.name, _pairs(found, place, scores)) for place, m in enumerate(found.models) if place]
@@ -31,7 +31,7 @@ def show(found: Comparison) -> None:
         st.caption("Which heads stayed is not known of these models.")
         return
     st.plotly_chart(
-        charts_compare.mass_moved(pairs),
+        compare_charts.mass_moved(pairs),
         config=charts.CONFIG,
         key="mass-moved",
         alt="share of each head's attention on the object, in the dense model and in the smaller ones",
@@ -44,7 +44,7 @@ def _scores(found: Comparison, place: int) -> OnObjects:
     loaded = found.load(model.source)
 
     def measure() -> OnObjects:
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             return on_objects(loaded, found.tested, progress, f"Reading scenes with {model.name}")
 
     key = (model.source, found.dense.source, found.data, len(found.tested))

@@ -8,12 +8,11 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from analysis.measure.latency import NOT_DISTINGUISHABLE
+from analysis.measure import NOT_DISTINGUISHABLE
+from app import wording
 from app.parts import feedback
-from app.parts import wording as words
-from app.state import address
-from app.state import comparison as compared
-from app.state.finished import Run
+from app.state import address, comparison
+from app.state.finished_runs import NumberedRun
 from app.views.compare import latency as compare_latency
 from app.views.compare import maps as compare_maps
 from app.views.compare import objects as compare_objects
@@ -21,8 +20,8 @@ from app.views.compare import predictions as compare_predictions
 from app.views.compare import report as compare_report
 from app.views.compare import runs as compare_runs
 from app.views.compare import widths as compare_widths
-from pruning.report.comparison import BESIDE, Compared, Comparison
-from pruning.runs import folder as runs
+from pruning import runs
+from pruning.report import BESIDE, ComparedModel, Comparison
 
 CHOSEN = "compare-runs"
 
@@ -47,7 +46,7 @@ def show() -> None:
     if not chosen:
         st.info("Choose at least one model to put beside the dense one.", icon=":material/compare_arrows:")
         return
-    found = compared.comparison(group, chosen)
+    found = comparison.comparison(group, chosen)
     with st.container(key="table"):
         st.table(_table(found), border="horizontal", alt="figures of all models")
     st.caption(_legend(found))
@@ -61,10 +60,10 @@ def show() -> None:
 # ---- choosing
 
 
-def _choose() -> tuple[list[Run], list[str]]:
+def _choose() -> tuple[list[NumberedRun], list[str]]:
     """The group of runs in question and the keys of those chosen; without any, says what to do."""
     _restore()
-    groups = compared.groups()
+    groups = comparison.groups()
     if not groups:
         _nothing_yet()
         return [], []
@@ -93,7 +92,7 @@ def _restore() -> None:
     keys = []
     for name in address.given("runs") or []:
         with feedback.sentences():
-            keys.append(compared.open_path(name if "/" in name else str(runs.runs_root() / name)))
+            keys.append(comparison.open_path(name if "/" in name else str(runs.runs_root() / name)))
     if keys:
         st.session_state[CHOSEN] = keys
         _see_newest()
@@ -101,14 +100,14 @@ def _restore() -> None:
 
 def _see_newest() -> str | None:
     """Whether a run is new to this session; its key if so."""
-    newest = next((run.key for group in compared.groups()[:1] for run in group[:1]), None)
+    newest = next((run.key for group in comparison.groups()[:1] for run in group[:1]), None)
     if newest == st.session_state.get("compare seen"):
         return None
     st.session_state["compare seen"] = newest
     return newest
 
 
-def _group(groups: list[list[Run]], by_key: dict[str, int]) -> int:
+def _group(groups: list[list[NumberedRun]], by_key: dict[str, int]) -> int:
     """Which dense model and images it is about: those of what is chosen, a new run's at first."""
     chosen: list[str] = st.session_state.get(CHOSEN, [])
     newest = _see_newest()
@@ -125,7 +124,7 @@ def _group(groups: list[list[Run]], by_key: dict[str, int]) -> int:
     place: int = st.selectbox(
         "Dense model and images",
         range(len(groups)),
-        format_func=lambda place: compared.group_title(groups[place]),
+        format_func=lambda place: comparison.group_title(groups[place]),
         key="compare-group",
         on_change=lambda: st.session_state.pop(CHOSEN, None),
         width=400,
@@ -133,9 +132,9 @@ def _group(groups: list[list[Run]], by_key: dict[str, int]) -> int:
     return place
 
 
-def _models(group: list[Run]) -> list[str]:
+def _models(group: list[NumberedRun]) -> list[str]:
     titles = {run.key: run.title for run in group}
-    titles |= {str(folder): f"Bundle {folder.name}" for folder in compared.bundles()}
+    titles |= {str(folder): f"Bundle {folder.name}" for folder in comparison.bundles()}
     before: list[str] | None = st.session_state.get(CHOSEN)
     chosen = [key for key in before or [] if key in titles][:BESIDE]
     st.session_state[CHOSEN] = chosen if chosen or before == [] else [group[0].key]
@@ -159,7 +158,7 @@ def _open_folder() -> None:
         )
         with feedback.sentences():
             if st.button("Open", key="compare-open-button"):
-                key = compared.open_path(path)
+                key = comparison.open_path(path)
                 chosen = [other for other in st.session_state.get(CHOSEN, []) if other != key]
                 st.session_state["compare opened"] = [*chosen[: BESIDE - 1], key]
                 st.rerun()
@@ -181,7 +180,7 @@ def _table(found: Comparison) -> pd.DataFrame:
     return table[(table != "").any(axis=1)]
 
 
-def _column(model: Compared, dense: Compared, found: Comparison) -> dict[str, str]:
+def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> dict[str, str]:
     result, other = model.result, model is not dense
     mine, theirs = model.cost, dense.cost
 
@@ -190,16 +189,16 @@ def _column(model: Compared, dense: Compared, found: Comparison) -> dict[str, st
 
     start = model.start
     column = {
-        "Top-1": against(words.percent(result.top1), words.points(dense.result.top1, result.top1)),
-        "95 % interval": f"{100 * result.top1_low:.1f} to {100 * result.top1_high:.1f}{words.NBSP}%",
+        "Top-1": against(wording.percent(result.top1), wording.points(dense.result.top1, result.top1)),
+        "95 % interval": f"{100 * result.top1_low:.1f} to {100 * result.top1_high:.1f}{wording.NBSP}%",
         "Measured": model.when,
-        "Before fine-tuning": "" if start is None else words.percent(start.top1),
-        "Top-5": against(words.percent(result.top5), words.points(dense.result.top5, result.top5)),
-        "Agreement with dense": words.percent(model.agreement(dense).share) if other else "",
-        "Calibration error": words.percent(model.ece),
-        "Parameters": against(words.count(mine.params), words.change(theirs.params, mine.params)),
-        "Compute, GMACs": against(f"{mine.gmacs:,.4f}", words.change(theirs.macs, mine.macs)),
-        "Weights, float32": against(words.megabytes(mine.bytes), words.change(theirs.bytes, mine.bytes)),
+        "Before fine-tuning": "" if start is None else wording.percent(start.top1),
+        "Top-5": against(wording.percent(result.top5), wording.points(dense.result.top5, result.top5)),
+        "Agreement with dense": wording.percent(model.agreement(dense).share) if other else "",
+        "Calibration error": wording.percent(model.ece),
+        "Parameters": against(wording.count(mine.params), wording.change(theirs.params, mine.params)),
+        "Compute, GMACs": against(f"{mine.gmacs:,.4f}", wording.change(theirs.macs, mine.macs)),
+        "Weights, float32": against(wording.megabytes(mine.bytes), wording.change(theirs.bytes, mine.bytes)),
         "File on disk": _file(model),
     }
     if found.timings is not None:
@@ -208,20 +207,20 @@ def _column(model: Compared, dense: Compared, found: Comparison) -> dict[str, st
             timing = found.timings.between(model.source, dense.source, batch)
             doubt = f", {NOT_DISTINGUISHABLE}" if timing.verdict == NOT_DISTINGUISHABLE else ""
             change = f"{timing.speedup:.2f}×{doubt}"
-            column[f"Latency, batch {batch}"] = against(words.milliseconds(time), change)
+            column[f"Latency, batch {batch}"] = against(wording.milliseconds(time), change)
     return column
 
 
-def _file(model: Compared) -> str:
+def _file(model: ComparedModel) -> str:
     if model.file_bytes is None:
         return ""
-    return words.megabytes(model.file_bytes) + (", half precision" if model.is_half else "")
+    return wording.megabytes(model.file_bytes) + (", half precision" if model.is_half else "")
 
 
 def _legend(found: Comparison) -> str:
-    titles = [f"**{words.plain(model.name)}**: {words.plain(model.title)}" for model in found.models]
-    images = words.count(found.dense.result.images)
+    titles = [f"**{wording.plain(model.name)}**: {wording.plain(model.title)}" for model in found.models]
+    images = wording.count(found.dense.result.images)
     return (
-        f"{' · '.join(titles)}  \nAccuracy on {images} test images of {words.plain(found.data)}; intervals "
+        f"{' · '.join(titles)}  \nAccuracy on {images} test images of {wording.plain(found.data)}; intervals "
         "are 95 % (Wilson)."
     )

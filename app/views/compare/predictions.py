@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from analysis.attention.pictures import thumbnail
-from analysis.measure.confidence import BINS, reliability
-from analysis.measure.confusion import PairChange, confusion, confusion_changes
+from analysis.attention import thumbnail
+from analysis.measure import BINS, PairChange, confusion, confusion_changes, reliability
+from app import wording
 from app.parts import charts
-from app.parts import wording as words
 from app.state import address, memo
-from app.views.compare import charts as charts_compare
-from pruning.report.comparison import Compared, Comparison
+from app.views.compare import charts as compare_charts
+from pruning.report import ComparedModel, Comparison
 
 PAGE = 21  # thumbnails at once
 SIDE = 112  # pixels of a thumbnail
 PAIRS = 10  # pairs of classes in the table
 MATRIX = 20  # classes up to which a matrix can be read
-KINDS = {
+PREDICTION_CHANGES = {
     "all": "All",
     "lost": "Lost",
     "gained": "Gained",
@@ -35,7 +34,7 @@ def show(found: Comparison) -> None:
     _confusion(found, model)
 
 
-def _pick(found: Comparison) -> Compared:
+def _pick(found: Comparison) -> ComparedModel:
     """One of the models beside the dense one."""
     named, key = {model.name: model for model in found.others}, "compare-flips-of"
     names = list(named)
@@ -51,14 +50,14 @@ def _pick(found: Comparison) -> Compared:
     return named[address.pick("of", key, names, draw)]
 
 
-def _flips(found: Comparison, model: Compared) -> None:
+def _flips(found: Comparison, model: ComparedModel) -> None:
     agreement = model.agreement(found.dense)
-    st.subheader(f"{words.count(len(agreement.flips))} predictions changed", anchor=False)
+    st.subheader(f"{wording.count(len(agreement.flips))} predictions changed", anchor=False)
     if not agreement.flips:
         st.caption("Both models say the same about every test image.")
         return
     numbers = {"all": agreement.flips, "lost": agreement.lost, "gained": agreement.gained}
-    kind = address.pick("which", "flips-kind", list(KINDS), lambda: _kind(numbers))
+    kind = address.pick("which", "flips-kind", list(PREDICTION_CHANGES), lambda: _kind(numbers))
     shown = numbers[kind]
     slot = st.container(horizontal=True, key="flips")
     page = _page(max(math.ceil(len(shown) / PAGE), 1), kind)
@@ -73,8 +72,8 @@ def _flips(found: Comparison, model: Compared) -> None:
 def _kind(numbers: Mapping[str, Sequence[int]]) -> str | None:
     chosen: str | None = st.segmented_control(
         "Which",
-        list(KINDS),
-        format_func=lambda kind: f"{KINDS[kind]} ({len(numbers[kind]):,})",
+        list(PREDICTION_CHANGES),
+        format_func=lambda kind: f"{PREDICTION_CHANGES[kind]} ({len(numbers[kind]):,})",
         required=True,
         key="flips-kind",
         label_visibility="collapsed",
@@ -96,7 +95,7 @@ def _page(pages: int, kind: str) -> int:
     return page
 
 
-def _thumbnail(found: Comparison, model: Compared, number: int) -> None:
+def _thumbnail(found: Comparison, model: ComparedModel, number: int) -> None:
     names = [found.class_name(one.result.predictions[number]) for one in (found.dense, model)]
     true = found.class_name(model.result.labels[number])
     preprocess = found.load(found.dense.source).preprocess
@@ -107,13 +106,13 @@ def _thumbnail(found: Comparison, model: Compared, number: int) -> None:
         keep=256,
     )
     change = " → ".join(names)
-    st.image(picture, caption=f"#{number} {words.plain(change)}", width=SIDE, alt=f"{true}: {change}")
+    st.image(picture, caption=f"#{number} {wording.plain(change)}", width=SIDE, alt=f"{true}: {change}")
 
 
 # ---- classes
 
 
-def _confusion(found: Comparison, model: Compared) -> None:
+def _confusion(found: Comparison, model: ComparedModel) -> None:
     st.subheader("Classes taken for others", anchor=False)
     changes = confusion_changes(found.dense.result, model.result)
     if not changes:
@@ -129,14 +128,14 @@ def _confusion(found: Comparison, model: Compared) -> None:
     change = confusion(model.result, size) - confusion(found.dense.result, size)
     with right:
         st.plotly_chart(
-            charts_compare.confusion_change(change.tolist(), found.tested.classes),
+            compare_charts.confusion_change(change.tolist(), found.tested.classes),
             config=charts.CONFIG,
             key="confusion-change",
             alt="change of the confusion matrix, true classes from top to bottom",
         )
 
 
-def _pairs(found: Comparison, model: Compared, changes: Sequence[PairChange]) -> None:
+def _pairs(found: Comparison, model: ComparedModel, changes: Sequence[PairChange]) -> None:
     rows = [
         {
             "Image of": found.class_name(pair.label),
@@ -151,7 +150,7 @@ def _pairs(found: Comparison, model: Compared, changes: Sequence[PairChange]) ->
         signed = {"Change": st.column_config.NumberColumn(format="%+d")}
         st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=signed)
         rest = len(changes) - len(rows)
-        more = f"; {words.count(rest)} more changed as much or less." if rest else "."
+        more = f"; {wording.count(rest)} more changed as much or less." if rest else "."
         st.caption(f"The pairs whose number of images changed most{more}")
 
 
@@ -161,7 +160,7 @@ def _pairs(found: Comparison, model: Compared, changes: Sequence[PairChange]) ->
 def calibration(found: Comparison) -> None:
     """How often the models are right, against how sure they are."""
     st.plotly_chart(
-        charts_compare.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models]),
+        compare_charts.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models]),
         config=charts.CONFIG,
         key="reliability",
         alt="reliability diagrams: accuracy against confidence for each model",

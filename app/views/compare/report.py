@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.parts import feedback
-from app.parts import wording as words
+from app import wording
+from app.progress_bar import progress_bar
 from app.state import memo
-from pruning.report.comparison import Comparison
-from pruning.report.html import make_report
+from pruning.report import Comparison, make_report
 
 CONTENT = (
     "Numbers with intervals, per-block widths, changed predictions as thumbnails, maps before and after, "
@@ -26,13 +25,13 @@ def show(found: Comparison) -> None:
     if page is None:
         if not st.button("Make the report", icon=":material/description:", key="make-report"):
             return
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             page = make_report(found, image, progress)
         memo.remember("report", key, lambda: page, keep=4)
         st.rerun()
     name = "-".join(model.name.replace(" ", "-") for model in found.others)
     st.download_button(
-        f"Download, {words.megabytes(len(page.encode()))}",
+        f"Download, {wording.megabytes(len(page.encode()))}",
         page,
         f"prunescope-{name}.html",
         "text/html",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app import wording
 from app.parts import charts
-from app.parts import wording as words
 from app.state import address
-from app.views.compare import charts as charts_compare
-from pruning.report.comparison import Comparison, trade_front
+from app.views.compare import charts as compare_charts
+from pruning.report import Comparison, trade_front
 
 AXES = {"gmacs": "MACs", "speedup": "Latency"}
 
@@ -19,12 +19,12 @@ def show(found: Comparison) -> None:
     by = address.pick("against", "compare-axis", list(AXES), _axis) if timed else "gmacs"
     front = trade_front(found.trades, by)
     st.plotly_chart(
-        charts_compare.pareto(found.trades, front, {model.name for model in found.models}, by),
+        compare_charts.pareto(found.trades, front, {model.name for model in found.models}, by),
         config=charts.CONFIG,
         key="runs-scatter",
         alt=f"top-1 against {AXES[by]} of all runs, with the Pareto front",
     )
-    names = ", ".join(words.plain(trade.name) for trade in front)
+    names = ", ".join(wording.plain(trade.name) for trade in front)
     measured = (
         f" Latency was measured of {len(timed)} of {len(found.trades) - 1} runs." if by == "speedup" else ""
     )

@@ -6,8 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from app.parts import charts
-from app.views.compare import charts as charts_compare
-from pruning.report.comparison import Compared, Comparison
+from app.views.compare import charts as compare_charts
+from pruning.report import ComparedModel, Comparison
 
 WIDTHS = {"heads": "Heads", "qk": "Query-key pairs", "v": "Value channels", "mlp": "MLP neurons"}
 
@@ -15,7 +15,7 @@ WIDTHS = {"heads": "Heads", "qk": "Query-key pairs", "v": "Value channels", "mlp
 def show(found: Comparison) -> None:
     """A chart of all models, and the numbers."""
     st.plotly_chart(
-        charts_compare.widths([(model.name, model.arch) for model in found.models]),
+        compare_charts.widths([(model.name, model.arch) for model in found.models]),
         config=charts.CONFIG,
         key="widths",
         alt="widths of every block in all models",
@@ -40,5 +40,5 @@ def _table(found: Comparison) -> pd.DataFrame:
     return table
 
 
-def _column(model: Compared, width: str) -> pd.Series:
+def _column(model: ComparedModel, width: str) -> pd.Series:
     return pd.Series([getattr(block, width) for block in model.arch.blocks], dtype="Int64")

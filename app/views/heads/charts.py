@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app.parts.charts import ACCENT, OTHER
-from pruning.criteria.head_measures import HEAD_MEASURES
-from pruning.cut.head_locks import Head, HeadLocks
+from pruning.criteria import HEAD_MEASURES
+from pruning.cut import Head, HeadLocks
 
 Figure = Any  # plotly comes without types
 SCALE = "Viridis"

@@ -5,21 +5,20 @@ from __future__ import annotations
 import streamlit as st
 from torch import Tensor
 
-from analysis.heads.graph import SIMILARITIES
-from analysis.heads.similarity import diagonal_blocks, edges, groups, layout
-from app.parts import wording as words
+from analysis.heads import SIMILARITIES, diagonal_blocks, edges, groups, layout
+from app import wording
 from app.state import memo
-from app.views.heads import charts as charts_heads
+from app.views.heads import charts as heads_charts
 from app.views.heads import one_head
 from app.views.heads.charts import Drawing, Heads
-from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading
+from pruning.criteria import HEAD_MEASURES, HeadReading
 
-KINDS = {
+SIMILARITY_TITLES = {
     "cosine": "Cosine",
     "attention": "Attention",
     "predictability": "Predictability",
 }
-SAID = {
+SIMILARITY_NOTES = {
     "cosine": "How alike two heads' outputs are; it is symmetric, so without teleport the walk's mass is the "
     "plain degree and the chain adds nothing.",
     "attention": "How far two heads look at the same tokens; it is symmetric, so without teleport the walk's "
@@ -39,7 +38,7 @@ def show(reading: HeadReading, heads: Heads, measure: str) -> None:
         kind = st.selectbox(
             "Similarity",
             list(SIMILARITIES),
-            format_func=KINDS.__getitem__,
+            format_func=SIMILARITY_TITLES.__getitem__,
             key="similarity",
             width=150,
             persist_state="session",
@@ -58,10 +57,10 @@ def show(reading: HeadReading, heads: Heads, measure: str) -> None:
     drawing = _drawing(reading, heads, kind, block, threshold, measure)
     where = "all blocks" if block is None else f"block {block}"
     alt = f"graph of the heads of {where}, joined where they are alike"
-    one_head.clickable(charts_heads.graph(heads, drawing, 460), "head-graph-plot", alt)
+    one_head.clickable(heads_charts.graph(heads, drawing, 460), "head-graph-plot", alt)
     st.caption(
-        f"{SAID[kind]} Large heads are important by {HEAD_MEASURES[measure].title}, colours are groups of "
-        f"alike heads, and {words.count(len(drawing.edges))} pairs are joined."
+        f"{SIMILARITY_NOTES[kind]} Large heads are important by {HEAD_MEASURES[measure].title}, colours are "
+        f"groups of alike heads, and {wording.count(len(drawing.edges))} pairs are joined."
     )
     one_head.neighbours(heads.chosen, reading, kind)
 

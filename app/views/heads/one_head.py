@@ -9,20 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from analysis.attention import pictures
-from analysis.heads.loss import without_heads
-from analysis.heads.similarity import head_names, nearest
-from analysis.measure.evaluate import Batches, Evaluation, agreement, evaluate
-from app.parts import feedback
-from app.parts import wording as words
+from analysis.heads import head_names, nearest, without_heads
+from analysis.measure import Batches, Evaluation, agreement, evaluate
+from app import wording
 from app.parts.charts import CONFIG, Figure
-from app.state import head_locks as decisions
-from app.state import loaded as session
-from app.state import looks as looking
-from app.state import memo
-from app.state.looks import Look
-from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading
-from pruning.cut.head_locks import Head
-from pruning.jobs.inputs import require_classifier, tracked
+from app.progress_bar import progress_bar
+from app.state import head_locks, memo, session, viewed_image
+from app.state.viewed_image import ViewedImage
+from pruning.criteria import HEAD_MEASURES, HeadReading
+from pruning.cut import Head
+from pruning.jobs import require_classifier, tracked
 from pruning.progress import Progress
 
 NEIGHBOURS = 5
@@ -73,25 +69,25 @@ def controls(head: Head) -> None:
     left, right = st.columns(2)
     left.number_input("Block", 0, len(blocks) - 1, key="heads-block", persist_state="session")
     right.number_input("Head", 0, blocks[head[0]].heads - 1, key="heads-head", persist_state="session")
-    offered = decisions.open_to(head)
-    key = f"decision-{decisions.model_id()}-{head[0]}-{head[1]}"
-    st.session_state[key] = decisions.of(head)
+    offered = head_locks.allowed_locks(head)
+    key = f"decision-{head_locks.model_id()}-{head[0]}-{head[1]}"
+    st.session_state[key] = head_locks.lock_of(head)
     st.segmented_control(
         "When pruning",
         offered,
-        format_func=decisions.LABELS.__getitem__,
+        format_func=head_locks.LABELS.__getitem__,
         required=True,
         key=key,
-        on_change=_decide,
+        on_change=_set_lock,
         args=(head, key),
         help="What is locked here holds for every method on the Prune page, whatever its scores and ratios.",
     )
-    if decisions.REMOVE not in offered:
+    if head_locks.REMOVE not in offered:
         st.caption("It is the last of its block that is not locked to go, so it has to stay.")
 
 
-def _decide(head: Head, key: str) -> None:
-    decisions.decide(head, st.session_state[key])
+def _set_lock(head: Head, key: str) -> None:
+    head_locks.set_lock(head, st.session_state[key])
 
 
 def numbers(head: Head, reading: HeadReading) -> None:
@@ -107,7 +103,7 @@ def _number(reading: HeadReading, name: str, place: int) -> tuple[str, str]:
     values = reading.importance(name)
     rank = 1 + sum(value > values[place] for value in values)
     ranks = HEAD_MEASURES[name].important
-    return f"{reading.values[name][place]:.3g}", words.count(rank) if ranks else "–"
+    return f"{reading.values[name][place]:.3g}", wording.count(rank) if ranks else "–"
 
 
 def neighbours(head: Head, reading: HeadReading, kind: str) -> None:
@@ -130,7 +126,7 @@ def neighbours(head: Head, reading: HeadReading, kind: str) -> None:
 # ---- maps
 
 
-def looks(photos: Sequence[Look]) -> list[Look]:
+def looks(photos: Sequence[ViewedImage]) -> list[ViewedImage]:
     """The images that maps are shown on: the user's photos, or some of the loaded ones."""
     if photos:
         return list(photos[:SHOWN])
@@ -139,23 +135,24 @@ def looks(photos: Sequence[Look]) -> list[Look]:
     numbers = [(start + step) % len(few) for step in range(min(SHOWN, len(few)))]
     data = session.choice().data
     return [
-        Look(few.item_name(i), few.image(i), few.label(i), (data, "few", few.item_name(i))) for i in numbers
+        ViewedImage(few.item_name(i), few.image(i), few.label(i), (data, "few", few.item_name(i)))
+        for i in numbers
     ]
 
 
-def maps(head: Head, photos: Sequence[Look]) -> None:
+def maps(head: Head, photos: Sequence[ViewedImage]) -> None:
     """Where it looks in three images."""
-    style, row = looking.style(), looking.row_of(session.model())
+    style, row = viewed_image.style(), viewed_image.row_of(session.model())
     with st.spinner("Reading attention …", show_time=False):
         shown = looks(photos)
-        drawn = [looking.maps(look).blocks[head[0]][head[1], row].numpy() for look in shown]
+        drawn = [viewed_image.maps(look).blocks[head[0]][head[1], row].numpy() for look in shown]
     for look, values, column in zip(shown, drawn, st.columns(SHOWN), strict=False):
-        photo = pictures.enlarge(looking.cropped(look), SIDE)
+        photo = pictures.enlarge(viewed_image.cropped(look), SIDE)
         picture = pictures.overlay(photo, values, style)
         column.image(
             picture, alt=f"where block {head[0]}, head {head[1]} looks in {look.name}", width="stretch"
         )
-        column.caption(looking.caption(look))
+        column.caption(viewed_image.caption(look))
     if not photos:
         st.button("Other images", icon=":material/refresh:", key="other-images", on_click=_others)
 
@@ -181,7 +178,7 @@ def what_if(head: Head) -> None:
         help=f"Masks this head alone and measures the accuracy on {TRY_ON} test images.",
     )
     if asked:
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             memo.remember("head what-if", key, partial(_masked, head, progress))
     found: tuple[Evaluation, Evaluation] | None = memo.recall("head what-if", key)
     if found is None:
@@ -207,8 +204,8 @@ def _outcome(before: Evaluation, after: Evaluation) -> None:
     both = agreement(before, after)
     with st.container(key="head-outcome"):
         st.markdown(
-            f"Without it **{words.percent(after.top1)}** top-1 ({words.interval(after)}), against "
-            f"{words.percent(before.top1)} with it; {words.percent(both.share)} of the predictions stay."
+            f"Without it **{wording.percent(after.top1)}** top-1 ({wording.interval(after)}), against "
+            f"{wording.percent(before.top1)} with it; {wording.percent(both.share)} of the predictions stay."
         )
         if not both.flips:
             st.caption("No prediction changes.")

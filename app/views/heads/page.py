@@ -6,25 +6,20 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from analysis.data.images import EXTENSIONS, read_image
-from analysis.heads.agreement import spearman
-from analysis.heads.similarity import head_names
+from analysis.data import EXTENSIONS, read_image
+from analysis.heads import head_names, spearman
 from app.parts import charts, feedback, run_panel
-from app.state import address, head_readings, memo
-from app.state import head_locks as decisions
-from app.state import loaded as session
-from app.state import runs as work
+from app.state import address, head_locks, head_readings, memo, session, session_runs
 from app.state import uploads as state_uploads
 from app.state.head_readings import Known
-from app.state.looks import Look
-from app.views.heads import charts as charts_heads
-from app.views.heads import graph as heads_graph
-from app.views.heads import one_head
+from app.state.viewed_image import ViewedImage
+from app.views.heads import charts as heads_charts
+from app.views.heads import graph, one_head
 from app.views.heads.charts import Heads
 from app.views.heads.one_head import clickable, pick
-from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading
-from pruning.cut.head_locks import Head
-from pruning.jobs.heads import HeadsJob
+from pruning.criteria import HEAD_MEASURES, HeadReading
+from pruning.cut import Head
+from pruning.jobs import HeadsJob
 
 ADDRESS = ("heads-block", "heads-head", "criterion")
 ROOM = 375, 400  # pixels of the large grid
@@ -38,11 +33,11 @@ def show() -> None:
     photos = _photos() if session.choice().data is None else []
     known = _known(photos)
     reading, head = known.reading, one_head.chosen()
-    heads = Heads(head_names(session.model().model.arch), head, decisions.locks())
+    heads = Heads(head_names(session.model().model.arch), head, head_locks.locks())
     left, right = st.columns([3, 2], gap="large")
     with left:
         measure = _importance(reading, heads)
-        _decided()
+        _locks_set()
     with right:
         st.subheader(f"Block {head[0]}, head {head[1]}", anchor=False)
         one_head.controls(head)
@@ -56,7 +51,7 @@ def show() -> None:
         one_head.what_if(head)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        heads_graph.show(reading, heads, measure)
+        graph.show(reading, heads, measure)
     with right:
         _agreement(reading, measure)
     _overview(reading, heads)
@@ -66,7 +61,7 @@ def show() -> None:
 # ---- what is known
 
 
-def _known(photos: Sequence[Look]) -> Known:
+def _known(photos: Sequence[ViewedImage]) -> Known:
     """What there is to show, and how to find out more."""
     if session.choice().data is None:
         if not photos:
@@ -77,7 +72,7 @@ def _known(photos: Sequence[Look]) -> Known:
         st.caption(known.source)
         return known
     newest = head_readings.newest()
-    if newest is not None and newest.state != "done" and work.is_news(newest):
+    if newest is not None and newest.state != "done" and session_runs.is_news(newest):
         run_panel.panel(newest, "heads-panel")
     known = head_readings.measured() or head_readings.quick()
     with st.container(horizontal=True, vertical_alignment="center", key="heads-source"):
@@ -104,14 +99,14 @@ def _measure(known: Known) -> None:
     job = head_readings.job(images)
     again = "Measure again" if known.whole else "Measure all criteria"
     if st.button(again, type="primary", icon=":material/speed:", key="measure-heads"):
-        work.begin(job)
+        session_runs.begin(job)
         st.rerun()  # so that the sidebar shows it too
     if not session.model().model.arch.num_classes:
         st.caption("This model has no classes, so criteria of the loss are left out.")
     st.code(job.command(), language="bash", wrap_lines=True)
 
 
-def _photos() -> list[Look]:
+def _photos() -> list[ViewedImage]:
     """Photos of the user's own, where no labelled images are chosen."""
     uploads = st.file_uploader(
         "Photos",
@@ -121,13 +116,13 @@ def _photos() -> list[Look]:
         max_upload_size=state_uploads.MAX_UPLOAD_MB["photo"],
         label_visibility="collapsed",
     )
-    kept: dict[str, Look] = st.session_state.setdefault("heads photos", {})
+    kept: dict[str, ViewedImage] = st.session_state.setdefault("heads photos", {})
     if uploads:
         now = {one.file_id: kept.get(one.file_id) for one in uploads}
         kept.clear()
         for upload in uploads:
             look = now[upload.file_id]
-            kept[upload.file_id] = look or Look(
+            kept[upload.file_id] = look or ViewedImage(
                 upload.name, read_image(upload, upload.name), None, upload.file_id
             )
     return list(kept.values())
@@ -135,7 +130,7 @@ def _photos() -> list[Look]:
 
 def _from_address() -> None:
     """Once in a session, show what the address asks for."""
-    decisions.from_address()
+    head_locks.from_address()
     block, head, criterion = (address.given(name) or [""] for name in ADDRESS)
     if block[0].isdecimal() and head[0].isdecimal():
         pick((int(block[0]), int(head[0])))
@@ -144,7 +139,7 @@ def _from_address() -> None:
 
 
 def _to_address(head: Head, measure: str) -> None:
-    decisions.to_address()
+    head_locks.to_address()
     for name, value in zip(ADDRESS, (*head, measure), strict=True):
         address.keep(name, [str(value)])
 
@@ -166,7 +161,7 @@ def _importance(reading: HeadReading, heads: Heads) -> str:
     entry = HEAD_MEASURES[measure]
     bright = "Bright heads are worth keeping." if entry.important else "It ranks nothing; bright is high."
     st.caption(f"{entry.explanation} {bright} Click a head to look at it.")
-    figure = charts_heads.importance(heads, measure, reading.values[measure], ROOM)
+    figure = heads_charts.importance(heads, measure, reading.values[measure], ROOM)
     alt = f"{entry.title} of all heads, blocks from left to right, heads from top to bottom"
     clickable(figure, "importance", alt, stretch=False)
     missing = [each.title for name, each in HEAD_MEASURES.items() if name not in reading.values]
@@ -175,22 +170,22 @@ def _importance(reading: HeadReading, heads: Heads) -> str:
     return measure
 
 
-def _decided() -> None:
+def _locks_set() -> None:
     """What is locked, and the way to where it counts."""
-    said = decisions.sentence()
+    said = head_locks.sentence()
     with st.container(horizontal=True, vertical_alignment="center", key="decided"):
         if not said:
             st.caption("No head is locked yet: every method is free to choose.")
             return
         st.markdown(f":material/lock: {said}.", width="content")
-        st.button("Clear", key="clear-locks", on_click=decisions.clear)
+        st.button("Clear", key="clear-locks", on_click=head_locks.clear)
         feedback.link("prune", "Prune", ":material/content_cut:")
 
 
 def _overview(reading: HeadReading, heads: Heads) -> None:
     st.subheader("All criteria", anchor=False)
     st.caption("Each on a scale of its own; bright heads are worth keeping, or high where it ranks nothing.")
-    figure = charts_heads.all_importance(heads, reading.values, WIDE)
+    figure = heads_charts.all_importance(heads, reading.values, WIDE)
     clickable(
         figure, "all-importance", "all criteria as small grids, blocks from left to right", stretch=False
     )
@@ -212,4 +207,4 @@ def _agreement(reading: HeadReading, measure: str) -> None:
         keep=4,
     )
     alt = "rank correlation of every two criteria"
-    st.plotly_chart(charts_heads.agreement(found, measure), config=charts.CONFIG, key="agreement", alt=alt)
+    st.plotly_chart(heads_charts.agreement(found, measure), config=charts.CONFIG, key="agreement", alt=alt)

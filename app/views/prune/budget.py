@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import streamlit as st
 
-from analysis.measure.cost import cost
-from analysis.models.load import LoadedModel
-from app.parts import charts, feedback
-from app.parts import wording as words
-from app.state import loaded as session
-from app.state import measured, memo
-from pruning.budget.allocate import Allocation, amount, trade_off
-from pruning.jobs.prune_job import Job
-from pruning.jobs.solve import Survey, require_narrowing, solve
+from analysis.measure import cost
+from analysis.models import LoadedModel
+from app import wording
+from app.parts import charts
+from app.progress_bar import progress_bar
+from app.state import measured, memo, session
+from pruning.budget import Allocation, amount, trade_off
+from pruning.jobs import Job, Survey, require_narrowing, solve
 
 
 def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
@@ -31,7 +30,7 @@ def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
         return None
     key, begin = (session.choice(), replace(job, limit=None)), job.locks.left(loaded.model.arch)
     if job.budget.kind == "ms" and memo.recall("allocation", key) is None:
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             table = measured.width_times(begin, job.budget.batch, job.align, progress)
             return memo.remember("allocation", key, lambda: solve(job, begin, found, progress, table))
     return memo.remember("allocation", key, lambda: solve(job, begin, found))
@@ -47,7 +46,7 @@ def _measured(job: Job) -> Survey | None:
         )
         if not st.button("Measure sensitivities", type="primary", icon=":material/speed:", key="survey"):
             return None
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             found = measured.surveyed(job, progress)
     place.empty()
     return found
@@ -71,5 +70,5 @@ def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     st.plotly_chart(charts.trade_off(points, here), config=charts.CONFIG, key="trade-off")
     st.caption(
         f"Predicted, not measured: the sum of KL divergences from the dense model, each measured on "
-        f"{words.count(found.sensitivities.images)} images with one structure narrowed. Less is better."
+        f"{wording.count(found.sensitivities.images)} images with one structure narrowed. Less is better."
     )

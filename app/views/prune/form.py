@@ -9,17 +9,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis.measure.cost import Cost, cost
+from analysis.measure import Cost, cost
 from analysis.vit import Architecture
 from app.parts import feedback
 from app.parts.options_form import options
-from app.parts.wording import STRUCTURES
-from app.state import head_locks as decisions
-from app.state import loaded as session
-from pruning.budget.allocate import Budget
-from pruning.criteria.registry import CRITERIA, Criterion
-from pruning.cut.ratios import PerBlock, Ratios, presets
-from pruning.jobs.prune_job import Job, default_align, default_skip_unread
+from app.state import head_locks, session
+from app.wording import STRUCTURE_TITLES
+from pruning.budget import Budget
+from pruning.criteria import CRITERIA, Criterion
+from pruning.cut import PerBlock, Ratios, presets
+from pruning.jobs import Job, default_align, default_skip_unread
 from pruning.methods import METHODS, Trained
 from pruning.options import Value
 
@@ -37,7 +36,7 @@ HELP = {
     "heads": "Heads with all their pairs and values.",
     "embed": "Channels of the residual stream, through the whole network.",
 }
-PER_BLOCK = tuple(name for name in STRUCTURES if name != "embed")
+PER_BLOCK = tuple(name for name in STRUCTURE_TITLES if name != "embed")
 
 
 def job(dense: Architecture) -> Job:
@@ -77,7 +76,7 @@ def job(dense: Architecture) -> Job:
         limit=chosen.limit,
         heads_by=heads_by,
         compensate=compensate,
-        locks=decisions.locks(),
+        locks=head_locks.locks(),
         skip_unread=skip_unread,
     )
 
@@ -102,11 +101,11 @@ def _skip_unread(dense: Architecture, budget: Budget | None) -> bool:
 
 def _locked() -> None:
     """What the Heads page has locked, which holds whatever is chosen here."""
-    said = decisions.sentence()
+    said = head_locks.sentence()
     if said:
         with st.container(horizontal=True, vertical_alignment="center", key="locked"):
             st.markdown(f":material/lock: {said}.", width="content")
-            st.button("Clear", key="clear-locks", on_click=decisions.clear)
+            st.button("Clear", key="clear-locks", on_click=head_locks.clear)
             feedback.link("heads", "Heads", ":material/hub:")
 
 
@@ -191,7 +190,7 @@ def _sliders() -> Ratios:
             help=HELP[name],
             persist_state="session",
         )
-        for name, label in STRUCTURES.items()
+        for name, label in STRUCTURE_TITLES.items()
     }
     return Ratios(**{name: value / 100 for name, value in removed.items()})
 
@@ -261,7 +260,7 @@ def _per_block(dense: Architecture) -> Ratios:
     )
     st.session_state[key] = table
     embed = st.slider(
-        STRUCTURES["embed"],
+        STRUCTURE_TITLES["embed"],
         0,
         HIGHEST,
         0,

@@ -6,26 +6,19 @@ from dataclasses import fields, replace
 
 import streamlit as st
 
-from analysis.measure.cost import Cost, cost
-from analysis.measure.evaluate import Evaluation, evaluate
-from analysis.models.load import LoadedModel
+from analysis.measure import Cost, Evaluation, cost, evaluate
+from analysis.models import LoadedModel
 from analysis.vit import Architecture
+from app import wording
 from app.parts import charts, feedback, run_panel
-from app.parts import wording as words
-from app.state import finished as results
-from app.state import head_locks as decisions
-from app.state import loaded as session
-from app.state import measured, memo
-from app.state import runs as work
-from app.state.finished import Run
-from app.views.prune import budget as budgets
-from app.views.prune import form as controls
-from pruning.budget.allocate import Allocation
-from pruning.criteria.registry import Criterion
-from pruning.cut.surgery import mask
-from pruning.jobs.inputs import image_sets, require_classifier, tracked
-from pruning.jobs.prune import choose, make_smaller
-from pruning.jobs.prune_job import Job
+from app.progress_bar import progress_bar
+from app.state import finished_runs, head_locks, measured, memo, session, session_runs
+from app.state.finished_runs import NumberedRun
+from app.views.prune import budget, form
+from pruning.budget import Allocation
+from pruning.criteria import Criterion
+from pruning.cut import mask
+from pruning.jobs import Job, choose, image_sets, make_smaller, require_classifier, tracked
 from pruning.methods import METHODS
 from pruning.options import Value
 from pruning.progress import Progress
@@ -39,19 +32,19 @@ def show() -> None:
     loaded = session.model()
     dense = loaded.model.arch
     st.header("Prune", anchor=False)
-    decisions.from_address()
+    head_locks.from_address()
     left, right = st.columns([2, 3], gap="large")
     with left:
-        job = controls.job(dense)
+        job = form.job(dense)
     with right, feedback.sentences():
-        allocation = budgets.allocation(job, loaded) if job.budget else None
+        allocation = budget.allocation(job, loaded) if job.budget else None
         if allocation or not job.budget:
             _chosen(job, loaded, allocation)
         _latest()
         with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
             written = replace(job, data=job.data or "DATA").command()
             st.code(written, language="bash", wrap_lines=True)
-    decisions.to_address()
+    head_locks.to_address()
 
 
 def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> None:
@@ -60,7 +53,7 @@ def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> Non
     target = allocation.arch if allocation else job.target(dense)
     _estimate(cost(dense), cost(target))
     if allocation:
-        budgets.show(job, loaded, allocation)
+        budget.show(job, loaded, allocation)
     st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
     with st.container(horizontal=True, vertical_alignment="center", key="actions"):
         start = st.button("Prune", type="primary", icon=":material/content_cut:", width=200, key="prune")
@@ -78,18 +71,18 @@ def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> Non
 
 def _estimate(before: Cost, after: Cost) -> None:
     figures = (
-        ("Parameters", before.params, after.params, words.count),
-        ("Compute", before.macs, after.macs, words.gmacs_of),
-        ("Size, float32", before.bytes, after.bytes, words.megabytes),
+        ("Parameters", before.params, after.params, wording.count),
+        ("Compute", before.macs, after.macs, wording.gmacs_of),
+        ("Size, float32", before.bytes, after.bytes, wording.megabytes),
     )
     with st.container(key="estimate"):
         for column, (label, old, new, written) in zip(st.columns(3), figures, strict=True):
             column.metric(
                 label,
                 written(new),
-                words.change(old, new) if new != old else None,
+                wording.change(old, new) if new != old else None,
                 delta_color="inverse",
-                delta_description=f"from {written(old).partition(words.NBSP)[0]}",
+                delta_description=f"from {written(old).partition(wording.NBSP)[0]}",
             )
 
 
@@ -97,15 +90,15 @@ def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool)
     """Accuracy on a few images, before anything is cut."""
     key = (session.choice(), job)
     if attempt:
-        with feedback.progress_bar() as progress:
+        with progress_bar() as progress:
             memo.remember("what-if", key, lambda: _tried(job, loaded, target, progress))
     found: tuple[Evaluation, Evaluation] | None = memo.recall("what-if", key)
     if found is not None:
         before, after = found
         with st.container(key="what-if"):
             st.markdown(
-                f"Tried: **{words.percent(after.top1)}** top-1 before fine-tuning "
-                f"({words.interval(after)}), against {words.percent(before.top1)} dense."
+                f"Tried: **{wording.percent(after.top1)}** top-1 before fine-tuning "
+                f"({wording.interval(after)}), against {wording.percent(before.top1)} dense."
             )
 
 
@@ -147,14 +140,14 @@ def _start(job: Job, loaded: LoadedModel) -> None:
     if job.budget is None and job.target(dense) == dense:
         raise ValueError("nothing to remove: set at least one ratio above 0, or name a preset or a budget")
     image_sets(job, loaded)
-    work.begin(job)
+    session_runs.begin(job)
     st.rerun()  # so that the sidebar shows it too
 
 
 def _latest() -> None:
     """The newest pruning run of the loaded model: how far it is, or what came of it."""
-    loaded = work.lasting(session.choice(), copy=False)
-    found = ((run, run.job) for run in work.listed() if isinstance(run.job, Job))
+    loaded = session_runs.lasting(session.choice(), copy=False)
+    found = ((run, run.job) for run in session_runs.listed() if isinstance(run.job, Job))
     run, job = next(
         ((run, job) for run, job in found if (job.model, job.weights) == (loaded.model, loaded.weights)),
         (None, None),
@@ -162,35 +155,35 @@ def _latest() -> None:
     if run is None or job is None:
         return
     if run.state != "done":
-        if work.is_news(run):
+        if session_runs.is_news(run):
             run_panel.panel(run, "latest-panel")
         return
-    for result in results.runs():
+    for result in finished_runs.numbered_runs():
         if result.key == str(run.folder):
             measured.keep_baseline(job, result.outcome.before)
             with st.container(border=True, key="latest-run"):
                 _summary(result)
 
 
-def _summary(run: Run) -> None:
+def _summary(run: NumberedRun) -> None:
     outcome = run.outcome
     before, after = cost(outcome.dense.model.arch), cost(outcome.arch)
     st.markdown(f"**{run.title}** · {outcome.seconds:.1f} s · {outcome.when}")
     columns = st.columns(3)
     columns[0].metric(
         "Top-1",
-        words.percent(outcome.after.top1),
-        words.points(outcome.before.top1, outcome.after.top1),
-        help=words.interval(outcome.after),
+        wording.percent(outcome.after.top1),
+        wording.points(outcome.before.top1, outcome.after.top1),
+        help=wording.interval(outcome.after),
     )
     columns[1].metric(
         "Parameters",
-        words.millions(after.params),
-        words.change(before.params, after.params),
+        wording.millions(after.params),
+        wording.change(before.params, after.params),
         delta_color="inverse",
     )
     columns[2].metric(
-        "Compute", words.gmacs(after.gmacs), words.change(before.macs, after.macs), delta_color="inverse"
+        "Compute", wording.gmacs(after.gmacs), wording.change(before.macs, after.macs), delta_color="inverse"
     )
     with st.container(horizontal=True):
         feedback.link("compare", "Compare before and after", ":material/compare_arrows:")

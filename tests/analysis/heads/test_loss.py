@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from analysis.heads import loss as heads
+from analysis.heads import loss
 from analysis.vit import ViT
-from pruning.criteria import taylor as gates
+from pruning.criteria import taylor
 from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
 
 MEASURES = {
-    "taylor": heads.taylor,
-    "ablation": heads.ablation,
-    "integrated gradients": heads.integrated_gradients,
+    "taylor": loss.taylor,
+    "ablation": loss.ablation,
+    "integrated gradients": loss.integrated_gradients,
 }
 
 
@@ -33,8 +33,8 @@ def without_head(model: ViT, block: int, head: int, factor: float = 0.0) -> ViT:
 def test_taylor_of_all_structures_agrees(tiny: ViT) -> None:
     """`pruning.criteria.taylor` scores what surgery removes, all structures at once; its heads are these."""
     data = batches(random_images(TINY, count=6), 4)
-    expected = gates.taylor(tiny, data, gates.LossOptions()).heads
-    for got, same in zip(heads.taylor(tiny, data), expected, strict=True):
+    expected = taylor.taylor(tiny, data, taylor.LossOptions()).heads
+    for got, same in zip(loss.taylor(tiny, data), expected, strict=True):
         torch.testing.assert_close(got, same, atol=1e-5, rtol=1e-4)
 
 
@@ -50,7 +50,7 @@ def test_a_mask_is_a_factor_on_the_columns_of_proj(variant: ViT) -> None:
     mask[0, 1], mask[0, -1] = 0.0, 0.5
     last = variant.arch.blocks[1].heads - 1
     expected = without_head(without_head(variant, 0, 1), 1, last, 0.5)(images)
-    with heads.masked_heads(variant, mask):
+    with loss.masked_heads(variant, mask):
         got = variant(images)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert (got - variant(images)).abs().max() > 1e-3
@@ -60,10 +60,10 @@ def test_a_mask_is_a_factor_on_the_columns_of_proj(variant: ViT) -> None:
 def test_every_image_may_have_a_mask_of_its_own(tiny: ViT) -> None:
     images = random_images(TINY, count=2)
     mask = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
-    with heads.masked_heads(tiny, mask):
+    with loss.masked_heads(tiny, mask):
         together = tiny(images)
     for index in range(2):
-        with heads.masked_heads(tiny, mask[index : index + 1]):
+        with loss.masked_heads(tiny, mask[index : index + 1]):
             torch.testing.assert_close(together[index], tiny(images[index : index + 1])[0])
 
 
@@ -72,7 +72,7 @@ def test_taylor_is_the_slope_of_every_images_loss(variant: ViT) -> None:
         pytest.skip("no loss")
     model = variant.double()
     images = random_images(variant.arch, count=3).double()
-    got = heads.taylor(model, batches(images, 2))
+    got = loss.taylor(model, batches(images, 2))
     labels = torch.arange(3) % 10
     step = 1e-4
     for block, widths in enumerate(model.arch.blocks):
@@ -90,7 +90,7 @@ def test_ablation_is_the_rise_of_the_loss_head_by_head(variant: ViT) -> None:
     if variant.arch.num_classes == 0:
         pytest.skip("no loss")
     images = random_images(variant.arch, count=3)
-    got = heads.ablation(variant, batches(images, 2))
+    got = loss.ablation(variant, batches(images, 2))
     for block, widths in enumerate(variant.arch.blocks):
         assert got[block].shape == (widths.heads,)
         for head in range(widths.heads):
@@ -112,7 +112,7 @@ def test_integrated_gradients_are_slopes_along_the_path(steps: int) -> None:
     arch = replace(VARIANTS["uneven"], distilled=True)
     model = random_vit(arch).double()
     images, labels = random_images(arch, count=2).double(), torch.tensor([0, 1])
-    got = heads.integrated_gradients(model, batches(images, 1), steps)
+    got = loss.integrated_gradients(model, batches(images, 1), steps)
     every = [(block, head) for block, widths in enumerate(arch.blocks) for head in range(widths.heads)]
 
     def likelihood(factors: dict[tuple[int, int], float]) -> float:
@@ -138,7 +138,7 @@ def test_integrated_gradients_add_up(variant: ViT) -> None:
     if variant.arch.num_classes == 0:
         pytest.skip("no loss")
     images = random_images(variant.arch, count=3)
-    got = heads.integrated_gradients(variant, batches(images, 2), steps=48)
+    got = loss.integrated_gradients(variant, batches(images, 2), steps=48)
     every = [(block, h) for block, widths in enumerate(variant.arch.blocks) for h in range(widths.heads)]
     without = losses(scaled(variant, dict.fromkeys(every, 0.0)), images)
     expected = float((without - losses(variant, images)).mean())
@@ -149,16 +149,16 @@ def test_integrated_gradients_add_up(variant: ViT) -> None:
 def test_without_heads_is_a_model_whose_proj_does_not_read_them(variant: ViT) -> None:
     gone = [(0, head) for head in range(variant.arch.blocks[0].heads)] + [(1, 1)]
     images = random_images(variant.arch)
-    got = heads.without_heads(variant, gone)
+    got = loss.without_heads(variant, gone)
     expected = scaled(variant, dict.fromkeys(gone, 0.0))(images)
     torch.testing.assert_close(got(images), expected, atol=1e-5, rtol=1e-5)
     assert not any(module._forward_pre_hooks for module in variant.modules())
     assert got.head is not variant.head
     with pytest.raises(ValueError, match="this model has no head 3 in block 0"):
-        heads.without_heads(variant, [(0, 3)])
+        loss.without_heads(variant, [(0, 3)])
 
 
-@pytest.mark.parametrize("measure", [heads.taylor, heads.ablation, heads.integrated_gradients])
+@pytest.mark.parametrize("measure", [loss.taylor, loss.ablation, loss.integrated_gradients])
 def test_heads_are_worth_the_same_where_unread_tokens_are_left_out(
     measure: Callable[..., tuple[torch.Tensor, ...]], tiny: ViT
 ) -> None:
@@ -201,13 +201,13 @@ def test_bad_input_is_refused(name: str, tiny: ViT) -> None:
 
 def test_a_path_needs_points(tiny: ViT) -> None:
     with pytest.raises(ValueError, match="integrated gradients need at least 1 step, got 0"):
-        heads.integrated_gradients(tiny, batches(random_images(TINY)), steps=0)
+        loss.integrated_gradients(tiny, batches(random_images(TINY)), steps=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (6,), (2, 7)])
 def test_a_mask_of_another_size_is_refused(shape: tuple[int, ...], tiny: ViT) -> None:
     with (
         pytest.raises(ValueError, match="a mask of this model has 6 factors a row"),
-        heads.masked_heads(tiny, torch.ones(shape)),
+        loss.masked_heads(tiny, torch.ones(shape)),
     ):
         pass

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analysis.attention.capture import capture
-from analysis.heads import similarity as alike
+from analysis.heads import similarity
 from analysis.heads.graph import SIMILARITIES, similarities
 from analysis.vit import ViT
 from tests.support.models import VARIANTS, batches, random_images, random_vit
@@ -15,7 +15,7 @@ from tests.support.reference import cosine_twin, maps_and_outputs, overlap_twin
 
 
 def read(model: ViT, kind: str, data) -> torch.Tensor:
-    gathered = alike.AllHeads(model.arch, kind)
+    gathered = similarity.AllHeads(model.arch, kind)
     with capture(model) as record:
         for images, _ in data:
             for block in record(images):
@@ -27,7 +27,7 @@ def read(model: ViT, kind: str, data) -> torch.Tensor:
 def test_within_a_block_it_is_the_head_graph(kind: str, variant: ViT) -> None:
     data = batches(random_images(variant.arch, count=3), 2)
     counts = [widths.heads for widths in variant.arch.blocks]
-    found = alike.diagonal_blocks(read(variant, kind, data), counts)
+    found = similarity.diagonal_blocks(read(variant, kind, data), counts)
     for got, expected in zip(found, similarities(variant, data, kind), strict=True):
         torch.testing.assert_close(got, expected)
 
@@ -46,7 +46,7 @@ def test_across_blocks_it_equals_the_twins(kind, twin, reads, name: str) -> None
         wide = max(part.shape[-1] for part in parts)
         parts = [torch.nn.functional.pad(part, (0, wide - part.shape[-1])) for part in parts]
     every = torch.cat(parts, dim=1)
-    names = alike.head_names(model.arch)
+    names = similarity.head_names(model.arch)
     assert len(names) == len(got) == every.shape[1]
     for i, j in itertools.combinations(range(len(names)), 2):
         assert float(got[i, j]) == pytest.approx(twin(every, i, j), abs=2e-5, rel=1e-4)
@@ -58,7 +58,7 @@ def test_predictability_is_not_known_across_blocks(tiny: ViT) -> None:
 
 
 def test_maps_of_many_rows_are_compared_on_some(tiny: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alike, "QUERIES", 3)
+    monkeypatch.setattr(similarity, "QUERIES", 3)
     images = random_images(tiny.arch, count=2)
     got = read(tiny, "attention", batches(images))
     maps = torch.cat([each[0] for each in maps_and_outputs(tiny, images)], dim=1)
@@ -87,9 +87,9 @@ def alike_in(*groups: tuple[int, ...], inside: float = 0.9, outside: float = 0.1
 
 def test_groups_that_are_there_are_found() -> None:
     weights = alike_in((0, 3, 4), (1, 6, 7), (2, 5))
-    assert alike.groups(weights) == [0, 1, 2, 0, 0, 2, 1, 1]
-    assert alike.groups(weights, threshold=0.95) == list(range(8))
-    assert alike.groups(torch.zeros(1, 1)) == [0]
+    assert similarity.groups(weights) == [0, 1, 2, 0, 0, 2, 1, 1]
+    assert similarity.groups(weights, threshold=0.95) == list(range(8))
+    assert similarity.groups(torch.zeros(1, 1)) == [0]
 
 
 def modularity(weights: torch.Tensor, groups: list[int]) -> float:
@@ -110,23 +110,27 @@ def test_groups_are_about_as_modular_as_can_be(seed: int) -> None:
     weights = ((weights + weights.T) / 2).fill_diagonal_(0)
     every = [list(groups) for groups in itertools.product(range(5), repeat=5) if groups[0] == 0]
     best = max(modularity(weights, groups) for groups in every)
-    assert modularity(weights, alike.groups(weights)) >= best - 0.03
+    assert modularity(weights, similarity.groups(weights)) >= best - 0.03
 
 
 def test_edges_and_neighbours_count_both_directions() -> None:
     weights = torch.tensor([[0.0, 0.8, 0.2], [0.4, 0.0, 0.0], [0.2, 0.0, 0.0]], dtype=torch.float64)
-    assert alike.edges(weights, 0.0) == [(0, 1, pytest.approx(0.6)), (0, 2, pytest.approx(0.2))]
-    assert alike.edges(weights, 0.5) == alike.edges(weights, 0.0, most=1) == [(0, 1, pytest.approx(0.6))]
-    assert alike.nearest(weights, 0, 5) == [(1, pytest.approx(0.6)), (2, pytest.approx(0.2))]
-    assert alike.nearest(weights, 1, 5) == [(0, pytest.approx(0.6))]
+    assert similarity.edges(weights, 0.0) == [(0, 1, pytest.approx(0.6)), (0, 2, pytest.approx(0.2))]
+    assert (
+        similarity.edges(weights, 0.5)
+        == similarity.edges(weights, 0.0, most=1)
+        == [(0, 1, pytest.approx(0.6))]
+    )
+    assert similarity.nearest(weights, 0, 5) == [(1, pytest.approx(0.6)), (2, pytest.approx(0.2))]
+    assert similarity.nearest(weights, 1, 5) == [(0, pytest.approx(0.6))]
 
 
 def test_a_layout_puts_like_heads_together() -> None:
     weights = alike_in((0, 2, 4, 6), (1, 3, 5, 7), outside=0.05)
-    places = alike.layout(weights)
-    assert places == alike.layout(weights)
+    places = similarity.layout(weights)
+    assert places == similarity.layout(weights)
     assert all(math.isfinite(x) and -1.01 <= x <= 1.01 for place in places for x in place)
     near = max(math.dist(places[0], places[i]) for i in (2, 4, 6))
     assert near < min(math.dist(places[0], places[i]) for i in (1, 3, 5, 7))
-    assert len(alike.layout(torch.zeros(1, 1))) == 1
-    assert len(set(alike.layout(torch.zeros(4, 4)))) == 4
+    assert len(similarity.layout(torch.zeros(1, 1))) == 1
+    assert len(set(similarity.layout(torch.zeros(4, 4)))) == 4

@@ -2,6 +2,7 @@ import argparse
 import json
 import os
 import pickle
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,8 +17,7 @@ from timm.layers import GluMlp, RmsNorm, SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
-from analysis.models import load as models
-from analysis.models import timm_source as timm_models
+from analysis.models import timm_source
 from analysis.models.load import UnsupportedModelError, architecture, from_timm, load, read_bundle, suggested
 from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths, ViT
@@ -178,7 +178,7 @@ def test_refused_before_any_weights_are_asked_for(tmp_path):
 
 
 def test_architecture_needs_neither_weights_nor_network(monkeypatch):
-    monkeypatch.setattr(timm_models, "_hub_answers", lambda: pytest.fail("asked for the network"))
+    monkeypatch.setattr(timm_source, "_hub_answers", lambda: pytest.fail("asked for the network"))
     assert architecture("deit_tiny_patch16_224") == Architecture(
         image_size=(224, 224),
         patch_size=(16, 16),
@@ -482,16 +482,16 @@ def test_without_network_one_sentence_comes_at_once(name, message):
 
 def test_a_silent_network_is_given_up_in_time(monkeypatch):
     forever = threading.Event()
-    monkeypatch.setattr(timm_models, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(timm_source, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(huggingface_hub.get_session(), "head", lambda *args, **kwargs: forever.wait(30))
-    assert not timm_models._hub_answers()
+    assert not timm_source._hub_answers()
     forever.set()
 
 
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that answers and whose weights are given by the test."""
-    monkeypatch.setattr(timm_models, "_hub_answers", lambda: True)
+    monkeypatch.setattr(timm_source, "_hub_answers", lambda: True)
 
     def serve(state):
         def read(model_id, *filename):
@@ -590,10 +590,10 @@ def test_a_bundle_beside_the_caller_is_found_by_its_bare_name(bundle, monkeypatc
 
 
 def test_the_demo_is_a_bundle(bundle, monkeypatch):
-    monkeypatch.setattr(models, "DEMO", bundle)
+    monkeypatch.setattr(sys.modules[load.__module__], "DEMO", bundle)
     loaded = load("demo")
     assert (loaded.name, loaded.source) == ("demo", "embedded demo")
-    monkeypatch.setattr(models, "DEMO", bundle / "nowhere")
+    monkeypatch.setattr(sys.modules[load.__module__], "DEMO", bundle / "nowhere")
     for function in (load, architecture):
         with pytest.raises(ValueError, match="embedded demo model is incomplete"):
             function("demo")

@@ -14,13 +14,13 @@ from PIL import Image
 
 from analysis.measure.cost import cost
 from analysis.models.load import load
+from app import wording
 from app.parts import charts, pictures
-from app.parts import wording as words
-from app.state import uploads as state_uploads
+from app.state import uploads
 from pruning.budget.allocate import Budget
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
-from pruning.runs import metrics as curves
+from pruning.runs import metrics
 
 
 def test_trade_off_marks_the_choice_and_leaves_out_where_nothing_is_lost() -> None:
@@ -32,7 +32,7 @@ def test_trade_off_marks_the_choice_and_leaves_out_where_nothing_is_lost() -> No
 
 def test_curves_of_one_training_after_the_other_go_on() -> None:
     points = [("a", 10, 1.0), ("a", 20, 0.5), ("b", 10, 0.4), ("b", 30, 0.3)]
-    told = curves.Metrics(tuple(curves.Point(w, s, 0.0, 1, {"loss": v, "top1": v}) for w, s, v in points))
+    told = metrics.Metrics(tuple(metrics.Point(w, s, 0.0, 1, {"loss": v, "top1": v}) for w, s, v in points))
     figure: Any = charts.curves(told, 0.9)
     assert [list(trace.x) for trace in figure.data] == [[10, 20, 30, 50]] * 2
     assert list(figure.data[1].y) == [100, 50, 40, 30]
@@ -40,11 +40,11 @@ def test_curves_of_one_training_after_the_other_go_on() -> None:
     assert list(figure.data[0].customdata) == ["a", "a", "b", "b"]
     pulled = [("a", 10, {"loss": 9.0, "task_loss": 1.0}), ("a", 20, {"loss": 90.0, "task_loss": 0.5})]
     pulled += [("b", 0, {"top1": 0.5}), ("b", 20, {"loss": 0.4})]
-    told = curves.Metrics(tuple(curves.Point(what, step, 0.0, 1, values) for what, step, values in pulled))
+    told = metrics.Metrics(tuple(metrics.Point(what, step, 0.0, 1, values) for what, step, values in pulled))
     figure = charts.curves(told, None)
     assert [list(trace.x) for trace in figure.data] == [[10, 20, 40], [20]]
     assert list(figure.data[0].y) == [1.0, 0.5, 0.4]  # without the pull, which only grows
-    assert charts.curves(curves.Metrics(), 0.9) is None
+    assert charts.curves(metrics.Metrics(), 0.9) is None
 
 
 def test_a_new_estimate_takes_less_than_100_ms() -> None:
@@ -99,25 +99,25 @@ def test_grid_has_a_cell_for_every_head_of_uneven_blocks() -> None:
     ],
 )
 def test_removed_in_words(job: Job, expected: str) -> None:
-    assert words.removed(job) == expected
+    assert wording.removed(job) == expected
 
 
 def test_titles_tell_what_was_done_besides() -> None:
     job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.5, qk=0.2), heads_by="l1", compensate=True)
-    assert words.job(job) == "L2 magnitude, qk 20 %, heads 50 %, heads by L1 magnitude, compensated"
-    assert words.job(replace(job, heads_by=None, recovery=())).endswith("compensated and recovery")
+    assert wording.job(job) == "L2 magnitude, qk 20 %, heads 50 %, heads by L1 magnitude, compensated"
+    assert wording.job(replace(job, heads_by=None, recovery=())).endswith("compensated and recovery")
 
 
 def test_names_from_elsewhere_are_not_markdown() -> None:
-    assert words.plain("a_b*c.jpg [x] $y$") == r"a\_b\*c.jpg \[x\] \$y\$"
+    assert wording.plain("a_b*c.jpg [x] $y$") == r"a\_b\*c.jpg \[x\] \$y\$"
 
 
 def test_uploads_of_equal_names_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     class Upload(io.BytesIO):
         name = "../weights.pth"
 
-    monkeypatch.setattr("app.state.loaded.st.session_state", {})
-    first, second = (state_uploads.save_upload(Upload(content)) for content in (b"one", b"two"))
+    monkeypatch.setattr("app.state.memo.st.session_state", {})
+    first, second = (uploads.save_upload(Upload(content)) for content in (b"one", b"two"))
     assert first != second
     assert Path(first).read_bytes() == b"one"
-    assert Path(first).is_relative_to(state_uploads.workspace())
+    assert Path(first).is_relative_to(uploads.workspace())

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.state import loaded as session
-from app.state import loaded_address as loaded
-from app.state import uploads as state_uploads
-from app.state.loaded import Choice
+from app.state import choice_address, session, uploads
+from app.state.session import Choice
 from tests.support.app import MAIN, go, text
 
 
@@ -27,7 +25,7 @@ def opened(**address: str) -> AppTest:
 
 
 def told(app: AppTest) -> dict[str, str]:
-    return {name: app.query_params[name] for name in loaded._NAMES if name in app.query_params}
+    return {name: app.query_params[name] for name in choice_address._NAMES if name in app.query_params}
 
 
 def test_a_model_loaded_by_the_form_is_the_same_after_a_refresh(tiny_bundle: Path, photos: Path) -> None:
@@ -106,14 +104,14 @@ def test_uploads_are_not_in_the_address(
 ) -> None:
     state: dict[str, Any] = {}
     monkeypatch.setattr(session.st, "session_state", state)
-    here = str(state_uploads.workspace() / "0123" / "photos.zip")
+    here = str(uploads.workspace() / "0123" / "photos.zip")
     plain = Choice(str(tiny_bundle), None, str(photos), 7)
-    assert loaded._lasting(plain) == plain
-    assert loaded._lasting(replace(plain, data=here)) == replace(plain, data=None)
-    assert loaded._lasting(replace(plain, weights=here)) == Choice(limit=7)
+    assert choice_address._lasting(plain) == plain
+    assert choice_address._lasting(replace(plain, data=here)) == replace(plain, data=None)
+    assert choice_address._lasting(replace(plain, weights=here)) == Choice(limit=7)
     for chosen, passing in ((plain, False), (replace(plain, data=here), True)):
         state["choice"] = chosen
-        assert loaded.is_passing() is passing
+        assert choice_address.is_passing() is passing
 
 
 def test_an_address_of_another_sessions_upload_is_one_sentence(tmp_path: Path) -> None:

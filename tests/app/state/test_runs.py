@@ -14,19 +14,16 @@ from typing import Any
 
 import pytest
 
-from app.parts import wording as words
-from app.state import loaded as session
-from app.state import runs as work
-from app.state import uploads as state_uploads
-from app.state.loaded import Choice
+import pruning.runs as runs_face
+from app import wording
+from app.state import session, session_runs, uploads
+from app.state.session import Choice
 from pruning.cut.ratios import Ratios
-from pruning.jobs import evaluations
-from pruning.jobs import registry as kinds
+from pruning.jobs import evaluations, registry
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.runs import folder as runs
-from pruning.runs import metrics as curves
-from pruning.runs import start as run_start
+from pruning.runs import launch, metrics
 from pruning.runs.status import Status
 from tests.support.app import PAGES, carry_out, go, only_run, pruned, start, text
 
@@ -36,13 +33,13 @@ SLOW = Job("demo", "demo", "l1", ratios=Ratios(qk=0.5), limit=10)
 @contextmanager
 def at_work(job: Any = SLOW, **said: Any) -> Iterator[runs.Run]:
     """A run that a process, this one, seems to be busy with."""
-    folder, lock = run_start._create(job, runs.runs_root(), 1)
+    folder, lock = launch._create(job, runs.runs_root(), 1)
     with lock:
         now = time.time()
         told = {"what": "Training", "share": 0.25, "remaining": 300.0, "began": now - 100} | said
         status = Status("running", now - 100, now - 100, now, host="here", **told)
         (folder / runs.STATUS).write_text(status.to_json())
-        work._listed.clear()
+        session_runs._listed.clear()
         yield runs.read(folder)
 
 
@@ -51,7 +48,7 @@ def left_behind(job: Any = SLOW, **said: Any) -> runs.Run:
     with at_work(job) as run:
         pass
     (run.folder / runs.STATUS).write_text(replace(run.status, **said).to_json())
-    work._listed.clear()
+    session_runs._listed.clear()
     return runs.read(run.folder)
 
 
@@ -104,7 +101,7 @@ def test_the_same_job_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     pruned()
-    for cache in (work._listed, session._load):  # as in a server started anew
+    for cache in (session_runs._listed, session._load):  # as in a server started anew
         cache.clear()
     app = start("compare", Choice(limit=10))
     assert app.multiselect(key="compare-runs").options == ["Run 1: L1 magnitude, qk 50 %"]
@@ -117,7 +114,7 @@ def test_a_measured_baseline_is_that_of_the_run() -> None:
     go(app, "")
     found = evaluations.read_evaluations(only_run().folder)["before"]
     assert found is not None
-    assert app.metric[3].value == words.percent(found.top1)
+    assert app.metric[3].value == wording.percent(found.top1)
 
 
 def test_gohsp_is_tried_without_training(tiny_bundle: Path, photos: Path) -> None:
@@ -173,8 +170,8 @@ def test_a_teacher_of_other_classes_is_one_sentence(tiny_bundle: Path, photos: P
 
 def test_a_recovery_at_work_shows_its_curves(tiny_bundle: Path) -> None:
     with at_work(RecoverJob("gone", str(tiny_bundle), "demo")) as run:
-        points = [curves.Point("Training", step, 0.0, 1, {"loss": 1 / (step + 1)}) for step in range(3)]
-        (run.folder / curves.METRICS).write_text("".join(point.to_json() + "\n" for point in points))
+        points = [metrics.Point("Training", step, 0.0, 1, {"loss": 1 / (step + 1)}) for step in range(3)]
+        (run.folder / metrics.METRICS).write_text("".join(point.to_json() + "\n" for point in points))
         (run.folder / runs.LOG).write_text("going on after 3 steps\n")
         app = start("recover")
         assert len(app.get("plotly_chart")) == 1
@@ -191,7 +188,7 @@ def test_what_has_not_come_to_its_end_is_resumed(state: str, monkeypatch: pytest
     assert app.dataframe[0].value["State"].tolist() == [state]
     assert ("the disk was full" in text(app)) == (state == "failed")
     resumed: list[Path] = []
-    monkeypatch.setattr(run_start, "resume", resumed.append)
+    monkeypatch.setattr(runs_face, "resume", resumed.append)
     app.button(key="run-panel-resume").click().run()
     assert resumed == [run.folder]
     assert not app.exception
@@ -232,36 +229,36 @@ def test_a_run_from_elsewhere_is_opened_by_its_folder(tmp_path: Path) -> None:
 
 
 def test_files_of_a_session_are_kept_for_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.state.loaded.st.session_state", {})
-    upload = state_uploads.workspace() / "abc" / "images.zip"
+    monkeypatch.setattr("app.state.memo.st.session_state", {})
+    upload = uploads.workspace() / "abc" / "images.zip"
     upload.parent.mkdir()
     upload.write_bytes(b"zip")
-    job = work.lasting(replace(SLOW, data=str(upload)))
+    job = session_runs.lasting(replace(SLOW, data=str(upload)))
     assert Path(job.data).read_bytes() == b"zip"
-    assert not Path(job.data).is_relative_to(state_uploads.workspace())
+    assert not Path(job.data).is_relative_to(uploads.workspace())
     assert not runs.list_runs()
-    assert work.lasting(job) == job
+    assert session_runs.lasting(job) == job
 
 
 def test_uploads_go_when_no_run_refers_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    monkeypatch.setattr(run_start, "start", started.append)
+    monkeypatch.setattr(runs_face, "start", started.append)
     root = runs.runs_root()
-    kept, dropped, fresh = (root / work.UPLOADS / name / "images.zip" for name in ("a", "b", "c"))
+    kept, dropped, fresh = (root / session_runs.UPLOADS / name / "images.zip" for name in ("a", "b", "c"))
     for file in (kept, dropped, fresh):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"zip")
-    old = time.time() - 2 * work.FRESH
+    old = time.time() - 2 * session_runs.FRESH
     for file in (kept, dropped):
         os.utime(file, (old, old))
     (root / "one").mkdir()
-    (root / "one" / runs.JOB).write_text(kinds.pack(replace(SLOW, data=str(kept))))
+    (root / "one" / runs.JOB).write_text(registry.pack(replace(SLOW, data=str(kept))))
     (root / "two").mkdir()
     (root / "two" / runs.JOB).write_text("torn")  # nobody knows what it refers to
-    work.begin(SLOW)
+    session_runs.begin(SLOW)
     assert kept.exists() and dropped.exists() and fresh.exists()
     shutil.rmtree(root / "two")
-    work.begin(SLOW)
+    session_runs.begin(SLOW)
     assert kept.exists() and not dropped.parent.exists() and fresh.exists()
     assert started == [SLOW, SLOW]
 

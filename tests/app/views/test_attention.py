@@ -18,11 +18,11 @@ from analysis.attention.pictures import covered
 from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths
 from app.parts import image_picker, picker, pictures
-from app.parts.canvas import Canvas
-from app.state.loaded import Choice
-from app.state.looks import Look
-from app.views.attention import charts as charts_attention
-from app.views.attention import controls as lens
+from app.parts.map_picture import MapPicture
+from app.state.session import Choice
+from app.state.viewed_image import ViewedImage
+from app.views.attention import charts as attention_charts
+from app.views.attention import controls
 from pruning.bundle.write import write_bundle
 from tests.support.app import MAIN, go, start, text
 from tests.support.models import VARIANTS, random_vit
@@ -83,7 +83,7 @@ def test_methods_bring_their_own_options() -> None:
     names = app.selectbox(key="class").options
     assert (
         len(names) == 11
-        and names[0] == lens.LIKELIEST
+        and names[0] == controls.LIKELIEST
         and set(names[1:]) == set(load("demo").preprocess.labels)
     )
     app.selectbox(key="class").set_value("ring").run()
@@ -153,7 +153,7 @@ def test_an_address_of_another_model_is_forgiven() -> None:
     assert not app.exception and not app.error
     assert app.number_input(key="image").value == 0
     assert "where the class token looks in block 3, head 0" in alts(app)
-    assert app.selectbox(key="class").value == lens.LIKELIEST
+    assert app.selectbox(key="class").value == controls.LIKELIEST
 
 
 def test_a_gallery_shows_several_and_opens_one() -> None:
@@ -205,7 +205,7 @@ def test_several_photos_are_paged_through_and_kept() -> None:
     app.get("file_uploader")[0].set_value([photo("a.png", "red"), photo("b.png", "blue", (2000, 500))]).run()
     app.button(key="photo-number-next").click().run()
     assert "b.png" in text(app)
-    kept: dict[str, Look] = app.session_state["own photos"]
+    kept: dict[str, ViewedImage] = app.session_state["own photos"]
     assert max(max(look.image.size) for look in kept.values()) == image_picker.KEPT_SIDE
     go(app, "prune")
     go(app, "attention")
@@ -253,7 +253,7 @@ def test_a_folder_named_as_its_class_is_told_once(photos: Path, tiny_bundle: Pat
 
 
 def test_heads_on_the_object_are_told_in_percent() -> None:
-    figure: Any = charts_attention.on_object([[0.25, 0.5], [1.0]], [[0.0, 1.0], [0.4]], (1, 0))
+    figure: Any = attention_charts.on_object([[0.25, 0.5], [1.0]], [[0.0, 1.0], [0.4]], (1, 0))
     assert list(figure.data[0].text) == ["25", "50", "100"]
     assert [list(place) for place in figure.data[0].customdata] == [[0, 0, 0], [0, 1, 100], [1, 0, 40]]
 
@@ -276,7 +276,7 @@ def test_an_outline_lies_around_the_object_and_not_on_it() -> None:
 
 def test_files_are_8_bit_and_of_full_size() -> None:
     crop = Image.new("RGB", (24, 16), (200, 10, 10))
-    drawn = Canvas(crop, (2, 3), pictures.Style(smooth=False), lines=False, mask=None)
+    drawn = MapPicture(crop, (2, 3), pictures.Style(smooth=False), lines=False, mask=None)
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     file = Image.open(io.BytesIO(pictures.png(drawn.draw(values, None))))
     assert (file.format, file.mode, file.size) == ("PNG", "RGB", (24 * 42, 16 * 42))
@@ -297,8 +297,8 @@ def test_readings_are_those_of_the_names() -> None:
     arch: Architecture = VARIANTS["registers"]
     expected = torch.zeros(10)
     for place, name in enumerate(("class token", "register 1 token", "register 2 token", "register 3 token")):
-        assert torch.equal(lens.reading(arch, name), torch.eye(10)[place])
+        assert torch.equal(controls.reading(arch, name), torch.eye(10)[place])
     expected[4:] = 1 / 6
-    torch.testing.assert_close(lens.reading(arch, "mean over patches"), expected)
-    assert torch.equal(lens.reading(arch, "patch 1, 0"), torch.eye(10)[4 + 3])
-    assert lens.patch_of(arch, "patch 1, 0") == (1, 0) and lens.patch_of(arch, "class token") is None
+    torch.testing.assert_close(controls.reading(arch, "mean over patches"), expected)
+    assert torch.equal(controls.reading(arch, "patch 1, 0"), torch.eye(10)[4 + 3])
+    assert controls.patch_of(arch, "patch 1, 0") == (1, 0) and controls.patch_of(arch, "class token") is None

@@ -13,14 +13,14 @@ from streamlit.testing.v1 import AppTest
 from analysis.measure.confidence import reliability
 from analysis.measure.evaluate import Agreement, evaluate, wilson
 from analysis.models.load import read_bundle
-from app.state import comparison as compared
-from app.state.loaded import Choice
-from app.views.compare import charts as charts_compare
+from app.state import comparison
+from app.state.session import Choice
+from app.views.compare import charts as compare_charts
 from app.views.compare import predictions as compare_predictions
 from pruning.cut.ratios import Ratios
 from pruning.jobs.bench import TIMINGS, BenchJob
 from pruning.jobs.prune_job import Job
-from pruning.report.comparison import Compared, Trade
+from pruning.report.comparison import ComparedModel, Trade
 from pruning.report.objects import on_objects
 from pruning.runs import folder as runs
 from tests.support.app import MAIN, carry_out, go, pruned, text
@@ -64,7 +64,7 @@ def test_models_stand_side_by_side(two: list[runs.Run]) -> None:
     assert "Latency, batch 1" not in table.index
     assert "run 2" in text(app) and not app.error
     app.number_input(key="compare-block").set_value(0).run()
-    kept = compared.Finished(two[1]).plan
+    kept = comparison.OpenedRun(two[1]).plan
     assert kept is not None and len(kept.blocks[0].heads) == 2
     for head in range(3):
         app.number_input(key="compare-head").set_value(head).run()
@@ -90,7 +90,7 @@ def test_which_flipped_images_are_seen_is_in_the_address(
 ) -> None:
     monkeypatch.setattr(compare_predictions, "PAGE", 1)
     some = Agreement(0.6, flips=(1, 3, 5, 7), lost=(1, 3, 5), gained=(7,))
-    monkeypatch.setattr(Compared, "agreement", lambda model, dense: some)
+    monkeypatch.setattr(ComparedModel, "agreement", lambda model, dense: some)
     app = compare("Predictions", chosen=two[:1])
     assert "which" not in app.query_params and "page" not in app.query_params
     app = compare("Predictions", chosen=two[:1], which="lost", page="2")
@@ -151,7 +151,7 @@ def test_damaged_timings_are_a_sentence(two: list[runs.Run]) -> None:
     app.button(key="measure-latency").click().run()
     (found,) = [run for run in runs.list_runs() if run.kind == "bench"]
     (found.folder / TIMINGS).write_text("{")
-    compared._timings.clear()
+    comparison._timings.clear()
     app = compare("Latency", chosen=two[:1])
     assert "is damaged" in app.error[0].value and not app.exception
 
@@ -181,7 +181,7 @@ def test_a_bundle_of_no_run_is_measured_on_the_same_images(two: list[runs.Run], 
 def evaluate_on(run: runs.Run, bundle: Path) -> float:
     """Top-1 of a bundle on the images of a run, image by image."""
     loaded = read_bundle(bundle)
-    test = compared.Finished(run).open_tested(loaded)
+    test = comparison.OpenedRun(run).open_tested(loaded)
     right = 0
     for i in range(len(test)):
         with torch.inference_mode():
@@ -205,7 +205,7 @@ def test_a_new_run_joins_those_that_were_compared(
 ) -> None:
     app = compare(chosen=two)
     new = carry_out(Job(str(tiny_bundle), str(photos), "l2", ratios=Ratios(mlp=0.25), limit=12))
-    compared.work._listed.clear()
+    comparison.session_runs._listed.clear()
     app.run()
     assert app.multiselect(key="compare-runs").value == [str(run.folder) for run in (new, *two)]
     app.multiselect(key="compare-runs").set_value([]).run()
@@ -223,7 +223,7 @@ def test_demo_scenes_are_scored_by_their_objects() -> None:
     go(app, "compare")
     assert app.table[0].value.loc["File on disk", "dense"].endswith("half precision")
     assert not app.error and not app.exception
-    run = compared.Finished(runs.list_runs()[0])
+    run = comparison.OpenedRun(runs.list_runs()[0])
     scenes = run.open_tested(run.dense)
     for name, loaded in (("dense", run.dense), ("run 1", run.pruned)):
         found = on_objects(loaded, scenes, lambda *_: None, "")
@@ -255,7 +255,7 @@ def logits(seed: int) -> Any:
 def test_reliability_bars_are_the_bins() -> None:
     result = logits(0)
     bins = [bin for bin in reliability(result) if bin.images]
-    figure: Any = charts_compare.calibration([("dense", 0.1, reliability(result))])
+    figure: Any = compare_charts.calibration([("dense", 0.1, reliability(result))])
     (bars,) = [trace for trace in figure.data if trace.type == "bar"]
     assert list(bars.y) == [100 * bin.accuracy for bin in bins]
     assert sum(images for images, _ in bars.customdata) == 50
@@ -268,7 +268,7 @@ def test_pareto_bounds_are_the_interval_and_the_front_is_marked() -> None:
     one, two = logits(1), logits(2)
     trades = [Trade("dense", 1.0, one, 1.0, dense=True), Trade("run 1", 0.5, two, 2.0)]
     for by, cost in (("gmacs", 0.5), ("speedup", 0.5)):
-        figure: Any = charts_compare.pareto(trades, trades[1:], {"run 1"}, by)
+        figure: Any = compare_charts.pareto(trades, trades[1:], {"run 1"}, by)
         front, dense, run = figure.data
         assert list(front.x) == [cost] == list(run.x) and list(dense.x) == [1.0]
         assert run.y[0] + run.error_y.array[0] == pytest.approx(100 * two.top1_high)
@@ -278,7 +278,7 @@ def test_pareto_bounds_are_the_interval_and_the_front_is_marked() -> None:
 
 def test_confusion_is_coloured_by_what_is_better() -> None:
     """More right and fewer mistakes are one colour, the numbers stay the change."""
-    figure: Any = charts_compare.confusion_change([[2, -2], [1, -1]], ["a", "b"])
+    figure: Any = compare_charts.confusion_change([[2, -2], [1, -1]], ["a", "b"])
     heat = figure.data[0]
     assert [list(row) for row in heat.z] == [[2, 2], [-1, -1]] and (heat.zmin, heat.zmax) == (-2, 2)
     assert [list(row) for row in heat.text] == [["+2", "-2"], ["+1", "-1"]]
@@ -286,7 +286,7 @@ def test_confusion_is_coloured_by_what_is_better() -> None:
 
 
 def test_preservation_has_a_cell_for_every_head() -> None:
-    figure: Any = charts_compare.preserved([[0.5, float("nan")], [1.0, 0.25, 0.75]], (1, 2))
+    figure: Any = compare_charts.preserved([[0.5, float("nan")], [1.0, 0.25, 0.75]], (1, 2))
     gone, known = figure.data
     assert [list(cell) for cell in gone.customdata] == [[0, 1]]
     cells = {(block, head): value for block, head, value in known.customdata}

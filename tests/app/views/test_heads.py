@@ -17,8 +17,8 @@ from analysis.heads.graph import SIMILARITIES
 from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths, ViT
 from app.state import measured
-from app.state.loaded import Choice
-from app.views.heads import graph as heads_graph
+from app.state.session import Choice
+from app.views.heads import graph
 from pruning.bundle.write import write_bundle
 from pruning.criteria.head_measures import HEAD_MEASURES, read_heads
 from pruning.cut.head_locks import HeadLocks
@@ -26,7 +26,7 @@ from pruning.cut.ratios import Ratios
 from pruning.jobs.heads import HeadsJob, open_reading
 from pruning.jobs.prune_job import Job
 from pruning.runs import folder as runs
-from pruning.runs import start as run_start
+from pruning.runs import launch
 from pruning.runs.status import Status
 from tests.support.app import MAIN, bundle, go, only_run, start, text
 
@@ -114,7 +114,7 @@ def test_another_models_weights_under_the_same_name_are_not_taken_for_it(
 
 
 def test_a_run_at_work_is_shown_with_its_progress(choice: Choice, tmp_path: Path) -> None:
-    folder, lock = run_start._create(HeadsJob(choice.model, str(choice.data)), runs.runs_root(), 1)
+    folder, lock = launch._create(HeadsJob(choice.model, str(choice.data)), runs.runs_root(), 1)
     status = replace(Status.from_json((folder / "status.json").read_text()), state="running", what="Ablation")
     (folder / "status.json").write_text(replace(status, share=0.25).to_json())
     with lock:
@@ -166,9 +166,12 @@ def test_the_address_brings_the_same_view_back(choice: Choice) -> None:
 
 
 def test_every_similarity_is_named_and_explained() -> None:
-    assert heads_graph.KINDS.keys() == heads_graph.SAID.keys() == SIMILARITIES.keys()
+    assert graph.SIMILARITY_TITLES.keys() == graph.SIMILARITY_NOTES.keys() == SIMILARITIES.keys()
     for kind in ("cosine", "attention"):
-        assert "symmetric" in heads_graph.SAID[kind] and "chain adds nothing" in heads_graph.SAID[kind]
+        assert (
+            "symmetric" in graph.SIMILARITY_NOTES[kind]
+            and "chain adds nothing" in graph.SIMILARITY_NOTES[kind]
+        )
 
 
 # ---- locks

@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 from analysis.measure.cost import cost
 from analysis.models.load import read_bundle
 from analysis.vit import Architecture
-from app.state.loaded import Choice
+from app.state.session import Choice
 from pruning.budget.allocate import Allocation
 from pruning.jobs.prune_job import Job
-from pruning.jobs.solve import Survey
+from pruning.jobs.solve_budget import Survey
 from tests.support.app import only_run, start, text
 
 

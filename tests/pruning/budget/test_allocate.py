@@ -23,7 +23,7 @@ from pruning.budget.allocate import (
     trade_off,
     widths_on_grid,
 )
-from pruning.budget.curves import STRUCTURES
+from pruning.budget.curves import BUDGETED_STRUCTURES
 from tests.support.budgets import DEIT_TINY, synthetic
 from tests.support.models import TINY, VARIANTS
 
@@ -50,7 +50,7 @@ def test_widths_are_multiples_or_dense_and_heads_and_stream_stay(align: int) -> 
     assert arch != odd and arch.embed_dim == odd.embed_dim
     for dense, kept in zip(odd.blocks, arch.blocks, strict=True):
         assert kept.heads == dense.heads
-        for name in STRUCTURES:
+        for name in BUDGETED_STRUCTURES:
             width, whole = getattr(kept, name), getattr(dense, name)
             assert width == whole or (width < whole and width % align == 0)
 
@@ -87,7 +87,7 @@ def _one_wider(dense: Architecture, arch: Architecture, align: int) -> list[Arch
     """Every architecture that is wider in one structure by one step."""
     found = []
     for index, (whole, kept) in enumerate(zip(dense.blocks, arch.blocks, strict=True)):
-        for name in STRUCTURES:
+        for name in BUDGETED_STRUCTURES:
             width, limit = getattr(kept, name), getattr(whole, name)
             if width < limit:
                 blocks = list(arch.blocks)

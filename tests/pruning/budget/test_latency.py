@@ -8,7 +8,7 @@ import pytest
 
 from analysis.vit import Architecture, BlockWidths
 from pruning.budget.allocate import Budget
-from pruning.budget.curves import STRUCTURES
+from pruning.budget.curves import BUDGETED_STRUCTURES
 from pruning.budget.latency import LatencyTable, allocate_latency, latency_menu, measure_table, model_ms
 from tests.support.budgets import DEIT_TINY, synthetic
 from tests.support.models import VARIANTS
@@ -20,11 +20,13 @@ def table(speed: float = 0.01) -> LatencyTable:
     """A machine on which a block takes time in proportion to its widths, 2 ms when dense."""
 
     def share(widths: BlockWidths) -> float:
-        parts = (getattr(widths, name) / getattr(WHOLE, name) for name in STRUCTURES)
+        parts = (getattr(widths, name) / getattr(WHOLE, name) for name in BUDGETED_STRUCTURES)
         return 0.4 + 0.2 * sum(parts)
 
     narrowed = {
-        replace(WHOLE, **{name: width}) for name in STRUCTURES for width in range(1, getattr(WHOLE, name) + 1)
+        replace(WHOLE, **{name: width})
+        for name in BUDGETED_STRUCTURES
+        for width in range(1, getattr(WHOLE, name) + 1)
     }
     return LatencyTable(8, 26.0, {WHOLE: 2.0}, {(WHOLE, widths): share(widths) for widths in narrowed})
 
@@ -38,7 +40,7 @@ def clock(overhead: float):
         saved = sum(
             found.saved(WHOLE, replace(WHOLE, **{name: getattr(widths, name)}))
             for widths in arch.blocks
-            for name in STRUCTURES
+            for name in BUDGETED_STRUCTURES
         )
         return found.model - saved / overhead
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis.vit import ViT
-from pruning.budget.curves import STRUCTURES, Curve, Sensitivities
+from pruning.budget.curves import BUDGETED_STRUCTURES, Curve, Sensitivities
 from pruning.budget.sensitivity import kl_divergence, measure_sensitivities, measured_widths, narrow_by_scores
 from pruning.criteria.registry import CRITERIA
 from pruning.cut.plan import Plan
@@ -44,7 +44,7 @@ def test_curves_are_those_of_whole_models_cut_in_one_place(name: str) -> None:
     found = measured(model, images)
     assert found.images == 5
     for index, widths in enumerate(model.arch.blocks):
-        for structure in STRUCTURES:
+        for structure in BUDGETED_STRUCTURES:
             curve, worst = getattr(found.blocks[index], structure), 0.0
             for width, kl in zip(curve.widths[1:], curve.kl[1:], strict=True):
                 blocks = list(model.arch.blocks)

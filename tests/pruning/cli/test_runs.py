@@ -19,12 +19,10 @@ from analysis.models.preprocess import Preprocess
 from pruning.bundle.layout import is_bundle
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.progress import Cancelled, Monitor
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import metrics as curves
-from pruning.runs import start as run_start
+from pruning.runs import launch, metrics, process
 from tests.support.fake_runs import FAKE, FakeJob, FakeResult, folder_of, wait_for, write_status
 from tests.support.models import ROOT, TINY, random_vit
 
@@ -84,7 +82,7 @@ def test_cancelled_in_the_foreground(tmp_path: Path, monkeypatch, capsys) -> Non
     def stop(job: FakeJob, monitor: Monitor) -> FakeResult:
         raise Cancelled
 
-    monkeypatch.setitem(kinds.KINDS, "fake", replace(FAKE, execute=stop))
+    monkeypatch.setitem(registry.RUN_KINDS, "fake", replace(FAKE, execute=stop))
     folder = folder_of(tmp_path)
     assert main(["run", str(folder)]) == 1
     assert capsys.readouterr().err == "cancelled\n"
@@ -129,7 +127,7 @@ def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data
     assert folder.parent == tmp_path / "runs" and folder.name.endswith("-prune-l1")
     assert runs.read(folder).state in ("queued", "running", "done")  # never as if its process were gone
     with pytest.raises(ValueError, match=r"is running already|is done"):
-        worker.execute(folder)
+        process.execute(folder)
     done = wait_for(lambda: (run := runs.read(folder)).state not in ("queued", "running") and run)
     assert done.state == "done", runs.log(folder)
     report = runs.report(done)
@@ -141,22 +139,22 @@ def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data
 @pytest.mark.slow
 @pytest.mark.usefixtures("start_fakes")
 def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
-    run = run_start.start(FakeJob(600, pause=0.01))
+    run = launch.start(FakeJob(600, pause=0.01))
     assert run.active and run.folder.parent == tmp_path / "runs"
     state = lambda: runs.read(run.folder).state
-    wait_for(lambda: len(curves.metrics(run.folder).points) > 5)
+    wait_for(lambda: len(metrics.read_metrics(run.folder).points) > 5)
     assert state() == "running" and os.getsid(runs.read(run.folder).status.pid) != os.getsid(0)
     asked = time.monotonic()
-    run_start.cancel(run)
+    launch.cancel(run)
     wait_for(lambda: state() == "cancelled")
     assert time.monotonic() - asked < 10
-    first = len(curves.metrics(run.folder).points)
+    first = len(metrics.read_metrics(run.folder).points)
 
-    again = run_start.resume(run)
+    again = launch.resume(run)
     assert again.active
     with pytest.raises(ValueError, match="is running already"):
-        run_start.resume(run)
-    wait_for(lambda: len(curves.metrics(run.folder).points) > first + 5)
+        launch.resume(run)
+    wait_for(lambda: len(metrics.read_metrics(run.folder).points) > first + 5)
     pid = runs.read(run.folder).status.pid
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: state() == "interrupted")
@@ -165,7 +163,7 @@ def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
 
     assert main(["resume", str(run.folder), "--detach"]) == 0
     wait_for(lambda: state() == "done")
-    assert curves.metrics(run.folder).curve("loss")[0] == list(range(600))
+    assert metrics.read_metrics(run.folder).curve("loss")[0] == list(range(600))
     assert runs.read(run.folder).status.attempt == 3
     begins = [line.rpartition("from ")[2] for line in runs.log(run.folder).splitlines() if " from " in line]
     assert begins[0] == "0" and len(begins) == 3 and 0 < int(begins[1]) < int(begins[2])
@@ -181,8 +179,8 @@ def exists(pid: int) -> bool:
 
 @pytest.mark.usefixtures("start_fakes")
 def test_a_run_cancelled_before_its_process_has_started_never_begins(tmp_path: Path) -> None:
-    run = run_start.start(FakeJob(100_000, pause=0.01))
-    run_start.cancel(run)
+    run = launch.start(FakeJob(100_000, pause=0.01))
+    launch.cancel(run)
     wait_for(lambda: not runs.read(run.folder).active)
     assert runs.read(run.folder).state == "cancelled"
     assert not (run.folder / runs.BUNDLE).exists()

@@ -11,7 +11,7 @@ import torch
 
 from analysis.attention.capture import capture
 from analysis.data.scenes import CLASSES
-from analysis.heads import loss as heads
+from analysis.heads import loss
 from analysis.heads import statistics as head_statistics
 from analysis.heads.graph import SIMILARITIES, similarities
 from analysis.models.load import load
@@ -22,15 +22,14 @@ from pruning.cli.main import main
 from pruning.criteria.head_graph import GraphOptions, rank_heads
 from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading, ask_heads, read_heads, weights_id
 from pruning.criteria.snp import SnpOptions, snp
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.jobs.heads import HeadsJob, open_reading, run_heads, save_reading
 from pruning.progress import Cancelled, Monitor
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import start as run_start
+from pruning.runs import launch, process
 from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
 
-NEED_LABELS = {"taylor": heads.taylor, "ablation": heads.ablation, "integrated": heads.integrated_gradients}
+NEED_LABELS = {"taylor": loss.taylor, "ablation": loss.ablation, "integrated": loss.integrated_gradients}
 
 
 def in_a_row(values) -> list[float]:
@@ -149,7 +148,7 @@ def test_a_damaged_reading_is_a_sentence(change: dict[str, object] | None, tiny:
 
 def test_a_job_comes_back_and_says_its_command() -> None:
     job = HeadsJob("deit_tiny", "some images", weights="w.safetensors", images=16, seed=2)
-    assert kinds.unpack(kinds.pack(job)) == ("heads", job)
+    assert registry.unpack(registry.pack(job)) == ("heads", job)
     assert job.command() == (
         "python -m pruning heads --model deit_tiny --weights w.safetensors --data 'some images' "
         "--images 16 --seed 2"
@@ -172,16 +171,16 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_a_run_leaves_a_reading(bundle: Path, tmp_path: Path) -> None:
     job = HeadsJob(str(bundle), "demo", images=6)
-    folder, lock = run_start._create(job, tmp_path, 1)
+    folder, lock = launch._create(job, tmp_path, 1)
     lock.close()
-    done = worker.execute(folder)
+    done = process.execute(folder)
     found, model = open_reading(folder), load(str(bundle)).model
     assert (done.state, done.bundle, runs.report(done)) == ("done", None, None)
     assert found.model == weights_id(model) and found.images == 6
     asked = set(HEAD_MEASURES) if model.arch.num_classes else set(HEAD_MEASURES) - NEED_LABELS.keys()
     assert set(found.values) == asked
     with pytest.raises(ValueError, match=r"is done: its result lies in .*heads\.json"):
-        run_start.resume(folder)
+        launch.resume(folder)
 
 
 def test_it_can_be_cancelled_on_the_way(bundle: Path) -> None:

@@ -12,8 +12,8 @@ from pruning.criteria.registry import CRITERIA, STRUCTURES
 from pruning.criteria.snp import SnpOptions
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.selection import select
-from pruning.jobs.prune import make_smaller
 from pruning.jobs.prune_job import Job
+from pruning.jobs.run_prune import make_smaller
 from tests.support.models import TINY, batches, random_images, random_vit
 
 NEED_CLASSES = ("taylor", "ablation")

@@ -14,14 +14,14 @@ from analysis.vit import BlockWidths
 from pruning.budget.allocate import Budget
 from pruning.cli.main import main
 from pruning.criteria.magnitude import SeedOptions, random
-from pruning.cut.head_locks import HeadLocks, read, written
+from pruning.cut.head_locks import HeadLocks, format_heads, parse_heads
 from pruning.cut.plan import Plan
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.selection import select
 from pruning.cut.surgery import cut
 from pruning.jobs.inputs import image_sets
-from pruning.jobs.prune import make_smaller, prune
 from pruning.jobs.prune_job import Job
+from pruning.jobs.run_prune import make_smaller, prune
 from tests.support.jobs import ARCH, BUDGET, dense
 from tests.support.models import TINY, VARIANTS, random_images, random_vit
 
@@ -44,14 +44,17 @@ METHODS = {
 def test_heads_are_kept_in_order_each_once() -> None:
     assert HeadLocks(keep=((3, 1), (0, 2), (3, 1))).keep == ((0, 2), (3, 1))
     assert HeadLocks(((0, 1), (2, 0))) == HeadLocks(((2, 0), (0, 1))) and not HeadLocks() and LOCKS
-    assert read(written(LOCKS.keep)) == LOCKS.keep and read(" 0.1, 10.12,") == ((0, 1), (10, 12))
-    assert read("") == ()
+    assert parse_heads(format_heads(LOCKS.keep)) == LOCKS.keep and parse_heads(" 0.1, 10.12,") == (
+        (0, 1),
+        (10, 12),
+    )
+    assert parse_heads("") == ()
 
 
 @pytest.mark.parametrize("text", ["3", "a.b", "1.", "-1.2", "1.2.3"])
 def test_what_names_no_head_is_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"a head is written BLOCK.HEAD, as in 3\.2, got"):
-        read(text)
+        parse_heads(text)
 
 
 @pytest.mark.parametrize("pair", [(1,), (1, -1), (True, 0), (0.0, 1), "ab", 3])

@@ -19,12 +19,12 @@ from pruning.criteria.registry import CRITERIA
 from pruning.cut.plan import Plan
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.surgery import cut, mask
-from pruning.gohsp import gohsp as gohsp_module
+from pruning.gohsp import method as gohsp_module
 from pruning.gohsp.admm import Admm, constrained
-from pruning.gohsp.gohsp import STRUCTURING, GohspOptions, Lesson, gohsp, gohsp_target, sparsity_target
+from pruning.gohsp.method import STRUCTURING, GohspOptions, TrainingData, gohsp, gohsp_target, sparsity_target
 from pruning.jobs.inputs import image_sets
-from pruning.jobs.prune import make_smaller, prune
 from pruning.jobs.prune_job import Job
+from pruning.jobs.run_prune import make_smaller, prune
 from pruning.methods import METHODS
 from pruning.progress import Monitor
 from pruning.training.distillation import Distillation, Recovery
@@ -237,7 +237,7 @@ def test_training_pulls_the_model_into_the_structure() -> None:
         epochs=4, batch=8, updates=16, lr=5e-2, rho=0.3, growth=1.2, distill=False, scope="global"
     )
     curves = Curves()
-    lesson = Lesson(images, given.preprocess, test=images.subset(range(4)))
+    lesson = TrainingData(images, given.preprocess, test=images.subset(range(4)))
     before = {name: value.clone() for name, value in given.model.state_dict().items()}
     small, plan = gohsp(given.model, few, Ratios(heads=0.34, v=0.25, mlp=0.5), 1, options, lesson, curves)
     assert small.arch == plan.architecture(ARCH) and not small.training
@@ -266,13 +266,13 @@ def test_updates_are_spread_over_the_training(monkeypatch: pytest.MonkeyPatch) -
     images = open_data("demo", given.preprocess, 10, "train").subset(range(40))
     for updates, every in ((5, 4), (20, 1), (300, 1), (1, 20)):
         options = GohspOptions(epochs=4, batch=8, updates=updates, lr=0.25)
-        gohsp(given.model, [], Ratios(mlp=0.5), 1, options, Lesson(images, given.preprocess, 5))
+        gohsp(given.model, [], Ratios(mlp=0.5), 1, options, TrainingData(images, given.preprocess, 5))
         assert seen[-1].options.every == every
     assert isinstance(seen[0].inner, Distillation)
     options = GohspOptions(epochs=4, batch=8, lr=0.25, distill=False)
-    gohsp(given.model, [], Ratios(mlp=0.5), 1, options, Lesson(images, given.preprocess, 5))
+    gohsp(given.model, [], Ratios(mlp=0.5), 1, options, TrainingData(images, given.preprocess, 5))
     assert type(seen[-1].inner) is Objective
-    lesson = Lesson(images, given.preprocess, 5, recipe=Recovery(epochs=4, batch=4, lr=0.25, soft=0.3))
+    lesson = TrainingData(images, given.preprocess, 5, recipe=Recovery(epochs=4, batch=4, lr=0.25, soft=0.3))
     gohsp(given.model, [], Ratios(mlp=0.5), 1, GohspOptions(updates=5), lesson)  # a recipe says it all
     assert seen[-1].options.every == 8 and isinstance(seen[-1].inner, Distillation)
     assert seen[-1].inner.options == lesson.recipe
@@ -283,7 +283,7 @@ def test_what_was_trained_is_what_is_cut(monkeypatch: pytest.MonkeyPatch) -> Non
     trained = random_vit(ARCH, seed=8)
     monkeypatch.setattr(gohsp_module, "train", lambda *_, **__: trained)
     given = dense()
-    lesson = Lesson(open_data("demo", given.preprocess, 10, "train").subset(range(8)), given.preprocess)
+    lesson = TrainingData(open_data("demo", given.preprocess, 10, "train").subset(range(8)), given.preprocess)
     _, plan = gohsp(given.model, [], Ratios(mlp=0.5), 1, GohspOptions(), lesson)
     fresh, expected = gohsp(random_vit(ARCH, seed=8), [], Ratios(mlp=0.5), options=UNTRAINED)
     assert plan == expected
@@ -365,7 +365,7 @@ def test_budgets_are_refused() -> None:
 
 
 def test_it_has_no_scores_to_give() -> None:
-    from pruning.jobs.solve import score
+    from pruning.jobs.solve_budget import score
 
     with pytest.raises(ValueError, match="gohsp gives no scores"):
         score(job(), dense(), image_sets(job(), dense())[0])

@@ -14,12 +14,11 @@ from analysis.measure.latency import Percentiles
 from analysis.models.preprocess import Preprocess
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.jobs.bench import TIMINGS, BenchJob, Timings, read_timings, run_bench
 from pruning.progress import Cancelled, Monitor
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import start as run_start
+from pruning.runs import launch, process
 from tests.support.models import TINY, random_vit
 
 JOB = BenchJob((("demo", None), ("vit tiny", "/data/w.pth"), ("small", None)), (1, 4), 1, 5)
@@ -34,7 +33,7 @@ def bundle(folder: Path, arch: Any = TINY, seed: int = 0) -> str:
 
 def test_job_survives_json_and_job_file() -> None:
     assert BenchJob.from_json(JOB.to_json()) == JOB and hash(JOB)
-    assert kinds.unpack(kinds.pack(JOB)) == ("bench", JOB)
+    assert registry.unpack(registry.pack(JOB)) == ("bench", JOB)
 
 
 def test_its_commands_are_read_as_they_are_meant(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,9 +91,9 @@ def test_a_run_leaves_its_timings_and_is_not_done_twice(
     monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
     models = tuple((bundle(tmp_path / name, seed=i), None) for i, name in enumerate("abc"))
     job = BenchJob(models, (1, 3), 1, 4)
-    folder, lock = run_start._create(job, runs.runs_root(), 1)
+    folder, lock = launch._create(job, runs.runs_root(), 1)
     lock.close()
-    done = worker.execute(folder)
+    done = process.execute(folder)
     assert (done.state, done.bundle, done.error) == ("done", None, None)
     found = read_timings(folder)
     assert (found.models, set(found.ms), found.threads, found.rounds) == (models, {1, 3}, 1, 4)
@@ -102,7 +101,7 @@ def test_a_run_leaves_its_timings_and_is_not_done_twice(
     for row in found.ms.values():
         assert len(row) == 3 and all(0 < p.p10 <= p.p50 <= p.p90 for p in row)
     with pytest.raises(ValueError, match=r"is done: its result lies in .*timings\.json"):
-        worker.execute(folder)
+        process.execute(folder)
     assert runs.report(done) is None
 
 

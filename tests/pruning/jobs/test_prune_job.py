@@ -12,7 +12,7 @@ from analysis.measure.cost import cost
 from analysis.measure.evaluate import Batches
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget.allocate import Budget
-from pruning.budget.curves import STRUCTURES, Narrow
+from pruning.budget.curves import BUDGETED_STRUCTURES, Narrow
 from pruning.budget.latency import LatencyTable
 from pruning.budget.sensitivity import measure_sensitivities, measured_widths, narrow_by_scores
 from pruning.cli.main import main
@@ -20,9 +20,9 @@ from pruning.criteria.snp import SnpOptions
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios, shrink
 from pruning.jobs.inputs import image_sets
-from pruning.jobs.prune import make_smaller, prune
 from pruning.jobs.prune_job import Job
-from pruning.jobs.solve import score, solve, survey
+from pruning.jobs.run_prune import make_smaller, prune
+from pruning.jobs.solve_budget import score, solve, survey
 from pruning.methods import METHODS
 from pruning.projection.steering import steer
 from tests.support.jobs import ARCH, BUDGET, dense
@@ -232,8 +232,8 @@ def test_what_is_at_hand_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) 
     given = dense()
     first = prune(job, dense=given)
     found = survey(job, given, image_sets(job, given)[0])
-    monkeypatch.setattr("pruning.jobs.solve.measure_sensitivities", None)
-    monkeypatch.setattr("pruning.jobs.solve.score", None)
+    monkeypatch.setattr("pruning.jobs.solve_budget.measure_sensitivities", None)
+    monkeypatch.setattr("pruning.jobs.solve_budget.score", None)
     again = prune(job, dense=given, before=first.before, found=found, allocation=first.allocation)
     assert again.plan == first.plan and again.after.predictions == first.after.predictions
 
@@ -246,20 +246,20 @@ def test_a_budget_in_ms_is_met_as_this_machine_measures_it(monkeypatch: pytest.M
         whole = ARCH.blocks[0]
         shares = {
             (whole, narrowed): cost(replace(ARCH, blocks=(narrowed,))).blocks[0].params / blocks[0].params
-            for name in STRUCTURES
+            for name in BUDGETED_STRUCTURES
             for width in range(1, getattr(whole, name) + 1)
             for narrowed in (replace(whole, **{name: width}),)
         }
         return LatencyTable(batch, model, {whole: blocks[0].params / 1e3}, shares)
 
-    monkeypatch.setattr("pruning.jobs.solve.measure_table", table)
+    monkeypatch.setattr("pruning.jobs.solve_budget.measure_table", table)
     monkeypatch.setattr("pruning.budget.latency.model_ms", lambda _, __, arch: cost(arch).params / 1e3)
     job = replace(BUDGET, budget=Budget(ms=0.8 * model, batch=8, images=8), align=1)
     outcome = prune(job, dense=dense())
     budget = outcome.report()["budget"]
     assert budget["batch"] == 8 and budget["got"] == cost(outcome.pruned.model.arch).params / 1e3
     assert 0.98 * budget["asked"] <= budget["got"] <= budget["asked"]
-    monkeypatch.setattr("pruning.jobs.prune.survey", None)  # a time out of reach is refused before it
+    monkeypatch.setattr("pruning.jobs.run_prune.survey", None)  # a time out of reach is refused before it
     with pytest.raises(ValueError, match=r"a budget for this model must be from .* ms"):
         prune(replace(job, budget=Budget(ms=2 * model, batch=8)), dense=dense())
 
@@ -295,7 +295,7 @@ def test_a_projection_that_narrows_blocks_takes_a_budget(monkeypatch: pytest.Mon
     asked = [
         (index, name, width)
         for index, widths in enumerate(ARCH.blocks)
-        for name in STRUCTURES
+        for name in BUDGETED_STRUCTURES
         for width in measured_widths(getattr(widths, name))[1:]
     ]
     assert seen == asked

@@ -22,15 +22,14 @@ from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.cut.ratios import Ratios
 from pruning.files import OutputError
-from pruning.gohsp.gohsp import STRUCTURING
-from pruning.jobs import registry as kinds
-from pruning.jobs.prune import prune
+from pruning.gohsp.method import STRUCTURING
+from pruning.jobs import registry
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob, run_recover
+from pruning.jobs.run_prune import prune
 from pruning.progress import Cancelled
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import metrics as curves
+from pruning.runs import metrics, process
 from pruning.runs.monitor import RunMonitor
 from pruning.training.checkpoint import CHECKPOINTS
 from pruning.training.distillation import (
@@ -362,14 +361,14 @@ def test_prune_passes_the_monitor_on(three: tuple[str, str, str]) -> None:
 # ---- in a run folder
 
 
-def carry_out(folder: Path, job: Job | RecoverJob) -> curves.Metrics:
+def carry_out(folder: Path, job: Job | RecoverJob) -> metrics.Metrics:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / runs.JOB).write_text(kinds.pack(job))
-    assert worker.execute(folder).state == "done"
-    return curves.metrics(folder)
+    (folder / runs.JOB).write_text(registry.pack(job))
+    assert process.execute(folder).state == "done"
+    return metrics.read_metrics(folder)
 
 
-def where(found: curves.Metrics, name: str) -> dict[str, list[int]]:
+def where(found: metrics.Metrics, name: str) -> dict[str, list[int]]:
     """Steps of a curve in each phase."""
     return {what: steps for what in found.phases if (steps := found.curve(name, what)[0])}
 
@@ -425,7 +424,7 @@ def test_a_training_on_a_disk_that_gets_full(
     whole = run_recover(job).pruned.model
     folder = disk / "runs" / "one"
     folder.mkdir(parents=True)
-    (folder / runs.JOB).write_text(kinds.pack(job))
+    (folder / runs.JOB).write_text(registry.pack(job))
     given, done = RunMonitor.metrics, []
 
     def filling(self: RunMonitor, step: int, **values: float) -> None:
@@ -438,12 +437,12 @@ def test_a_training_on_a_disk_that_gets_full(
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OutputError, match="the disk is full"):
         patch.setattr(RunMonitor, "metrics", filling)
-        worker.execute(folder)
+        process.execute(folder)
     assert runs.read(folder).state == "failed"
-    lines = (folder / curves.METRICS).read_bytes()
+    lines = (folder / metrics.METRICS).read_bytes()
     assert lines.endswith(b"\n")
     (disk / "filler").unlink()
-    assert worker.execute(folder).state == "done"
+    assert process.execute(folder).state == "done"
     assert f"going on after {done[-1]} steps" in runs.log(folder)
     for a, b in zip(load(str(folder / runs.BUNDLE)).model.parameters(), whole.parameters(), strict=True):
         assert torch.equal(a, b)

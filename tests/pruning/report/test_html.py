@@ -32,7 +32,7 @@ from pruning.jobs.inputs import tracked
 from pruning.jobs.prune_job import Job
 from pruning.report.charts import trade_off
 from pruning.report.comparison import (
-    Compared,
+    ComparedModel,
     Comparison,
     Trade,
     aligned,
@@ -41,9 +41,8 @@ from pruning.report.comparison import (
     trade_front,
 )
 from pruning.report.html import make_report, without_paths
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import start as run_start
+from pruning.runs import launch, process
 from tests.support.models import TINY, random_vit
 
 BAD = "<img src=x onerror=alert(1)> $x$ & co"  # what a class, a bundle or a file may be called
@@ -78,7 +77,7 @@ def comparison(tmp_path: Path, **change: Any) -> Comparison:
         name: evaluate(one.model, tracked(test, one, "", lambda *_: None)) for name, one in loaded.items()
     }
     first, *others = [
-        Compared(name, f"title of {name}", (name, None), one.model.arch, results[name])
+        ComparedModel(name, f"title of {name}", (name, None), one.model.arch, results[name])
         for name, one in loaded.items()
     ]
     second = replace(others[0], plan=plan, when="before fine-tuning", command="prune --data /home/me/x.zip")
@@ -272,9 +271,9 @@ def two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def carry_out(job: Any) -> Path:
-    folder, lock = run_start._create(job, runs.runs_root(), 1)
+    folder, lock = launch._create(job, runs.runs_root(), 1)
     lock.close()
-    return worker.execute(folder).folder
+    return process.execute(folder).folder
 
 
 def test_command_writes_the_report(
@@ -303,7 +302,7 @@ def test_command_refuses_what_is_not_done_and_too_many(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, lock = run_start._create(Job("demo", "demo", ratios=Ratios(qk=0.5)), runs.runs_root(), 1)
+    folder, lock = launch._create(Job("demo", "demo", ratios=Ratios(qk=0.5)), runs.runs_root(), 1)
     lock.close()
     assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
     assert "is interrupted: only a run that left a model" in capsys.readouterr().err

@@ -15,11 +15,9 @@ import pytest
 
 from pruning import files
 from pruning.files import OutputError
-from pruning.jobs import registry as kinds
-from pruning.runs import execute as worker
+from pruning.jobs import registry
 from pruning.runs import folder as runs
-from pruning.runs import metrics as curves
-from pruning.runs import start as run_start
+from pruning.runs import launch, metrics, process
 from pruning.runs.trackers import MLflow
 from tests.support.fake_runs import FAKE, FakeJob, folder_of, names
 
@@ -33,7 +31,7 @@ def check_failed_by_a_full_disk(folder: Path) -> None:
     assert failed.state == "failed" and failed.resumable
     assert failed.sentence == f"the disk is full: free some space where {folder} lies and resume the run"
     assert not [name for name in names(folder) if name.endswith(".part")]
-    points = (folder / curves.METRICS).read_text()
+    points = (folder / metrics.METRICS).read_text()
     assert points.endswith("\n") and all(json.loads(line) for line in points.splitlines())
     assert json.loads((folder / "checkpoint.json").read_text()) >= 1
 
@@ -55,33 +53,33 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, file: str
     monkeypatch.setattr(os, "write", lambda handle, data: (full_when(handle), write(handle, data))[1])
     monkeypatch.setattr(os, "fsync", lambda handle: (full_when(handle), sync(handle))[1])
     with pytest.raises(OutputError, match="the disk is full: free some space"):
-        worker.execute(folder)
+        process.execute(folder)
     check_failed_by_a_full_disk(folder)
     monkeypatch.undo()
-    monkeypatch.setitem(kinds.KINDS, "fake", FAKE)
-    assert worker.execute(folder).state == "done"
-    assert curves.metrics(folder).curve("loss")[0] == list(range(100))
+    monkeypatch.setitem(registry.RUN_KINDS, "fake", FAKE)
+    assert process.execute(folder).state == "done"
+    assert metrics.read_metrics(folder).curve("loss")[0] == list(range(100))
 
 
 def test_a_really_full_disk(small_disk: Callable[[str], Path]) -> None:
     folder = folder_of(small_disk("1m"), FakeJob(100, way="fills the disk"))
     with pytest.raises(OutputError, match="the disk is full: free some space"):
-        worker.execute(folder)
+        process.execute(folder)
     check_failed_by_a_full_disk(folder)
     step = json.loads((folder / "checkpoint.json").read_text())
     assert 5 < step < 12
     with pytest.raises(OutputError, match="MiB are free where"):
-        run_start.resume(folder)
+        launch.resume(folder)
     (folder / "filler").unlink()
-    (folder / runs.JOB).write_text(kinds.pack(FakeJob(20)))
-    assert worker.execute(folder).state == "done"
-    assert curves.metrics(folder).curve("loss")[0] == list(range(20))
+    (folder / runs.JOB).write_text(registry.pack(FakeJob(20)))
+    assert process.execute(folder).state == "done"
+    assert metrics.read_metrics(folder).curve("loss")[0] == list(range(20))
 
 
 def test_no_run_is_started_on_a_disk_that_is_nearly_full(small_disk: Callable[[str], Path]) -> None:
     root = small_disk("1m") / "runs"
     with pytest.raises(OutputError, match=r"only 1 MiB are free where .* lies, a run needs 32"):
-        run_start.start(FakeJob(), root)
+        launch.start(FakeJob(), root)
     assert list(root.iterdir()) == []
 
 
@@ -93,7 +91,7 @@ def test_too_full_for_the_last_words_shows_as_interrupted(tmp_path, monkeypatch)
 
     monkeypatch.setattr("pruning.runs.monitor.replace_text", full)
     with pytest.raises(OutputError, match="the disk is full"):
-        worker.execute(folder)
+        process.execute(folder)
     assert runs.read(folder).state == "interrupted"
 
 
@@ -142,7 +140,7 @@ def test_mlflow_hears_of_a_run_and_of_its_resuming(tmp_path, monkeypatch) -> Non
     monkeypatch.setitem(sys.modules, "mlflow", server)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
     folder = folder_of(tmp_path, FakeJob(2))
-    worker.execute(folder)
+    process.execute(folder)
     params = {"steps": "2", "pause": "0.0", "way": "", "method": "counting"}
     assert server.calls == [
         ("set_experiment", ("prunescope",), {}),
@@ -160,9 +158,9 @@ def test_mlflow_hears_of_a_run_and_of_its_resuming(tmp_path, monkeypatch) -> Non
 def test_mlflow_is_never_the_reason_why_a_run_fails(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:1")
     monkeypatch.setitem(sys.modules, "mlflow", FakeMlflow(good=4))
-    assert worker.execute(folder_of(tmp_path)).state == "done"
+    assert process.execute(folder_of(tmp_path)).state == "done"
     log = runs.log(tmp_path / "runs" / "run")
     assert log.count("MLflow failed, no more is sent to it: ConnectionError: no route") == 1
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
-    assert worker.execute(folder_of(tmp_path, name="other")).state == "done"
+    assert process.execute(folder_of(tmp_path, name="other")).state == "done"
     assert "mlflow is not installed" in runs.log(tmp_path / "runs" / "other")

@@ -15,10 +15,10 @@ import pytest
 
 from pruning.cut.ratios import Ratios
 from pruning.files import OutputError, append_line, replace_text
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
-from pruning.runs import metrics as curves
+from pruning.runs import metrics
 from pruning.runs.eta import Pace
 from pruning.runs.file_lock import FileLock, is_held
 from pruning.runs.status import Status
@@ -102,39 +102,39 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_curves_are_read_as_they_grow(tmp_path: Path) -> None:
-    file, torn = tmp_path / curves.METRICS, point(2, loss=0.5)
-    assert curves.metrics(tmp_path) == curves.Metrics()
+    file, torn = tmp_path / metrics.METRICS, point(2, loss=0.5)
+    assert metrics.read_metrics(tmp_path) == metrics.Metrics()
     file.write_text(point(0, loss=2.0) + point(1, loss=1.0, top1=0.5) + torn[:20])
-    first = curves.metrics(tmp_path)
+    first = metrics.read_metrics(tmp_path)
     assert first.names == ("loss", "top1")
     assert first.curve("loss") == ([0, 1], [2.0, 1.0]) and first.curve("top1") == ([1], [0.5])
     with file.open("a") as stream:
         stream.write(torn[20:])
-    second = curves.metrics(tmp_path, first)
+    second = metrics.read_metrics(tmp_path, first)
     assert second.curve("loss") == ([0, 1, 2], [2.0, 1.0, 0.5])
-    assert curves.metrics(tmp_path, second) is second
-    assert curves.metrics(tmp_path) == second
+    assert metrics.read_metrics(tmp_path, second) is second
+    assert metrics.read_metrics(tmp_path) == second
     file.write_text(point(7, loss=3.0))
-    assert curves.metrics(tmp_path, second).curve("loss") == ([7], [3.0])
+    assert metrics.read_metrics(tmp_path, second).curve("loss") == ([7], [3.0])
 
 
 def test_a_torn_line_and_figures_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     torn = '{"step": 1, "time": 0, "att\n[1]\n{"step": 1}\n\xff\n'
     text = point(0, loss=2.0) + torn + point(2, loss=float("nan"), top1=float("inf"), gap=1.0)
-    (tmp_path / curves.METRICS).write_bytes(text.encode("latin1"))
-    found = curves.metrics(tmp_path)
+    (tmp_path / metrics.METRICS).write_bytes(text.encode("latin1"))
+    found = metrics.read_metrics(tmp_path)
     assert found.curve("loss") == ([0], [2.0]) and found.curve("gap") == ([2], [1.0])
     assert found.names == ("loss", "gap") and found.read_bytes == len(text)
 
 
 def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     lines = [point(step, loss=1.0) for step in range(5)] + [point(3, 2, loss=9.0), point(4, 2, loss=8.0)]
-    (tmp_path / curves.METRICS).write_text("".join(lines))
-    assert curves.metrics(tmp_path).curve("loss") == ([0, 1, 2, 3, 4], [1, 1, 1, 9, 8])
-    (tmp_path / curves.METRICS).write_text("".join(lines[:5]))
-    known = curves.metrics(tmp_path)
-    (tmp_path / curves.METRICS).write_text("".join(lines))
-    assert curves.metrics(tmp_path, known) == curves.metrics(tmp_path)
+    (tmp_path / metrics.METRICS).write_text("".join(lines))
+    assert metrics.read_metrics(tmp_path).curve("loss") == ([0, 1, 2, 3, 4], [1, 1, 1, 9, 8])
+    (tmp_path / metrics.METRICS).write_text("".join(lines[:5]))
+    known = metrics.read_metrics(tmp_path)
+    (tmp_path / metrics.METRICS).write_text("".join(lines))
+    assert metrics.read_metrics(tmp_path, known) == metrics.read_metrics(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_two_trainings_in_one_run(tmp_path, second, again, kept) -> None:
     lines = [point(step, what="Training", loss=1.0) for step in range(5)]
     lines += [point(step, what=second, loss=2.0) for step in range(5)]
     lines += [point(step, 2, what, loss=3.0) for what, step in again]
-    (tmp_path / curves.METRICS).write_text("".join(lines))
-    found = curves.metrics(tmp_path)
+    (tmp_path / metrics.METRICS).write_text("".join(lines))
+    found = metrics.read_metrics(tmp_path)
     assert found.curve("loss")[0] == kept
     assert found.phases == tuple(dict.fromkeys(["Training", second]))
     assert [point.step for point in found.points if point.attempt == 2] == [step for _, step in again]
@@ -253,17 +253,17 @@ def test_a_forked_child_does_not_keep_a_lock(tmp_path: Path) -> None:
 
 def test_a_job_comes_back_with_its_kind() -> None:
     job = Job("demo", "demo", "snp", ratios=Ratios(qk=(0.5, 0.25)), options=(("images", 16),))
-    assert kinds.unpack(kinds.pack(job)) == ("prune", job)
-    assert json.loads(kinds.pack(job)) == {"kind": "prune"} | json.loads(job.to_json())
+    assert registry.unpack(registry.pack(job)) == ("prune", job)
+    assert json.loads(registry.pack(job)) == {"kind": "prune"} | json.loads(job.to_json())
     recovery = RecoverJob("small", "demo", "demo", options=(("epochs", 3),))
-    assert kinds.unpack(kinds.pack(recovery)) == ("recover", recovery)
+    assert registry.unpack(registry.pack(recovery)) == ("recover", recovery)
     with pytest.raises(ValueError, match="no run takes a str"):
-        kinds.pack("job")
+        registry.pack("job")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"kind": "magic"}', '{"kind": []}', "[" * 100_000])
 def test_what_is_no_job_is_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match="a kind, one of prune"):
-        kinds.unpack(text)
+        registry.unpack(text)
     with pytest.raises(ValueError, match="not a PruneScope job"):
-        kinds.unpack('{"kind": "prune"}')
+        registry.unpack('{"kind": "prune"}')

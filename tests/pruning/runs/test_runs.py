@@ -14,12 +14,10 @@ import pytest
 from analysis.models.preprocess import Preprocess
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.progress import Cancelled
-from pruning.runs import execute as worker
 from pruning.runs import folder as runs
-from pruning.runs import metrics as curves
-from pruning.runs import start as run_start
+from pruning.runs import launch, metrics, process
 from pruning.runs.file_lock import FileLock, is_held
 from pruning.runs.monitor import RunMonitor
 from tests.support.fake_runs import (
@@ -88,7 +86,7 @@ def test_a_run_on_another_machine_lives_by_its_heartbeat(tmp_path: Path) -> None
     write_status(folder, state="running", host="elsewhere", pid=1)
     assert runs.read(folder).state == "running"
     with pytest.raises(ValueError, match=r"running already .process 1 on elsewhere"):
-        worker.execute(folder)
+        process.execute(folder)
     write_status(folder, state="running", host="elsewhere", pid=1, beat=time.time() - 61)
     assert runs.read(folder).state == "interrupted"
 
@@ -104,7 +102,7 @@ def test_a_damaged_job_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     assert found.job is None and found.state == "cancelled" and not found.resumable
     assert "job.json cannot be read" in found.sentence and "\n" not in found.sentence
     assert json.loads(found.to_json())["error"] == found.problem
-    for refused in (run_start.resume, worker.execute):
+    for refused in (launch.resume, process.execute):
         with pytest.raises(ValueError, match=r"job\.json cannot be read"):
             refused(folder)
     assert names(folder) == [runs.JOB, runs.STATUS]
@@ -122,7 +120,7 @@ def test_damaged_half_copied_and_foreign_folders_open(tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert "holds no run" in runs.read(nothing).sentence
         with pytest.raises(ValueError, match=r"holds no run|is not a folder"):
-            worker.execute(nothing)
+            process.execute(nothing)
     assert names(tmp_path / "empty") == []
 
 
@@ -148,14 +146,14 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
 
     folder = folder_of(tmp_path, FakeJob(4))
     heard = []
-    done = worker.execute(folder, echo=lambda what, share: heard.append((what, share)))
+    done = process.execute(folder, echo=lambda what, share: heard.append((what, share)))
     assert heard == [("Counting", i / 4) for i in range(4)] + [("Writing the result", 0.0)]
     assert done == runs.read(folder) and done.state == "done" and not done.resumable
     assert done.bundle is not None and runs.report(done)["counted"] == 4
     assert done.status.attempt == 1 and done.status.pid == os.getpid()
     assert (done.status.step, done.status.epoch, done.status.share) == (3, 1.0, 1.0)
     assert done.status.figures == {"loss": 0.25, "epoch": 1.0}
-    found = curves.metrics(folder)
+    found = metrics.read_metrics(folder)
     assert found.curve("loss") == ([0, 1, 2, 3], [1, 1 / 2, 1 / 3, 1 / 4])
     assert found.curve("gap") == ([], [])
     board = EventAccumulator(str(folder / "tensorboard" / "counting")).Reload()
@@ -165,28 +163,32 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
     assert not [name for name in names(folder) if name.startswith(".")]
     assert not is_held(folder / runs.LOCK)
     with pytest.raises(ValueError, match="is done: its result lies in"):
-        worker.execute(folder)
+        process.execute(folder)
     with pytest.raises(ValueError, match="is done: its result lies in"):
-        run_start.resume(done)
+        launch.resume(done)
 
 
 @pytest.mark.parametrize(
     ("way", "error", "sentence"),
     [
         ("bad input", ValueError, "the images are not there"),
-        ("bug", worker.RunFailed, "an unexpected error ended the run, its log says where: KeyError: 'heads'"),
+        (
+            "bug",
+            process.RunFailed,
+            "an unexpected error ended the run, its log says where: KeyError: 'heads'",
+        ),
     ],
 )
 def test_a_failure_is_a_sentence_and_can_be_resumed(tmp_path, way, error, sentence) -> None:
     folder = folder_of(tmp_path, FakeJob(way=way))
     with pytest.raises(error, match=sentence):
-        worker.execute(folder)
+        process.execute(folder)
     failed = runs.read(folder)
     assert (failed.state, failed.sentence) == ("failed", sentence) and failed.resumable
     assert failed.bundle is None
     assert ("Traceback" in runs.log(folder)) == (way == "bug")
-    (folder / runs.JOB).write_text(kinds.pack(FakeJob()))
-    assert worker.execute(folder).state == "done" and runs.read(folder).error is None
+    (folder / runs.JOB).write_text(registry.pack(FakeJob()))
+    assert process.execute(folder).state == "done" and runs.read(folder).error is None
 
 
 def test_a_run_killed_before_its_last_words_has_its_bundle_and_needs_no_work(tmp_path: Path) -> None:
@@ -194,28 +196,30 @@ def test_a_run_killed_before_its_last_words_has_its_bundle_and_needs_no_work(tmp
     bundle = folder / runs.BUNDLE
     write_bundle(bundle, random_vit(TINY), Preprocess(TINY.image_size), name="tiny", report={"counted": 3})
     write_status(folder, state="running")
-    assert worker.execute(folder).state == "done"
+    assert process.execute(folder).state == "done"
 
 
 def test_a_folder_taken_elsewhere_opens_and_goes_on_there(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, FakeJob(6, way="bad input"))
     write_status(folder, state="running", workdir=str(tmp_path / "of another machine"), attempt=1)
     (folder / "checkpoint.json").write_text("4")
-    (folder / curves.METRICS).write_text("".join(point(step, what="Counting", loss=7.0) for step in range(6)))
-    (folder / runs.JOB).write_text(kinds.pack(FakeJob(6)))
+    (folder / metrics.METRICS).write_text(
+        "".join(point(step, what="Counting", loss=7.0) for step in range(6))
+    )
+    (folder / runs.JOB).write_text(registry.pack(FakeJob(6)))
     there = Path(shutil.move(folder, tmp_path / "elsewhere"))
     assert runs.read(there).state == "interrupted"
-    assert worker.execute(there).bundle == there / runs.BUNDLE
-    assert curves.metrics(there).curve("loss") == ([0, 1, 2, 3, 4, 5], [7, 7, 7, 7, 1 / 5, 1 / 6])
+    assert process.execute(there).bundle == there / runs.BUNDLE
+    assert metrics.read_metrics(there).curve("loss") == ([0, 1, 2, 3, 4, 5], [7, 7, 7, 7, 1 / 5, 1 / 6])
 
 
 def test_relative_paths_begin_where_the_job_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     kind = replace(FAKE, execute=lambda job, monitor: (seen.append(Path.cwd()), count(job, monitor))[1])
-    monkeypatch.setitem(kinds.KINDS, "fake", kind)
+    monkeypatch.setitem(registry.RUN_KINDS, "fake", kind)
     folder, before = folder_of(tmp_path), Path.cwd()
     write_status(folder, workdir=str(tmp_path))
-    worker.execute(folder)
+    process.execute(folder)
     assert seen == [tmp_path] and Path.cwd() == before
 
 
@@ -250,9 +254,11 @@ def test_cancelling_stops_within_seconds_and_keeps_what_there_is(tmp_path: Path)
     assert runs.read(folder).state == "cancelled" and runs.read(folder).resumable
     assert json.loads((folder / "checkpoint.json").read_text()) > 0
     with pytest.raises(ValueError, match="is cancelled; only a run that waits or works"):
-        run_start.cancel(folder)
-    (folder / runs.JOB).write_text(kinds.pack(FakeJob(json.loads((folder / "checkpoint.json").read_text()))))
-    assert worker.execute(folder).state == "done"  # the wish to cancel went with that attempt
+        launch.cancel(folder)
+    (folder / runs.JOB).write_text(
+        registry.pack(FakeJob(json.loads((folder / "checkpoint.json").read_text())))
+    )
+    assert process.execute(folder).state == "done"  # the wish to cancel went with that attempt
     assert not (folder / runs.CANCEL).exists()
 
 
@@ -260,7 +266,7 @@ def test_nothing_runs_twice(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, FakeJob(200, pause=0.01))
     thread = in_thread(folder)
     wait_for(lambda: runs.read(folder).state == "running")
-    for again in (worker.execute, run_start.resume):
+    for again in (process.execute, launch.resume):
         with pytest.raises(ValueError, match="is running already"):
             again(folder)
     thread.join()
@@ -279,8 +285,8 @@ def test_runs_take_turns_in_the_order_they_came(tmp_path: Path) -> None:
     threads.append(in_thread(beside, at_once=2))
     wait_for(lambda: runs.read(beside).state == "running")
     assert [runs.read(folder).state for folder in (first, second, third)] == ["running", "queued", "queued"]
-    run_start.cancel(beside)
-    run_start.cancel(third)  # while it waits
+    launch.cancel(beside)
+    launch.cancel(third)  # while it waits
     wait_for(lambda: runs.read(third).state == "cancelled")
     for thread in threads:
         thread.join()
@@ -292,7 +298,7 @@ def test_runs_take_turns_in_the_order_they_came(tmp_path: Path) -> None:
 def test_a_longer_waiting_run_goes_first_and_a_dead_one_holds_nobody_up(tmp_path: Path) -> None:
     mine, older = folder_of(tmp_path, name="mine"), folder_of(tmp_path, name="older")
     write_status(older, state="queued", queued=1.0)
-    assert worker.execute(mine).state == "done"  # its process is gone
+    assert process.execute(mine).state == "done"  # its process is gone
     (mine / "checkpoint.json").unlink()
     shutil.rmtree(mine / runs.BUNDLE)
     write_status(mine, state="interrupted")

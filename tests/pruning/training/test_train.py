@@ -549,7 +549,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, {root!r})
-torch.set_num_threads(2)
+torch.set_num_threads({threads})
 from safetensors.torch import save_file
 from analysis.data.open import open_data
 from pruning.training.objective import Objective
@@ -576,7 +576,7 @@ if not int(os.environ.get("RANK", "0")):
 
 def _script(folder: Path) -> Path:
     file = folder / "script.py"
-    file.write_text(SCRIPT.format(root=str(ROOT), folder=str(folder)))
+    file.write_text(SCRIPT.format(root=str(ROOT), threads=torch.get_num_threads(), folder=str(folder)))
     return file
 
 

@@ -10,26 +10,27 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from analysis.attention import relevance
-from analysis.attention import trace as reading
-from analysis.attention.maps import (
+from analysis.attention import (
     AttentionMaps,
+    Gradients,
+    Map,
+    Style,
     TokenMaps,
+    Trace,
+    covered,
     default_row,
     maps_of,
+    mask_seen,
+    readout,
+    relevance,
     rollout_of,
     row_readings,
     token_maps,
 )
-from analysis.attention.objects import mask_seen
-from analysis.attention.pictures import covered
-from analysis.attention.relevance import Gradients, readout
-from analysis.attention.trace import Trace
-from analysis.models.load import LoadedModel
-from app.parts import wording as words
-from app.parts.pictures import Map, Style
-from app.state import loaded as session
-from app.state import memo
+from analysis.attention import trace as reading
+from analysis.models import LoadedModel
+from app import wording
+from app.state import memo, session
 from app.state.flow import Flow
 
 Mask = NDArray[np.bool_]  # Y X
@@ -38,7 +39,7 @@ TRACES_MB = 128  # of a session, and one trace at least
 
 
 @dataclass(frozen=True)
-class Look:
+class ViewedImage:
     """An image to look at. `label` is its class if known; `key` tells it from all others.
 
     `mask` says which of its pixels show the object, for demo scenes.
@@ -51,21 +52,23 @@ class Look:
     mask: Mask | None = None
 
 
-def of_set(number: int) -> Look:
+def of_set(number: int) -> ViewedImage:
     """Image `number` of the loaded images."""
     found = session.images()
     key = (session.choice().data, number)
-    return Look(found.item_name(number), found.image(number), found.label(number), key, found.mask(number))
+    return ViewedImage(
+        found.item_name(number), found.image(number), found.label(number), key, found.mask(number)
+    )
 
 
-def caption(look: Look) -> str:
+def caption(look: ViewedImage) -> str:
     """Name and true class of an image; once, where the image lies in a folder of that name."""
     known = None if look.label is None else session.class_name(look.label)
     told = known is None or look.name.startswith(f"{known}/")
-    return words.plain(look.name if told else f"{known} · {look.name}")
+    return wording.plain(look.name if told else f"{known} · {look.name}")
 
 
-def cropped(look: Look, loaded: LoadedModel | None = None) -> Image.Image:
+def cropped(look: ViewedImage, loaded: LoadedModel | None = None) -> Image.Image:
     """The part of the image that the model's patches cover, at its resolution."""
     shown = loaded or session.model()
     return memo.remember(
@@ -73,19 +76,19 @@ def cropped(look: Look, loaded: LoadedModel | None = None) -> Image.Image:
     )
 
 
-def mask_of(look: Look) -> Tensor | None:
+def mask_of(look: ViewedImage) -> Tensor | None:
     """Which pixels of what the model sees show the object, Y X; None where that is not known."""
     return None if look.mask is None else mask_seen(look.mask, session.model().preprocess)
 
 
-def covered_mask(look: Look) -> Mask | None:
+def covered_mask(look: ViewedImage) -> Mask | None:
     """`mask_of` over the pixels of `cropped`."""
     mask = mask_of(look)
     width, height = cropped(look).size
     return None if mask is None else mask.numpy()[:height, :width]
 
 
-def trace(look: Look, loaded: LoadedModel | None = None) -> Trace:
+def trace(look: ViewedImage, loaded: LoadedModel | None = None) -> Trace:
     """The image's way through the model: all maps are drawn from it. The newest few are kept."""
     shown = loaded or session.model()
     make = lambda: reading.trace(shown.model, shown.preprocess(look.image))
@@ -93,25 +96,25 @@ def trace(look: Look, loaded: LoadedModel | None = None) -> Trace:
     return memo.remember("trace", (shown, look.key), make, keep=max(1, room))
 
 
-def maps(look: Look, loaded: LoadedModel | None = None) -> AttentionMaps:
+def maps(look: ViewedImage, loaded: LoadedModel | None = None) -> AttentionMaps:
     """Maps of all heads from each prefix token and from the mean over patches."""
     return maps_of(trace(look, loaded))
 
 
-def seen_from(look: Look, read: Tensor) -> TokenMaps:
+def seen_from(look: ViewedImage, read: Tensor) -> TokenMaps:
     """Where a reading of tokens looks in every head, and who looks at it."""
     return token_maps(trace(look), read)
 
 
 def rollout(
-    look: Look, fuse: str, discard: float, blocks: int | None = None, loaded: LoadedModel | None = None
+    look: ViewedImage, fuse: str, discard: float, blocks: int | None = None, loaded: LoadedModel | None = None
 ) -> Tensor:
     """Rollout maps, R Y X."""
     seen = trace(look, loaded)
     return rollout_of(seen, row_readings(seen.arch), fuse=fuse, discard=discard, blocks=blocks)
 
 
-def gradients(look: Look, label: int, classifier: str) -> Gradients:
+def gradients(look: ViewedImage, label: int, classifier: str) -> Gradients:
     """The pull on a class; the last two are kept."""
     shown = session.model()
     make = lambda: relevance.gradients(shown.model, shown.preprocess(look.image), label, classifier)
@@ -133,14 +136,14 @@ def style() -> Style:
     )
 
 
-def settled(look: Look, flow: Flow) -> Flow:
+def settled(look: ViewedImage, flow: Flow) -> Flow:
     """The flow with the class it is for: the likeliest one where none was chosen."""
     if flow.label is not None or flow.method == "rollout":
         return flow
     return replace(flow, label=trace(look).top(1)[0][0])
 
 
-def flow(look: Look, flow: Flow, read: Tensor) -> Map:
+def flow(look: ViewedImage, flow: Flow, read: Tensor) -> Map:
     """Attention followed through all blocks, Y X: rollout from a reading, or what pulls on a class."""
     seen, flow = trace(look), settled(look, flow)
     if flow.label is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.files import OutputError, replace_text
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.runs import folder as runs
 from pruning.runs.claim import _anew, _at_once, _claimed, _folder, _workdir, _writing
 from pruning.runs.file_lock import FileLock
@@ -76,8 +76,8 @@ def cancel(run: Run | Path | str) -> None:
 
 def _create(job: Any, root: Path, at_once: int) -> tuple[Path, FileLock]:
     """A run folder, which appears whole and locked."""
-    text, now = kinds.pack(job), time.time()
-    name = kinds.folder_name(job, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
+    text, now = registry.pack(job), time.time()
+    name = registry.folder_name(job, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     status = Status("queued", now, now, now, host=this_host(), at_once=at_once, workdir=str(Path.cwd()))
     stage = root / f".{uuid.uuid4().hex[:8]}.part"
     lock = FileLock(stage / runs.LOCK)

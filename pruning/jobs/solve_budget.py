@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from analysis.data.image_set import ImageSet
-from analysis.measure.cost import cost
-from analysis.models.load import LoadedModel
+from analysis.data import ImageSet
+from analysis.measure import cost
+from analysis.models import LoadedModel
 from analysis.vit import Architecture
-from pruning.budget.allocate import Allocation, allocate, require_reachable
-from pruning.budget.curves import STRUCTURES, Sensitivities
-from pruning.budget.latency import LatencyTable, allocate_latency, measure_table
-from pruning.budget.sensitivity import measure_sensitivities, narrow_by_scores
-from pruning.criteria.registry import Criterion
-from pruning.cut.selection import Scores
-from pruning.cut.surgery import cut
+from pruning.budget import (
+    BUDGETED_STRUCTURES,
+    Allocation,
+    LatencyTable,
+    Sensitivities,
+    allocate,
+    allocate_latency,
+    measure_sensitivities,
+    measure_table,
+    narrow_by_scores,
+    require_reachable,
+)
+from pruning.criteria import Criterion
+from pruning.cut import Scores, cut
 from pruning.jobs.inputs import calibration_batches, tracked
 from pruning.jobs.prune_job import Job
 from pruning.methods import METHODS, Projection
 from pruning.progress import Progress, quiet
-from pruning.projection.steering import steered
+from pruning.projection import steered
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ def survey(
         raise ValueError("there is nothing to solve: this job has no budget")
     require_narrowing(job.method)
     few = calibration.sample(min(budget.images, len(calibration)), job.seed)
-    structures: tuple[str, ...] = STRUCTURES
+    structures: tuple[str, ...] = BUDGETED_STRUCTURES
     if isinstance(method, Criterion):
         scores = scores or score(job, loaded, calibration, progress)
         narrow, structures = narrow_by_scores(model, scores), method.ranks
@@ -111,7 +118,7 @@ def require_narrowing(name: str) -> None:
     """
     method = METHODS[name]
     if isinstance(method, Criterion):
-        able = bool(set(method.ranks) & set(STRUCTURES))
+        able = bool(set(method.ranks) & set(BUDGETED_STRUCTURES))
     else:
         able = isinstance(method, Projection) and method.narrow is not None
     if not able:

@@ -12,12 +12,10 @@ from typing import Any
 
 import streamlit as st
 
-from app.parts import wording as words
-from app.state import address
-from app.state import loaded as session
-from app.state import uploads as state_uploads
-from app.state.loaded import Choice
-from pruning.bundle.layout import is_bundle
+from app import wording
+from app.state import address, session, uploads
+from app.state.session import Choice
+from pruning.bundle import is_bundle
 
 NONE = "none"  # no images, in the address
 _NAMES = ("model", "weights", "data", "limit")
@@ -52,7 +50,7 @@ def to_address() -> None:
 def failure() -> None:
     """What the address asked for and did not get, in a sentence, until something is loaded."""
     if _FAILED in st.session_state:
-        st.warning(words.plain(st.session_state[_FAILED]), icon=":material/link_off:")
+        st.warning(wording.plain(st.session_state[_FAILED]), icon=":material/link_off:")
 
 
 def settle() -> None:
@@ -74,7 +72,7 @@ def _lasting(chosen: Choice) -> Choice:
 
 
 def _is_upload(spec: str | None) -> bool:
-    return spec is not None and Path(spec).is_relative_to(state_uploads.workspace())
+    return spec is not None and Path(spec).is_relative_to(uploads.workspace())
 
 
 def _read(asked: dict[str, str]) -> Choice:

@@ -15,23 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.data.image_set import ImageSet
-from analysis.measure.cost import cost
-from analysis.measure.evaluate import Batches
-from analysis.models.preprocess import Preprocess
+from analysis.data import ImageSet
+from analysis.measure import Batches, cost
+from analysis.models import Preprocess
 from analysis.vit import Architecture, ViT
-from pruning.criteria.head_graph import SCOPES, GraphOptions, head_counts, rank_heads
-from pruning.cut.head_locks import HeadLocks
-from pruning.cut.plan import Plan
-from pruning.cut.ratios import Ratios, shrink
-from pruning.cut.surgery import cut
+from pruning.criteria import SCOPES, GraphOptions, head_counts, rank_heads
+from pruning.cut import HeadLocks, Plan, Ratios, cut, shrink
 from pruning.gohsp.admm import Admm, AdmmOptions, Structure, hard_projection
 from pruning.options import choice_field, option_field, switch_field
 from pruning.progress import Monitor
-from pruning.training.distillation import Distillation, Recovery
-from pruning.training.objective import Objective
-from pruning.training.recipe import batch_size
-from pruning.training.train import train
+from pruning.training import Distillation, Objective, Recovery, batch_size, train
 
 STRUCTURING = "Training towards the structure"
 
@@ -62,7 +55,7 @@ class GohspOptions(GraphOptions):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingData:
     """What there is to train on, and `test` images for the curve of top-1.
 
     `recipe` says in full how, in place of the method's options; with `distill` it is the teacher's too.
@@ -81,7 +74,7 @@ def gohsp(
     ratios: Ratios,
     align: int = 1,
     options: GohspOptions | None = None,
-    lesson: Lesson | None = None,
+    lesson: TrainingData | None = None,
     monitor: Monitor = Monitor(),
     locks: HeadLocks = HeadLocks(),
 ) -> tuple[ViT, Plan]:
@@ -113,7 +106,7 @@ def gohsp(
 
 
 def _optimised(
-    model: ViT, structure: Structure, options: GohspOptions, lesson: Lesson, monitor: Monitor
+    model: ViT, structure: Structure, options: GohspOptions, lesson: TrainingData, monitor: Monitor
 ) -> ViT:
     """The model after the ADMM training: full size, near the structure."""
     training = lesson.recipe or Recovery(

@@ -11,13 +11,12 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from analysis.attention.maps import TokenMaps
+from analysis.attention import TokenMaps
 from app.parts import pictures
 from app.parts.marks import Marks
 from app.parts.pictures import Grid, Map, Style
-from app.state import loaded as session
-from app.state import looks as looking
-from app.state.looks import Look, Mask
+from app.state import session, viewed_image
+from app.state.viewed_image import Mask, ViewedImage
 
 SIDE = 280  # pixels of a picture: three and the sidebar fit a screen of 1280
 ROOM = 880, 560  # pixels of the grid
@@ -25,7 +24,7 @@ FILE_CELL = 224  # pixels of one head in the file of all heads, at most
 
 
 @dataclass(frozen=True, eq=False)
-class Canvas:
+class MapPicture:
     """What the model sees of an image, and how maps are drawn over it; `mask` where it is outlined."""
 
     photo: Image.Image
@@ -53,10 +52,10 @@ class Canvas:
         return pictures.grid(self.photo, _planes(maps), self.style, room, tallest).image
 
 
-def canvas_of(look: Look, style: Style, marks: Marks) -> Canvas:
+def map_picture_of(look: ViewedImage, style: Style, marks: Marks) -> MapPicture:
     """The canvas of an image under the loaded model."""
-    mask = looking.covered_mask(look) if marks.outline else None
-    return Canvas(looking.cropped(look), session.model().model.arch.grid, style, marks.lines, mask)
+    mask = viewed_image.covered_mask(look) if marks.outline else None
+    return MapPicture(viewed_image.cropped(look), session.model().model.arch.grid, style, marks.lines, mask)
 
 
 def _planes(maps: TokenMaps) -> list[list[Map]]:
@@ -64,7 +63,7 @@ def _planes(maps: TokenMaps) -> list[list[Map]]:
 
 
 def downloads(
-    place: Any, name: str, canvas: Canvas, shown: Mapping[str, Map | None], maps: TokenMaps
+    place: Any, name: str, canvas: MapPicture, shown: Mapping[str, Map | None], maps: TokenMaps
 ) -> None:
     """A button for each picture, as an 8-bit PNG at full size; it is drawn when the button is pressed."""
     stem = PurePath(name).stem

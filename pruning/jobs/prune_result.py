@@ -6,17 +6,16 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.measure.cost import cost
-from analysis.measure.evaluate import Agreement, Evaluation, agreement
-from analysis.models.load import LoadedModel
+from analysis.measure import Agreement, Evaluation, agreement, cost
+from analysis.models import LoadedModel
 from analysis.vit import Architecture
-from pruning.budget.allocate import Allocation
-from pruning.cut.plan import Indices, Plan
+from pruning.budget import Allocation
+from pruning.cut import Indices, Plan
 from pruning.jobs.prune_job import Job
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PruneResult:
     """What a pruning run produced: the smaller model, the plan where parts were chosen, both evaluations.
 
     `allocation` holds the widths found for the job's budget, if it has one; `start` the evaluation

@@ -8,23 +8,28 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from analysis.data.image_set import ImageSet
-from analysis.data.open import open_training
-from analysis.measure.evaluate import Evaluation, evaluate
-from analysis.models.load import LoadedModel, load
+from analysis.data import ImageSet, open_training
+from analysis.measure import Evaluation, evaluate
+from analysis.models import LoadedModel, load
 from analysis.vit import Architecture, ViT
-from pruning.budget.allocate import Allocation
-from pruning.cut.plan import Plan, kept_heads, within_heads
-from pruning.cut.selection import Scores, select
-from pruning.cut.surgery import cut
-from pruning.jobs.inputs import calibration_batches, image_sets, lesson, require_classifier, tracked
-from pruning.jobs.outcome import Outcome
+from pruning.budget import Allocation
+from pruning.cut import Plan, Scores, cut, kept_heads, select, within_heads
+from pruning.jobs.inputs import calibration_batches, image_sets, require_classifier, tracked, training_data
 from pruning.jobs.prune_job import Job
-from pruning.jobs.solve import Survey, require_narrowing, score, solve, survey, time_widths, without_locked
+from pruning.jobs.prune_result import PruneResult
+from pruning.jobs.solve_budget import (
+    Survey,
+    require_narrowing,
+    score,
+    solve,
+    survey,
+    time_widths,
+    without_locked,
+)
 from pruning.methods import METHODS, Projection, Trained
 from pruning.progress import Progress, as_monitor, quiet
-from pruning.projection.compensate import IMAGES, compensate
-from pruning.training.distillation import read_recovery, recover
+from pruning.projection import COMPENSATION_IMAGES, compensate
+from pruning.training import read_recovery, recover
 
 
 def make_smaller(
@@ -69,7 +74,7 @@ def _cut(
     method, dense = METHODS[job.method], loaded.model
     if isinstance(method, Trained):
         images = calibration_batches(job, loaded, calibration, "Ranking heads", progress)
-        learned, monitor = lesson(job, loaded), as_monitor(progress)
+        learned, monitor = training_data(job, loaded), as_monitor(progress)
         ratios = job.removed(dense.arch)
         return method.prune(dense, images, ratios, job.align, job.method_options, learned, monitor, job.locks)
     heads = heads or _heads_first(job, loaded, calibration, target, progress)
@@ -84,7 +89,7 @@ def _cut(
     plan = choose(job, dense.arch, heads, scores, target)
     small = cut(dense, plan)
     if job.compensate:
-        chosen = calibration.sample(min(IMAGES, len(calibration)), job.seed)
+        chosen = calibration.sample(min(COMPENSATION_IMAGES, len(calibration)), job.seed)
         images = tracked(chosen, loaded, "Reading calibration images", progress)
         small = compensate(dense, small, images, plan.embed, partial(progress, "Compensating"))
     return small, plan
@@ -116,7 +121,7 @@ def prune(
     found: Survey | None = None,
     allocation: Allocation | None = None,
     progress: Progress = quiet,
-) -> Outcome:
+) -> PruneResult:
     """Score, select, cut and evaluate.
 
     The dense model, its evaluation `before`, and for a budget what was `found` on the way to it and its
@@ -157,7 +162,7 @@ def prune(
         after = evaluate(pruned.model, tracked(test, pruned, "Evaluating the recovered model", progress))
     seconds = time.perf_counter() - began
     heads_left = kept_heads(plan or heads, dense.model.arch, pruned.model.arch)
-    return Outcome(job, dense, pruned, plan, before, after, seconds, allocation, start, heads_left)
+    return PruneResult(job, dense, pruned, plan, before, after, seconds, allocation, start, heads_left)
 
 
 def _recover(

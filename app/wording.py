@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pruning.jobs.titles import job, removed
+from pruning.jobs import job, removed
 from pruning.wording import (
     NBSP,
     change,
@@ -21,7 +21,7 @@ from pruning.wording import (
 
 __all__ = [
     "NBSP",
-    "STRUCTURES",
+    "STRUCTURE_TITLES",
     "change",
     "count",
     "gmacs",
@@ -37,7 +37,7 @@ __all__ = [
     "removed",
 ]
 
-STRUCTURES = {
+STRUCTURE_TITLES = {
     "qk": "Query-key pairs",
     "v": "Value channels",
     "mlp": "MLP neurons",

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from analysis.data.image_set import ImageSet
-from analysis.models.load import LoadedModel
-from app.parts import wording as words
-from app.state import loaded as session
-from app.state import memo
-from app.state import runs as work
-from app.state.loaded import Choice
+from analysis.data import ImageSet
+from analysis.models import LoadedModel
+from app import wording
+from app.state import memo, session, session_runs
+from app.state.session import Choice
 from pruning.runs import finished
 
 
 @dataclass(frozen=True)
-class Finished(finished.Finished):
+class OpenedRun(finished.FinishedRun):
     """A finished run, with its models as all sessions share them: never to be changed."""
 
     @property
@@ -37,12 +35,12 @@ class Finished(finished.Finished):
 
 
 @dataclass
-class Run:
+class NumberedRun:
     """A finished run, with what this session built since. `number` counts all runs on disk."""
 
     number: int
     title: str
-    outcome: Finished
+    outcome: OpenedRun
     files: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -51,15 +49,15 @@ class Run:
         return str(self.outcome.run.folder)
 
 
-def runs() -> list[Run]:
+def numbered_runs() -> list[NumberedRun]:
     """All finished runs on disk, oldest first."""
-    kept: dict[str, Run] = st.session_state.setdefault("results", {})
+    kept: dict[str, NumberedRun] = st.session_state.setdefault("results", {})
     found = []
-    for number, run in enumerate(reversed(work.listed()), 1):
+    for number, run in enumerate(reversed(session_runs.listed()), 1):
         if finished.is_finished(run):
             key = str(run.folder)
-            title = f"Run {number}: {words.job(run.job)}"
+            title = f"Run {number}: {wording.job(run.job)}"
             if key not in kept or kept[key].title != title:
-                kept[key] = Run(number, title, Finished(run))
+                kept[key] = NumberedRun(number, title, OpenedRun(run))
             found.append(kept[key])
     return found

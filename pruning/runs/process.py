@@ -15,17 +15,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pruning.bundle.export import ExportError
-from pruning.bundle.layout import require_free
+from pruning.bundle import ExportError, require_free
 from pruning.files import OutputError, disk_full
-from pruning.jobs import registry as kinds
+from pruning.jobs import registry
 from pruning.progress import Cancelled
 from pruning.runs import folder as runs
 from pruning.runs.claim import _anew, _claimed, _folder, _workdir
 from pruning.runs.folder import Run
 from pruning.runs.monitor import RunMonitor
-from pruning.runs.queue import device, turn
-from pruning.training.checkpoint import CHECKPOINTS
+from pruning.runs.queue import device, wait_for_turn
+from pruning.training import CHECKPOINTS
 
 
 class RunFailed(RuntimeError):
@@ -67,7 +66,7 @@ def _to_the_end(run: Run, monitor: RunMonitor) -> None:
     """Do the work and write down how it ended."""
     waiting = lambda: monitor("Waiting for another run to end", 0.0)
     try:
-        with monitor, turn(run.folder, lambda: monitor.status, waiting):
+        with monitor, wait_for_turn(run.folder, lambda: monitor.status, waiting):
             monitor.update(state="running", began=time.time(), what="", share=0.0)
             _work(run, monitor)
     except BaseException as error:
@@ -86,7 +85,7 @@ def _to_the_end(run: Run, monitor: RunMonitor) -> None:
 
 
 def _work(run: Run, monitor: RunMonitor) -> None:
-    kind = kinds.KINDS[str(run.kind)]
+    kind = registry.RUN_KINDS[str(run.kind)]
     if kind.is_complete(run.folder):  # as it appears at once: only the last words were missing
         return
     place = run.folder / kind.output

@@ -17,10 +17,9 @@ from typing import Any
 
 import streamlit as st
 
-from app.state import uploads as state_uploads
-from pruning.runs import folder as runs
-from pruning.runs import start as run_start
-from pruning.runs.folder import Run
+from app.state import uploads
+from pruning import runs
+from pruning.runs import Run
 
 POLL = 2.0  # seconds between two looks at a run that is active
 RECENT = 600.0  # seconds for which the end of a run is news
@@ -87,7 +86,7 @@ def begin(job: Any) -> Run:
         _sweep_uploads(runs.runs_root())
         job = lasting(job)
         same = (run for run in runs.list_runs() if run.active and run.job == job)
-        found = next(same, None) or run_start.start(job)
+        found = next(same, None) or runs.start(job)
     _listed.clear()
     return found
 
@@ -97,8 +96,8 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
     places: dict[str, str] = {}
     for name in ("data", "weights"):
         path = Path(getattr(job, name, None) or "")
-        if path.is_relative_to(state_uploads.workspace()):
-            kept = runs.runs_root() / UPLOADS / path.relative_to(state_uploads.workspace())
+        if path.is_relative_to(uploads.workspace()):
+            kept = runs.runs_root() / UPLOADS / path.relative_to(uploads.workspace())
             if copy and not kept.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 partial = kept.with_name(f".{kept.name}.part")

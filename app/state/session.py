@@ -8,11 +8,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from analysis.data.image_set import ImageSet
-from analysis.data.open import open_data
-from analysis.data.scenes import CLASSES
-from analysis.models.load import DEMO, LoadedModel, load
-from analysis.models.preprocess import Preprocess
+from analysis.data import CLASSES, ImageSet, open_data
+from analysis.models import DEMO, LoadedModel, Preprocess, load
 from app.state.memo import _shelf, remember
 
 

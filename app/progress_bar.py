@@ -1,0 +1,24 @@
+"""A progress bar for work that is done while the page waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from pruning.progress import Progress
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar that shows what is being done, gone at the end."""
+    bar = st.progress(0.0, text=" ")
+
+    def show(what: str, share: float) -> None:
+        bar.progress(min(share, 1.0), text=f"{what} · {share:.0%}")
+
+    try:
+        yield show
+    finally:
+        bar.empty()
