@@ -2,29 +2,32 @@
 # make test    set everything up and run the tests (MARK="slow or not slow" runs all of them)
 # make check   lint, format, types, direction of imports
 # make bench   measure what the README quotes (needs PRUNESCOPE_DATA for the real photos)
+# make lock    write the lock files anew after a change of requirements*.txt (ARGS=--upgrade renews all else)
 
 PYTHON ?= python3
 PORT ?= 8501
 MARK ?= not slow
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
 # as analysis/__init__.py says; here for scripts that import torch before it
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: app test check bench clean
+.PHONY: app test check bench lock clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app
 	$(BIN)/python -m app --server.port $(PORT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "$(MARK)" $(ARGS)
+	$(PYTEST) -m "$(MARK)" $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_imports.py
+	$(PYTEST) -q tests/test_imports.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/demo.py
@@ -35,23 +38,43 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/scoring_cost.py
 	$(BIN)/python benchmarks/spectral_cost.py
 	$(BIN)/python benchmarks/pages.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(PIP) -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peer.py
 	$(BIN)/python benchmarks/cifar10.py --size cpu
 
-# pip runs again only when a requirements file has changed: a second run starts in seconds.
+# pip runs again only when a lock file has changed: a second run starts in seconds.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "PruneScope needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.app: $(VENV)/bin/python requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+$(VENV)/.app: $(VENV)/bin/python requirements.lock constraints-cuda.txt
+	$(PIP) -r requirements.lock
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.app requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.app requirements-dev.lock
+	$(PIP) -r requirements-dev.lock
 	@touch $@
+
+# uv resolves for all systems and Pythons at once, with one version for all where there is one. The CUDA
+# packages take part in that, but what is installed by name must not name them: requirements.lock says why.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--no-header --annotation-style line
+CUDA := ^(nvidia-|cuda-|triton=)
+# the words at the head of a file stay, its pins are replaced by those read
+PINS = { grep '^[\#-]' $(1); cat; } > build/pins && mv build/pins $(1)
+
+lock: $(VENV)/bin/python
+	$(PIP) uv==0.13.9
+	@mkdir -p build
+	cat requirements.lock requirements-dev.lock constraints-cuda.txt | grep '==' > build/all.lock
+	$(COMPILE) requirements-dev.txt -o build/all.lock $(ARGS)
+	cp build/all.lock build/app.lock
+	$(COMPILE) requirements.txt -o build/app.lock
+	grep -E '$(CUDA)' build/all.lock | $(call PINS,constraints-cuda.txt)
+	grep -vE '$(CUDA)' build/all.lock | awk 'NR == FNR { app[$$1]; next } !($$1 in app)' build/app.lock - \
+		| $(call PINS,requirements-dev.lock)
+	grep -vE '$(CUDA)' build/app.lock | $(call PINS,requirements.lock)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
