@@ -1,6 +1,6 @@
 # make app     set everything up and open the app on the embedded demo
 # make test    set everything up and run the tests (MARK="slow or not slow" runs all of them)
-# make check   lint, format, types, direction of imports
+# make check   lint, format, types, direction of imports, lock files
 # make bench   measure what the README quotes (needs PRUNESCOPE_DATA for the real photos)
 # make lock    write the lock files anew after a change of requirements*.txt (ARGS=--upgrade renews all else)
 
@@ -27,7 +27,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -q tests/test_imports.py
+	$(PYTEST) -q tests/test_imports.py tests/test_lock.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/demo.py
