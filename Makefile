@@ -1,5 +1,5 @@
 # make app     set everything up and open the app on the embedded demo
-# make test    set everything up and run the tests (MARK="slow or not slow" runs all of them)
+# make test    set everything up and run the tests (MARK="slow or not slow" runs all of them), JOBS=2 at a time
 # make check   lint, format, types, direction of imports, lock files
 # make bench   measure what the README quotes (needs PRUNESCOPE_DATA for the real photos)
 # make lock    write the lock files anew after a change of requirements*.txt (ARGS=--upgrade renews all else)
@@ -7,6 +7,7 @@
 PYTHON ?= python3
 PORT ?= 8501
 MARK ?= not slow
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -20,8 +21,16 @@ export GOMP_SPINCOUNT ?= 10000
 app: $(VENV)/.app
 	$(BIN)/python -m app --server.port $(PORT)
 
+# Tests that drive a browser are all slow. They come last and one at a time: a browser, a server and a run
+# already share the cores. pytest's 5 means "no tests": MARK and ARGS may leave one of the two parts empty.
+ifeq ($(MARK),not slow)
 test: $(VENV)/.dev
-	$(PYTEST) -m "$(MARK)" $(ARGS)
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "$(MARK)" $(ARGS)
+else
+test: $(VENV)/.dev
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "($(MARK)) and not browser" $(ARGS) || [ $$? = 5 ]
+	$(PYTEST) -m "($(MARK)) and browser" $(or $(ARGS),tests/browser) || [ $$? = 5 ]
+endif
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
