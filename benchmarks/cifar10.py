@@ -31,7 +31,7 @@ from pruning.budget import Budget
 from pruning.bundle import is_bundle, write_bundle
 from pruning.cut import Ratios
 from pruning.gohsp import GohspOptions, TrainingData, gohsp
-from pruning.jobs import Job, make_smaller
+from pruning.jobs import Job, Prepared, make_smaller
 from pruning.progress import Monitor
 from pruning.seeding import fingerprint
 from pruning.training import Objective, Recovery, recover, train
@@ -214,8 +214,8 @@ class Bench:
         """Widths found for a budget of parameters, and projected."""
         budget = Budget(params=(1 - REMOVED) * cost(start.model.arch).params)
         job = Job(start.name, self.data, method="spectral", budget=budget, align=8, seed=seed)
-        small, _ = make_smaller(job, start, self.images.sample(1000, seed))
-        return replace(start, model=small)
+        images = self.images.sample(1000, seed)
+        return replace(start, model=make_smaller(Prepared(job, start, images, self.test)).model)
 
 
 def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> tuple[list[list[str]], str]:

@@ -24,8 +24,9 @@ from analysis.models import LoadedModel, load
 from analysis.vit import Architecture
 from pruning.budget import Budget
 from pruning.cut import Ratios
-from pruning.jobs import Job, PruneResult, prune, tracked
+from pruning.jobs import Job, PruneResult, prune
 from pruning.progress import Monitor, quiet
+from pruning.tracked import tracked
 
 REMOVED = 0.4  # of the parameters
 BELOW = 0.005  # of the dense demo's top-1, at most

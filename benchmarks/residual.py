@@ -23,8 +23,9 @@ from analysis.measure import Batches, cost, evaluate
 from analysis.models import load
 from analysis.vit import Architecture, ViT
 from pruning.cut import Ratios, shrink
-from pruning.jobs import BATCH, Job, image_sets, make_smaller
+from pruning.jobs import Job, Prepared, image_sets, make_smaller
 from pruning.projection import SpectralOptions, rotate, spectral
+from pruning.tracked import BATCH
 
 SHARES = (0.1, 0.2, 0.3)
 SMALL, BEFORE = 0.58, 0.1  # GMACs, and the share of the embedding removed before spectral goes on to it
@@ -54,7 +55,7 @@ class Bench:
 
     def snp(self, share: float) -> ViT:
         job = replace(self.job, method="snp", ratios=Ratios(embed=share))
-        return make_smaller(job, self.dense, self.calibration)[0]
+        return make_smaller(Prepared(job, self.dense, self.calibration, self.test)).model
 
     def spectral(self, model: ViT, gmacs: float, proportion: tuple[float, float, float]) -> ViT:
         return spectral(model, self._images(), at_gmacs(model.arch, gmacs, proportion), self.options)

@@ -22,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import ROOT, deit_tiny, parser, percent, report, table
 
-from analysis.data import ImageSet
 from analysis.measure import cost, evaluate
-from analysis.models import LoadedModel, architecture, load
+from analysis.models import architecture
 from analysis.vit import ViT
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
 from pruning.cut import Ratios, Scores
-from pruning.jobs import Job, Survey, image_sets, make_smaller, score, solve, survey, tracked
-from pruning.methods import METHODS
+from pruning.jobs import Job, Prepared, make_smaller, prepare, solve
+from pruning.methods import METHODS, Survey
+from pruning.tracked import tracked
 
 # query-key and value channels left of 64, MLP neurons removed
 SIZES = ((32, 56, 0.10), (24, 48, 0.15), (16, 48, 0.25), (16, 40, 0.35), (16, 32, 0.50))
@@ -59,8 +59,7 @@ HOW = {
 class Bench:
     """The model, its images, decoded once, and what methods have to measure only once."""
 
-    dense: LoadedModel
-    calibration: ImageSet
+    run: Prepared
     photos: list[tuple[torch.Tensor, torch.Tensor]]
     scores: dict[str, Scores]
     found: Survey | None = None
@@ -71,7 +70,10 @@ class Bench:
         name, _, how = variant.partition(" ")
         job = replace(deit_tiny(), method=name, ratios=ratios, compensate=how == "compensated")
         if name in CRITERIA and name not in self.scores:
-            self.scores[name] = score(job, self.dense, self.calibration)
+            run = self._run(job)
+            found = run.method.scores(run.task)
+            if found is not None:
+                self.scores[name] = found
         solved = how in ("budget", "lean")
         if solved:
             self._survey(job)
@@ -88,25 +90,27 @@ class Bench:
         }
 
     def _smaller(self, job: Job) -> ViT:
-        return make_smaller(job, self.dense, self.calibration, scores=self.scores.get(job.method))[0]
+        return make_smaller(self._run(job), scores=self.scores.get(job.method)).model
+
+    def _run(self, job: Job) -> Prepared:
+        return replace(self.run, job=job)
 
     def _survey(self, job: Job) -> None:
         if self.found is None:
             began = time.process_time()
-            # sensitivities are the same for every size: any budget does to ask for them
-            asked = replace(job, ratios=Ratios(), budget=Budget(gmacs=1.0), align=8)
-            self.found = survey(asked, self.dense, self.calibration)
+            run = self._run(replace(job, ratios=Ratios(), align=8))
+            self.found = run.method.survey(run.task, Budget.images)  # measured here, never one that was kept
             self.surveyed = time.process_time() - began
 
     def _on_budget(self, job: Job, lean: bool) -> ViT:
         """As many GMACs as the ratios leave, the widths of each block free; lean: no unread tokens."""
         if self.found is None:
             raise ValueError("budgets are solved on sensitivities, which are not measured yet")
-        arch = self.dense.model.arch
+        arch = self.run.dense.model.arch
         asked = Budget(gmacs=cost(job.target(arch)).gmacs)
         job = replace(job, ratios=Ratios(), budget=asked, align=8, skip_unread=lean)
-        target = solve(job, arch, self.found).arch
-        return make_smaller(job, self.dense, self.calibration, target=target)[0]
+        target = solve(job, arch, self.found.sensitivities).arch
+        return make_smaller(self._run(job), target=target).model
 
 
 def possible(variant: str, column: str) -> bool:
@@ -156,9 +160,9 @@ def main() -> None:
     known: dict[str, dict[str, float]] = kept["cells"]
     taken: dict[str, str] = kept["taken"]  # when each was measured, and on how many threads
     job = deit_tiny()
-    dense = load(job.model, Path(str(job.weights)))
-    calibration, test = image_sets(job, dense)
-    bench = Bench(dense, calibration, list(tracked(test, dense, "", lambda what, share: None)), {})
+    run = prepare(job)
+    dense = run.dense
+    bench = Bench(run, list(tracked(run.test, dense, "", lambda what, share: None)), {})
     wanted = [(m, c) for c in args.columns for m in args.methods if possible(m, c)]
     for variant, column in wanted:
         key = f"{variant}, {column}"

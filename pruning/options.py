@@ -6,8 +6,8 @@ field. The kind of a field is that of its default: int, float, bool, or str with
 
 from __future__ import annotations
 
-from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
 Value = int | float | bool | str
 
@@ -28,6 +28,41 @@ class Options:
         """Names and values that are not at their default."""
         defaults = {option.name: option.default for option in fields(self)}
         return tuple((name, value) for name, value in asdict(self).items() if value != defaults[name])
+
+    @property
+    def calibration_images(self) -> int | None:
+        """How many calibration images these settings ask for; None: all there are."""
+        return None
+
+    @property
+    def trains(self) -> bool:
+        """Whether training images are learned from."""
+        return False
+
+    @property
+    def removes(self) -> float:
+        """The share of all parameters that these settings remove by themselves, without any ratio."""
+        return 0.0
+
+    def quick(self, images: int) -> Self:
+        """The same on at most `images` calibration images and without training, for a rough try."""
+        return self
+
+
+class ImageOptions(Options):
+    """Base of settings with a field `images`: how many calibration images are read."""
+
+    images: int
+
+    @property
+    def calibration_images(self) -> int | None:
+        """The field's value."""
+        return self.images
+
+    def quick(self, images: int) -> Self:
+        """The same on fewer images."""
+        fewer: dict[str, Any] = {"images": min(self.images, images)}
+        return replace(self, **fewer)
 
 
 def option_field(default: float, low: float, high: float, help: str) -> Any:

@@ -22,6 +22,12 @@ from tests.support.models import ROOT, TINY, VARIANTS, random_images, random_vit
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
+@pytest.fixture(autouse=True)
+def _cache_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What one test measures and keeps, no other finds."""
+    monkeypatch.setenv("PRUNESCOPE_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def tiny() -> ViT:
     return random_vit(TINY)

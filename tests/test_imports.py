@@ -29,6 +29,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "pruning.methods",
         "pruning.gohsp pruning.projection",
         "pruning.criteria pruning.bundle pruning.budget pruning.training",
+        "pruning.tracked pruning.cache",
         "pruning.cut pruning.options pruning.progress pruning.files pruning.wording pruning.seeding",
     ),
     "app": (

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from analysis.data.image_set import ImageSet
-from analysis.data.images import EXTENSIONS, read_image
+from analysis.data.images import EXTENSIONS, BadImageError, read_image
 from analysis.data.labels import match_folders
 from analysis.data.zips import ZippedImages, list_zip
 from analysis.models import Preprocess
@@ -29,6 +29,12 @@ class _Folder:
 
     def image(self, item: int) -> Image.Image:
         return read_image(self.root / self.names[item], self.names[item])
+
+    def content(self, item: int) -> bytes:
+        try:
+            return (self.root / self.names[item]).read_bytes()
+        except OSError as error:
+            raise BadImageError(f"{self.names[item]} cannot be read: {error.strerror}") from error
 
 
 def _existing(text: str) -> Path:

@@ -113,12 +113,16 @@ class ZippedImages:
         return {**self.__dict__, "_opened": None}
 
     def image(self, item: int) -> Image.Image:
-        name = f"{self.names[item]} in {self.path.name}"
+        return read_image(self.content(item), self._name(item))
+
+    def content(self, item: int) -> bytes:
         try:
-            data = self._read(self.members[item])
+            return self._read(self.members[item])
         except _ZIP_ERRORS as error:
-            raise BadImageError(f"{name} cannot be read: {_one_line(error)}") from error
-        return read_image(data, name)
+            raise BadImageError(f"{self._name(item)} cannot be read: {_one_line(error)}") from error
+
+    def _name(self, item: int) -> str:
+        return f"{self.names[item]} in {self.path.name}"
 
     def _read(self, member: str) -> bytes:
         opened = self._opened

@@ -16,7 +16,7 @@ from app.state.finished_runs import NumberedRun, OpenedRun
 from app.state.session import Choice
 from pruning import runs
 from pruning.bundle import is_bundle
-from pruning.jobs import BenchJob, Named, Timings, read_timings, tracked
+from pruning.jobs import BenchJob, Named, Timings, read_timings
 from pruning.report import (
     ComparedModel,
     Comparison,
@@ -26,6 +26,7 @@ from pruning.report import (
     of_bundle,
     smaller_of,
 )
+from pruning.tracked import tracked
 from pruning.wording import base_name
 
 KEPT = 32  # evaluations of bundles that belong to no run

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 from analysis.measure import Evaluation, evaluate
 from analysis.vit import Architecture
 from app.state.memo import recall, remember
 from app.state.session import choice, model, test_images
-from pruning.budget import Budget, LatencyTable, measure_table
-from pruning.criteria import Criterion
-from pruning.cut import HeadLocks, Scores
-from pruning.jobs import Job, Survey, image_sets, require_classifier, score, survey, tracked, without_locked
-from pruning.methods import METHODS
-from pruning.progress import Progress
+from pruning.budget import LatencyTable, measure_table
+from pruning.cut import Scores
+from pruning.jobs import Job, Prepared, SurveyJob, kept_survey, prepare, require_classifier
+from pruning.methods import Survey
+from pruning.progress import Progress, as_monitor, quiet
+from pruning.tracked import tracked
 
 
 def baseline(progress: Progress | None = None) -> Evaluation | None:
@@ -44,37 +44,35 @@ def keep_baseline(job: Job, result: Evaluation) -> None:
         remember("baseline", chosen, lambda: result)
 
 
-def scores(job: Job, progress: Progress) -> Scores:
-    """Importance by the job's method, of what the locks leave; computed once, whatever is then removed."""
-    key = _measured_alike(job, None)
-    calibration, _ = image_sets(job, model())
-    make = lambda: score(job, without_locked(job, model()), calibration, progress)
-    return remember("scores", key, make, keep=8)
-
-
-def _measured_alike(job: Job, budget: Budget | None) -> Job:
-    """The job without all that plays no part in what is measured before anything is cut."""
-    locks = HeadLocks(remove=job.locks.remove)
-    job = replace(job, ratios=Job.ratios, preset=None, heads_by=None, budget=budget, align=1, limit=None)
-    return replace(job, compensate=False, recovery=None, locks=locks, skip_unread=False)
-
-
-def surveyed(job: Job, progress: Progress | None = None) -> Survey | None:
-    """What budgets are solved on by the job's method, whatever their size; measured if `progress` is given.
+def prepared(job: Job, progress: Progress = quiet) -> Prepared:
+    """What the steps of a run share, with the loaded model.
 
     Raises:
-        ValueError: the method takes no budget, or no images are chosen.
+        ValueError: the images cannot be read, or do not fit the model.
     """
-    budget = Budget(gmacs=1.0, images=job.budget.images if job.budget else Budget.images)
-    key = _measured_alike(job, budget)
-    if progress is None:
-        found: Survey | None = recall("survey", key)
-        return found
-    require_classifier(model())
-    calibration, _ = image_sets(job, model())
-    known = scores(job, progress) if isinstance(METHODS[job.method], Criterion) else None
-    make = lambda: survey(job, without_locked(job, model()), calibration, progress, known)
-    return remember("survey", key, make, keep=8)
+    return prepare(job, as_monitor(progress), model())
+
+
+def scores(run: Prepared) -> Scores | None:
+    """What each part is worth by the run's method, if it ranks parts; computed once."""
+    key = run.job.measured_alike(), run.job.heads_by
+    found: Scores | None = remember("scores", key, lambda: run.method.scores(run.task), keep=8)
+    return found
+
+
+def survey(job: Job) -> Survey | None:
+    """What budgets are solved on by the job's method, whatever their size; None if it is not measured yet.
+
+    Raises:
+        ValueError: the method takes no budget, or the images cannot be read.
+    """
+    key = SurveyJob.of(job)
+    found: Survey | None = recall("survey", key)
+    if found is None:
+        found = kept_survey(prepared(job))
+        if found is not None:
+            remember("survey", key, lambda: found, keep=8)
+    return found
 
 
 def width_times(arch: Architecture, batch: int, align: int, progress: Progress) -> LatencyTable:

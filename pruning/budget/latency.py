@@ -30,7 +30,8 @@ from pruning.budget.allocate import (
     widths_on_grid,
 )
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
-from pruning.budget.sensitivity import Progress, measured_widths, quiet
+from pruning.budget.sensitivity import measured_widths
+from pruning.progress import Progress, quiet
 
 _MOST = 12  # widths of one structure that are timed
 _ROUNDS = 15

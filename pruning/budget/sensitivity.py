@@ -7,7 +7,7 @@ block narrower; nothing else is asked of it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,9 @@ from analysis.measure import Batches
 from analysis.vit import Block, ViT
 from pruning.budget.curves import BUDGETED_STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities
 from pruning.cut import Scores, cut, select
+from pruning.progress import Progress, quiet
 
 SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: where a curve is measured
-Progress = Callable[[str, float], None]
-
-
-def quiet(what: str, share: float) -> None:
-    """Progress nobody asked for."""
 
 
 def measure_sensitivities(

@@ -15,7 +15,7 @@ from pruning.jobs import default_align, default_skip_unread
 from pruning.methods import METHODS
 
 
-def _what_to_remove(args: argparse.Namespace) -> Result:
+def what_to_remove(args: argparse.Namespace) -> Result:
     ratios = {field.name: getattr(args, field.name) for field in fields(Ratios)}
     budget = {field.name: getattr(args, f"budget_{field.name}") for field in fields(Budget)}
     given = {name: value for name, value in budget.items() if value is not None}
@@ -30,7 +30,7 @@ def _what_to_remove(args: argparse.Namespace) -> Result:
     }
 
 
-def _heads(text: str) -> tuple[Head, ...]:
+def given_heads(text: str) -> tuple[Head, ...]:
     try:
         return parse_heads(text)
     except ValueError as error:
@@ -42,7 +42,7 @@ def _per_block(text: str) -> PerBlock:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def _listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
+def listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
     def parse(text: str) -> list[Any]:
         values = [kind(word) for word in text.split(",")]
         for value in values:
@@ -53,12 +53,12 @@ def _listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable
     return parse
 
 
-def _add_method(parser: argparse.ArgumentParser) -> None:
+def add_method(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--option", type=name_value, action="append", default=[], metavar="NAME=VALUE")
 
 
-def _add_ratios(parser: argparse.ArgumentParser) -> None:
+def add_ratios(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
     parser.add_argument(
         "--align", type=int, metavar="N", help="round widths to multiples of N (1; with a budget 8)"
@@ -74,12 +74,33 @@ def _add_ratios(parser: argparse.ArgumentParser) -> None:
             f"--{field.name}", type=kind, metavar="R", help=f"fraction of {field.name} to remove"
         )
     for verb in ("keep", "remove"):
-        parser.add_argument(
-            f"--{verb}-heads", type=_heads, default=(), metavar="B.H,...", help=f"heads to {verb} in any case"
-        )
+        add_locked_heads(parser, verb)
     for name, unit in BUDGET_UNITS.items():
         parser.add_argument(
             f"--budget-{name}", type=float, metavar="X", help=f"find widths for at most X {unit}"
         )
     parser.add_argument("--budget-batch", type=int, metavar="N", help="images at once, for a budget in ms")
-    parser.add_argument("--budget-images", type=int, metavar="N", help="images that narrowing is tried on")
+    add_budget_images(parser)
+
+
+def add_locked_heads(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add --keep-heads or --remove-heads."""
+    parser.add_argument(
+        f"--{verb}-heads",
+        type=given_heads,
+        default=(),
+        metavar="B.H,...",
+        help=f"heads to {verb} in any case",
+    )
+
+
+def add_budget_images(parser: argparse.ArgumentParser) -> None:
+    """Add --budget-images."""
+    parser.add_argument(
+        "--budget-images", type=int, metavar="N", help="calibration images that sensitivities are measured on"
+    )
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Add --calibration."""
+    parser.add_argument("--calibration", metavar="D", help="other images to measure importance on")

@@ -8,8 +8,9 @@ from analysis.data import open_data
 from analysis.measure import evaluate
 from analysis.models import load
 from pruning.cli.output import Result
-from pruning.jobs import require_classifier, tracked
+from pruning.jobs import require_classifier
 from pruning.progress import Progress
+from pruning.tracked import tracked
 
 
 def _evaluate(args: argparse.Namespace, progress: Progress) -> Result:

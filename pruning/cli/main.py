@@ -10,7 +10,15 @@ from typing import NoReturn
 
 from pruning.bundle import FORMATS, ExportError
 from pruning.cli import heads as commands_heads
-from pruning.cli.arguments import _add_method, _add_ratios, _listed
+from pruning.cli import survey
+from pruning.cli.arguments import (
+    add_budget_images,
+    add_calibration,
+    add_locked_heads,
+    add_method,
+    add_ratios,
+    listed,
+)
 from pruning.cli.bench import _bench
 from pruning.cli.estimate import _estimate
 from pruning.cli.evaluate import _evaluate
@@ -33,7 +41,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m pruning", description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser = _Parser(
+        prog="python -m pruning",
+        description="Prune Vision Transformers: estimate, prune, evaluate, time, recover, export.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
     def command(name: str, run: Callable[[argparse.Namespace, Progress], Result], help: str) -> _Parser:
@@ -46,50 +57,58 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     estimate = command("estimate", _estimate, "Parameters, GMACs and bytes before and after, without images.")
-    _add_method(estimate)
-    _add_ratios(estimate)
+    add_method(estimate)
+    add_ratios(estimate)
     pruned = command("prune", _prune, "Score, cut, evaluate, and write the smaller model as a bundle.")
-    _add_ratios(pruned)
-    _add_method(pruned)
+    add_ratios(pruned)
+    add_method(pruned)
     pruned.add_argument(
         "--compensate", action="store_true", help="refit proj and fc2 by least squares after choosing"
     )
     pruned.add_argument("--heads-by", metavar="NAME", help="criterion that removes the heads first")
-    pruned.add_argument("--calibration", metavar="D", help="other images to measure importance on")
+    add_calibration(pruned)
     pruned.add_argument("--out", type=Path, metavar="DIR")
     add_recovery(pruned)
     add_detach(pruned)
     recovered = command("recover", run_recover, "Fine-tune a pruned model with the dense one as teacher.")
     add_arguments(recovered)
     evaluated = command("evaluate", _evaluate, "Top-1 and top-5 with a 95 % interval, images per second.")
-    for sub in (pruned, evaluated):
+    surveyed = command("survey", survey.run, "Measure what budgets are solved on, once; it is kept.")
+    add_method(surveyed)
+    add_calibration(surveyed)
+    add_budget_images(surveyed)
+    add_locked_heads(surveyed, "remove")
+    survey.add_arguments(surveyed)
+    surveyed.add_argument("--seed", type=int, default=0)
+    for sub in (pruned, evaluated, surveyed):
         sub.add_argument(
             "--data",
             required=True,
             metavar="D",
             help="demo, an image folder, a zip of one, or cifar10:FOLDER",
         )
+    for sub in (pruned, evaluated):
         sub.add_argument("--limit", type=int, metavar="N", help="test on at most N images")
         sub.add_argument("--seed", type=int, default=0)
     timed = command("bench", _bench, "Latency of two models, measured in turns, with a verdict.")
     timed.add_argument("--against", required=True, metavar="B", help="the model to compare with")
     timed.add_argument("--against-weights", type=Path, metavar="FILE")
-    timed.add_argument("--batch", type=_listed(int), default=[1, 8], metavar="1,8")
+    timed.add_argument("--batch", type=listed(int), default=[1, 8], metavar="1,8")
     timed.add_argument("--threads", type=int, metavar="N")
     timed.add_argument("--rounds", type=int, default=30)
     timed.add_argument(
-        "--backend", type=_listed(str, ("torch", "onnx")), default=["torch"], metavar="torch,onnx"
+        "--backend", type=listed(str, ("torch", "onnx")), default=["torch"], metavar="torch,onnx"
     )
     exported = command("export", _export, "Write bundle, ONNX or pt2, each checked against the model.")
     exported.add_argument(
-        "--format", type=_listed(str, FORMATS), default=["bundle"], metavar=",".join(FORMATS)
+        "--format", type=listed(str, FORMATS), default=["bundle"], metavar=",".join(FORMATS)
     )
     exported.add_argument("--out", type=Path, required=True, metavar="DIR")
     measured = command("heads", commands_heads.run, "What every head is worth, by every measure.")
     commands_heads.add_arguments(measured)
     add_commands(commands)
     add_report(commands)
-    for sub in (pruned, recovered, evaluated, timed, exported, estimate, measured):
+    for sub in (pruned, surveyed, recovered, evaluated, timed, exported, estimate, measured):
         sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
     return parser
 

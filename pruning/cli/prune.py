@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from pruning.bundle import require_free
-from pruning.cli.arguments import _what_to_remove
+from pruning.cli.arguments import what_to_remove
 from pruning.cli.output import Result
-from pruning.cli.recover import end_helpers, given_recovery
+from pruning.cli.recover import end_helpers, given_recovery, say
 from pruning.cli.runs import detach
 from pruning.jobs import Job, method_options, prune, save
-from pruning.progress import Progress
+from pruning.progress import PrintingMonitor, Progress
 
 
 def _prune(args: argparse.Namespace, progress: Progress) -> Result:
@@ -26,12 +26,12 @@ def _prune(args: argparse.Namespace, progress: Progress) -> Result:
         recovery=given_recovery(args),
         compensate=args.compensate,
         heads_by=args.heads_by,
-        **_what_to_remove(args),
+        **what_to_remove(args),
     )
     if args.detach:
         return detach(job, args)
     _require_out(args)
-    outcome = prune(job, progress=progress)
+    outcome = prune(job, progress=PrintingMonitor(progress, say))
     end_helpers()
     save(outcome, args.out)
     return outcome.report() | {"out": str(args.out)}

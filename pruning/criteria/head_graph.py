@@ -12,7 +12,7 @@ from analysis.heads import SIMILARITIES, similarities, stationary, transition
 from analysis.measure import Batches
 from analysis.vit import ViT
 from pruning.cut import Scores, heads_only
-from pruning.options import Options, choice_field, option_field
+from pruning.options import ImageOptions, choice_field, option_field
 
 # The paper's wording suggests central. Measured before training (benchmarks/RESULTS.md), cosine with
 # distinct costs least on DeiT-Tiny by far, and central most; hence the defaults.
@@ -21,7 +21,7 @@ SCOPES = ("block", "global")
 
 
 @dataclass(frozen=True)
-class GraphOptions(Options):
+class GraphOptions(ImageOptions):
     """How heads are ranked by their graph."""
 
     similarity: str = choice_field(

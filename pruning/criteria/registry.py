@@ -7,9 +7,10 @@ residual stream; `ranks` says which of them its scores can tell apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from analysis.anatomy import STRUCTURES
 from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
 from pruning.criteria.head_graph import GraphOptions, head_graph_scores
@@ -18,8 +19,6 @@ from pruning.criteria.snp import SnpOptions, snp, snp_reversed
 from pruning.criteria.taylor import LossOptions, ablation, taylor
 from pruning.cut import Scores
 from pruning.options import Options
-
-STRUCTURES = tuple(field.name for field in fields(Scores))
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,6 @@ class Criterion:
     title: str
     explanation: str
     ranks: tuple[str, ...] = STRUCTURES
-
-    @property
-    def needs_images(self) -> bool:
-        """Whether it looks at calibration images at all."""
-        return any(option.name == "images" for option in fields(self.options))
 
     def require_ranked(self, dense: Architecture, target: Architecture) -> None:
         """Refuse a target that narrows what this criterion cannot rank.

@@ -14,11 +14,11 @@ from analysis.threads import threads
 from analysis.vit import Architecture, ViT
 from pruning.criteria.row_scores import assemble
 from pruning.cut import Scores
-from pruning.options import Options, option_field
+from pruning.options import ImageOptions, option_field
 
 
 @dataclass(frozen=True)
-class SnpOptions(Options):
+class SnpOptions(ImageOptions):
     """Settings of SNP's query-key score."""
 
     gamma: int = option_field(

@@ -24,11 +24,11 @@ from analysis.heads import ablation as ablated
 from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
 from pruning.cut import Scores, heads_only
-from pruning.options import Options, option_field
+from pruning.options import ImageOptions, option_field
 
 
 @dataclass(frozen=True)
-class LossOptions(Options):
+class LossOptions(ImageOptions):
     """Settings of the criteria that measure the loss."""
 
     images: int = option_field(64, 1, 4096, "Calibration images with labels that the loss is measured on.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -52,6 +53,20 @@ class GohspOptions(GraphOptions):
     rho: float = option_field(1e-3, 1e-9, 1e3, "Pull towards the structure at the beginning.")
     growth: float = option_field(1.2, 1.0, 10.0, "Factor on rho at every update of the structure.")
     updates: int = option_field(40, 1, 100_000, "Updates of the structure, over the whole training.")
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is any training."""
+        return self.epochs > 0
+
+    @property
+    def removes(self) -> float:
+        """The sparsity."""
+        return self.sparsity
+
+    def quick(self, images: int) -> Self:
+        """The same without training."""
+        return replace(super().quick(images), epochs=0)
 
 
 @dataclass(frozen=True)

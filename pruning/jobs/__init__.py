@@ -3,51 +3,54 @@
 from pruning.jobs import evaluations, registry, titles
 from pruning.jobs.bench import BenchJob, Named, Timings, read_timings
 from pruning.jobs.heads import HeadsJob, measure_heads, open_reading, run_heads, save_reading
-from pruning.jobs.inputs import BATCH, image_sets, require_classifier, tracked
+from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
 from pruning.jobs.prune_job import Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, cost_report
 from pruning.jobs.recover import RecoverJob, Recovery, run_recover
 from pruning.jobs.registry import save
-from pruning.jobs.run_prune import choose, make_smaller, prune
-from pruning.jobs.solve_budget import Survey, require_narrowing, score, solve, survey, without_locked
+from pruning.jobs.run_prune import ROUGH_IMAGES, make_smaller, preview, prune, require_feasible
+from pruning.jobs.solve_budget import solve
+from pruning.jobs.survey import SurveyJob, kept_survey, run_survey, survey_key, surveyed
 from pruning.jobs.titles import job, removed
 
 __all__ = [
-    "BATCH",
+    "ROUGH_IMAGES",
     "BenchJob",
     "HeadsJob",
     "Job",
     "Named",
+    "Prepared",
     "PruneResult",
     "RecoverJob",
     "Recovery",
-    "Survey",
+    "SurveyJob",
     "Timings",
-    "choose",
     "cost_report",
     "default_align",
     "default_skip_unread",
     "evaluations",
     "image_sets",
     "job",
+    "kept_survey",
     "make_smaller",
     "measure_heads",
     "method_options",
     "open_reading",
+    "prepare",
+    "preview",
     "prune",
     "read_timings",
     "registry",
     "removed",
     "require_classifier",
-    "require_narrowing",
+    "require_feasible",
     "run_heads",
     "run_recover",
+    "run_survey",
     "save",
     "save_reading",
-    "score",
     "solve",
-    "survey",
+    "survey_key",
+    "surveyed",
     "titles",
-    "tracked",
-    "without_locked",
 ]

@@ -13,8 +13,8 @@ from analysis.data import ImageSet, open_data
 from analysis.models import LoadedModel, load
 from pruning.criteria import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
 from pruning.files import read_result, replace_text
-from pruning.jobs.inputs import RepeatableBatches, tracked
 from pruning.progress import Monitor, Progress, quiet
+from pruning.tracked import RepeatableBatches, tracked
 
 READING = "heads.json"  # in a run folder: what was measured
 

@@ -1,21 +1,19 @@
-"""What a job reads: its images, batch by batch, and what it learns from."""
+"""What a pruning run reads: its model and images, prepared once and handed down to every step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
-from torch import Tensor
-
-from analysis.data import ImageSet, batches, open_data, open_training
-from analysis.measure import Batches
-from analysis.models import LoadedModel
+from analysis.data import ImageSet, open_data, open_training
+from analysis.models import LoadedModel, load
 from pruning.gohsp import TrainingData
 from pruning.jobs.prune_job import Job
-from pruning.progress import Progress
+from pruning.methods import METHODS, Method, Task
+from pruning.progress import Monitor
 
-BATCH = 32
-CURVE_IMAGES = 500  # held-out images that a training measures itself on after an epoch
+CURVE_IMAGES = 500  # held-out images on which a training measures itself after an epoch
 
 
 def require_classifier(loaded: LoadedModel) -> None:
@@ -29,6 +27,59 @@ def require_classifier(loaded: LoadedModel) -> None:
             f"{loaded.name} has no classifier, so no accuracy can be measured: load a model with classes, "
             "or weights of one"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything the steps of a pruning run share: the job, the dense model, both image sets, the monitor."""
+
+    job: Job
+    dense: LoadedModel
+    calibration: ImageSet
+    test: ImageSet
+    monitor: Monitor = field(default_factory=Monitor)
+
+    @property
+    def method(self) -> Method:
+        """The job's method."""
+        return METHODS[self.job.method]
+
+    @cached_property
+    def task(self) -> Task:
+        """What the method is given.
+
+        Raises:
+            ValueError: a preset for another model.
+        """
+        request = self.job.request(self.dense.model.arch)
+        return Task(self.dense, request, self.calibration, self._training, self.monitor)
+
+    def _training(self) -> TrainingData:
+        """What a method that trains learns from: the training part of `data`, or all of `calibration`."""
+        job, classes = self.job, self.dense.model.arch.num_classes
+        spec, test = (job.data, None) if job.calibration is None else (job.calibration, job.data)
+        images, heldout = open_training(spec, self.dense.preprocess, classes, test)
+        return TrainingData(images, self.dense.preprocess, job.seed, heldout.sample(CURVE_IMAGES))
+
+
+def prepare(job: Job, monitor: Monitor | None = None, dense: LoadedModel | None = None) -> Prepared:
+    """Load what a job names; the dense model is reused where it is at hand.
+
+    Raises:
+        ValueError: the model or the images cannot be read, or do not fit each other.
+    """
+    dense = dense or load_dense(job)
+    calibration, test = image_sets(job, dense)
+    return Prepared(job, dense, calibration, test, monitor or Monitor())
+
+
+def load_dense(job: Job) -> LoadedModel:
+    """The model that a job begins with.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    return load(job.model, Path(job.weights) if job.weights else None)
 
 
 def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
@@ -45,43 +96,3 @@ def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
     apart = "heldout" if job.trains else "test"
     test = open_data(job.data, loaded.preprocess, classes, "all" if other else apart)
     return calibration, test.sample(job.limit, job.seed) if job.limit else test
-
-
-def calibration_batches(
-    job: Job, loaded: LoadedModel, calibration: ImageSet, what: str, progress: Progress
-) -> Batches:
-    """As many calibration images as the job's method asks for; they can be read more than once."""
-    wanted = getattr(job.method_options, "images", None)
-    chosen = calibration.sample(min(wanted, len(calibration)), job.seed) if wanted else calibration
-    return RepeatableBatches(lambda: tracked(chosen, loaded, what, progress))
-
-
-@dataclass(frozen=True)
-class RepeatableBatches:
-    """Batches that are read anew each time."""
-
-    read: Callable[[], Iterator[tuple[Tensor, Tensor]]]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.read()
-
-
-def training_data(job: Job, loaded: LoadedModel) -> TrainingData | None:
-    """What a method that trains learns from: the training part of `data`, or all of `calibration`."""
-    if not getattr(job.method_options, "epochs", 0):
-        return None
-    spec, test = (job.data, None) if job.calibration is None else (job.calibration, job.data)
-    images, heldout = open_training(spec, loaded.preprocess, loaded.model.arch.num_classes, test)
-    return TrainingData(images, loaded.preprocess, job.seed, heldout.sample(CURVE_IMAGES))
-
-
-def tracked(
-    images: ImageSet, loaded: LoadedModel, what: str, progress: Progress, size: int = BATCH
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `size` for a model, telling `progress` how far they have been read."""
-    done = 0
-    progress(what, 0.0)
-    for batch, labels in batches(images, loaded.preprocess, size):
-        yield batch, labels
-        done += len(labels)
-        progress(what, done / len(images))

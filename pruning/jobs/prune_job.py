@@ -10,9 +10,9 @@ from typing import Any
 
 from analysis.vit import Architecture
 from pruning.budget import Budget
-from pruning.criteria import CRITERIA, Criterion
-from pruning.cut import Head, HeadLocks, Ratios, format_heads, preset_ratios, shrink
-from pruning.methods import METHODS, Projection, Trained
+from pruning.criteria import CRITERIA
+from pruning.cut import Head, HeadLocks, Ratios, format_heads, preset_ratios
+from pruning.methods import METHODS, Request
 from pruning.options import Options, Value, parse_option
 from pruning.training import option_words, read_recovery
 
@@ -72,14 +72,14 @@ class Job:
 
     def _require_able(self) -> None:
         method = METHODS[self.method]
-        if self.compensate and not isinstance(method, Criterion):
+        if self.compensate and not method.chooses:
             raise ValueError(f"{self.method} refits or trains already: leave out compensate")
         if self.heads_by is None:
             return
         if self.heads_by not in CRITERIA or "heads" not in CRITERIA[self.heads_by].ranks:
             able = ", ".join(name for name, criterion in CRITERIA.items() if "heads" in criterion.ranks)
             raise ValueError(f"heads can be removed first by {able}, got {self.heads_by!r}")
-        if isinstance(method, Trained):
+        if not method.heads_first:
             raise ValueError(f"{self.method} ranks the heads itself: leave out heads-by")
         heads = self.ratios.heads
         if not any(heads if isinstance(heads, tuple) else (heads,)):
@@ -107,36 +107,58 @@ class Job:
             raise ValueError(
                 "what a budget removes is found on images: use prune, or give ratios or a preset"
             )
-        ratios, method = self.removed(dense), METHODS[self.method]
-        if isinstance(method, Trained):
-            return self.counted(method.target(dense, ratios, self.align, self.method_options, self.locks))
-        target = self.locks.widths(dense, shrink(dense, ratios, self.align))
-        if isinstance(method, Criterion):
-            method.require_ranked(self.heads_only(dense, target) if self.heads_by else dense, target)
-        return self.counted(method.target(dense, target) if isinstance(method, Projection) else target)
+        return self.without_unread(METHODS[self.method].target(dense, self.request(dense)))
 
-    def counted(self, arch: Architecture) -> Architecture:
-        """The same widths without the tokens that nobody reads, where the job leaves those out."""
+    def without_unread(self, arch: Architecture) -> Architecture:
+        """The same widths without the tokens that nothing reads, where the job leaves those out."""
         return replace(arch, skip_unread=True) if self.skip_unread and arch.pool == "token" else arch
 
-    @staticmethod
-    def heads_only(dense: Architecture, target: Architecture) -> Architecture:
-        """The dense model with as many heads as `target`, and nothing else removed."""
-        pairs = zip(dense.blocks, target.blocks, strict=True)
-        return replace(dense, blocks=tuple(replace(block, heads=left.heads) for block, left in pairs))
-
-    def removed(self, dense: Architecture) -> Ratios:
-        """The job's ratios, its preset's where it names one.
+    def request(self, dense: Architecture) -> Request:
+        """What the job asks of its method, a preset's ratios looked up.
 
         Raises:
             ValueError: a preset for another model.
         """
-        return self.ratios if self.preset is None else preset_ratios(self.preset, dense)
+        ratios = self.ratios if self.preset is None else preset_ratios(self.preset, dense)
+        return Request(
+            ratios,
+            self.method_options,
+            self.align,
+            self.locks,
+            self.heads_by,
+            self.compensate,
+            self.seed,
+        )
+
+    def measured_alike(self) -> Job:
+        """The job without all that plays no part in what is measured before anything is cut.
+
+        Jobs of which this is equal score the same model on the same images in the same way.
+        """
+        return replace(
+            self,
+            ratios=Ratios(),
+            preset=None,
+            budget=None,
+            align=1,
+            limit=None,
+            recovery=None,
+            compensate=False,
+            heads_by=None,
+            locks=HeadLocks(remove=self.locks.remove),
+            skip_unread=False,
+        )
+
+    @property
+    def removes_nothing(self) -> bool:
+        """Whether neither ratios, preset, budget, options nor locks ask for anything to go."""
+        named = self.preset or self.budget or self.method_options.removes or self.locks.remove
+        return not named and self.ratios.removes_nothing
 
     @property
     def trains(self) -> bool:
         """Whether training images are learned from on the way: accuracy is then measured on others."""
-        return self.recovery is not None or bool(getattr(self.method_options, "epochs", 0))
+        return self.recovery is not None or self.method_options.trains
 
     def command(self, out: str = "pruned") -> str:
         """The command line that does the same."""

@@ -13,10 +13,11 @@ from analysis.data import open_training
 from analysis.measure import Agreement, Evaluation, agreement, evaluate
 from analysis.models import LoadedModel, load
 from pruning.cut import Plan
-from pruning.jobs.inputs import require_classifier, tracked
+from pruning.jobs.inputs import require_classifier
 from pruning.jobs.prune_result import cost_report
 from pruning.options import Value
 from pruning.progress import Monitor
+from pruning.tracked import tracked
 from pruning.training import (
     Distillation,
     Recovery,

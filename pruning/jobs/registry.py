@@ -19,6 +19,7 @@ from pruning.jobs.heads import READING, HeadsJob, run_heads, save_reading
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob, run_recover
 from pruning.jobs.run_prune import prune
+from pruning.jobs.survey import SURVEY, SurveyJob, run_survey, save_survey
 from pruning.progress import Monitor
 
 BUNDLE = "bundle"  # in a run folder: the smaller model
@@ -76,6 +77,7 @@ RUN_KINDS: dict[str, RunKind] = {
         RecoverJob, lambda job, monitor: save_evaluations(run_recover(job, monitor), monitor), "Recovering"
     ),
     "bench": RunKind(BenchJob, run_bench, "Timing", TIMINGS, save_timings),
+    "survey": RunKind(SurveyJob, run_survey, "Measuring sensitivities", SURVEY, save_survey),
     "heads": RunKind(HeadsJob, run_heads, "Measuring heads", READING, save_reading),
 }
 

@@ -13,6 +13,7 @@ from pruning.jobs.bench import BenchJob
 from pruning.jobs.heads import HeadsJob
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
+from pruning.jobs.survey import SurveyJob
 from pruning.methods import METHODS
 from pruning.wording import count
 
@@ -29,6 +30,8 @@ def job(job: Any) -> str:
         return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"
     if isinstance(job, BenchJob):
         return f"Latency of {len(job.models)} models"
+    if isinstance(job, SurveyJob):
+        return f"Sensitivities, {METHODS[job.method].title}"
     if isinstance(job, HeadsJob):
         return f"Heads measured on {count(job.images)} images"
     return registry.words(job)
@@ -41,7 +44,7 @@ def removed(job: Job) -> str:
     if job.budget:
         return f"budget {amount(job.budget.asked, job.budget.kind)}"
     parts = [(name, _fraction(getattr(job.ratios, name))) for name in STRUCTURES]
-    sparsity = getattr(job.method_options, "sparsity", 0.0)
+    sparsity = job.method_options.removes
     parts += [("parameters", _fraction(sparsity))] if sparsity else []
     listed = [f"{name} {share}" for name, share in parts if share]
     gone = len(job.locks.remove)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from analysis.measure import Batches
 from analysis.vit import Architecture, Attention, Block, BlockWidths, ViT
 from pruning.budget import Narrow
-from pruning.options import Options, option_field
+from pruning.options import ImageOptions, option_field
 from pruning.projection.attention_fit import fit_scores, score_importance
 from pruning.projection.fisher import error_roots
 from pruning.projection.folded_layers import (
@@ -53,7 +53,7 @@ _APART = 0.1  # of a reader's squared inputs may differ from the dense model's f
 
 
 @dataclass(frozen=True)
-class SpectralOptions(Options):
+class SpectralOptions(ImageOptions):
     """Settings of spectral pruning."""
 
     images: int = option_field(256, 1, 4096, "Calibration images the activations are measured on, at most.")

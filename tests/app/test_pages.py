@@ -79,7 +79,7 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
 def test_a_projection_is_tried_and_run_like_any_method(
     tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.views.prune.page.TRY_FROM", 8)
+    monkeypatch.setattr("pruning.jobs.run_prune.ROUGH_IMAGES", 8)
     app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
     app.selectbox(key="method").set_value("spectral").run()
     app.number_input(key="option-spectral-images").set_value(8).run()

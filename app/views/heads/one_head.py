@@ -18,8 +18,9 @@ from app.state import head_locks, memo, session, viewed_image
 from app.state.viewed_image import ViewedImage
 from pruning.criteria import HEAD_MEASURES, HeadReading
 from pruning.cut import Head
-from pruning.jobs import require_classifier, tracked
+from pruning.jobs import require_classifier
 from pruning.progress import Progress
+from pruning.tracked import tracked
 
 NEIGHBOURS = 5
 SHOWN = 3  # images that a head's maps are shown on

@@ -9,52 +9,59 @@ import streamlit as st
 from analysis.measure import cost
 from analysis.models import LoadedModel
 from app import wording
-from app.parts import charts
+from app.parts import charts, run_panel
 from app.progress_bar import progress_bar
-from app.state import measured, memo, session
+from app.state import measured, memo, session, session_runs
 from pruning.budget import Allocation, amount, trade_off
-from pruning.jobs import Job, Survey, require_narrowing, solve
+from pruning.jobs import Job, SurveyJob, require_classifier, solve
+from pruning.methods import METHODS, require_narrowing
 
 
 def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
-    """Widths for the job's budget; None as long as the sensitivities they rest on are not measured.
+    """Widths for the job's budget; None as long as the sensitivities that they rest on are not measured.
 
     Raises:
         ValueError: the method takes no budget, no images are chosen, or the budget is out of reach.
     """
-    require_narrowing(job.method)
+    require_narrowing(METHODS[job.method])
     if not job.data:
         raise session.NothingChosen("A budget is solved on images. Pick some in the sidebar.")
-    found = measured.surveyed(job) or _measured(job)
+    require_classifier(loaded)
+    found = measured.survey(job)
     if found is None or job.budget is None:
+        _offer_survey(job)
         return None
+    curves = found.sensitivities
     key, begin = (session.choice(), replace(job, limit=None)), job.locks.left(loaded.model.arch)
     if job.budget.kind == "ms" and memo.recall("allocation", key) is None:
         with progress_bar() as progress:
             table = measured.width_times(begin, job.budget.batch, job.align, progress)
-            return memo.remember("allocation", key, lambda: solve(job, begin, found, progress, table))
-    return memo.remember("allocation", key, lambda: solve(job, begin, found))
+            return memo.remember("allocation", key, lambda: solve(job, begin, curves, progress, table))
+    return memo.remember("allocation", key, lambda: solve(job, begin, curves))
 
 
-def _measured(job: Job) -> Survey | None:
-    """Measure what budgets are solved on, if the button is pressed."""
-    place = st.empty()
-    with place.container():
-        st.markdown(
-            "Each structure of each block is narrowed by itself, and how far the predictions move is "
-            "measured on calibration images. That takes a while, once; then budgets are solved at once."
-        )
-        if not st.button("Measure sensitivities", type="primary", icon=":material/speed:", key="survey"):
-            return None
-        with progress_bar() as progress:
-            found = measured.surveyed(job, progress)
-    place.empty()
-    return found
+def _offer_survey(job: Job) -> None:
+    """Measure what budgets are solved on, as a run of its own; one that is at work is shown."""
+    wanted = session_runs.lasting(SurveyJob.of(job), copy=False)
+    run = next((run for run in session_runs.listed() if run.job == wanted), None)
+    if run is not None and (run.active or session_runs.is_news(run)) and run.state != "done":
+        run_panel.panel(run, "survey-panel")
+    if run is not None and run.active:
+        st.caption("Budgets can be solved once this run has ended. You may leave the page meanwhile.")
+        return
+    st.markdown(
+        "A budget needs to know how sensitive the model is. Each structure of each block is narrowed "
+        "alone, and a run measures on calibration images how far the predictions move. It takes a while, "
+        "but only once: the result is kept, and budgets of any size are then solved at once."
+    )
+    if st.button("Measure sensitivities", type="primary", icon=":material/speed:", key="survey"):
+        session_runs.begin(SurveyJob.of(job))
+        st.rerun()
 
 
 def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     """What was asked and got, and what other budgets are predicted to cost."""
-    kind, found = chosen.budget.kind, measured.surveyed(job)
+    kind, found = chosen.budget.kind, measured.survey(job)
     how = "measured" if kind == "ms" else "counted"
     st.markdown(f"Asked for {amount(chosen.budget.asked, kind)}, got **{amount(chosen.got, kind)}**, {how}.")
     if found is None:
@@ -63,7 +70,7 @@ def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     line = memo.remember(
         "trade-off",
         (session.choice(), found.sensitivities, job.align, job.skip_unread),
-        lambda: trade_off(job.counted(begin), found.sensitivities, job.align),
+        lambda: trade_off(job.without_unread(begin), found.sensitivities, job.align),
     )
     points = [(one.got, one.loss) for one in line]
     here = cost(chosen.arch).gmacs, chosen.loss

@@ -16,10 +16,10 @@ from app.parts.options_form import options
 from app.state import head_locks, session
 from app.wording import STRUCTURE_TITLES
 from pruning.budget import Budget
-from pruning.criteria import CRITERIA, Criterion
+from pruning.criteria import CRITERIA
 from pruning.cut import PerBlock, Ratios, presets
 from pruning.jobs import Job, default_align, default_skip_unread
-from pruning.methods import METHODS, Trained
+from pruning.methods import METHODS
 from pruning.options import Value
 
 MODES = {"sliders": "Sliders", "blocks": "Per block", "preset": "Preset", "budget": "Budget"}
@@ -111,22 +111,22 @@ def _locked() -> None:
 
 def _besides(method: str, ratios: Ratios) -> tuple[str | None, bool]:
     """What may be done besides the method: heads removed first by another criterion, a refit after it."""
-    chooses, heads_by, compensate = isinstance(METHODS[method], Criterion), None, False
+    chosen, heads_by, compensate = METHODS[method], None, False
     removes_heads = not replace(Ratios(), heads=ratios.heads).removes_nothing
-    if removes_heads and not isinstance(METHODS[method], Trained):
+    if removes_heads and chosen.heads_first:
         ranking = [name for name, criterion in CRITERIA.items() if "heads" in criterion.ranks]
         named = {name: CRITERIA[name].title for name in ranking}
         heads_by = st.selectbox(
             "Heads removed first by",
             ranking,
-            index=None if chooses else ranking.index("taylor"),
+            index=None if chosen.ranks_heads else ranking.index("taylor"),
             format_func=named.__getitem__,
             placeholder="the method itself",
-            key="heads-by-chooses" if chooses else "heads-by",
+            key="heads-by-chooses" if chosen.ranks_heads else "heads-by",
             persist_state="session",
             help="The method then works inside the heads that stay.",
         )
-    if chooses:
+    if chosen.chooses:
         compensate = st.toggle(
             "Compensate",
             key="compensate",

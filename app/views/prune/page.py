@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import streamlit as st
 
@@ -16,15 +16,11 @@ from app.state import finished_runs, head_locks, measured, memo, session, sessio
 from app.state.finished_runs import NumberedRun
 from app.views.prune import budget, form
 from pruning.budget import Allocation
-from pruning.criteria import Criterion
-from pruning.cut import mask
-from pruning.jobs import Job, choose, image_sets, make_smaller, require_classifier, tracked
-from pruning.methods import METHODS
-from pruning.options import Value
+from pruning.jobs import ROUGH_IMAGES, Job, preview, require_classifier, require_feasible
 from pruning.progress import Progress
+from pruning.tracked import tracked
 
 TRY_ON = 128  # test images of a what-if
-TRY_FROM = 64  # calibration images of a method that is carried out, not masked, to be tried
 
 
 def show() -> None:
@@ -62,7 +58,7 @@ def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> Non
             icon=":material/science:",
             key="try",
             help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a method that "
-            f"changes weights is carried out on {TRY_FROM} calibration images, without training.",
+            f"changes weights is carried out on {ROUGH_IMAGES} calibration images, without training.",
         )
     _what_if(job, loaded, target, attempt)
     if start:
@@ -107,13 +103,8 @@ def _tried(
 ) -> tuple[Evaluation, Evaluation]:
     require_classifier(loaded)
     few = session.few_images(TRY_ON)
-    rewrites = job.compensate or job.heads_by or not isinstance(METHODS[job.method], Criterion)
-    if rewrites:  # more than a mask: it is done, on fewer images
-        tried, _ = make_smaller(_rough(job), loaded, image_sets(job, loaded)[0], progress, target)
-    else:
-        arch = loaded.model.arch
-        plan = choose(job, arch, job.locks.plan(arch), measured.scores(job, progress), target)
-        tried = mask(loaded.model, plan)
+    run = measured.prepared(job, progress)
+    tried = preview(run, target, measured.scores(run))
     before = memo.remember(
         "few",
         session.choice(),
@@ -122,24 +113,12 @@ def _tried(
     return before, evaluate(tried, tracked(few, loaded, "Evaluating the try", progress))
 
 
-def _rough(job: Job) -> Job:
-    """The same on few images, and without training."""
-    known = {option.name for option in fields(METHODS[job.method].options)}
-    wanted: dict[str, Value] = {"images": TRY_FROM, "epochs": 0}
-    fixed = {name: value for name, value in wanted.items() if name in known}
-    kept = tuple((name, value) for name, value in job.options if name not in fixed)
-    return replace(job, options=(*kept, *fixed.items()))
-
-
 def _start(job: Job, loaded: LoadedModel) -> None:
     """Begin the run, which goes on without this page; what is known to be wrong is said at once."""
     if not job.data:
         raise session.NothingChosen("Pruning needs images to test on. Pick some in the sidebar.")
-    require_classifier(loaded)
-    dense = loaded.model.arch
-    if job.budget is None and job.target(dense) == dense:
-        raise ValueError("nothing to remove: set at least one ratio above 0, or name a preset or a budget")
-    image_sets(job, loaded)
+    require_feasible(job, loaded)
+    measured.prepared(job)  # images that cannot be read are told here, not by the run
     session_runs.begin(job)
     st.rerun()  # so that the sidebar shows it too
 

@@ -16,7 +16,6 @@ from streamlit.testing.v1 import AppTest
 from analysis.heads.graph import SIMILARITIES
 from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths, ViT
-from app.state import measured
 from app.state.session import Choice
 from app.views.heads import graph
 from pruning.bundle.write import write_bundle
@@ -207,7 +206,7 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
 
 def test_what_is_scored_does_not_depend_on_what_is_done_with_it() -> None:
     job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.5), options=())
-    alike = measured._measured_alike(job, None)
+    alike = job.measured_alike()
     for change in (
         {"compensate": True},
         {"heads_by": "l1"},
@@ -216,9 +215,9 @@ def test_what_is_scored_does_not_depend_on_what_is_done_with_it() -> None:
         {"limit": 7},
         {"locks": HeadLocks(keep=((0, 0),))},
     ):
-        assert measured._measured_alike(replace(job, **change), None) == alike, change
+        assert replace(job, **change).measured_alike() == alike, change
     for change in ({"method": "l1"}, {"seed": 1}, {"locks": HeadLocks(remove=((0, 0),))}):
-        assert measured._measured_alike(replace(job, **change), None) != alike, change
+        assert replace(job, **change).measured_alike() != alike, change
 
 
 def test_the_last_head_of_a_block_cannot_be_locked_to_go(choice: Choice) -> None:

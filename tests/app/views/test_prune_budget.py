@@ -13,9 +13,9 @@ from analysis.models.load import read_bundle
 from analysis.vit import Architecture
 from app.state.session import Choice
 from pruning.budget.allocate import Allocation
+from pruning.budget.curves import Sensitivities
 from pruning.jobs.prune_job import Job
-from pruning.jobs.solve_budget import Survey
-from tests.support.app import only_run, start, text
+from tests.support.app import newest_run, start, text
 
 
 def budgeted(tiny_bundle: Path, photos: Path) -> AppTest:
@@ -24,13 +24,13 @@ def budgeted(tiny_bundle: Path, photos: Path) -> AppTest:
     app.selectbox(key="method").set_value("l2").run()
     app.segmented_control(key="mode").set_value("budget").run()
     app.segmented_control(key="align-budget").set_value(1).run()
-    assert "narrowed by itself" in text(app) and not app.metric
+    assert "how sensitive the model is" in text(app) and not app.metric
     return app.button(key="survey").click().run()
 
 
 def test_a_budget_is_solved_once_sensitivities_are_measured(tiny_bundle: Path, photos: Path) -> None:
     app = budgeted(tiny_bundle, photos)
-    assert not app.error and "narrowed by itself" not in text(app)
+    assert not app.error and "how sensitive the model is" not in text(app)
     dense = read_bundle(tiny_bundle).model.arch
     params = cost(dense).params
     app.segmented_control(key="budget-kind").set_value("params").run()
@@ -41,16 +41,18 @@ def test_a_budget_is_solved_once_sensitivities_are_measured(tiny_bundle: Path, p
     assert 0.98 * 1e6 * asked <= shown <= 1e6 * asked
     app.button(key="prune").click().run()
     assert not app.error and not app.exception
-    bundle = only_run().bundle
+    bundle = newest_run().bundle
     assert bundle is not None and cost(read_bundle(bundle).model.arch).params == shown
-    assert "Run 1: L2 magnitude, budget" in text(app)
+    assert "Run 2: L2 magnitude, budget" in text(app)
     assert f"--budget-params {asked * 1e6:.0f}" in app.code[0].value
 
 
 def test_a_budget_in_ms_is_timed(tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[float] = []
 
-    def found(job: Job, dense: Architecture, found: Survey, progress: Any = None, table: Any = None) -> Any:
+    def found(
+        job: Job, dense: Architecture, found: Sensitivities, progress: Any = None, table: Any = None
+    ) -> Any:
         assert job.budget is not None
         assert table is None if job.budget.kind == "gmacs" else table.batch == job.budget.batch
         timed.append(job.budget.asked)

@@ -12,6 +12,7 @@ from pruning.criteria.registry import CRITERIA, STRUCTURES
 from pruning.criteria.snp import SnpOptions
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.selection import select
+from pruning.jobs.inputs import Prepared
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller
 from tests.support.models import TINY, batches, random_images, random_vit
@@ -47,7 +48,7 @@ def test_leaves_the_model_untouched_and_scores_everything_it_ranks(name: str, va
 def test_every_entry_can_be_shown_and_drives_a_selection(name: str, tiny: ViT) -> None:
     criterion = CRITERIA[name]
     assert criterion.title and criterion.explanation.endswith(".")
-    assert criterion.needs_images == (name not in ("l1", "l2", "gm", "random"))
+    assert (criterion.options().calibration_images is not None) == (name not in ("l1", "l2", "gm", "random"))
     target = shrink(TINY, Ratios(heads=0.3))
     criterion.require_ranked(TINY, target)
     scores = criterion.score(tiny, batches(random_images(TINY)), criterion.options())
@@ -69,7 +70,8 @@ def test_what_a_criterion_does_not_rank_cannot_be_narrowed(ratios: Ratios, lost:
         job.target(TINY)
     loaded = LoadedModel(random_vit(TINY), Preprocess(TINY.image_size), "tiny", "made for a test")
     with pytest.raises(ValueError, match=message):  # as a budget does, with a target of its own
-        make_smaller(job, loaded, None, target=shrink(TINY, ratios))
+        run = Prepared(job, loaded, None, None)
+        make_smaller(run, target=shrink(TINY, ratios))
     assert replace(job, method="taylor").target(TINY) == shrink(TINY, ratios)
     assert replace(job, ratios=Ratios(heads=0.4)).target(TINY) == shrink(TINY, Ratios(heads=0.4))
 

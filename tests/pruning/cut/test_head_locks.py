@@ -19,7 +19,7 @@ from pruning.cut.plan import Plan
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.selection import select
 from pruning.cut.surgery import cut
-from pruning.jobs.inputs import image_sets
+from pruning.jobs.inputs import prepare
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller, prune
 from tests.support.jobs import ARCH, BUDGET, dense
@@ -167,7 +167,7 @@ def test_the_plan_removes_what_is_locked_and_nothing_else(name: str) -> None:
 def test_a_head_locked_to_go_goes_without_any_ratio(method: str) -> None:
     job = Job("demo", "demo", method, options=METHODS[method], locks=LOCKS)
     given = dense()
-    small, plan = make_smaller(job, given, image_sets(job, given)[0])
+    small, plan, _ = make_smaller(prepare(job, dense=given))
     assert (
         [block.heads for block in small.arch.blocks]
         == [2, 3]
@@ -187,7 +187,7 @@ def test_a_ratio_takes_the_others_first(method: str) -> None:
     """One head of three stays in each block: of block 0 not head 1, of block 1 head 2."""
     job = Job("demo", "demo", method, ratios=Ratios(heads=0.67), options=METHODS[method], locks=LOCKS)
     given = dense()
-    _, plan = make_smaller(job, given, image_sets(job, given)[0])
+    _, plan, _ = make_smaller(prepare(job, dense=given))
     assert plan is not None
     assert [len(block.heads) for block in plan.blocks] == [1, 1]
     assert plan.blocks[0].heads != (1,) and plan.blocks[1].heads == (2,)
@@ -198,7 +198,7 @@ def test_gohsp_over_all_blocks_obeys_too() -> None:
     options = (*METHODS["gohsp"], ("scope", "global"))
     job = Job("demo", "demo", "gohsp", ratios=Ratios(heads=0.67), options=options, locks=locks)
     given = dense()
-    _, plan = make_smaller(job, given, image_sets(job, given)[0])
+    _, plan, _ = make_smaller(prepare(job, dense=given))
     assert plan is not None and [len(block.heads) for block in plan.blocks] == [3, 1]
 
 
@@ -207,7 +207,7 @@ def test_heads_by_a_criterion_and_spectral_inside_the_rest() -> None:
     locks = HeadLocks(remove=((0, 0), (0, 1)), keep=((1, 0),))
     job = Job("demo", "demo", "spectral", ratios=ratios, heads_by="l2", options=FEW, locks=locks)
     given = dense()
-    small, _ = make_smaller(job, given, image_sets(job, given)[0])
+    small, _, _ = make_smaller(prepare(job, dense=given))
     assert [(block.heads, block.qk) for block in small.arch.blocks] == [(1, 4), (2, 4)]
 
 
@@ -225,7 +225,7 @@ def test_a_budget_begins_with_what_the_locks_leave(method: str) -> None:
     assert [block.heads for block in outcome.pruned.model.arch.blocks] == [2, 3]
     if method == "l2":
         assert outcome.plan is not None and outcome.plan.blocks[0].heads == (0, 2)
-        again, plan = make_smaller(job, given, image_sets(job, given)[0])
+        again, plan, _ = make_smaller(prepare(job, dense=given))
         assert plan == outcome.plan and again.arch == outcome.pruned.model.arch
     with pytest.raises(ValueError, match="a budget for this model must be from"):
         prune(replace(job, budget=Budget(gmacs=0.99 * cost(ARCH).gmacs, images=8)), dense=given)

@@ -22,7 +22,7 @@ from pruning.cut.surgery import cut, mask
 from pruning.gohsp import method as gohsp_module
 from pruning.gohsp.admm import Admm, constrained
 from pruning.gohsp.method import STRUCTURING, GohspOptions, TrainingData, gohsp, gohsp_target, sparsity_target
-from pruning.jobs.inputs import image_sets
+from pruning.jobs.inputs import image_sets, prepare
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller, prune
 from pruning.methods import METHODS
@@ -95,7 +95,7 @@ def test_the_criterion_ranks_heads_only() -> None:
     scores = criterion.score(model, data, criterion.options())
     for got, expected in zip(scores.heads, rank_heads(model, data), strict=True):
         assert torch.equal(got, expected)
-    assert criterion.ranks == ("heads",) and criterion.needs_images
+    assert criterion.ranks == ("heads",) and criterion.options().calibration_images == 64
     assert not any(part.any() for part in (*scores.qk, *scores.v, *scores.mlp, scores.embed))
     with pytest.raises(ValueError, match="Head graph ranks heads only and cannot choose what goes of mlp"):
         Job("m", "d", "head-graph", ratios=Ratios(mlp=0.5)).target(TINY)
@@ -365,11 +365,9 @@ def test_budgets_are_refused() -> None:
 
 
 def test_it_has_no_scores_to_give() -> None:
-    from pruning.jobs.solve_budget import score
-
-    with pytest.raises(ValueError, match="gohsp gives no scores"):
-        score(job(), dense(), image_sets(job(), dense())[0])
-    assert make_smaller(job(epochs=0), dense(), image_sets(job(), dense())[0])[1] is not None
+    run = prepare(job(), dense=dense())
+    assert run.method.scores(run.task) is None
+    assert make_smaller(prepare(job(epochs=0), dense=dense()))[1] is not None
 
 
 def test_the_command_shown_is_the_same_job(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

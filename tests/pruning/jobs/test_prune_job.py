@@ -12,18 +12,21 @@ from analysis.measure.cost import cost
 from analysis.measure.evaluate import Batches
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget.allocate import Budget
-from pruning.budget.curves import BUDGETED_STRUCTURES, Narrow
+from pruning.budget.curves import BUDGETED_STRUCTURES, Narrow, Sensitivities
 from pruning.budget.latency import LatencyTable
 from pruning.budget.sensitivity import measure_sensitivities, measured_widths, narrow_by_scores
 from pruning.cli.main import main
+from pruning.criteria.registry import CRITERIA
 from pruning.criteria.snp import SnpOptions
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios, shrink
-from pruning.jobs.inputs import image_sets
+from pruning.jobs.inputs import image_sets, prepare
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller, prune
-from pruning.jobs.solve_budget import score, solve, survey
+from pruning.jobs.solve_budget import solve
+from pruning.jobs.survey import surveyed
 from pruning.methods import METHODS
+from pruning.methods.selection import Selection
 from pruning.projection.steering import steer
 from tests.support.jobs import ARCH, BUDGET, dense
 
@@ -133,8 +136,8 @@ def test_a_projection_runs_as_a_method_and_has_no_plan() -> None:
     assert outcome.pruned.model.arch == job.target(ARCH)
     assert outcome.report()["params_after"] == sum(p.numel() for p in outcome.pruned.model.parameters())
     assert "Projecting" in told
-    with pytest.raises(ValueError, match="spectral gives no scores"):
-        score(job, dense(), image_sets(job, dense())[0])
+    run = prepare(job, dense=dense())
+    assert run.method.scores(run.task) is None
 
 
 def test_the_estimate_of_a_narrower_embedding_is_what_comes_out() -> None:
@@ -167,11 +170,10 @@ def test_a_budget_is_solved_on_the_way_and_reported() -> None:
     assert budget["predicted_kl"] == outcome.allocation.loss > 0
     assert "Measuring sensitivities" in told
 
-    calibration, _ = image_sets(job, given)
-    found = survey(job, given, calibration)
-    assert found.sensitivities.images == 8
+    found = surveyed(prepare(job, dense=given)).sensitivities
+    assert found.images == 8
     assert solve(job, ARCH, found) == outcome.allocation
-    small, plan = make_smaller(job, given, calibration)
+    small, plan, _ = make_smaller(prepare(job, dense=given))
     assert (small.arch, plan) == (outcome.pruned.model.arch, outcome.plan)
 
 
@@ -202,7 +204,7 @@ def test_tokens_left_out_are_counted_by_a_budget_and_change_no_prediction() -> N
 @pytest.mark.parametrize("method", ["snp", "spectral", pytest.param("gohsp", marks=pytest.mark.slow)])
 def test_every_kind_of_method_can_leave_out_unread_tokens(method: str) -> None:
     job, given = replace(JOB, method=method, options=(), skip_unread=True), dense()
-    small, _ = make_smaller(job, given, image_sets(job, given)[0])
+    small, _, _ = make_smaller(prepare(job, dense=given))
     assert small.arch == job.target(ARCH) and small.arch.skip_unread
     plain = replace(job, skip_unread=False).target(ARCH)
     assert replace(small.arch, skip_unread=False) == plain
@@ -213,15 +215,15 @@ def test_every_kind_of_method_can_leave_out_unread_tokens(method: str) -> None:
 def test_sensitivities_are_those_of_images_steered_towards_all_classes() -> None:
     job = replace(BUDGET, method="l2", budget=Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8))
     given = dense()
-    calibration, _ = image_sets(job, given)
-    few = calibration.sample(8, job.seed)
+    run = prepare(job, dense=given)
+    few = run.calibration.sample(8, job.seed)
     images = torch.stack([given.preprocess(few.image(i)) for i in range(8)])
     expected = measure_sensitivities(
         given.model,
         [(steer(given.model, images, 0, 1.0), None)],
-        narrow_by_scores(given.model, score(job, given, calibration)),
+        narrow_by_scores(given.model, run.method.scores(run.task)),
     )
-    found = survey(job, given, calibration).sensitivities
+    found = surveyed(run).sensitivities
     for mine, other in zip(found.blocks, expected.blocks, strict=True):
         for name in ("qk", "v", "mlp"):
             assert getattr(mine, name).kl == pytest.approx(getattr(other, name).kl, rel=1e-3, abs=1e-7)
@@ -231,11 +233,13 @@ def test_what_is_at_hand_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) 
     job = replace(BUDGET, budget=Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8), align=2)
     given = dense()
     first = prune(job, dense=given)
-    found = survey(job, given, image_sets(job, given)[0])
-    monkeypatch.setattr("pruning.jobs.solve_budget.measure_sensitivities", None)
-    monkeypatch.setattr("pruning.jobs.solve_budget.score", None)
-    again = prune(job, dense=given, before=first.before, found=found, allocation=first.allocation)
+    monkeypatch.setattr("pruning.methods.sensitivities.measure_sensitivities", None)
+    told: list[str] = []
+    again = prune(job, dense=given, before=first.before, progress=lambda what, _: told.append(what))
     assert again.plan == first.plan and again.after.predictions == first.after.predictions
+    assert "Measuring sensitivities" not in told and "Scoring" not in told
+    smaller = replace(job, budget=Budget(params=0.8 * cost(ARCH).params, images=8))
+    assert prune(smaller, dense=given, before=first.before).allocation is not None
 
 
 def test_a_budget_in_ms_is_met_as_this_machine_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,13 +263,14 @@ def test_a_budget_in_ms_is_met_as_this_machine_measures_it(monkeypatch: pytest.M
     budget = outcome.report()["budget"]
     assert budget["batch"] == 8 and budget["got"] == cost(outcome.pruned.model.arch).params / 1e3
     assert 0.98 * budget["asked"] <= budget["got"] <= budget["asked"]
-    monkeypatch.setattr("pruning.jobs.run_prune.survey", None)  # a time out of reach is refused before it
+    monkeypatch.setattr("pruning.jobs.run_prune.surveyed", None)  # a time out of reach is refused before it
     with pytest.raises(ValueError, match=r"a budget for this model must be from .* ms"):
         prune(replace(job, budget=Budget(ms=2 * model, batch=8)), dense=dense())
 
 
 def test_a_criterion_narrows_only_what_it_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "l2", replace(METHODS["l2"], ranks=("mlp", "heads")))  # type: ignore[type-var]
+    criterion = replace(CRITERIA["l2"], ranks=("mlp", "heads"))
+    monkeypatch.setitem(METHODS, "l2", Selection(criterion))
     job = replace(BUDGET, budget=Budget(gmacs=0.95 * cost(ARCH).gmacs, images=8))
     outcome = prune(job, dense=dense())
     for before, after in zip(ARCH.blocks, outcome.pruned.model.arch.blocks, strict=True):
@@ -283,10 +288,10 @@ def test_a_projection_that_narrows_blocks_takes_a_budget(monkeypatch: pytest.Mon
 
     def narrow(model: ViT, images: Batches, options: object) -> Narrow:
         assert sum(len(labels) for _, labels in images) == 8
-        inner = narrow_by_scores(model, METHODS["l1"].score(model, [], METHODS["l1"].options()))
+        inner = narrow_by_scores(model, CRITERIA["l1"].score(model, [], CRITERIA["l1"].options()))
         return lambda *where: (seen.append(where), inner(*where))[1]
 
-    monkeypatch.setitem(METHODS, "spectral", replace(METHODS["spectral"], narrow=narrow))
+    monkeypatch.setattr("pruning.methods.spectral.narrow_spectral", narrow)
     budget = Budget(gmacs=0.85 * cost(ARCH).gmacs, images=8)
     job = replace(BUDGET, method="spectral", budget=budget, align=2, options=(("images", 8),))
     outcome = prune(job, dense=dense())
@@ -306,10 +311,9 @@ def test_the_target_of_a_budget_needs_images() -> None:
         BUDGET.target(ARCH)
 
 
-@pytest.mark.parametrize("call", [lambda job: survey(job, dense(), None), lambda job: solve(job, ARCH, None)])
-def test_without_a_budget_there_is_nothing_to_solve(call) -> None:
+def test_without_a_budget_there_is_nothing_to_solve() -> None:
     with pytest.raises(ValueError, match="this job has no budget"):
-        call(JOB)
+        solve(JOB, ARCH, Sensitivities((), 0))
 
 
 def test_jobs_from_before_budgets_still_load() -> None:
@@ -334,14 +338,13 @@ def test_heads_first_then_the_method_inside_the_rest() -> None:
     """Twin: both steps by hand."""
     given = dense()
     job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.34, qk=0.5), heads_by="taylor", limit=8)
-    calibration, _ = image_sets(job, given)
-    small, plan = make_smaller(job, given, calibration)
+    small, plan, _ = make_smaller(prepare(job, dense=given))
     alone = replace(job, method="taylor", heads_by=None, ratios=Ratios(heads=0.34))
-    first, heads = make_smaller(alone, given, calibration)
+    first, heads, _ = make_smaller(prepare(alone, dense=given))
     assert plan is not None and heads is not None
     assert [block.heads for block in plan.blocks] == [block.heads for block in heads.blocks]
     rest = replace(job, heads_by=None, ratios=Ratios(qk=0.5))
-    second, _ = make_smaller(rest, replace(given, model=first), calibration)
+    second, _, _ = make_smaller(prepare(rest, dense=replace(given, model=first)))
     for name, value in small.state_dict().items():
         assert torch.equal(value, second.state_dict()[name])
 
@@ -350,7 +353,7 @@ def test_spectral_works_inside_the_heads_that_stay() -> None:
     given = dense()
     options = (("images", 8),)
     job = Job("demo", "demo", "spectral", ratios=Ratios(heads=0.34, qk=0.5), heads_by="l2", options=options)
-    small, plan = make_smaller(job, given, image_sets(job, given)[0])
+    small, plan, _ = make_smaller(prepare(job, dense=given))
     assert plan is None
     assert [(block.heads, block.qk) for block in small.arch.blocks] == [(2, 4), (2, 4)]
 
@@ -373,9 +376,8 @@ def test_a_projection_tells_which_heads_stay() -> None:
 def test_compensation_changes_proj_and_fc2_alone() -> None:
     given = dense()
     job = Job("demo", "demo", "l2", ratios=Ratios(v=0.5, mlp=0.5))
-    calibration, _ = image_sets(job, given)
-    plain, plan = make_smaller(job, given, calibration)
-    better, same = make_smaller(replace(job, compensate=True), given, calibration)
+    plain, plan, _ = make_smaller(prepare(job, dense=given))
+    better, same, _ = make_smaller(prepare(replace(job, compensate=True), dense=given))
     assert same == plan
     changed = {n for n, v in better.state_dict().items() if not torch.equal(v, plain.state_dict()[n])}
     assert changed and all(".attn.proj." in name or ".mlp.fc2." in name for name in changed)

@@ -28,7 +28,6 @@ from pruning.cut.ratios import Ratios
 from pruning.cut.surgery import cut
 from pruning.jobs import evaluations
 from pruning.jobs.bench import Timings
-from pruning.jobs.inputs import tracked
 from pruning.jobs.prune_job import Job
 from pruning.report.charts import trade_off
 from pruning.report.comparison import (
@@ -43,6 +42,7 @@ from pruning.report.comparison import (
 from pruning.report.html import make_report, without_paths
 from pruning.runs import folder as runs
 from pruning.runs import launch, process
+from pruning.tracked import tracked
 from tests.support.models import TINY, random_vit
 
 BAD = "<img src=x onerror=alert(1)> $x$ & co"  # what a class, a bundle or a file may be called

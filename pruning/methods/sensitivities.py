@@ -1,0 +1,25 @@
+"""Measuring sensitivities for a method that can narrow single blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from analysis.data import ImageSet
+from pruning.budget import Narrow, Sensitivities, measure_sensitivities
+from pruning.methods.method import Task
+from pruning.projection import steered
+from pruning.tracked import tracked
+
+
+def sensitivities(
+    task: Task, images: ImageSet, narrow: Narrow, structures: Collection[str], share: float = 1.0
+) -> Sensitivities:
+    """Sensitivities of `task.start` on these images, a `share` of them steered towards other classes.
+
+    Steering spreads the classes evenly [ours]: on photos of a few classes, what late blocks do for all
+    the others looks free to remove.
+    """
+    loaded = task.start
+    read = tracked(images, loaded, "Running the dense model", task.monitor)
+    turned = steered(loaded.model, read, share)
+    return measure_sensitivities(loaded.model, turned, narrow, structures, task.monitor)
