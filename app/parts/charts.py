@@ -18,8 +18,8 @@ CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
 Figure = Any  # plotly comes without types
 
 
-def _plain(figure: Figure, height: int, **layout: Any) -> Figure:
-    """The look all charts share."""
+def styled(figure: Figure, height: int, **layout: Any) -> Figure:
+    """Give a figure the margins, legend and axes that all charts share."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
@@ -55,7 +55,7 @@ def widths(before: Architecture, after: Architecture) -> Figure:
     figure.update_xaxes(title="block", row=2)
     figure.update_yaxes(nticks=5)
     figure.update_annotations(font_size=13)
-    figure = _plain(figure, 380, barmode="overlay", bargap=0.2)
+    figure = styled(figure, 380, barmode="overlay", bargap=0.2)
     return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=44)
 
 
@@ -85,7 +85,7 @@ def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) ->
             hovertemplate=hover,
             name="your budget",
         )
-    figure = _plain(figure, 260)
+    figure = styled(figure, 260)
     figure.update_xaxes(title="GMACs per image")
     figure.update_yaxes(title="predicted loss", type="log", rangemode="normal", exponentformat="power")
     return figure
@@ -122,7 +122,7 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
             row=1,
             col=column,
         )
-    figure = _plain(figure, 280)
+    figure = styled(figure, 280)
     figure.update_annotations(font_size=13)
     figure.update_xaxes(title="step", rangemode="tozero")
     if "top1" in shown:

@@ -10,7 +10,7 @@ import streamlit as st
 from app import wording
 from app.parts import feedback
 from app.state import session
-from app.state.session_runs import POLL, _listed, is_news, listed
+from app.state.session_runs import POLL, forget_listed, is_news, listed
 from pruning import runs
 from pruning.jobs import BenchJob, RecoverJob
 from pruning.runs import Run
@@ -34,7 +34,7 @@ def _cancel(folder: Path) -> None:
 def _resume(folder: Path) -> None:
     with feedback.sentences():
         runs.resume(folder)
-    _listed.clear()
+    forget_listed()
 
 
 # ---- showing
@@ -48,7 +48,7 @@ def panel(run: Run, key: str) -> None:
 def _panel(folder: Path, key: str, active: bool) -> None:
     run = runs.read(folder)
     if active and not run.active:
-        _listed.clear()
+        forget_listed()
         st.rerun()  # all of the page, which now has a result to show
     with st.container(border=True, key=key), feedback.sentences():
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -105,7 +105,7 @@ def activity() -> None:
 def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
     found = [runs.read(folder) for folder in folders]
     if any(run.folder in active and not run.active for run in found):
-        _listed.clear()
+        forget_listed()
         st.rerun()
     with st.container(border=True, key="activity", gap="xsmall"):
         for run in found:

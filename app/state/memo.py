@@ -1,4 +1,4 @@
-"""Results kept for the session, the oldest dropped first."""
+"""Results kept for the session, a few under each name; the one used longest ago is dropped first."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import streamlit as st
 T = TypeVar("T")
 
 
-# ---- what was measured
-
-
 def remember(name: str, key: object, make: Callable[[], T], keep: int = 32) -> T:
-    """A result of this session, made once for each key; the oldest go first."""
-    shelf = _shelf(name)
-    if key not in shelf:
-        shelf[key] = make()
-    shelf.move_to_end(key)
-    while len(shelf) > keep:
-        shelf.popitem(last=False)
-    result: T = shelf[key]
+    """The result of `make`, called once for each key; the `keep` results used last are kept."""
+    results = _results(name)
+    if key not in results:
+        results[key] = make()
+    results.move_to_end(key)
+    while len(results) > keep:
+        results.popitem(last=False)
+    result: T = results[key]
     return result
 
 
 def recall(name: str, key: object) -> Any | None:
-    """A remembered result, or None."""
-    return _shelf(name).get(key)
+    """A result that is kept already, or None."""
+    return _results(name).get(key)
 
 
-def _shelf(name: str) -> OrderedDict[object, Any]:
-    shelf: OrderedDict[object, Any] = st.session_state.setdefault(f"shelf {name}", OrderedDict())
-    return shelf
+def forget(name: str) -> None:
+    """Drop all results that are kept under a name."""
+    _results(name).clear()
+
+
+def _results(name: str) -> OrderedDict[object, Any]:
+    results: OrderedDict[object, Any] = st.session_state.setdefault(f"results {name}", OrderedDict())
+    return results

@@ -10,7 +10,7 @@ import streamlit as st
 
 from analysis.data import CLASSES, ImageSet, open_data
 from analysis.models import DEMO, LoadedModel, Preprocess, load
-from app.state.memo import _shelf, remember
+from app.state.memo import forget, remember
 
 
 class NothingChosen(ValueError):
@@ -53,7 +53,7 @@ def choose(chosen: Choice) -> None:
     st.session_state["choice"] = chosen
     # their keys would keep the old model in memory
     for name in ("crop", "trace", "gradients", "model id", "quick heads"):
-        _shelf(name).clear()
+        forget(name)
 
 
 def model(chosen: Choice | None = None) -> LoadedModel:

@@ -42,8 +42,13 @@ def listed() -> list[Run]:
 
 @st.cache_resource(ttl=POLL, max_entries=4, show_spinner=False)
 def _listed(root: Path) -> list[Run]:
-    """Reading a hundred runs takes a tenth of a second: not at every movement of a slider."""
+    """Reading a hundred runs takes a tenth of a second: too long for every movement of a slider."""
     return runs.list_runs(root)
+
+
+def forget_listed() -> None:
+    """Make the next `listed` read the folder of runs again, as one of them has just changed."""
+    _listed.clear()
 
 
 def open_folder(path: str) -> Run:
@@ -87,7 +92,7 @@ def begin(job: Any) -> Run:
         job = lasting(job)
         same = (run for run in runs.list_runs() if run.active and run.job == job)
         found = next(same, None) or runs.start(job)
-    _listed.clear()
+    forget_listed()
     return found
 
 

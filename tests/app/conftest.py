@@ -19,7 +19,7 @@ def _runs_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder of runs for each test, and runs that are over as soon as they are started."""
     monkeypatch.setenv("PRUNESCOPE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(runs, "start", carry_out)
-    session_runs._listed.clear()
+    session_runs.forget_listed()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from analysis.measure import Bin, Percentiles, wilson
 from analysis.vit import Architecture
-from app.parts.charts import ACCENT, KEPT, OTHER, Figure, _plain
+from app.parts.charts import ACCENT, KEPT, OTHER, Figure, styled
 from pruning.report import Trade
 
 COLOURS = (OTHER, KEPT, "#e0a030", "#6a6fd8", "#d2604f")  # the dense model, then those beside it
@@ -47,7 +47,7 @@ def widths(models: Sequence[tuple[str, Architecture]]) -> Figure:
     figure.update_xaxes(title="block", row=2)
     figure.update_yaxes(nticks=5)
     figure.update_annotations(font_size=13)
-    figure = _plain(figure, 400, bargap=0.2)
+    figure = styled(figure, 400, bargap=0.2)
     return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=48)
 
 
@@ -71,7 +71,7 @@ def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> Figure:
             x=[0, 100], y=[0, 100], mode="lines", line=diagonal, hoverinfo="skip", showlegend=False, **where
         )
         figure.add_trace(_bars(bins, COLOURS[place]), **where)
-    figure = _plain(figure, 270 * rows, bargap=0.06)
+    figure = styled(figure, 270 * rows, bargap=0.06)
     figure.update_annotations(font_size=13)
     figure.update_xaxes(range=[0, 100], title="confidence, %", row=rows)
     figure.update_yaxes(range=[0, 103])
@@ -128,7 +128,7 @@ def confusion_change(change: Sequence[Sequence[int]], names: Sequence[str]) -> F
             ygap=2,
         )
     )
-    figure = _plain(figure, 120 + 24 * len(names))
+    figure = styled(figure, 120 + 24 * len(names))
     title = "predicted; change in images, green where better, red where worse"
     figure.update_xaxes(side="bottom", tickangle=-45, title=title, showgrid=False)
     figure.update_yaxes(autorange="reversed", title="true class", rangemode="normal", showgrid=False)
@@ -202,7 +202,7 @@ def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float
             customdata=[[block, head] for block, head, *_ in points],
             hovertemplate="block %{customdata[0]}, head %{customdata[1]}: %{x:.1f} → %{y:.1f} %<extra/>",
         )
-    figure = _plain(figure, 340)
+    figure = styled(figure, 340)
     figure.update_xaxes(title="on the object in the dense model, %", range=ends)
     figure.update_yaxes(title="in the smaller model, %", range=ends)
     return figure
@@ -229,7 +229,7 @@ def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure
             name=name,
             hovertemplate=f"%{{y:.2f}} ms an image<extra>{name}</extra>",
         )
-    figure = _plain(figure, 300, barmode="group", bargap=0.25)
+    figure = styled(figure, 300, barmode="group", bargap=0.25)
     figure.update_yaxes(title="ms an image, p10 to p90")
     return figure
 
@@ -275,7 +275,7 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
         )
     title = "GMACs per image" if by == "gmacs" else "time of one forward pass, the dense model's is 1"
     highest = max(_cost(trade, by) for trade in shown)
-    figure = _plain(figure, 380)
+    figure = styled(figure, 380)
     figure.update_xaxes(title=title, range=[0, 1.16 * highest])
     lowest = min(100 * trade.result.top1_low for trade in shown)
     figure.update_yaxes(title="top-1, % (95 % interval)", range=[max(lowest - 5, 0), 102])

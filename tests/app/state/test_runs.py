@@ -39,7 +39,7 @@ def at_work(job: Any = SLOW, **said: Any) -> Iterator[runs.Run]:
         told = {"what": "Training", "share": 0.25, "remaining": 300.0, "began": now - 100} | said
         status = Status("running", now - 100, now - 100, now, host="here", **told)
         (folder / runs.STATUS).write_text(status.to_json())
-        session_runs._listed.clear()
+        session_runs.forget_listed()
         yield runs.read(folder)
 
 
@@ -48,7 +48,7 @@ def left_behind(job: Any = SLOW, **said: Any) -> runs.Run:
     with at_work(job) as run:
         pass
     (run.folder / runs.STATUS).write_text(replace(run.status, **said).to_json())
-    session_runs._listed.clear()
+    session_runs.forget_listed()
     return runs.read(run.folder)
 
 
@@ -101,8 +101,8 @@ def test_the_same_job_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     pruned()
-    for cache in (session_runs._listed, session._load):  # as in a server started anew
-        cache.clear()
+    session_runs.forget_listed()  # as in a server started anew
+    session._load.clear()
     app = start("compare", Choice(limit=10))
     assert app.multiselect(key="compare-runs").options == ["Run 1: L1 magnitude, qk 50 %"]
     assert app.table[0].value.loc["Top-1", "run 1"] and not app.error

@@ -205,7 +205,7 @@ def test_a_new_run_joins_those_that_were_compared(
 ) -> None:
     app = compare(chosen=two)
     new = carry_out(Job(str(tiny_bundle), str(photos), "l2", ratios=Ratios(mlp=0.25), limit=12))
-    comparison.session_runs._listed.clear()
+    comparison.session_runs.forget_listed()
     app.run()
     assert app.multiselect(key="compare-runs").value == [str(run.folder) for run in (new, *two)]
     app.multiselect(key="compare-runs").set_value([]).run()
