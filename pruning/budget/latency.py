@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from analysis.measure import bench, torch_runner
+from analysis.measure import bench, take_turns, torch_runner
 from analysis.vit import Architecture, Block, BlockWidths, ViT
 from pruning.budget.allocate import (
     WITHIN,
@@ -185,4 +185,4 @@ def model_ms(dense: Architecture, table: LatencyTable, arch: Architecture) -> fl
 def _time_dense(dense: Architecture, batch: int) -> float:
     run = torch_runner(ViT(dense).eval())
     shape = (dense.in_channels, *dense.image_size)
-    return bench(run, run, shape, (batch,), rounds=_ROUNDS)[batch].a_ms.p50
+    return take_turns([run], shape, (batch,), rounds=_ROUNDS)[batch][0].p50

@@ -19,7 +19,7 @@ from pruning.cli.arguments import (
     add_ratios,
     listed,
 )
-from pruning.cli.bench import _bench
+from pruning.cli.bench import run as run_bench
 from pruning.cli.estimate import _estimate
 from pruning.cli.evaluate import _evaluate
 from pruning.cli.export import _export
@@ -29,6 +29,7 @@ from pruning.cli.recover import add_arguments, add_recovery
 from pruning.cli.recover import run as run_recover
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands, add_detach
+from pruning.jobs import BACKENDS
 from pruning.progress import Cancelled, Progress
 from pruning.runs import RunFailed
 
@@ -90,14 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (pruned, evaluated):
         sub.add_argument("--limit", type=int, metavar="N", help="test on at most N images")
         sub.add_argument("--seed", type=int, default=0)
-    timed = command("bench", _bench, "Latency of two models, measured in turns, with a verdict.")
+    timed = command("bench", run_bench, "Latency of two models, measured in turns, with a verdict.")
     timed.add_argument("--against", required=True, metavar="B", help="the model to compare with")
     timed.add_argument("--against-weights", type=Path, metavar="FILE")
     timed.add_argument("--batch", type=listed(int), default=[1, 8], metavar="1,8")
     timed.add_argument("--threads", type=int, metavar="N")
     timed.add_argument("--rounds", type=int, default=30)
     timed.add_argument(
-        "--backend", type=listed(str, ("torch", "onnx")), default=["torch"], metavar="torch,onnx"
+        "--backend", type=listed(str, tuple(BACKENDS)), default=["torch"], metavar=",".join(BACKENDS)
     )
     exported = command("export", _export, "Write bundle, ONNX or pt2, each checked against the model.")
     exported.add_argument(

@@ -1,7 +1,7 @@
 """Jobs: everything a run depends on as data, and the functions that carry them out."""
 
 from pruning.jobs import evaluations, registry, titles
-from pruning.jobs.bench import BenchJob, Named, Timings, read_timings
+from pruning.jobs.bench import BACKENDS, BenchJob, Named, Timings, load_to_time, read_timings, time_models
 from pruning.jobs.heads import HeadsJob, measure_heads, open_reading, run_heads, save_reading
 from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
 from pruning.jobs.prune_job import Job, default_align, default_skip_unread, method_options
@@ -14,6 +14,7 @@ from pruning.jobs.survey import SurveyJob, kept_survey, run_survey, survey_key, 
 from pruning.jobs.titles import job, removed
 
 __all__ = [
+    "BACKENDS",
     "ROUGH_IMAGES",
     "BenchJob",
     "HeadsJob",
@@ -32,6 +33,7 @@ __all__ = [
     "image_sets",
     "job",
     "kept_survey",
+    "load_to_time",
     "make_smaller",
     "measure_heads",
     "method_options",
@@ -52,5 +54,6 @@ __all__ = [
     "solve",
     "survey_key",
     "surveyed",
+    "time_models",
     "titles",
 ]

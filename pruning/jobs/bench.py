@@ -1,10 +1,13 @@
-"""Timing models as a run of its own: `BenchJob` as data, `run_bench`, and what it leaves on disk."""
+"""Latency of models against each other: the one way to measure it, and a run that does.
+
+The command `bench` and the run both load models by `load_to_time` and time them by `time_models`.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +15,21 @@ from typing import Any
 
 import torch
 
-from analysis.measure import Percentiles, Timing, judge, take_turns, torch_runner
+from analysis.measure import Percentiles, Runner, Timing, judge, take_turns, torch_runner
 from analysis.models import load
+from analysis.vit import ViT
+from pruning.bundle import onnx_runner
 from pruning.files import read_result, replace_text
-from pruning.progress import Monitor
+from pruning.progress import Monitor, Progress, quiet
 
 TIMINGS = "timings.json"  # in a run folder: what a bench measured
 Named = tuple[str, str | None]  # a model, and a file of weights if it needs one
+
+# What runs a model, by name; the second argument is the number of threads.
+BACKENDS: dict[str, Callable[[ViT, int], Runner]] = {
+    "torch": lambda model, threads: torch_runner(model),
+    "onnx": onnx_runner,
+}
 
 
 @dataclass(frozen=True)
@@ -115,26 +126,53 @@ class Timings:
 
 
 def run_bench(job: BenchJob, monitor: Monitor = Monitor()) -> Timings:
-    """Load all models and time them in turns.
+    """Load all models of the job and time them in turns.
 
     Raises:
         ValueError: a model cannot be loaded, or they take images of different sizes.
         Cancelled: the monitor asked for an end.
     """
-    models = [load(name, Path(weights) if weights else None).model for name, weights in job.models]
-    shapes = {(model.arch.in_channels, *model.arch.image_size) for model in models}
+    threads = job.threads or torch.get_num_threads()
+    found = time_models(load_to_time(job.models), job.batches, threads, job.rounds, progress=monitor)
+    return Timings(job.models, found, threads, job.rounds, torch.__version__)
+
+
+def load_to_time(models: Sequence[Named]) -> list[ViT]:
+    """Load models that are to be timed in turns, which takes images of one size.
+
+    Raises:
+        ValueError: a model cannot be loaded, or they take images of different sizes.
+    """
+    loaded = [load(name, Path(weights) if weights else None).model for name, weights in models]
+    shapes = {_image_shape(model) for model in loaded}
     if len(shapes) > 1:
         raise ValueError(f"models timed in turns must take images of one size, got {sorted(shapes)}")
-    threads = job.threads or torch.get_num_threads()
-    found = take_turns(
-        [torch_runner(model) for model in models],
-        shapes.pop(),
-        job.batches,
-        threads=threads,
-        rounds=job.rounds,
-        progress=partial(monitor, "Timing the models in turns"),
-    )
-    return Timings(job.models, found, threads, job.rounds, torch.__version__)
+    return loaded
+
+
+def time_models(
+    models: Sequence[ViT],
+    batches: Sequence[int],
+    threads: int,
+    rounds: int,
+    *,
+    backend: str = "torch",
+    progress: Progress = quiet,
+) -> dict[int, tuple[Percentiles, ...]]:
+    """Time models in turns on one of `BACKENDS`: for each batch size, the percentiles of each model.
+
+    Raises:
+        ValueError: a batch size, round or thread count below one.
+        Cancelled: `progress` asked for an end.
+    """
+    runners = [BACKENDS[backend](model, threads) for model in models]
+    told = partial(progress, f"Timing the models in {backend}")
+    shape = _image_shape(models[0])
+    return take_turns(runners, shape, batches, threads=threads, rounds=rounds, progress=told)
+
+
+def _image_shape(model: ViT) -> tuple[int, int, int]:
+    return model.arch.in_channels, *model.arch.image_size
 
 
 def save_timings(timings: Timings, file: Path) -> None:

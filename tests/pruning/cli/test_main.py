@@ -151,10 +151,11 @@ def test_bench(capsys, tiny_bundle: str) -> None:
     for batches in (timed["batches"], timed["torch"]["batches"], timed["onnx"]["batches"]):
         assert batches.keys() == {"1", "2"}
         for timing in batches.values():
+            assert timing.keys() == {"a_ms", "b_ms", "speedup", "verdict"}
             assert timing["a_ms"].keys() == timing["b_ms"].keys() == {"p10", "p50", "p90"}
             assert timing["speedup"] == pytest.approx(timing["b_ms"]["p50"] / timing["a_ms"]["p50"])
             assert timing["verdict"] in ("faster", "slower", "not distinguishable")
-    assert timed["threads"] == 1
+    assert timed["threads"] == 1 and timed["batches"] == timed["torch"]["batches"]
 
 
 def test_export(capsys, tiny_bundle: str, tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_an_existing_folder_is_refused_before_the_work(capsys, tmp_path: Path) -
 
 def test_models_of_different_image_sizes_are_not_timed(capsys, tiny_bundle: str) -> None:
     words = ("bench", "--model", tiny_bundle, "--against", "demo")
-    assert "both models must take images of one size" in refused(capsys, *words)
+    assert "must take images of one size, got [(3, 16, 24), (3, 64, 64)]" in refused(capsys, *words)
 
 
 def test_a_fresh_process_answers_on_standard_output_alone() -> None:

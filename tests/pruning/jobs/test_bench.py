@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from analysis.measure.latency import Percentiles
 from analysis.models.preprocess import Preprocess
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
-from pruning.jobs import registry
+from pruning.jobs import bench, registry
 from pruning.jobs.bench import TIMINGS, BenchJob, Timings, read_timings, run_bench
 from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
@@ -103,6 +104,32 @@ def test_a_run_leaves_its_timings_and_is_not_done_twice(
     with pytest.raises(ValueError, match=r"is done: its result lies in .*timings\.json"):
         process.execute(folder)
     assert runs.report(done) is None
+
+
+def test_the_command_and_the_run_time_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both ask `take_turns` for the same thing, and judge the same figures alike."""
+    asked: list[Any] = []
+
+    def fake(runners: Any, *settings: Any, progress: Any, **named: Any) -> dict[int, Any]:
+        asked.append((len(runners), settings, named))
+        progress(1.0)
+        return MS
+
+    monkeypatch.setattr(bench, "take_turns", fake)
+    a, b = ((bundle(tmp_path / name, seed=i), None) for i, name in enumerate("ab"))
+    job = BenchJob((a, b), (1, 8), 2, 4)
+    found = run_bench(job)
+    assert main([*shlex.split(job.command())[3:], "--json"]) == 0
+    shape = (3, *TINY.image_size)
+    assert asked == [
+        (2, (shape, (1, 8)), {"threads": 2, "rounds": 4}),
+        (2, (shape, [1, 8]), {"threads": 2, "rounds": 4}),
+    ]
+    printed = json.loads(capsys.readouterr().out)["batches"]
+    for batch in (1, 8):
+        assert printed[str(batch)] == asdict(found.between(a, b, batch))
 
 
 def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
