@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.models.load import load
 from analysis.vit import Architecture, ViT
+from app.state import session_runs
 from app.state.session import Choice
 from pruning.bundle.write import write_bundle
+from pruning.cut.ratios import Ratios
+from pruning.jobs.prune_job import Job
 from pruning.runs import folder as runs
 from pruning.runs import launch, process
+from pruning.runs.status import Status
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
 PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
@@ -28,6 +34,22 @@ def carry_out(job: Any) -> runs.Run:
     with suppress(ValueError, process.RunFailed):
         process.execute(folder)
     return runs.read(folder)
+
+
+SLOW = Job("demo", "demo", "l1", ratios=Ratios(qk=0.5), limit=10)
+
+
+@contextmanager
+def at_work(job: Any = SLOW, **said: Any) -> Iterator[runs.Run]:
+    """A run that a process, this one, seems to be busy with."""
+    folder, lock = launch._create(job, runs.runs_root(), 1)
+    with lock:
+        now = time.time()
+        told = {"what": "Training", "share": 0.25, "remaining": 300.0, "began": now - 100} | said
+        status = Status("running", now - 100, now - 100, now, host="here", **told)
+        (folder / runs.STATUS).write_text(status.to_json())
+        session_runs.forget_listed()
+        yield runs.read(folder)
 
 
 def newest_run() -> runs.Run:

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,24 +21,8 @@ from pruning.jobs import evaluations, registry
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.runs import folder as runs
-from pruning.runs import launch, metrics
-from pruning.runs.status import Status
-from tests.support.app import PAGES, carry_out, go, only_run, pruned, start, text
-
-SLOW = Job("demo", "demo", "l1", ratios=Ratios(qk=0.5), limit=10)
-
-
-@contextmanager
-def at_work(job: Any = SLOW, **said: Any) -> Iterator[runs.Run]:
-    """A run that a process, this one, seems to be busy with."""
-    folder, lock = launch._create(job, runs.runs_root(), 1)
-    with lock:
-        now = time.time()
-        told = {"what": "Training", "share": 0.25, "remaining": 300.0, "began": now - 100} | said
-        status = Status("running", now - 100, now - 100, now, host="here", **told)
-        (folder / runs.STATUS).write_text(status.to_json())
-        session_runs.forget_listed()
-        yield runs.read(folder)
+from pruning.runs import metrics
+from tests.support.app import PAGES, SLOW, at_work, carry_out, go, only_run, pruned, start, text
 
 
 def left_behind(job: Any = SLOW, **said: Any) -> runs.Run:

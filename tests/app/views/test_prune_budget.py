@@ -15,7 +15,9 @@ from app.state.session import Choice
 from pruning.budget.allocate import Allocation
 from pruning.budget.curves import Sensitivities
 from pruning.jobs.prune_job import Job
-from tests.support.app import newest_run, start, text
+from pruning.jobs.survey import SurveyJob
+from pruning.runs import folder as runs
+from tests.support.app import at_work, newest_run, start, text
 
 
 def budgeted(tiny_bundle: Path, photos: Path) -> AppTest:
@@ -45,6 +47,31 @@ def test_a_budget_is_solved_once_sensitivities_are_measured(tiny_bundle: Path, p
     assert bundle is not None and cost(read_bundle(bundle).model.arch).params == shown
     assert "Run 2: L2 magnitude, budget" in text(app)
     assert f"--budget-params {asked * 1e6:.0f}" in app.code[0].value
+
+
+def test_another_session_and_another_server_find_what_was_measured(tiny_bundle: Path, photos: Path) -> None:
+    budgeted(tiny_bundle, photos)
+    assert [run.kind for run in runs.list_runs()] == ["survey"]
+    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))  # nothing in its session
+    app.selectbox(key="method").set_value("l2").run()
+    app.segmented_control(key="mode").set_value("budget").run()
+    app.segmented_control(key="align-budget").set_value(1).run()
+    assert app.metric and "how sensitive the model is" not in text(app)
+    app.button(key="prune").click().run()
+    done = newest_run()
+    assert done.kind == "prune" and done.state == "done"
+    assert "Sensitivities were measured before and are reused." in runs.log(done.folder)
+
+
+def test_a_survey_at_work_is_shown_and_not_started_twice(tiny_bundle: Path, photos: Path) -> None:
+    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    app.selectbox(key="method").set_value("l2").run()
+    app.segmented_control(key="mode").set_value("budget").run()
+    with at_work(SurveyJob(str(tiny_bundle), str(photos), "l2")):
+        app.run()
+        assert "Budgets can be solved once this run has ended." in text(app)
+        assert not [button for button in app.button if button.key == "survey"]
+    assert not app.exception
 
 
 def test_a_budget_in_ms_is_timed(tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
