@@ -50,14 +50,14 @@ def test_heads_by_another_criterion_and_compensation_reach_the_job_and_are_tried
     app.toggle(key="compensate").set_value(True).run()
     assert "--heads-by l1" in app.code[0].value and "--compensate" in app.code[0].value
     app.button(key="try").click().run()
-    assert not app.exception and "Tried" in text(app)
+    assert not app.exception and "Rough estimate" in text(app)
 
 
 def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     app = start("prune")
     app.number_input(key="option-snp-images").set_value(8).run()
     app.button(key="try").click().run()
-    assert "Tried" in text(app)
+    assert "Rough estimate" in text(app)
     app.button(key="prune").click().run()
     assert "Run 1: SNP, qk 50 %" in text(app)
     run = only_run()
@@ -84,7 +84,7 @@ def test_a_projection_is_tried_and_run_like_any_method(
     app.selectbox(key="method").set_value("spectral").run()
     app.number_input(key="option-spectral-images").set_value(8).run()
     app.button(key="try").click().run()
-    assert "Tried" in text(app)
+    assert "Rough estimate" in text(app)
     app.button(key="prune").click().run()
     assert "Run 1: Spectral, qk 50 %" in text(app)
     go(app, "export")

@@ -1,4 +1,4 @@
-"""The part of the Prune page that finds widths for a budget."""
+"""Budgets on the Prune page: what they are solved on, and the widths found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
     """
     require_narrowing(METHODS[job.method])
     if not job.data:
-        raise session.NothingChosen("A budget is solved on images. Pick some in the sidebar.")
+        raise session.NothingChosen("A budget is solved on images. Choose some in the sidebar.")
     require_classifier(loaded)
     found = measured.survey(job)
     if found is None or job.budget is None:
@@ -60,10 +60,13 @@ def _offer_survey(job: Job) -> None:
 
 
 def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
-    """What was asked and got, and what other budgets are predicted to cost."""
+    """The budget and what its widths cost, and the predicted damage of other budgets."""
     kind, found = chosen.budget.kind, measured.survey(job)
-    how = "measured" if kind == "ms" else "counted"
-    st.markdown(f"Asked for {amount(chosen.budget.asked, kind)}, got **{amount(chosen.got, kind)}**, {how}.")
+    how = "measured" if kind == "ms" else "calculated"
+    st.markdown(
+        f"Budget: {amount(chosen.budget.asked, kind)}. "
+        f"These widths take **{amount(chosen.got, kind)}** ({how})."
+    )
     if found is None:
         return
     begin = job.locks.left(loaded.model.arch)
@@ -76,6 +79,6 @@ def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     here = cost(chosen.arch).gmacs, chosen.loss
     st.plotly_chart(charts.trade_off(points, here), config=charts.CONFIG, key="trade-off")
     st.caption(
-        f"Predicted, not measured: the sum of KL divergences from the dense model, each measured on "
-        f"{wording.count(found.sensitivities.images)} images with one structure narrowed. Less is better."
+        "Predicted damage, lower is better: the sum of KL divergences from the dense model, each measured on "
+        f"{wording.count(found.sensitivities.images)} images with one structure narrowed alone."
     )

@@ -1,4 +1,4 @@
-"""Widgets that make a `Job` (method, options, what to remove, rounding) or choose a finished run."""
+"""The widgets of the Prune page that make a `Job`: method, options, what to remove, rounding."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HIGHEST = 95
 ALIGN = (1, 4, 8, 16)
 BUDGETS = {"gmacs": "GMACs", "params": "Parameters", "ms": "Latency"}
 BATCHES = (1, 8)
-SHARE = 0.75  # of the dense model: what a budget starts at
+SHARE = 0.75  # of the dense model's cost: where a budget starts
 HELP = {
-    "qk": "Channels i of the queries and keys of a head, removed together.",
-    "v": "Value channels of a head, with the columns of the projection that read them.",
+    "qk": "Channel i of a head's queries and channel i of its keys are removed together.",
+    "v": "Value channels of a head, together with the columns of the projection that read them.",
     "mlp": "Hidden neurons of the MLP.",
-    "heads": "Heads with all their pairs and values.",
-    "embed": "Channels of the residual stream, through the whole network.",
+    "heads": "Whole heads, with all their query-key pairs and value channels.",
+    "embed": "Channels of the residual stream, removed throughout the network.",
 }
 PER_BLOCK = tuple(name for name in STRUCTURE_TITLES if name != "embed")
 
@@ -82,25 +82,25 @@ def job(dense: Architecture) -> Job:
 
 
 def _skip_unread(dense: Architecture, budget: Budget | None) -> bool:
-    """Whether the last block computes only what the classifier reads; not asked where it reads all."""
+    """Whether the last block computes only the tokens the classifier reads; not asked if it reads all."""
     default = default_skip_unread(budget)
     if dense.pool != "token":
         return default
     whole, less = (cost(replace(dense, skip_unread=skip)).macs for skip in (False, True))
     chosen: bool = st.toggle(
-        "Leave out tokens that nobody reads",
+        "Skip tokens that the classifier does not read",
         value=default,
         key="skip-unread-budget" if default else "skip-unread",
         persist_state="session",
-        help="Behind the last block the classifier reads its own token alone. Leaving the others out of that "
-        f"block saves {100 * (whole - less) / whole:.1f} % of this model's MACs and changes no prediction."
-        + (" A budget that has room for all of them leaves none out." if default else ""),
+        help="After the last block the classifier reads only its own token. Leaving the others out of "
+        f"that block saves {100 * (whole - less) / whole:.1f} % of the model's MACs and changes no prediction."
+        + (" A budget with room for all tokens keeps them." if default else ""),
     )
     return chosen
 
 
 def _locked() -> None:
-    """What the Heads page has locked, which holds whatever is chosen here."""
+    """The heads locked on the Heads page: locks hold whatever is chosen here."""
     said = head_locks.sentence()
     if said:
         with st.container(horizontal=True, vertical_alignment="center", key="locked"):
@@ -110,7 +110,7 @@ def _locked() -> None:
 
 
 def _besides(method: str, ratios: Ratios) -> tuple[str | None, bool]:
-    """What may be done besides the method: heads removed first by another criterion, a refit after it."""
+    """What may go with the method: heads removed first by another criterion, and a refit afterwards."""
     chosen, heads_by, compensate = METHODS[method], None, False
     removes_heads = not replace(Ratios(), heads=ratios.heads).removes_nothing
     if removes_heads and chosen.heads_first:
@@ -121,7 +121,7 @@ def _besides(method: str, ratios: Ratios) -> tuple[str | None, bool]:
             ranking,
             index=None if chosen.ranks_heads else ranking.index("taylor"),
             format_func=named.__getitem__,
-            placeholder="the method itself",
+            placeholder="The method itself",
             key="heads-by-chooses" if chosen.ranks_heads else "heads-by",
             persist_state="session",
             help="The method then works inside the heads that stay.",
@@ -131,13 +131,13 @@ def _besides(method: str, ratios: Ratios) -> tuple[str | None, bool]:
             "Compensate",
             key="compensate",
             persist_state="session",
-            help="Refit the layers behind what was removed by least squares. Off is as published.",
+            help="Refit the layers that read what was removed, by least squares. Published methods do not.",
         )
     return heads_by, compensate
 
 
 def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
-    """A method of the registry, and those of its options that are not at their default."""
+    """A method, and those of its options that are not at their default."""
     method = st.selectbox(
         "Method",
         list(METHODS),
@@ -207,12 +207,12 @@ def _budget(whole: Cost) -> Budget:
         persist_state="session",
     )
     if kind == "gmacs":
-        return Budget(gmacs=_amount("GMACs of an image", whole.gmacs, f"budget-gmacs-{whole.params}"))
+        return Budget(gmacs=_amount("GMACs per image", whole.gmacs, f"budget-gmacs-{whole.params}"))
     if kind == "params":
         millions = _amount("Million parameters", whole.params / 1e6, f"budget-params-{whole.params}")
         return Budget(params=round(millions * 1e6))
     ms: float = st.number_input(
-        "Milliseconds of a batch, at most",
+        "Milliseconds per batch, at most",
         min_value=0.001,
         value=10.0,
         step=1.0,
@@ -232,7 +232,7 @@ def _budget(whole: Cost) -> Budget:
 
 
 def _amount(label: str, dense: float, key: str) -> float:
-    """A number below the dense model's, in steps that suit it."""
+    """A number field that starts below the dense model's cost, with a fitting step."""
     step = 10.0 ** math.floor(math.log10(dense)) / 10
     chosen: float = st.number_input(
         f"{label}, at most (dense: {dense:.4g})",
@@ -247,7 +247,7 @@ def _amount(label: str, dense: float, key: str) -> float:
 
 
 def _per_block(dense: Architecture) -> Ratios:
-    """A table of percentages, which outlives the page because it is kept beside the widget."""
+    """A table of percentages. It is kept beside the widget, so that leaving the page loses nothing."""
     key = f"blocks-{dense.depth}"
     if f"{key}-editor" not in st.session_state:  # the page was left, and the widget's edits with it
         st.session_state[f"{key}-start"] = st.session_state.get(key, _starting_table(dense.depth))

@@ -1,4 +1,4 @@
-"""Page 4: choose what goes, see at once what it saves, and cut."""
+"""The Prune page: choose what to remove, see at once what that saves, and start the run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def show() -> None:
 
 
 def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> None:
-    """What the choice saves, and what can be done with it."""
+    """What the choice saves, and the buttons to try it and to start it."""
     dense = loaded.model.arch
     target = allocation.arch if allocation else job.target(dense)
     _estimate(cost(dense), cost(target))
@@ -57,8 +57,8 @@ def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> Non
             "Try it",
             icon=":material/science:",
             key="try",
-            help=f"Masks what would go and measures the accuracy on {TRY_ON} test images; a method that "
-            f"changes weights is carried out on {ROUGH_IMAGES} calibration images, without training.",
+            help=f"A rough estimate of the accuracy, on {TRY_ON} test images. What would go is masked; "
+            f"a method that changes weights runs on {ROUGH_IMAGES} calibration images, without training.",
         )
     _what_if(job, loaded, target, attempt)
     if start:
@@ -83,7 +83,7 @@ def _estimate(before: Cost, after: Cost) -> None:
 
 
 def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool) -> None:
-    """Accuracy on a few images, before anything is cut."""
+    """The accuracy to expect, measured on a few images before anything is cut."""
     key = (session.choice(), job)
     if attempt:
         with progress_bar() as progress:
@@ -93,7 +93,7 @@ def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool)
         before, after = found
         with st.container(key="what-if"):
             st.markdown(
-                f"Tried: **{wording.percent(after.top1)}** top-1 before fine-tuning "
+                f"Rough estimate: **{wording.percent(after.top1)}** top-1 before fine-tuning "
                 f"({wording.interval(after)}), against {wording.percent(before.top1)} dense."
             )
 
@@ -110,21 +110,21 @@ def _tried(
         session.choice(),
         lambda: evaluate(loaded.model, tracked(few, loaded, "Evaluating the dense model", progress)),
     )
-    return before, evaluate(tried, tracked(few, loaded, "Evaluating the try", progress))
+    return before, evaluate(tried, tracked(few, loaded, "Evaluating the estimate", progress))
 
 
 def _start(job: Job, loaded: LoadedModel) -> None:
-    """Begin the run, which goes on without this page; what is known to be wrong is said at once."""
+    """Start the run, which goes on without this page. What is wrong with it is said now, if it can be."""
     if not job.data:
-        raise session.NothingChosen("Pruning needs images to test on. Pick some in the sidebar.")
+        raise session.NothingChosen("Pruning needs images to test on. Choose some in the sidebar.")
     require_feasible(job, loaded)
-    measured.prepared(job)  # images that cannot be read are told here, not by the run
+    measured.prepared(job)  # images that cannot be read are reported here, not minutes later by the run
     session_runs.begin(job)
     st.rerun()  # so that the sidebar shows it too
 
 
 def _latest() -> None:
-    """The newest pruning run of the loaded model: how far it is, or what came of it."""
+    """The newest pruning run of the loaded model: its progress or its result."""
     loaded = session_runs.lasting(session.choice(), copy=False)
     found = ((run, run.job) for run in session_runs.listed() if isinstance(run.job, Job))
     run, job = next(

@@ -38,7 +38,7 @@ def test_a_budget_is_solved_once_sensitivities_are_measured(tiny_bundle: Path, p
     app.segmented_control(key="budget-kind").set_value("params").run()
     asked = round(0.9 * params / 1e6, 4)
     app.number_input(key=f"budget-params-{params}").set_value(asked).run()  # nothing to measure again
-    assert "Predicted, not measured" in text(app)
+    assert "Predicted damage, lower is better" in text(app)
     shown = int(app.metric[0].value.replace(",", ""))
     assert 0.98 * 1e6 * asked <= shown <= 1e6 * asked
     app.button(key="prune").click().run()
@@ -89,7 +89,7 @@ def test_a_budget_in_ms_is_timed(tiny_bundle: Path, photos: Path, monkeypatch: p
     app = budgeted(tiny_bundle, photos)
     app.segmented_control(key="budget-kind").set_value("ms").run()
     app.segmented_control(key="budget-batch").set_value(8).run()
-    assert "Asked for 10 ms, got **9.9 ms**, measured." in text(app)
+    assert "Budget: 10 ms. These widths take **9.9 ms** (measured)." in text(app)
     before = len(timed)
     app.run()
     assert len(timed) == before  # remembered
