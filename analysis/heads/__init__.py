@@ -3,16 +3,16 @@
 from analysis.heads import loss, statistics
 from analysis.heads.agreement import spearman
 from analysis.heads.graph import SIMILARITIES, similarities, stationary, transition
-from analysis.heads.loss import CHUNK, ablation, taylor, without_heads
+from analysis.heads.loss import ablation, gate_slopes, taylor
 from analysis.heads.similarity import AllHeads, diagonal_blocks, edges, groups, head_names, layout, nearest
 
 __all__ = [
-    "CHUNK",
     "SIMILARITIES",
     "AllHeads",
     "ablation",
     "diagonal_blocks",
     "edges",
+    "gate_slopes",
     "groups",
     "head_names",
     "layout",
@@ -24,5 +24,4 @@ __all__ = [
     "statistics",
     "taylor",
     "transition",
-    "without_heads",
 ]

@@ -1,94 +1,60 @@
-"""What the loss says about heads: masks on their outputs, by ablation, by slope, and along a path.
+"""What the loss says about heads and other parts: by slope, by ablation, and along a path.
 
-A mask m holds one factor per head of every block, all blocks in a row; at m = 1 the model is
+All of it is asked by gates (`analysis.gates`), whose factors are written m: at m = 1 the model is
 itself, and m_h = 0 takes head h out (`proj`'s bias stays). The loss is the cross-entropy of the
 images' labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.frozen import frozen_copy
+from analysis.gates import Gates, gated, head_gates, open_gates
 from analysis.measure import Batches
-from analysis.vit import Attention, ViT
+from analysis.vit import ViT
 
 CHUNK = 8  # images worked on at once: bounds the memory, changes nothing else
 STEPS = 16  # points of the Gauss-Legendre rule along the path from no heads to all
 
 
-@contextmanager
-def masked_heads(model: ViT, mask: Float[Tensor, "B heads"]) -> Iterator[None]:
-    """Inside the `with`, every head's output is multiplied by its factor of the mask.
+def gate_slopes(model: ViT, batches: Batches, structures: Iterable[str]) -> Gates:
+    """|dL/dm| at m = 1, mean over images, for the gates of these structures: first-order Taylor.
 
-    `heads` counts those of all blocks; one row for all images, or one for each.
-
-    Raises:
-        ValueError: another number of factors than the model has heads.
-    """
-    counts = [widths.heads for widths in model.arch.blocks]
-    if mask.ndim != 2 or mask.shape[1] != sum(counts):
-        raise ValueError(f"a mask of this model has {sum(counts)} factors a row, got {tuple(mask.shape)}")
-    with ExitStack() as hooks:
-        for block, factors in zip(model.blocks, mask.split(counts, dim=1), strict=True):
-            hook = _multiply(block.attn, factors)
-            hooks.callback(block.attn.proj.register_forward_pre_hook(hook).remove)
-        yield
-
-
-def without_heads(model: ViT, gone: Iterable[tuple[int, int]]) -> ViT:
-    """A model with the same weights in which these heads, (block, head) each, give nothing.
-
-    All heads of a block may go: its attention then adds `proj`'s bias alone.
-
-    Raises:
-        ValueError: the model has no such head.
-    """
-    own = frozen_copy(model)
-    masks = [torch.ones(1, widths.heads) for widths in model.arch.blocks]
-    for block, head in gone:
-        if not (0 <= block < model.arch.depth and 0 <= head < masks[block].shape[1]):
-            raise ValueError(f"this model has no head {head} in block {block}")
-        masks[block][0, head] = 0
-    for module, factors in zip(own.blocks, masks, strict=True):
-        hook = _multiply(module.attn, factors.to(module.attn.proj.weight))
-        module.attn.proj.register_forward_pre_hook(hook)
-    return own
-
-
-def _multiply(attn: Attention, factors: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
-    def before_proj(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        by_head = inputs[0].unflatten(-1, (attn.heads, -1))  # B N H Dv
-        return ((by_head * factors[:, None, :, None]).flatten(2),)
-
-    return before_proj
-
-
-def taylor(model: ViT, batches: Batches) -> tuple[Float[Tensor, " H"], ...]:
-    """|dL/dm_h| at m = 1, mean over images (Michel et al. 2019): per block, one value per head.
-
-    L is the cross-entropy of an image; the absolute value is taken of each image's derivative, as in
-    the paper. Its normalising of every layer to norm one is left to the caller.
+    L is the cross-entropy of one image, and the absolute value is taken of each image's derivative,
+    as Michel, Levy, Neubig 2019 do for heads; Molchanov et al. 2019 square the slope of such a gate
+    instead, for neurons. Every image has gates of its own, so that nothing depends on the batches.
 
     Raises:
         ValueError: no images, or a model without classes.
     """
-    own = _to_ask(model)
+    own, wanted = _to_ask(model), tuple(structures)
 
-    def slopes(images: Tensor, labels: Tensor) -> Tensor:
-        mask = _whole(own, len(images)).requires_grad_()
-        with torch.enable_grad(), masked_heads(own, mask):
+    def slopes(images: Tensor, labels: Tensor) -> list[Tensor]:
+        gates = open_gates(own.arch, wanted, rows=len(images))
+        gates = gates.with_tensors(gate.to(images).requires_grad_() for gate in gates.tensors)
+        with torch.enable_grad(), gated(own, gates):
             loss = F.cross_entropy(own(images), labels, reduction="sum")
-        (slope,) = torch.autograd.grad(loss, mask)  # images do not meet: row b is image b's own
-        return slope.abs().sum(dim=0)
+        found = torch.autograd.grad(loss, gates.tensors)  # images do not meet: row b is image b's own
+        return [slope.abs().sum(dim=0) for slope in found]
 
-    return _mean(own, batches, slopes)
+    return open_gates(own.arch, wanted).with_tensors(_means(own, batches, slopes))
+
+
+def taylor(model: ViT, batches: Batches) -> tuple[Float[Tensor, " H"], ...]:
+    """`gate_slopes` of the heads: per block, one value per head.
+
+    The normalising of every layer to norm one in Michel, Levy, Neubig 2019 is left to the caller.
+
+    Raises:
+        ValueError: no images, or a model without classes.
+    """
+    return gate_slopes(model, batches, ["heads"]).heads
 
 
 def ablation(model: ViT, batches: Batches) -> tuple[Float[Tensor, " H"], ...]:
@@ -106,12 +72,12 @@ def ablation(model: ViT, batches: Batches) -> tuple[Float[Tensor, " H"], ...]:
     own = _to_ask(model)
 
     @torch.no_grad()
-    def rises(images: Tensor, labels: Tensor) -> Tensor:
+    def rises(images: Tensor, labels: Tensor) -> list[Tensor]:
         change = FeatureAblation(_Onward(own, images, labels))
-        found: Tensor = change.attribute(_whole(own, 1), baselines=0.0)
-        return found[0]
+        found: Tensor = change.attribute(_ones(own, 1), baselines=0.0)
+        return [found[0]]
 
-    return _mean(own, batches, rises)
+    return _by_block(own, _means(own, batches, rises))
 
 
 def integrated_gradients(model: ViT, batches: Batches, steps: int = STEPS) -> tuple[Float[Tensor, " H"], ...]:
@@ -131,21 +97,21 @@ def integrated_gradients(model: ViT, batches: Batches, steps: int = STEPS) -> tu
     own = _to_ask(model)
 
     def likelihood(mask: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        with masked_heads(own, mask):
+        with gated(own, head_gates(own.arch, mask)):
             return -F.cross_entropy(own(images), labels, reduction="none")
 
-    def parts(images: Tensor, labels: Tensor) -> Tensor:
+    def parts(images: Tensor, labels: Tensor) -> list[Tensor]:
         with torch.enable_grad():
             found: Tensor = IntegratedGradients(likelihood).attribute(
-                _whole(own, len(images)),
+                _ones(own, len(images)),
                 baselines=0.0,
                 additional_forward_args=(images, labels),
                 n_steps=steps,
                 internal_batch_size=len(images),  # one point of the path at a time
             )
-        return found.sum(dim=0).detach()
+        return [found.sum(dim=0).detach()]
 
-    return _mean(own, batches, parts)
+    return _by_block(own, _means(own, batches, parts))
 
 
 class _Onward:
@@ -162,38 +128,44 @@ class _Onward:
         touched = [bool((factors != 1).any()) for factors in mask[0].split(counts)]
         first = touched.index(True) if any(touched) else len(counts)
         x = self._streams[first]
-        with masked_heads(self._model, mask):
+        with gated(self._model, head_gates(self._model.arch, mask)):
             for block in list(self._model.blocks)[first:]:
                 x = block(x)
         return -F.cross_entropy(self._model.classify(x), self._labels, reduction="sum")
 
 
 def _to_ask(model: ViT) -> ViT:
-    """A copy to put masks on: others may be computing with the model meanwhile."""
+    """A copy to put gates into: others may be computing with the model meanwhile."""
     if model.arch.num_classes == 0:
         raise ValueError(
-            "what heads are worth to the loss needs a model with classes, and this one has none: load a "
+            "what a part is worth to the loss needs a model with classes, and this one has none: load a "
             "model with classes, or take a measure that needs no labels, such as snp"
         )
     return frozen_copy(model)
 
 
-def _whole(model: ViT, rows: int) -> Float[Tensor, "rows heads"]:
+def _ones(model: ViT, rows: int) -> Float[Tensor, "rows heads"]:
     weight = next(model.parameters())
     return torch.ones(rows, sum(widths.heads for widths in model.arch.blocks)).to(weight)
 
 
-def _mean(
-    model: ViT, batches: Batches, add: Callable[[Tensor, Tensor], Float[Tensor, " heads"]]
-) -> tuple[Float[Tensor, " H"], ...]:
-    """Mean over images of what `add` sums over a few of them, by block."""
-    counts = [widths.heads for widths in model.arch.blocks]
+def _means(
+    model: ViT, batches: Batches, add: Callable[[Tensor, Tensor], Sequence[Tensor]]
+) -> list[Float[Tensor, "..."]]:
+    """Means over images of what `add` sums over a few of them, gathered in float64."""
     weight = next(model.parameters())
-    total, images = torch.zeros(sum(counts), dtype=torch.float64), 0
+    totals: list[Tensor] = []
+    images = 0
     for batch, labels in batches:
         for some, their in zip(batch.split(CHUNK), labels.split(CHUNK), strict=True):
-            total += add(some.to(weight), their.to(weight.device)).double().cpu()
+            found = [part.double().cpu() for part in add(some.to(weight), their.to(weight.device))]
+            totals = [total + part for total, part in zip(totals, found, strict=True)] if totals else found
         images += len(batch)
     if images == 0:
-        raise ValueError("the importance of heads needs calibration images, got none")
-    return (total / images).float().split(counts)
+        raise ValueError("the loss is measured on calibration images, got none")
+    return [(total / images).float() for total in totals]
+
+
+def _by_block(model: ViT, found: Sequence[Tensor]) -> tuple[Float[Tensor, " H"], ...]:
+    """Values of all heads in a row, block by block."""
+    return found[0].split([widths.heads for widths in model.arch.blocks])

@@ -4,7 +4,7 @@ from pruning.cut.head_locks import Head, HeadLocks, format_heads, parse_heads
 from pruning.cut.plan import Indices, Plan, kept_heads, read_heads, within_heads
 from pruning.cut.ratios import PerBlock, Ratios, preset_ratios, presets, shrink
 from pruning.cut.selection import Scores, heads_only, select
-from pruning.cut.surgery import cut, mask
+from pruning.cut.surgery import cut, mask, plan_gates
 
 __all__ = [
     "Head",
@@ -20,6 +20,7 @@ __all__ = [
     "kept_heads",
     "mask",
     "parse_heads",
+    "plan_gates",
     "preset_ratios",
     "presets",
     "read_heads",

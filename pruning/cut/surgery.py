@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from analysis.vit import ViT
-from pruning.cut.plan import BlockPlan, Plan
+from analysis.gates import Gates, put_gates
+from analysis.vit import Architecture, ViT
+from pruning.cut.plan import BlockPlan, Indices, Plan
 
 
 def cut(model: ViT, plan: Plan) -> ViT:
@@ -80,7 +81,7 @@ def _qkv_rows(model: ViT, index: int, block: BlockPlan) -> Tensor:
     return torch.cat([pairs, keys_start + pairs, 2 * keys_start + values])
 
 
-def _positions(heads: tuple[int, ...], channels: tuple[tuple[int, ...], ...], width: int) -> Tensor:
+def _positions(heads: Indices, channels: Sequence[Indices], width: int) -> Tensor:
     """Flat positions of channels given per head, where each dense head has `width` channels."""
     return torch.tensor(
         [head * width + channel for head, kept in zip(heads, channels, strict=True) for channel in kept]
@@ -90,74 +91,39 @@ def _positions(heads: tuple[int, ...], channels: tuple[tuple[int, ...], ...], wi
 def mask(model: ViT, plan: Plan) -> ViT:
     """A copy of full size in which what the plan drops has no effect: for what-if questions.
 
-    Query, key, value and MLP activations that would go are set to zero as they appear. A
-    dropped channel of the residual stream is left out of every norm, its mean and variance
-    included, which is what the narrower model computes: equality with `cut` means
-    equal logits with these norms.
+    Its gates (`analysis.gates`) are closed on all that goes. A dropped channel of the residual stream
+    is left out of every norm, its mean and variance included, which is what the narrower model
+    computes: equality with `cut` means equal logits with these norms.
 
     Raises:
         ValueError: the plan was made for another architecture.
     """
     plan.architecture(model.arch)
     masked = copy.deepcopy(model)
-    device = next(model.parameters()).device
-    for block, kept, widths in zip(masked.blocks, plan.blocks, model.arch.blocks, strict=True):
-        pairs = _per_head(kept.heads, kept.qk, widths.heads, widths.qk)
-        values = _per_head(kept.heads, kept.v, widths.heads, widths.v)
-        block.attn.qkv = _Masked(block.attn.qkv, torch.cat([pairs, pairs, values]))  # type: ignore[assignment]
-        neurons = torch.zeros(widths.mlp)
-        neurons[list(kept.mlp)] = 1
-        block.mlp.act = _Masked(block.mlp.act, neurons)
-    if len(plan.embed) < model.arch.embed_dim:
-        _narrow_norms(masked, torch.tensor(plan.embed))
-    return masked.to(device)
+    put_gates(masked, plan_gates(plan, model.arch))
+    return masked
 
 
-class _Masked(nn.Module):
-    """A layer whose output channels are multiplied by a mask of zeros and ones."""
-
-    keep: Tensor
-
-    def __init__(self, layer: nn.Module, keep: Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.register_buffer("keep", keep)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x) * self.keep
+def plan_gates(plan: Plan, dense: Architecture) -> Gates:
+    """Gates of 0 on all that the plan drops, and of 1 on what it keeps."""
+    pairs, values, neurons = [], [], []
+    for kept, widths in zip(plan.blocks, dense.blocks, strict=True):
+        pairs.append(_per_head(kept.heads, kept.qk, (widths.heads, widths.qk)))
+        values.append(_per_head(kept.heads, kept.v, (widths.heads, widths.v)))
+        neurons.append(_ones_at(kept.mlp, widths.mlp))
+    narrower = len(plan.embed) < dense.embed_dim
+    embed = (_ones_at(plan.embed, dense.embed_dim),) if narrower else ()
+    return Gates(tuple(pairs), tuple(values), tuple(neurons), embed=embed)
 
 
-class _NarrowNorm(nn.Module):
-    """A norm over the kept channels alone; the others come out as zero."""
-
-    kept: Tensor
-
-    def __init__(self, norm: nn.LayerNorm | nn.RMSNorm, kept: Tensor) -> None:
-        super().__init__()
-        self.weight, self.eps = norm.weight, cast(float, norm.eps)  # torch's RMSNorm may have none, ours has
-        self.bias = norm.bias if isinstance(norm, nn.LayerNorm) else None
-        self.register_buffer("kept", kept)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = self.kept
-        if self.bias is None:
-            inner = F.rms_norm(x[..., kept], (len(kept),), self.weight[kept], self.eps)
-        else:
-            inner = F.layer_norm(x[..., kept], (len(kept),), self.weight[kept], self.bias[kept], self.eps)
-        return torch.zeros_like(x).index_copy(-1, kept, inner)
-
-
-def _narrow_norms(model: ViT, kept: Tensor) -> None:
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.LayerNorm | nn.RMSNorm):
-                setattr(parent, name, _NarrowNorm(child, kept))
-
-
-def _per_head(
-    heads: tuple[int, ...], channels: tuple[tuple[int, ...], ...], count: int, width: int
-) -> Tensor:
-    keep = torch.zeros(count, width)
+def _per_head(heads: Indices, channels: Sequence[Indices], shape: tuple[int, int]) -> Float[Tensor, "1 H D"]:
+    keep = torch.zeros(1, *shape)
     for head, kept in zip(heads, channels, strict=True):
-        keep[head, list(kept)] = 1
-    return keep.flatten()
+        keep[0, head, list(kept)] = 1
+    return keep
+
+
+def _ones_at(kept: Indices, width: int) -> Float[Tensor, "1 width"]:
+    keep = torch.zeros(1, width)
+    keep[0, list(kept)] = 1
+    return keep

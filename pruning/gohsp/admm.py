@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from analysis.vit import Architecture, ViT
-from pruning.cut import Plan, Scores, heads_only, select
+from pruning.cut import Plan, Scores, heads_only, plan_gates, select
 from pruning.options import Options, option_field
 from pruning.seeding import State
 from pruning.training import Objective, bare
@@ -85,19 +85,14 @@ def _squares(weights: Weights, layer: str) -> Float[Tensor, " rows"]:
 
 def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
     """For every constrained parameter, zeros where the plan takes weights away and ones elsewhere."""
-    masks = {}
-    for index, (kept, widths) in enumerate(zip(plan.blocks, dense.blocks, strict=True)):
-        pairs, values = torch.zeros(widths.heads, widths.qk), torch.zeros(widths.heads, widths.v)
-        for head, qk, v in zip(kept.heads, kept.qk, kept.v, strict=True):
-            pairs[head, list(qk)] = 1
-            values[head, list(v)] = 1
-        neurons = torch.zeros(widths.mlp)
-        neurons[list(kept.mlp)] = 1
-        rows = torch.cat([pairs.flatten(), pairs.flatten(), values.flatten()])
+    masks, gates = {}, plan_gates(plan, dense)
+    for index, each in enumerate(zip(gates.qk, gates.v, gates.mlp, strict=True)):
+        pairs, values, neurons = (gate.flatten() for gate in each)
+        rows = torch.cat([pairs, pairs, values])
         prefix = f"blocks.{index}"
         for layer, mask in (("attn.qkv", rows), ("mlp.fc1", neurons)):
             masks[f"{prefix}.{layer}.weight"], masks[f"{prefix}.{layer}.bias"] = mask[:, None], mask
-        masks[f"{prefix}.attn.proj.weight"], masks[f"{prefix}.mlp.fc2.weight"] = values.flatten(), neurons
+        masks[f"{prefix}.attn.proj.weight"], masks[f"{prefix}.mlp.fc2.weight"] = values, neurons
     return masks
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +47,16 @@ def random_vit(arch: Architecture, seed: int = 0) -> ViT:
             gain = "norm" in name and name.endswith("weight")
             parameter.copy_(1 + noise if gain or "gamma" in name else noise)
     return model
+
+
+def scaled_heads(model: ViT, factors: Mapping[tuple[int, int], float]) -> ViT:
+    """Twin of gates on heads, (block, head) each: the columns of `proj` that read them, multiplied."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for (block, head), factor in factors.items():
+            width = model.arch.blocks[block].v
+            changed.blocks[block].attn.proj.weight[:, head * width : (head + 1) * width] *= factor
+    return changed
 
 
 def random_images(arch: Architecture, count: int = 4, seed: int = 1) -> torch.Tensor:

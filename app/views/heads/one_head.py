@@ -9,7 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from analysis.attention import pictures
-from analysis.heads import head_names, nearest, without_heads
+from analysis.gates import without_heads
+from analysis.heads import head_names, nearest
 from analysis.measure import Batches, Evaluation, agreement, evaluate
 from app import wording
 from app.parts.charts import CONFIG, Figure

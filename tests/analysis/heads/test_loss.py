@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +10,8 @@ import torch.nn.functional as F
 from analysis.heads import loss
 from analysis.vit import ViT
 from pruning.criteria import taylor
-from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
+from pruning.criteria.head_measures import ask_heads
+from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit, scaled_heads
 
 MEASURES = {
     "taylor": loss.taylor,
@@ -21,50 +20,19 @@ MEASURES = {
 }
 
 
-def without_head(model: ViT, block: int, head: int, factor: float = 0.0) -> ViT:
-    """Twin of a mask: the columns of `proj` that read the head, multiplied."""
-    changed = copy.deepcopy(model)
-    width = model.arch.blocks[block].v
-    with torch.no_grad():
-        changed.blocks[block].attn.proj.weight[:, head * width : (head + 1) * width] *= factor
-    return changed
-
-
 def test_taylor_of_all_structures_agrees(tiny: ViT) -> None:
-    """`pruning.criteria.taylor` scores what surgery removes, all structures at once; its heads are these."""
+    """The criterion scores all structures at once, the measure of heads only those: the same numbers."""
     data = batches(random_images(TINY, count=6), 4)
     expected = taylor.taylor(tiny, data, taylor.LossOptions()).heads
+    measured = ask_heads(tiny, "taylor", data)
+    torch.testing.assert_close(torch.tensor(measured), torch.cat(expected), atol=1e-6, rtol=1e-5)
     for got, same in zip(loss.taylor(tiny, data), expected, strict=True):
-        torch.testing.assert_close(got, same, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(got, same, atol=1e-6, rtol=1e-5)
 
 
 def losses(model: ViT, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return F.cross_entropy(model(images), torch.arange(len(images)) % 10, reduction="none")
-
-
-def test_a_mask_is_a_factor_on_the_columns_of_proj(variant: ViT) -> None:
-    images = random_images(variant.arch)
-    count = sum(widths.heads for widths in variant.arch.blocks)
-    mask = torch.ones(1, count)
-    mask[0, 1], mask[0, -1] = 0.0, 0.5
-    last = variant.arch.blocks[1].heads - 1
-    expected = without_head(without_head(variant, 0, 1), 1, last, 0.5)(images)
-    with loss.masked_heads(variant, mask):
-        got = variant(images)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    assert (got - variant(images)).abs().max() > 1e-3
-    assert not any(module._forward_pre_hooks for module in variant.modules())
-
-
-def test_every_image_may_have_a_mask_of_its_own(tiny: ViT) -> None:
-    images = random_images(TINY, count=2)
-    mask = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
-    with loss.masked_heads(tiny, mask):
-        together = tiny(images)
-    for index in range(2):
-        with loss.masked_heads(tiny, mask[index : index + 1]):
-            torch.testing.assert_close(together[index], tiny(images[index : index + 1])[0])
 
 
 def test_taylor_is_the_slope_of_every_images_loss(variant: ViT) -> None:
@@ -80,7 +48,7 @@ def test_taylor_is_the_slope_of_every_images_loss(variant: ViT) -> None:
             rises = []
             for factor in (1 + step, 1 - step):
                 with torch.no_grad():
-                    logits = without_head(model, block, head, factor)(images)
+                    logits = scaled_heads(model, {(block, head): factor})(images)
                 rises.append([float(F.cross_entropy(logits[i], labels[i])) for i in range(3)])
             slopes = [abs(up - down) / (2 * step) for up, down in zip(*rises, strict=True)]
             assert float(got[block][head]) == pytest.approx(sum(slopes) / 3, rel=1e-4, abs=1e-6)
@@ -94,16 +62,10 @@ def test_ablation_is_the_rise_of_the_loss_head_by_head(variant: ViT) -> None:
     for block, widths in enumerate(variant.arch.blocks):
         assert got[block].shape == (widths.heads,)
         for head in range(widths.heads):
-            rise = losses(without_head(variant, block, head), images) - losses(variant, images)
+            rise = losses(scaled_heads(variant, {(block, head): 0.0}), images) - losses(variant, images)
             assert float(got[block][head]) == pytest.approx(float(rise.mean()), abs=1e-4)
     everything = torch.cat(got)
     assert everything.unique().numel() > 1
-
-
-def scaled(model: ViT, factors: dict[tuple[int, int], float]) -> ViT:
-    for (block, head), factor in factors.items():
-        model = without_head(model, block, head, factor)
-    return model
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -117,7 +79,7 @@ def test_integrated_gradients_are_slopes_along_the_path(steps: int) -> None:
 
     def likelihood(factors: dict[tuple[int, int], float]) -> float:
         with torch.no_grad():
-            chances = scaled(model, factors)(images).softmax(dim=-1)
+            chances = scaled_heads(model, factors)(images).softmax(dim=-1)
         return sum(float(chances[i, labels[i]].log()) for i in range(2)) / 2
 
     points, weights = np.polynomial.legendre.leggauss(steps)
@@ -140,38 +102,24 @@ def test_integrated_gradients_add_up(variant: ViT) -> None:
     images = random_images(variant.arch, count=3)
     got = loss.integrated_gradients(variant, batches(images, 2), steps=48)
     every = [(block, h) for block, widths in enumerate(variant.arch.blocks) for h in range(widths.heads)]
-    without = losses(scaled(variant, dict.fromkeys(every, 0.0)), images)
+    without = losses(scaled_heads(variant, dict.fromkeys(every, 0.0)), images)
     expected = float((without - losses(variant, images)).mean())
     assert float(torch.cat(got).sum()) == pytest.approx(expected, rel=2e-3, abs=2e-3)
     assert abs(expected) > 0.01
 
 
-def test_without_heads_is_a_model_whose_proj_does_not_read_them(variant: ViT) -> None:
-    gone = [(0, head) for head in range(variant.arch.blocks[0].heads)] + [(1, 1)]
-    images = random_images(variant.arch)
-    got = loss.without_heads(variant, gone)
-    expected = scaled(variant, dict.fromkeys(gone, 0.0))(images)
-    torch.testing.assert_close(got(images), expected, atol=1e-5, rtol=1e-5)
-    assert not any(module._forward_pre_hooks for module in variant.modules())
-    assert got.head is not variant.head
-    with pytest.raises(ValueError, match="this model has no head 3 in block 0"):
-        loss.without_heads(variant, [(0, 3)])
-
-
-@pytest.mark.parametrize("measure", [loss.taylor, loss.ablation, loss.integrated_gradients])
-def test_heads_are_worth_the_same_where_unread_tokens_are_left_out(
-    measure: Callable[..., tuple[torch.Tensor, ...]], tiny: ViT
-) -> None:
+@pytest.mark.parametrize("name", MEASURES)
+def test_heads_are_worth_the_same_where_unread_tokens_are_left_out(name: str, tiny: ViT) -> None:
     less = ViT(replace(TINY, skip_unread=True)).eval()
     less.load_state_dict(tiny.state_dict())
     images = batches(random_images(TINY))
-    for got, expected in zip(measure(less, images), measure(tiny, images), strict=True):
+    for got, expected in zip(MEASURES[name](less, images), MEASURES[name](tiny, images), strict=True):
         torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_head_that_proj_does_not_read_is_worth_nothing(name: str, tiny: ViT) -> None:
-    found = MEASURES[name](without_head(tiny, 1, 2), batches(random_images(TINY)))
+    found = MEASURES[name](scaled_heads(tiny, {(1, 2): 0.0}), batches(random_images(TINY)))
     assert float(found[1][2]) == 0
     assert float(found[1][0].abs()) > 0 and float(found[0][2].abs()) > 0
 
@@ -192,7 +140,7 @@ def test_leaves_the_model_untouched(name: str, tiny: ViT) -> None:
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_bad_input_is_refused(name: str, tiny: ViT) -> None:
-    with pytest.raises(ValueError, match="importance of heads needs calibration images, got none"):
+    with pytest.raises(ValueError, match="the loss is measured on calibration images, got none"):
         MEASURES[name](tiny, [])
     headless = random_vit(type(TINY)(**{**TINY.__dict__, "num_classes": 0}))
     with pytest.raises(ValueError, match="needs a model with classes, and this one has none"):
@@ -202,12 +150,3 @@ def test_bad_input_is_refused(name: str, tiny: ViT) -> None:
 def test_a_path_needs_points(tiny: ViT) -> None:
     with pytest.raises(ValueError, match="integrated gradients need at least 1 step, got 0"):
         loss.integrated_gradients(tiny, batches(random_images(TINY)), steps=0)
-
-
-@pytest.mark.parametrize("shape", [(1, 5), (6,), (2, 7)])
-def test_a_mask_of_another_size_is_refused(shape: tuple[int, ...], tiny: ViT) -> None:
-    with (
-        pytest.raises(ValueError, match="a mask of this model has 6 factors a row"),
-        loss.masked_heads(tiny, torch.ones(shape)),
-    ):
-        pass

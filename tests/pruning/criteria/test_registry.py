@@ -25,7 +25,7 @@ def test_leaves_the_model_untouched_and_scores_everything_it_ranks(name: str, va
     before = {key: value.clone() for key, value in variant.state_dict().items()}
     criterion, given = CRITERIA[name], batches(random_images(variant.arch))
     if name in NEED_CLASSES and not variant.arch.num_classes:
-        with pytest.raises(ValueError, match="this model has none"):
+        with pytest.raises(ValueError, match="this one has none"):
             criterion.score(variant, given, criterion.options())
         return
     scores = criterion.score(variant, given, criterion.options())

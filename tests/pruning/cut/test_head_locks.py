@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.heads.loss import without_heads
+from analysis.gates import without_heads
 from analysis.measure.cost import cost
 from analysis.vit import BlockWidths
 from pruning.budget.allocate import Budget

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,14 @@ def test_cut_equals_mask(what: str, variant: ViT) -> None:
     else:
         masked = masked[:, list(plan.embed)]
     torch.testing.assert_close(small, masked, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("what", RATIOS)
+def test_a_mask_also_hides_where_unread_tokens_are_left_out(what: str, tiny: ViT) -> None:
+    less = ViT(replace(TINY, skip_unread=True)).eval()
+    less.load_state_dict(tiny.state_dict())
+    plan, images = random_plan(tiny, RATIOS[what]), random_images(TINY)
+    torch.testing.assert_close(mask(less, plan)(images), cut(less, plan)(images), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("what", [name for name in RATIOS if "embed" not in name and name != "everything"])
