@@ -1,8 +1,10 @@
-"""Words of the pages; numbers and jobs are worded as everywhere."""
+"""How the pages word things; numbers and jobs are worded as in the rest of the project."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 from pruning.jobs import job, removed
 from pruning.wording import (
@@ -35,6 +37,7 @@ __all__ = [
     "plain",
     "points",
     "removed",
+    "told_apart",
 ]
 
 STRUCTURE_TITLES = {
@@ -47,5 +50,11 @@ STRUCTURE_TITLES = {
 
 
 def plain(text: str) -> str:
-    """Text from elsewhere, such as a file's name, so that Markdown shows it as it is."""
+    """Text from elsewhere, such as a file's name, escaped so that Markdown shows it as it is."""
     return re.sub(r"([\\`*_~$\[\]<])", r"\\\1", text)
+
+
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with their numbers added where two of them are alike."""
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +50,8 @@ def choose(chosen: Choice) -> None:
     if chosen.data is not None:
         _images(chosen.data, loaded)
     st.session_state["choice"] = chosen
-    # their keys would keep the old model in memory
-    for name in ("crop", "trace", "gradients", "model id", "quick heads"):
+    # their keys or values would keep the model that was loaded before in memory
+    for name in ("crop", "trace", "gradients", "gallery", "objects", "model id", "quick heads"):
         forget(name)
 
 
@@ -85,19 +84,14 @@ def images() -> ImageSet:
     return _images(chosen.data, model())
 
 
-def class_name(index: int) -> str:
-    """Name of a class of the loaded model."""
-    loaded = model()
-    if choice().data is not None and not loaded.preprocess.labels:
-        return images().classes[index]
-    return loaded.preprocess.label(index)
-
-
 def class_names() -> tuple[str, ...]:
-    """Names of all classes of the loaded model, each different: where two are alike, with their numbers."""
-    names = [class_name(index) for index in range(model().model.arch.num_classes)]
-    counts = Counter(names)
-    return tuple(name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names))
+    """Names of all classes of the loaded model, in order; two of them may be alike."""
+    loaded = model()
+    names = loaded.preprocess.labels
+    if not names and choice().data is not None:
+        names = images().classes
+    unnamed = range(len(names), loaded.model.arch.num_classes)
+    return (*names, *(loaded.preprocess.label(index) for index in unnamed))
 
 
 # The stamp makes a file that changed on disk load anew.

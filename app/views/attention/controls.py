@@ -1,52 +1,57 @@
-"""What the Attention page is set to, and the widgets that set it; the address bar carries all of it.
+"""The widgets of the Attention page. The address bar carries the values of all of them.
 
 Every widget here is bound to the address by its key, so that a view can be shared and survives a
-refresh. What another model left behind and this one does not have is forgotten first: a widget would
-refuse it.
+refresh. A widget refuses a value that it does not offer, so a value that belongs to another model is
+dropped first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import streamlit as st
-from torch import Tensor
 
-from analysis.attention import (
-    FUSIONS,
-    PATCH_MEAN,
-    Trace,
-    classifiers_of,
-    default_row,
-    mean_of_patches,
-    one_token,
-    readout,
-    token_names,
-)
+from analysis.attention import FUSIONS, classifiers_of, default_row
 from analysis.vit import Architecture
-from app.parts.marks import Marks
+from app import wording
 from app.parts.pictures import PALETTES, Style
-from app.state import memo, session
-from app.state.flow import FLOW_METHODS, FLOW_NOTES, Flow
+from app.views.attention import queries
+from app.views.attention.propagation import METHOD_NOTES, METHOD_TITLES, Propagation
+from app.views.attention.queries import Query
+from app.views.attention.view import AttentionView, Marks
 
 BIND: Any = "query-params"
 LIKELIEST = "the likeliest"
 
 
-def forget_unless(key: str, known: Any) -> None:
-    """Drop a widget's value that is not among `known`."""
-    if key in st.session_state and st.session_state[key] not in known:
+def drop_unless(key: str, offered: Container[Any]) -> None:
+    """Drop a widget's value that is not among those it offers."""
+    if key in st.session_state and st.session_state[key] not in offered:
         del st.session_state[key]
 
 
-# ---- the token
+def choose(label: str, options: dict[str, str], default: str, key: str) -> str:
+    """One of a few options, side by side."""
+    chosen: str = st.segmented_control(
+        label,
+        list(options),
+        format_func=options.__getitem__,
+        default=default,
+        required=True,
+        key=key,
+        label_visibility="collapsed",
+        bind=BIND,
+        persist_state="session",
+    )
+    return chosen
 
 
-def pick_token(arch: Architecture) -> str:
-    """Which token attention is shown from, by name."""
-    names = tokens(arch)
-    forget_unless("from", names)
-    chosen: str = st.selectbox(
+def pick_query(arch: Architecture) -> Query:
+    """The token, or the mean of tokens, that attention is shown from."""
+    names = queries.query_names(arch)
+    drop_unless("from", names)
+    name = st.selectbox(
         "Attention from",
         names,
         index=default_row(arch),
@@ -54,46 +59,21 @@ def pick_token(arch: Architecture) -> str:
         width=190,
         bind=BIND,
         persist_state="session",
-        help="A token, or a patch by its row and column. Clicking the photo chooses a patch.",
+        help="A token, or a patch by its row and column. A click on the photo chooses a patch.",
     )
-    return chosen
-
-
-def tokens(arch: Architecture) -> list[str]:
-    """Names to choose from: tokens before the patches, the mean over patches, each patch."""
-    names, prefix = token_names(arch), len(arch.prefix_names)
-    return [*(f"{name} token" for name in names[:prefix]), PATCH_MEAN, *names[prefix:]]
-
-
-def reading(arch: Architecture, token: str) -> Tensor:
-    """A token chosen by name, as a reading of all tokens."""
-    if token == PATCH_MEAN:
-        return mean_of_patches(arch)
-    place = tokens(arch).index(token)
-    return one_token(arch, place - (place > len(arch.prefix_names)))
-
-
-def named(token: str) -> str:
-    """A token in a sentence."""
-    return token if token.startswith("patch ") else f"the {token}"
-
-
-def patch_of(arch: Architecture, token: str) -> tuple[int, int] | None:
-    """Row and column of a chosen patch; None for other tokens."""
-    place = tokens(arch).index(token) - len(arch.prefix_names) - 1
-    return divmod(place, arch.grid[1]) if place >= 0 else None
+    return queries.query(arch, name)
 
 
 # ---- how maps are drawn
 
 
 def display(with_objects: bool) -> tuple[Style, Marks]:
-    """Colours, opacity and what is drawn over the pictures."""
+    """Colours, opacity, and what is drawn over the pictures."""
     with st.popover("Display", icon=":material/palette:", key="display"):
-        forget_unless("palette", PALETTES)
+        drop_unless("palette", PALETTES)
         palette = st.selectbox("Colours", list(PALETTES), key="palette", bind=BIND, persist_state="session")
         opacity = st.slider(
-            "Opacity of the map (100 %: the bare map)",
+            "Opacity of the map (100 % hides the photo)",
             0,
             100,
             60,
@@ -120,15 +100,20 @@ def pick_head(arch: Architecture) -> tuple[int, int]:
     """Block and head by sliders, which clicks on the grid move too."""
     left, right = st.columns(2, gap="small")
     with left:
-        block = _scrub("Block", "block", arch.depth, arch.depth // 2)
+        block = _index_slider("Block", "block", arch.depth, arch.depth // 2)
     with right:
-        head = _scrub("Head", "head", arch.blocks[block].heads, 0)
+        head = _index_slider("Head", "head", arch.blocks[block].heads, 0)
     return block, head
 
 
-def _scrub(label: str, key: str, count: int, start: int) -> int:
-    here = st.session_state.get(key)
-    if isinstance(here, int) and here >= count:
+def show_head(block: int, head: int) -> None:
+    """Move the sliders of `pick_head`, from a callback."""
+    st.session_state["block"], st.session_state["head"] = block, head
+
+
+def _index_slider(label: str, key: str, count: int, start: int) -> int:
+    current = st.session_state.get(key)
+    if isinstance(current, int) and current >= count:
         st.session_state[key] = count - 1
     chosen: int = st.slider(
         label,
@@ -146,37 +131,37 @@ def _scrub(label: str, key: str, count: int, start: int) -> int:
 # ---- through all blocks
 
 
-def pick_flow(seen: Trace) -> Flow:
-    """The method and its options, those that it has."""
-    arch = seen.arch
-    known = list(FLOW_METHODS) if arch.num_classes else ["rollout"]
-    forget_unless("through", known)
+def pick_propagation(view: AttentionView) -> Propagation:
+    """A method of following attention through all blocks, with those options that it has."""
+    arch = view.arch
+    offered = list(METHOD_TITLES) if arch.num_classes else ["rollout"]
+    drop_unless("through", offered)
     method = st.selectbox(
         "Through all blocks by",
-        known,
-        format_func=FLOW_METHODS.__getitem__,
+        offered,
+        format_func=METHOD_TITLES.__getitem__,
         key="through",
         bind=BIND,
         persist_state="session",
-        help=" ".join(FLOW_NOTES[name] for name in known),
+        help=" ".join(METHOD_NOTES[name] for name in offered),
     )
     fuse, blocks, label, classifier = "mean", arch.depth, None, "mean"
     if method == "rollout":
         fuse, blocks = _rollout_options(arch)
     else:
-        label, classifier = _pick_class(seen)
+        label, classifier = _pick_class(view)
     discard = _discard() if method != "relevance" else 0.0
-    return Flow(method, fuse, discard, blocks, label, classifier)
+    return Propagation(method, fuse, discard, blocks, label, classifier)
 
 
 def _rollout_options(arch: Architecture) -> tuple[str, int]:
     left, right = st.columns(2, gap="small")
     with left:
-        forget_unless("fuse", FUSIONS)
-        fuse = st.selectbox("Heads joined by", list(FUSIONS), key="fuse", bind=BIND, persist_state="session")
+        drop_unless("fuse", FUSIONS)
+        fuse = st.selectbox("Fuse heads by", list(FUSIONS), key="fuse", bind=BIND, persist_state="session")
     with right:
-        upto = _scrub("Up to block", f"upto-{arch.depth}", arch.depth, arch.depth - 1)
-    return fuse, upto + 1
+        last = _index_slider("Up to block", f"upto-{arch.depth}", arch.depth, arch.depth - 1)
+    return fuse, last + 1
 
 
 def _discard() -> float:
@@ -190,40 +175,34 @@ def _discard() -> float:
         key="discard",
         bind=BIND,
         persist_state="session",
-        help="Share of each row's lowest values that is dropped before blocks are multiplied.",
+        help="The share of the lowest values in each row that is set to zero before the blocks are "
+        "multiplied.",
     )
     return float(percent) / 100
 
 
-def _pick_class(seen: Trace) -> tuple[int | None, str]:
-    """Any class, the likeliest five first; of a distilled model also whose logit."""
-    names = memo.remember("class names", session.choice(), session.class_names, keep=4)
-    first = [index for index, _ in seen.top(5)]
+def _pick_class(view: AttentionView) -> tuple[int | None, str]:
+    """Any class, the likeliest five first; for a distilled model also whose logit is meant."""
+    names = wording.told_apart(view.class_names[: view.arch.num_classes])
+    first = [index for index, _ in view.trace.top(5)]
     rest = [name for index, name in enumerate(names) if index not in first]
-    known = [LIKELIEST, *(names[index] for index in first), *rest]
-    forget_unless("class", known)
-    chosen = st.selectbox("For the class", known, key="class", bind=BIND, persist_state="session")
-    classifier = "mean"
-    if len(classifiers_of(seen.arch)) > 1:
-        forget_unless("classifier", classifiers_of(seen.arch))
-        classifier = st.selectbox(
-            "Logit of",
-            classifiers_of(seen.arch),
-            format_func=lambda name: "both classifiers' mean" if name == "mean" else f"the {name} token's",
-            key="classifier",
-            bind=BIND,
-            persist_state="session",
-        )
-    return None if chosen == LIKELIEST else names.index(chosen), classifier
+    offered = [LIKELIEST, *(names[index] for index in first), *rest]
+    drop_unless("class", offered)
+    chosen = st.selectbox("For the class", offered, key="class", bind=BIND, persist_state="session")
+    return None if chosen == LIKELIEST else names.index(chosen), _pick_classifier(view.arch)
 
 
-def read_at(arch: Architecture, flow: Flow, token: str) -> str:
-    """Where a flow is read, and for what, in words."""
-    if flow.method == "rollout" or flow.label is None:
-        return f"from {named(token)}"
-    name = session.class_name(flow.label)
-    if arch.pool != "token":
-        return f"for {name}, read at all patches alike"
-    used = readout(arch, flow.classifier)[: len(arch.prefix_names)] > 0
-    where = " and ".join(name for name, here in zip(arch.prefix_names, used.tolist(), strict=True) if here)
-    return f"for {name}, read at the {where} token"
+def _pick_classifier(arch: Architecture) -> str:
+    classifiers = classifiers_of(arch)
+    if len(classifiers) < 2:
+        return "mean"
+    drop_unless("classifier", classifiers)
+    classifier: str = st.selectbox(
+        "Logit of",
+        classifiers,
+        format_func=lambda name: "both classifiers' mean" if name == "mean" else f"the {name} token's",
+        key="classifier",
+        bind=BIND,
+        persist_state="session",
+    )
+    return classifier

@@ -1,4 +1,4 @@
-"""The Compare page's pictures: where the models look in the same photo, and which heads still look there."""
+"""The Compare page's maps: where the models look in the same image, and which heads still look there."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ OVER = {"one": "This image", "several": f"{SEVERAL} images"}
 
 def show(found: Comparison) -> None:
     """Rollout, one head and the preservation of all heads."""
-    look = _choose(found)
-    crop = enlarge(_crop(found, look), SIDE)
-    _rollouts(found, look, crop)
-    block, head = _one_head(found, look, crop)
-    _preserved(found, look, (block, head))
+    image = _choose(found)
+    crop = enlarge(_crop(found, image), SIDE)
+    _rollouts(found, image, crop)
+    block, head = _one_head(found, image, crop)
+    _preserved(found, image, (block, head))
     with st.expander(
         "Maps of all heads", icon=":material/grid_view:", key="compare-all", on_change="rerun"
     ) as all_heads:
         if all_heads.open:
-            _sheets(found, look)
+            _sheets(found, image)
 
 
 def _choose(found: Comparison) -> ViewedImage:
@@ -49,10 +49,10 @@ def _choose(found: Comparison) -> ViewedImage:
         draw = lambda: st.selectbox("Heads joined by", fusions, key=key, width=150, persist_state="session")
         address.pick("fuse", key, fusions, draw)
     address.keep("image", [str(number)] if number else [])
-    return look_at(found, number)
+    return _tested_image(found, number)
 
 
-def look_at(found: Comparison, number: int) -> ViewedImage:
+def _tested_image(found: Comparison, number: int) -> ViewedImage:
     """Test image `number` of a comparison."""
     test = found.tested
     key = (found.dense.source, found.data, test.item_name(number))
@@ -64,18 +64,18 @@ def _columns(found: Comparison) -> Any:
     return st.columns(max(len(found.models) + 1, 3), gap="small")
 
 
-def _rollouts(found: Comparison, look: ViewedImage, crop: Image) -> None:
+def _rollouts(found: Comparison, image: ViewedImage, crop: Image) -> None:
     number = st.session_state["compare-image"]
     first, *others = _columns(found)
     with first:
-        st.image(crop, width="stretch", alt=f"the image as the models see it: {look.name}")
+        st.image(crop, width="stretch", alt=f"the image as the models see it: {image.name}")
         true = found.class_name(found.dense.result.labels[number])
-        st.caption(f"{wording.plain(true)} · {wording.plain(look.name)}")
+        st.caption(f"{wording.plain(true)} · {wording.plain(image.name)}")
     fuse = st.session_state["compare-fuse"]
     for model, column in zip(found.models, others, strict=False):
         loaded = found.load(model.source)
         with column, st.spinner(f"Reading {model.name} …", show_time=False):
-            values = viewed_image.rollout(look, fuse, 0.0, loaded=loaded)[viewed_image.row_of(loaded)]
+            values = viewed_image.rollout(image, loaded, fuse)[viewed_image.prediction_row(loaded)]
             picture = overlay(crop, values.numpy(), viewed_image.style())
             st.image(picture, width="stretch", alt=f"rollout of {model.name}")
             said = found.class_name(model.result.predictions[number])
@@ -115,7 +115,7 @@ def _within(key: str, high: int, start: int) -> None:
     st.session_state[key] = min(st.session_state.get(key, start), high)
 
 
-def _one_head(found: Comparison, look: ViewedImage, crop: Image) -> tuple[int, int]:
+def _one_head(found: Comparison, image: ViewedImage, crop: Image) -> tuple[int, int]:
     """The same head in every model; its numbers are those of the dense one."""
     first, *others = _columns(found)
     with first:
@@ -134,7 +134,9 @@ def _one_head(found: Comparison, look: ViewedImage, crop: Image) -> tuple[int, i
                 st.caption(f"**{wording.plain(model.name)}**: {missing}")
                 continue
             loaded = found.load(model.source)
-            values = viewed_image.maps(look, loaded).blocks[block][place, viewed_image.row_of(loaded)]
+            values = viewed_image.maps(image, loaded).blocks[block][
+                place, viewed_image.prediction_row(loaded)
+            ]
             picture = overlay(crop, values.numpy(), viewed_image.style())
             st.image(picture, width="stretch", alt=f"head {head} of block {block}, {model.name}")
             st.caption(f"**{wording.plain(model.name)}**" + (f", its head {place}" if place != head else ""))
@@ -164,7 +166,7 @@ def _over() -> str:
     return address.pick("over", "compare-over", list(OVER), draw)
 
 
-def _preserved(found: Comparison, look: ViewedImage, chosen: tuple[int, int]) -> None:
+def _preserved(found: Comparison, image: ViewedImage, chosen: tuple[int, int]) -> None:
     st.subheader("Attention preservation", anchor=False)
     over = _over()
     st.caption(
@@ -174,19 +176,19 @@ def _preserved(found: Comparison, look: ViewedImage, chosen: tuple[int, int]) ->
     for start in range(0, len(found.others), 2):
         for model, column in zip(found.others[start : start + 2], st.columns(2, gap="medium"), strict=False):
             with column:
-                _preserved_by(found, model, look, over, chosen)
+                _preserved_by(found, model, image, over, chosen)
 
 
 def _preservation(
-    found: Comparison, model: ComparedModel, look: ViewedImage, over: str
+    found: Comparison, model: ComparedModel, image: ViewedImage, over: str
 ) -> tuple[Tensor, ...]:
     dense, small = found.load(found.dense.source), found.load(model.source)
     several = found.tested.sample(min(SEVERAL, len(found.tested))) if over == "several" else None
-    seen = look.key if several is None else "several"
+    seen = image.key if several is None else "several"
     key = (found.dense.source, model.source, seen, found.data)  # no models, or they would stay in memory
 
     def measure() -> tuple[Tensor, ...]:
-        images = [look.image] if several is None else [several.image(i) for i in range(len(several))]
+        images = [image.image] if several is None else [several.image(i) for i in range(len(several))]
         with progress_bar() as progress:
             batches = _told((dense.preprocess(image)[None] for image in images), len(images), progress)
             return preservation(dense.model, small.model, batches, model.kept(dense.model.arch))
@@ -202,7 +204,7 @@ def _told(images: Any, count: int, progress: Any) -> Any:
 
 
 def _preserved_by(
-    found: Comparison, model: ComparedModel, look: ViewedImage, over: str, chosen: tuple[int, int]
+    found: Comparison, model: ComparedModel, image: ViewedImage, over: str, chosen: tuple[int, int]
 ) -> None:
     slot = st.empty()
     slot.markdown(f"**{wording.plain(model.name)}**")
@@ -214,7 +216,7 @@ def _preserved_by(
         )
         st.caption(f"Cannot be compared: {why}.")
         return
-    values = _preservation(found, model, look, over)
+    values = _preservation(found, model, image, over)
     known = [value for row in values for value in row.tolist() if value == value]
     slot.markdown(f"**{wording.plain(model.name)}**, {sum(known) / len(known):.3f} on average")
     st.plotly_chart(
@@ -234,22 +236,22 @@ def _clicked(key: str) -> None:
         st.session_state["compare clicked"] = tuple(points[0]["customdata"][:2])
 
 
-def _sheets(found: Comparison, look: ViewedImage) -> None:
+def _sheets(found: Comparison, image: ViewedImage) -> None:
     """All maps of every model; a head that is gone leaves its place blank."""
-    crop = _crop(found, look)
+    crop = _crop(found, image)
     wide = ROOM // min(len(found.models), 2)
     for start in range(0, len(found.models), 2):
         pair = found.models[start : start + 2]
         for model, column in zip(pair, st.columns(2, gap="medium"), strict=False):
             loaded = found.load(model.source)
-            row, kept = viewed_image.row_of(loaded), model.kept(found.dense.arch)
-            planes = aligned(viewed_image.maps(look, loaded), row, kept, found.dense.arch)
+            row, kept = viewed_image.prediction_row(loaded), model.kept(found.dense.arch)
+            planes = aligned(viewed_image.maps(image, loaded), row, kept, found.dense.arch)
             with column:
                 st.markdown(f"**{wording.plain(model.name)}**")
                 alt = f"attention maps of {model.name}, blocks from left to right, heads from top to bottom"
                 st.image(sheet(crop, planes, wide, CELL, viewed_image.style()), alt=alt)
 
 
-def _crop(found: Comparison, look: ViewedImage) -> Image:
+def _crop(found: Comparison, image: ViewedImage) -> Image:
     """What the models see of an image, at their resolution."""
-    return viewed_image.cropped(look, found.load(found.dense.source))
+    return viewed_image.cropped(image, found.load(found.dense.source))

@@ -128,8 +128,8 @@ def neighbours(head: Head, reading: HeadReading, kind: str) -> None:
 # ---- maps
 
 
-def looks(photos: Sequence[ViewedImage]) -> list[ViewedImage]:
-    """The images that maps are shown on: the user's photos, or some of the loaded ones."""
+def images_shown(photos: Sequence[ViewedImage]) -> list[ViewedImage]:
+    """The images that a head's maps are shown on: the user's photos, or some of the loaded images."""
     if photos:
         return list(photos[:SHOWN])
     few = session.few_images(FEW)
@@ -143,18 +143,17 @@ def looks(photos: Sequence[ViewedImage]) -> list[ViewedImage]:
 
 
 def maps(head: Head, photos: Sequence[ViewedImage]) -> None:
-    """Where it looks in three images."""
-    style, row = viewed_image.style(), viewed_image.row_of(session.model())
+    """Where a head looks in a few images."""
+    (block, index), loaded = head, session.model()
+    style, row = viewed_image.style(), viewed_image.prediction_row(loaded)
     with st.spinner("Reading attention …", show_time=False):
-        shown = looks(photos)
-        drawn = [viewed_image.maps(look).blocks[head[0]][head[1], row].numpy() for look in shown]
-    for look, values, column in zip(shown, drawn, st.columns(SHOWN), strict=False):
-        photo = pictures.enlarge(viewed_image.cropped(look), SIDE)
+        shown = images_shown(photos)
+        maps_shown = [viewed_image.maps(image, loaded).blocks[block][index, row].numpy() for image in shown]
+    for image, values, column in zip(shown, maps_shown, st.columns(SHOWN), strict=False):
+        photo = pictures.enlarge(viewed_image.cropped(image, loaded), SIDE)
         picture = pictures.overlay(photo, values, style)
-        column.image(
-            picture, alt=f"where block {head[0]}, head {head[1]} looks in {look.name}", width="stretch"
-        )
-        column.caption(viewed_image.caption(look))
+        column.image(picture, alt=f"where block {block}, head {index} looks in {image.name}", width="stretch")
+        column.caption(viewed_image.caption(image, session.class_names()))
     if not photos:
         st.button("Other images", icon=":material/refresh:", key="other-images", on_click=_others)
 
@@ -214,10 +213,10 @@ def _outcome(before: Evaluation, after: Evaluation) -> None:
             return
         many = f"{len(both.flips)} predictions change" if len(both.flips) > 1 else "One prediction changes"
         st.caption(f"{many}; {len(both.lost)} from right to wrong, {len(both.gained)} from wrong to right.")
-        few = session.few_images(TRY_ON)
+        few, class_names = session.few_images(TRY_ON), session.class_names()
         with st.container(horizontal=True, key="flips"):
             for index in both.flips[:FLIPS]:
-                names = [session.class_name(one.predictions[index]) for one in (before, after)]
+                names = [class_names[one.predictions[index]] for one in (before, after)]
                 st.image(
                     pictures.thumbnail(few.image(index), session.model().preprocess, THUMBNAIL),
                     caption=f"{names[0]} → {names[1]}",

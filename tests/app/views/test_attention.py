@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from analysis.attention.pictures import covered
 from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths
 from app.parts import image_picker, picker, pictures
-from app.parts.map_picture import MapPicture
+from app.state import viewed_image
 from app.state.session import Choice
 from app.state.viewed_image import ViewedImage
 from app.views.attention import charts as attention_charts
-from app.views.attention import controls
+from app.views.attention import controls, page, queries
+from app.views.attention.map_picture import MapPicture
 from pruning.bundle.write import write_bundle
 from tests.support.app import MAIN, go, start, text
 from tests.support.models import VARIANTS, random_vit
@@ -190,6 +192,27 @@ def test_a_block_with_one_head_has_nothing_to_slide(tmp_path: Path, photos: Path
     assert app.slider(key="head").disabled and app.slider(key="block").disabled
 
 
+def test_a_picture_is_read_once_and_what_shows_it_asks_the_session_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+    trace_of = viewed_image.trace_of
+    monkeypatch.setattr(
+        viewed_image, "trace_of", lambda image, loaded: asked.append(image.key) or trace_of(image, loaded)
+    )
+    app = start("attention")
+    assert asked == [("demo", 0)]
+    app.selectbox(key="through").set_value("relevance").run()
+    app.segmented_control(key="objects").set_value("several").run()
+    assert asked == [("demo", 0)] * 3
+    folder = Path(page.__file__).parent
+    asking = [file.stem for file in folder.glob("*.py") if "session.model()" in file.read_text()]
+    importing = [
+        file.stem for file in folder.glob("*.py") if re.search(r"import .*\bsession\b", file.read_text())
+    ]
+    assert asking == importing == ["page"]
+
+
 # ---- photos of one's own
 
 
@@ -206,7 +229,7 @@ def test_several_photos_are_paged_through_and_kept() -> None:
     app.button(key="photo-number-next").click().run()
     assert "b.png" in text(app)
     kept: dict[str, ViewedImage] = app.session_state["own photos"]
-    assert max(max(look.image.size) for look in kept.values()) == image_picker.KEPT_SIDE
+    assert max(max(photo.image.size) for photo in kept.values()) == image_picker.KEPT_SIDE
     go(app, "prune")
     go(app, "attention")
     assert "b.png" in text(app) or "a.png" in text(app)
@@ -276,7 +299,7 @@ def test_an_outline_lies_around_the_object_and_not_on_it() -> None:
 
 def test_files_are_8_bit_and_of_full_size() -> None:
     crop = Image.new("RGB", (24, 16), (200, 10, 10))
-    drawn = MapPicture(crop, (2, 3), pictures.Style(smooth=False), lines=False, mask=None)
+    drawn = MapPicture(crop, (2, 3), pictures.Style(smooth=False), lines=False, outline=None)
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     file = Image.open(io.BytesIO(pictures.png(drawn.draw(values, None))))
     assert (file.format, file.mode, file.size) == ("PNG", "RGB", (24 * 42, 16 * 42))
@@ -293,12 +316,21 @@ def test_only_what_patches_cover_is_shown() -> None:
     np.testing.assert_array_equal(np.asarray(shown), np.asarray(image)[:60, :60])
 
 
-def test_readings_are_those_of_the_names() -> None:
+def test_queries_are_those_of_their_names() -> None:
     arch: Architecture = VARIANTS["registers"]
-    expected = torch.zeros(10)
-    for place, name in enumerate(("class token", "register 1 token", "register 2 token", "register 3 token")):
-        assert torch.equal(controls.reading(arch, name), torch.eye(10)[place])
-    expected[4:] = 1 / 6
-    torch.testing.assert_close(controls.reading(arch, "mean over patches"), expected)
-    assert torch.equal(controls.reading(arch, "patch 1, 0"), torch.eye(10)[4 + 3])
-    assert controls.patch_of(arch, "patch 1, 0") == (1, 0) and controls.patch_of(arch, "class token") is None
+    prefix = ("class token", "register 1 token", "register 2 token", "register 3 token")
+    for place, name in enumerate(prefix):
+        query = queries.query(arch, name)
+        assert torch.equal(query.weights, torch.eye(10)[place])
+        assert (query.patch, query.phrase) == (None, f"the {name}")
+    mean = queries.query(arch, "mean over patches")
+    torch.testing.assert_close(mean.weights, torch.tensor([0.0] * 4 + [1 / 6] * 6))
+    assert (mean.patch, mean.phrase) == (None, "the mean over patches")
+    patch = queries.query(arch, "patch 1, 0")
+    assert torch.equal(patch.weights, torch.eye(10)[4 + 3])
+    assert (patch.patch, patch.phrase) == ((1, 0), "patch 1, 0")
+    assert [queries.query(arch, name).name for name in queries.query_names(arch)] == [
+        *prefix,
+        "mean over patches",
+        *(f"patch {y}, {x}" for y in range(2) for x in range(3)),
+    ]
