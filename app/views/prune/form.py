@@ -93,7 +93,7 @@ def _skip_unread(dense: Architecture, budget: Budget | None) -> bool:
         key="skip-unread-budget" if default else "skip-unread",
         persist_state="session",
         help="After the last block the classifier reads only its own token. Leaving the others out of "
-        f"that block saves {100 * (whole - less) / whole:.1f} % of the model's MACs and changes no prediction."
+        f"that block saves {100 * (whole - less) / whole:.1f} % of the MACs and changes no prediction."
         + (" A budget with room for all tokens keeps them." if default else ""),
     )
     return chosen
