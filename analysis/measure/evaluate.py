@@ -64,21 +64,25 @@ def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
 def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
     """Top-1 and top-5 of a model that is in evaluation mode; `seconds` include reading the images.
 
-    With fewer than five classes, top-5 counts the classes there are.
+    Classes are ranked by their logits; of equal ones the lower index comes first. With fewer than five
+    classes, top-5 counts the classes there are.
 
     Raises:
-        ValueError: no images.
+        ValueError: no images, or logits that are not finite.
     """
     began = time.perf_counter()
     ranks, chosen, labels, confidences = [], [], [], []
     with torch.inference_mode():
         for images, label in batches:
-            probabilities = model(images).softmax(dim=-1)  # B classes
-            own = probabilities.gather(-1, label[:, None])
-            ranks.append((probabilities > own).sum(dim=-1))  # B
-            confidence, prediction = probabilities.max(dim=-1)
-            chosen.append(prediction)
-            confidences.append(confidence)
+            logits = model(images)  # B classes
+            if not bool(logits.isfinite().all()):
+                raise ValueError(
+                    "the model's output is not finite (NaN or infinite) on these images: check its weights, "
+                    "and the mean and standard deviation of its preprocessing"
+                )
+            ranks.append(_rank(logits, label))
+            chosen.append(logits.argmax(dim=-1))  # of equal ones the first
+            confidences.append(logits.softmax(dim=-1).amax(dim=-1))
             labels.append(label)
     if not labels:
         raise ValueError("there are no images to evaluate on")
@@ -96,6 +100,13 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
         labels=tuple(truth.tolist()),
         confidences=tuple(torch.cat(confidences).tolist()),
     )
+
+
+def _rank(logits: Tensor, label: Tensor) -> Tensor:
+    """How many classes come before the right one, by logit and then by index: B."""
+    own = logits.gather(-1, label[:, None])
+    earlier = torch.arange(logits.shape[-1], device=logits.device) < label[:, None]
+    return ((logits > own) | ((logits == own) & earlier)).sum(dim=-1)
 
 
 def agreement(first: Evaluation, second: Evaluation) -> Agreement:

@@ -84,9 +84,16 @@ def soft_loss(
 
 
 def stream_loss(got: list[Tensor], wanted: list[Tensor]) -> Float[Tensor, ""]:
-    """Mean squared difference of normalised tokens, mean over blocks."""
-    pairs = zip(got, wanted, strict=True)
-    return torch.stack([F.mse_loss(_normalised(a), _normalised(b)) for a, b in pairs]).mean()
+    """Mean squared difference of normalised tokens, mean over blocks.
+
+    A last block that skips unread tokens computes only the first ones: the tokens that both models
+    compute are compared.
+    """
+    losses = []
+    for a, b in zip(got, wanted, strict=True):
+        both = min(a.shape[1], b.shape[1])
+        losses.append(F.mse_loss(_normalised(a[:, :both]), _normalised(b[:, :both])))
+    return torch.stack(losses).mean()
 
 
 def _normalised(tokens: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:

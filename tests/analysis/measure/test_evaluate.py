@@ -39,6 +39,27 @@ def test_counts_against_loops() -> None:
     assert 0 < five < 40
 
 
+def test_ties_are_broken_by_index_and_never_in_favour_of_the_label() -> None:
+    logits, labels = torch.zeros(12, 12), torch.arange(12)
+    result = evaluate(Table(), batches(logits, labels))
+    assert result.predictions == (0,) * 12
+    assert (result.top1, result.top5) == (1 / 12, 5 / 12)
+
+
+def test_classes_that_softmax_cannot_tell_apart_are_ranked_by_their_logits() -> None:
+    logits = torch.tensor([[200.0, 50.0, 49.0, 48.0, 47.0, 46.0, 45.0]])  # all but the first underflow to 0
+    assert evaluate(Table(), [(logits, torch.tensor([6]))]).top5 == 0
+    assert evaluate(Table(), [(logits, torch.tensor([4]))]).top5 == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
+    logits = torch.zeros(4, 12)
+    logits[2, 3] = bad
+    with pytest.raises(ValueError, match="the model's output is not finite"):
+        evaluate(Table(), batches(logits, torch.zeros(4, dtype=torch.long)))
+
+
 def test_wilson_solves_its_equation() -> None:
     """The bounds are the proportions p at which |share - p| = z sqrt(p (1 - p) / n)."""
     z = 1.959964

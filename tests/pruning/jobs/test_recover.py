@@ -102,6 +102,36 @@ def test_loss(variant: ViT, soft_targets: bool) -> None:
     assert not any(block._forward_hooks for model in (student, variant) for block in model.blocks)
 
 
+@pytest.mark.parametrize("distilled", [False, True])
+@torch.no_grad()
+def test_a_student_that_skips_unread_tokens_is_compared_on_those_it_computes(distilled: bool) -> None:
+    """A model that is its teacher but for the tokens it skips has nothing to learn; another one has."""
+    arch = replace(TINY, distilled=distilled)
+    teacher, images = random_vit(arch), random_images(arch, 3)
+    student = ViT(replace(arch, skip_unread=True)).eval()
+    student.load_state_dict(teacher.state_dict())
+    targets = torch.tensor([1, 9, 1])
+    objective = Distillation(teacher, student, Recovery())
+    assert objective.matches
+    _, figures = objective.loss(student, images, targets)
+    assert float(figures["features"]) == pytest.approx(0, abs=1e-5)
+    other = random_vit(student.arch, seed=7)
+    _, figures = objective.loss(other, images, targets)
+    streams = []
+    read = student.arch.computed_tokens
+    for index, (a, b) in enumerate(
+        zip(tokens_behind(other, images), tokens_behind(teacher, images), strict=True)
+    ):
+        both = [z[:, :read] if index == arch.depth - 1 else z for z in (a, b)]
+        for x, y in zip(*(z.flatten(0, 1) for z in both), strict=True):
+            u, v = ((z - z.mean()) / (z.var(correction=0) + 1e-5).sqrt() for z in (x, y))
+            streams.append((index, float((u - v).square().mean())))
+    means = [
+        sum(v for i, v in streams if i == k) / sum(i == k for i, _ in streams) for k in range(arch.depth)
+    ]
+    assert float(figures["features"]) == pytest.approx(sum(means) / len(means), rel=1e-4)
+
+
 def test_streams_of_another_shape_are_left_out(images: Tensor) -> None:
     teacher, student = random_vit(TINY), random_vit(replace(TINY, embed_dim=16))
     objective = Distillation(teacher, student, Recovery())
