@@ -18,6 +18,7 @@ from pruning.runs import folder as runs
 from pruning.runs import launch
 from tests.support.fake_runs import FAKE
 from tests.support.models import ROOT, TINY, VARIANTS, random_images, random_vit
+from tests.support.rough_products import make_products_rough
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
@@ -41,6 +42,14 @@ def images() -> torch.Tensor:
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
 def variant(request: pytest.FixtureRequest) -> ViT:
     return random_vit(request.param)
+
+
+@pytest.fixture
+def rough_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrix products that are not symmetric in their last bits, as those of some processors are not."""
+    make_products_rough(monkeypatch)
+    square = torch.ones(3, 4) @ torch.ones(4, 3)
+    assert not torch.equal(square, square.T)
 
 
 @pytest.fixture

@@ -50,8 +50,7 @@ def attention_overlap(block: BlockActivations) -> Float[Tensor, "B H H"]:
     for head in range(maps.shape[1]):  # one head against all at a time: B H N N values, not B H H N N
         mixed = bits((maps + maps[:, head : head + 1]) / 2)  # B H
         rows.append(1 - (mixed - (entropy + entropy[:, head : head + 1]) / 2))
-    overlap = torch.stack(rows, dim=1).clamp(0, 1)  # B H H
-    return (overlap + overlap.transpose(1, 2)) / 2  # sums in another order differ in the last bits
+    return torch.stack(rows, dim=1).clamp(0, 1)  # B H H
 
 
 class Similarity(Protocol):
@@ -63,7 +62,7 @@ class Similarity(Protocol):
 
 
 class ImageMean:
-    """Mean over images of a similarity that every image has by itself."""
+    """Mean over images of a symmetric similarity that every image has by itself."""
 
     def __init__(self, measure: Callable[[BlockActivations], Float[Tensor, "B H H"]]) -> None:
         self._measure = measure
@@ -76,7 +75,7 @@ class ImageMean:
         self._images += len(found)
 
     def weights(self) -> Float[Tensor, "H H"]:
-        return _without_loops(torch.as_tensor(self._total) / self._images)
+        return _without_loops(symmetric(torch.as_tensor(self._total) / self._images))
 
 
 class Predictability:
@@ -231,6 +230,15 @@ def head_graph(weights: Float[Tensor, "H H"], names: Sequence[str]) -> networkx.
             if i != j and weight > 0:
                 graph.add_edge(source, target, weight=weight)
     return graph
+
+
+def symmetric(weights: Float[Tensor, "H H"]) -> Float[Tensor, "H H"]:
+    """The mean of both directions, the same in both to the last bit.
+
+    A similarity that is symmetric by definition does not come out so by itself: each of its halves is
+    summed in an order of its own, and not every processor's matrix product gives both the same rounding.
+    """
+    return (weights + weights.T) / 2
 
 
 def _without_loops(weights: Tensor) -> Tensor:

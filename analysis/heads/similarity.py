@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attention import BlockActivations
-from analysis.heads.graph import SIMILARITIES, Similarity
+from analysis.heads.graph import SIMILARITIES, Similarity, symmetric
 from analysis.heads.statistics import bits
 from analysis.vit import Architecture
 
@@ -63,7 +63,7 @@ class AllHeads:
             self._images += len(heads)
 
     def weights(self) -> Float[Tensor, "heads heads"]:
-        """The similarity of every pair, 0 to 1; zero on the diagonal.
+        """The similarity of every pair, 0 to 1; zero on the diagonal, symmetric but for predictability.
 
         Raises:
             ValueError: nothing was added, or activations were not finite.
@@ -74,7 +74,7 @@ class AllHeads:
         if self._across is None:
             return within
         inside = torch.block_diag(*(torch.ones(w.heads, w.heads) for w in self._arch.blocks)).bool()
-        return torch.where(inside, within, self._total / self._images)
+        return torch.where(inside, within, symmetric(self._total / self._images))
 
 
 def _outputs(block: BlockActivations, width: int) -> Float[Tensor, "B H values"]:
@@ -117,7 +117,7 @@ def diagonal_blocks(
 
 def nearest(weights: Float[Tensor, "heads heads"], head: int, count: int) -> list[tuple[int, float]]:
     """The heads most like one, likest first, with their similarity; those that resemble it at all."""
-    order = _mutual(weights)[head].sort(descending=True, stable=True)
+    order = symmetric(weights)[head].sort(descending=True, stable=True)
     pairs = zip(order.indices.tolist(), order.values.tolist(), strict=True)
     return [(other, value) for other, value in pairs if other != head and value > 0][:count]
 
@@ -170,15 +170,10 @@ def edges(
 def _joined(weights: Tensor, threshold: float) -> networkx.Graph:
     import networkx
 
-    mutual = _mutual(weights)
+    mutual = symmetric(weights)  # only predictability tells one direction from the other
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(weights)))
     rows, columns = torch.nonzero(torch.triu((mutual >= threshold) & (mutual > 0), 1), as_tuple=True)
     values = mutual[rows, columns].tolist()
     graph.add_weighted_edges_from(zip(rows.tolist(), columns.tolist(), values, strict=True))
     return graph
-
-
-def _mutual(weights: Tensor) -> Tensor:
-    """Both directions' mean: only predictability tells them apart."""
-    return (weights + weights.T) / 2

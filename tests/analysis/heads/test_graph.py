@@ -9,7 +9,7 @@ import torch
 from analysis.heads import graph
 from analysis.heads.graph import head_graph, similarities, stationary, transition
 from analysis.vit import BlockWidths, ViT
-from tests.support.models import TINY, batches, random_images, random_vit
+from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
 from tests.support.reference import cosine_twin, maps_and_outputs, overlap_twin
 
 
@@ -50,9 +50,19 @@ def test_similarities_equal_the_twins_on_every_architecture(kind, twin, reads, v
             for j in range(heads):
                 expected[i, j] = twin(read[reads], i, j) if i != j else 0.0
         torch.testing.assert_close(got[index], expected, atol=2e-5, rtol=1e-4)
-        symmetric = torch.equal(got[index], got[index].T)
-        assert symmetric == (kind != "predictability")
+        if kind == "predictability":
+            assert (got[index] - got[index].T).abs().max() > 1e-4
+        else:
+            assert torch.equal(got[index], got[index].T)
         assert got[index].min() >= 0 and got[index].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "twin", "reads"), [("cosine", cosine_twin, 1), ("attention", overlap_twin, 0)]
+)
+@pytest.mark.usefixtures("rough_products")
+def test_they_are_symmetric_where_a_product_is_not(kind, twin, reads) -> None:
+    test_similarities_equal_the_twins_on_every_architecture(kind, twin, reads, random_vit(VARIANTS["uneven"]))
 
 
 @pytest.mark.parametrize("kind", graph.SIMILARITIES)

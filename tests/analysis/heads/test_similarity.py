@@ -52,6 +52,14 @@ def test_across_blocks_it_equals_the_twins(kind, twin, reads, name: str) -> None
         assert float(got[i, j]) == pytest.approx(twin(every, i, j), abs=2e-5, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "twin", "reads"), [("cosine", cosine_twin, 1), ("attention", overlap_twin, 0)]
+)
+@pytest.mark.usefixtures("rough_products")
+def test_they_are_symmetric_where_a_product_is_not(kind, twin, reads) -> None:
+    test_across_blocks_it_equals_the_twins(kind, twin, reads, "uneven")
+
+
 def test_predictability_is_not_known_across_blocks(tiny: ViT) -> None:
     got = read(tiny, "predictability", batches(random_images(tiny.arch, 8)))
     assert not got[:3, 3:].any() and not got[3:, :3].any() and got[:3, :3].any()
