@@ -6,6 +6,7 @@ asks the loss then runs measure by measure. Memory depends on the model, not on 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -243,6 +244,13 @@ def _row(values: PerHead) -> tuple[float, ...]:
 
 
 def weights_id(model: ViT) -> str:
-    """A short name of architecture and weights, to tell whether a reading is of this very model [ours]."""
-    sums = [(name, float(weight.detach().double().sum())) for name, weight in model.named_parameters()]
-    return fingerprint(model.arch, sums)
+    """A short name for architecture and weights, to tell whether a reading is of this very model [ours].
+
+    It is made from the bytes of the weights, not from sums over them: those round differently on another
+    machine, or on another number of threads.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return fingerprint(model.arch, digest.hexdigest())

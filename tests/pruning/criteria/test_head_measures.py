@@ -120,6 +120,21 @@ def test_a_reading_belongs_to_its_model(tiny: ViT) -> None:
     assert weights_id(other) != weights_id(tiny) != weights_id(random_vit(VARIANTS["distilled"]))
 
 
+def test_every_bit_of_every_weight_counts_and_nothing_else(tiny: ViT) -> None:
+    """A sum over weights would round as the machine does, and not see two of them exchanged."""
+    known = weights_id(tiny)
+    bias = tiny.blocks[1].mlp.fc1.bias
+    with torch.no_grad():
+        bias[:2] = bias[:2].flip(0)
+        assert weights_id(tiny) != known
+        bias[:2] = bias[:2].flip(0)
+        assert weights_id(tiny) == known
+        tiny.head.weight.set_(tiny.head.weight.T.contiguous().T)  # lies in memory otherwise
+        assert not tiny.head.weight.is_contiguous() and weights_id(tiny) == known
+        bias[3] = torch.nextafter(bias[3], torch.tensor(torch.inf))
+        assert weights_id(tiny) != known
+
+
 def test_a_reading_survives_json(tiny: ViT) -> None:
     found = read_heads(tiny, data(tiny))
     again = HeadReading.from_json(found.to_json())
