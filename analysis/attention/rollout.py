@@ -29,7 +29,7 @@ def rollout(
     running product is held. `fuse` joins the heads. `discard` drops that fraction of the lowest
     fused entries of every row before normalising [ours: per row, so that no row is left without
     any]; entries of the first `prefix` columns (class, distillation and register tokens) are
-    never dropped.
+    never dropped; of equal entries the first ones are.
 
     Raises:
         ValueError: unknown fusion, discard outside [0, 1), or no maps.
@@ -85,5 +85,6 @@ def _discard(fused: Tensor, fraction: float, prefix: int) -> Tensor:
     drop = int(fraction * (fused.shape[-1] - prefix))
     if drop == 0:
         return fused
-    lowest = fused[..., prefix:].topk(drop, dim=-1, largest=False).indices + prefix  # B N drop
+    # stable, as which of equal entries come first would otherwise depend on the machine
+    lowest = fused[..., prefix:].argsort(dim=-1, stable=True)[..., :drop] + prefix  # B N drop
     return fused.scatter(-1, lowest, 0.0)

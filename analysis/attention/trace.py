@@ -36,9 +36,9 @@ class Trace:
         return self.logits.softmax(-1) if self.arch.num_classes else self.logits[:0]
 
     def top(self, count: int = 5) -> list[tuple[int, float]]:
-        """The likeliest classes with their probabilities, likeliest first."""
-        best = self.probabilities.topk(min(count, len(self.probabilities)))
-        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        """The likeliest classes with their probabilities, likeliest first; of equal ones the lower index."""
+        best = self.probabilities.sort(descending=True, stable=True)
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))[:count]
 
 
 def held_bytes(arch: Architecture) -> int:

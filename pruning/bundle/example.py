@@ -36,14 +36,14 @@ def main() -> int:
 
 
 def classify(image: Image.Image, top: int = 5) -> list[tuple[str, float]]:
-    """The `top` likeliest classes with their probabilities, best first."""
+    """The `top` likeliest classes with their probabilities, best first; of equal ones the first."""
     settings = json.loads((FOLDER / "preprocess.json").read_text(encoding="utf-8"))
     with torch.inference_mode():
         probabilities = load_model()(preprocess(image, settings)[None]).softmax(dim=-1)[0]
-    best = probabilities.topk(min(top, len(probabilities)))
+    best = probabilities.sort(descending=True, stable=True)
     labels = settings["labels"] or [f"class {index}" for index in range(len(probabilities))]
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(labels[index], probability) for index, probability in pairs]
+    return [(labels[index], probability) for index, probability in pairs][:top]
 
 
 def load_model() -> torch.nn.Module:

@@ -18,6 +18,7 @@ def choose_neurons(
     the neurons that are left and W their refitted weights, removing i costs |W_i|^2 / H_ii, and then
     W -= W_i H_i / H_ii and H -= H_i H_i^T / H_ii. The updates are kept as factors and multiplied out
     once in a while, and W appears only through W^T W, so that a removal costs O(F) [ours, exact].
+    Of equal losses the neuron with the lower index goes first.
     """
     inverse, gram = torch.linalg.inv(covariance), weight.T @ weight
     left = torch.arange(len(covariance), device=covariance.device)

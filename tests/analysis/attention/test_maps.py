@@ -71,6 +71,13 @@ def test_probabilities_are_those_of_the_model(image: torch.Tensor) -> None:
     assert len(found.top(99)) == 7
 
 
+def test_of_equally_likely_classes_the_first_come_first(image: torch.Tensor) -> None:
+    vit = model(num_classes=40)
+    vit.head.weight.data.zero_()
+    vit.head.bias.data.zero_()
+    assert [index for index, _ in trace(vit, image).top(30)] == list(range(30))
+
+
 def test_a_model_without_classes_has_no_probabilities(image: torch.Tensor) -> None:
     assert trace(model(num_classes=0), image).top() == []
 

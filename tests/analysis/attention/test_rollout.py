@@ -27,6 +27,12 @@ def test_equals_the_slow_twin(fuse: str, discard: float, prefix: int) -> None:
         torch.testing.assert_close(got[image], expected)
 
 
+def test_of_equal_entries_the_first_are_dropped() -> None:
+    maps = [torch.full((1, 2, 40, 40), 1 / 40, dtype=torch.float64)] * 2
+    expected = reference.rollout([block[0] for block in maps], "mean", 0.5, 1)
+    torch.testing.assert_close(rollout(maps, discard=0.5)[0], expected)
+
+
 @pytest.mark.parametrize("name", ["plain", "registers", "no class token", "uneven"])
 @pytest.mark.parametrize("fuse", FUSIONS)
 def test_rows_sum_to_one_on_real_maps(name: str, fuse: str) -> None:

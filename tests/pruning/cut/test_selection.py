@@ -113,9 +113,19 @@ def test_equal_scores_keep_the_lower_index() -> None:
         ),
         torch.ones(24),
     )
-    plan = select(flat, TINY, shrink(TINY, Ratios(mlp=0.5, embed=0.5)))
+    plan = select(flat, TINY, shrink(TINY, Ratios(0.5, 0.5, 0.5, embed=0.5, heads=0.34)))
     assert plan.embed == tuple(range(12))
-    assert plan.blocks[0].mlp == tuple(range(16))
+    for block in plan.blocks:
+        assert block.heads == (0, 1) and block.mlp == tuple(range(16))
+        assert set(block.qk) == set(block.v) == {(0, 1, 2, 3)}
+
+
+def test_many_equal_scores_keep_the_lowest_indices() -> None:
+    """So many that a sort which does not keep their order would show it."""
+    wide = replace(TINY, blocks=(BlockWidths(1, 1, 1, 5000),))
+    ones = [(torch.ones(*shape),) for shape in ((1, 1), (1, 1), (5000,), (1,))]
+    plan = select(Scores(*ones, torch.ones(24)), wide, shrink(wide, Ratios(mlp=0.4)))
+    assert plan.blocks[0].mlp == tuple(range(3000))
 
 
 def test_keeping_everything_needs_no_scores_to_agree() -> None:

@@ -172,6 +172,12 @@ def test_obs_drops_dead_and_repeated_neurons_first() -> None:
     assert (1 in kept) != (8 in kept)
 
 
+def test_obs_drops_the_first_of_equal_neurons() -> None:
+    assert choose_neurons(torch.eye(300).double(), torch.ones(2, 300).double(), 200).tolist() == [
+        *range(100, 300)
+    ]
+
+
 def test_obs_with_fewer_samples_than_neurons_keeps_as_many_as_asked() -> None:
     z = draw(10, 60)
     kept = choose_neurons(regularised(z.T @ z / 10, 1e-5), draw(4, 60, seed=1), 30)
