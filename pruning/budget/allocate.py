@@ -125,8 +125,18 @@ def allocate(dense: Architecture, sensitivities: Sensitivities, budget: Budget, 
 def _solved(dense: Architecture, sensitivities: Sensitivities, budget: Budget, menu: Menu) -> Allocation:
     per = _PER[budget.kind]
     require_reachable(budget, menu.lowest / per, menu.dense / per)
-    arch = apply(dense, menu, choose(menu, budget.asked * per))
+    arch = apply(dense, menu, choose(menu, _counted(budget.asked, per)))
     return Allocation(arch, budget, spent(arch, budget.kind), sensitivities.loss(arch))
+
+
+def _counted(asked: float, per: int) -> float:
+    """How many MACs or parameters were asked for.
+
+    A whole number of them, divided by `per` and multiplied by it again, is sometimes a hair less than it
+    was: the dense model would then not meet its own budget, and the smallest would be out of reach.
+    """
+    whole = round(asked * per)
+    return whole if whole / per == asked else asked * per
 
 
 def require_reachable(budget: Budget, lowest: float, highest: float) -> None:
@@ -201,6 +211,8 @@ def choose(menu: Menu, limit: float) -> tuple[int, ...]:
     Raises:
         ValueError: a limit below what the menu can reach.
     """
+    if limit < menu.lowest:
+        raise ValueError(f"the smallest possible is {menu.lowest:g}, got {limit:g}")
     taken, price = [0] * len(menu.items), menu.dense
     for _, number, place in sorted(_steps(menu)):
         if price <= limit:
@@ -208,9 +220,8 @@ def choose(menu: Menu, limit: float) -> tuple[int, ...]:
         savings = menu.items[number].savings
         price -= savings[place] - savings[taken[number]]
         taken[number] = place
-    if price > limit:
-        raise ValueError(f"the smallest possible is {menu.lowest:g}, got {limit:g}")
-    return _widened(menu, taken, limit - price)
+    # milliseconds add up to the lowest price but for rounding
+    return _widened(menu, taken, max(0.0, limit - price))
 
 
 def _steps(menu: Menu) -> Iterator[tuple[float, int, int]]:

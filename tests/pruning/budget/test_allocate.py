@@ -61,6 +61,29 @@ def test_the_dense_model_meets_its_own_budget() -> None:
         assert allocation.arch == DEIT_TINY and allocation.loss == 0
 
 
+def test_no_model_misses_its_own_budget_by_the_rounding_of_gmacs() -> None:
+    """Of some numbers of MACs the GMACs, times 1e9 again, are a hair less."""
+    rounds_down = lambda macs: macs / 1e9 * 1e9 < macs
+    seen = set()
+    for mlp in range(16, 400):
+        arch = replace(TINY, blocks=(BlockWidths(3, 8, 8, mlp),) * 2)
+        found = synthetic(arch)
+        menu = cost_menu(arch, found, "gmacs", 1)
+        for macs, blocks in ((menu.dense, arch.blocks), (menu.lowest, None)):
+            if rounds_down(macs):
+                allocation = allocate(arch, found, Budget(gmacs=macs / 1e9), 1)
+                assert allocation.got == macs / 1e9 and blocks in (None, allocation.arch.blocks)
+                seen.add(blocks is None)
+    assert seen == {True, False}
+
+
+def test_milliseconds_add_up_to_the_lowest_whatever_the_rounding() -> None:
+    items = [Item(i, "v", (8, 4), (0.0, saving), (0.0, 1.0 + i)) for i, saving in enumerate((0.1, 0.2, 0.3))]
+    menu = Menu(1.0, tuple(items))
+    assert menu.lowest < 1.0 - 0.1 - 0.2 - 0.3  # as the steps are taken
+    assert choose(menu, menu.lowest) == (1, 1, 1)
+
+
 def test_the_smallest_model_can_be_asked_for() -> None:
     found = synthetic(DEIT_TINY)
     menu = cost_menu(DEIT_TINY, found, "params", 8)
