@@ -130,12 +130,18 @@ class Admm(Objective):
         self.inner, self.structure, self.options = inner, structure, options
         start = {name: weight.detach().clone() for name, weight in constrained(model).items()}
         self.rho = options.rho
-        self.z, _ = structure.project(start)
+        self.z, plan = structure.project(start)
+        self._heads = tuple(block.heads for block in plan.blocks)
         self.u = {name: torch.zeros_like(weight) for name, weight in start.items()}
 
     def identity(self) -> object:
-        """The structure, the settings, and the inner objective."""
-        return type(self).__qualname__, self.structure, self.options, self.inner.identity()
+        """The structure, the settings, and the inner objective.
+
+        Of the ranking of the heads it has which of them stay, not their scores: computed on another
+        number of threads those may differ in their last bits, and a checkpoint would not be found again.
+        """
+        structure = self.structure.dense, self.structure.target, self._heads
+        return type(self).__qualname__, structure, self.options, self.inner.identity()
 
     def loss(
         self, model: nn.Module, images: Float[Tensor, "B C Y X"], targets: Shaped[Tensor, "B *classes"]

@@ -280,3 +280,12 @@ def test_another_structure_has_another_identity(tiny: ViT) -> None:
     third = Admm(Objective(), tiny, structure(TINY, Ratios(mlp=0.1)), AdmmOptions())
     again = Admm(Objective(), tiny, structure(TINY, Ratios(mlp=0.1)), AdmmOptions())
     assert len({repr(each.identity()) for each in (first, second, third, again)}) == 3
+
+
+def test_scores_that_differ_in_their_last_bits_are_one_identity(tiny: ViT) -> None:
+    """Ranked on another number of threads, a run still finds its checkpoint; other heads are another run."""
+    plain = structure(TINY)
+    nudged = replace(plain, heads=tuple(tuple(math.nextafter(s, 2) for s in row) for row in plain.heads))
+    turned = replace(plain, heads=tuple(tuple(-score for score in row) for row in plain.heads))
+    known, same, other = (Admm(Objective(), tiny, s, AdmmOptions()) for s in (plain, nudged, turned))
+    assert nudged != plain and known.identity() == same.identity() != other.identity()
