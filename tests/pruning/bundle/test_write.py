@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -100,7 +102,8 @@ def test_every_kind_of_architecture_survives(variant: ViT, tmp_path: Path) -> No
     write_bundle(tmp_path / "b", variant, preprocess, name="some_vit", report={})
     images = random_images(variant.arch)
     model = read_bundle(tmp_path / "b").model
-    assert torch.equal(model(images), variant(images))
+    torch.testing.assert_close(model.state_dict(), variant.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(model(images), variant(images))
     assert not (tmp_path / "b" / "plan.json").exists()
 
 
@@ -142,7 +145,7 @@ def test_loads_in_a_fresh_process_without_this_project(
     model = pruned[0]
     if half:
         model.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
-    torch.testing.assert_close(logits, model(images).detach(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits, model(images).detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_the_example_classifies_as_we_do(save: Callable[..., Path], tmp_path: Path) -> None:
@@ -157,11 +160,10 @@ def test_the_example_classifies_as_we_do(save: Callable[..., Path], tmp_path: Pa
     pixels = loaded.preprocess(read_image(tmp_path / "photo.jpg"))
     with torch.inference_mode():
         best = loaded.model(pixels[None]).softmax(dim=-1)[0].topk(5)
-    expected = [
-        f"{100 * value:5.1f} %  {LABELS[index]}"
-        for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-    assert lines.splitlines() == expected
+    told = [re.fullmatch(r" *(\d+\.\d) %  (.+)", line) for line in lines.splitlines()]
+    assert [line and line[2] for line in told] == [LABELS[index] for index in best.indices]
+    shares = [float(line[1]) if line else math.nan for line in told]
+    assert shares == pytest.approx([100 * value for value in best.values.tolist()], abs=0.051)
 
 
 def test_the_example_explains_what_it_cannot_read(
@@ -418,7 +420,7 @@ def test_the_zip_is_deterministic_and_holds_a_bundle(
         assert all(name.startswith("b/") for name in archive.namelist())
         archive.extractall(tmp_path / "unpacked")
     model = read_bundle(tmp_path / "unpacked" / "b").model
-    assert torch.equal(model(random_images(TINY)), pruned[0](random_images(TINY)))
+    torch.testing.assert_close(model.state_dict(), pruned[0].state_dict(), rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"is not a bundle: it needs model\.safetensors"):
         zip_bundle(tmp_path)
 

@@ -323,7 +323,7 @@ def test_processes_mix_alike() -> None:
         for rank in range(3):
             rows = Order(12, 12, 1, 0, rank, 3)._share()
             part, soft = mixing(images[rows], labels[rows], step)
-            assert torch.equal(part, whole[rows]) and torch.equal(soft, targets[rows])
+            torch.testing.assert_close((part, soft), (whole[rows], targets[rows]))
 
 
 def test_targets_without_blending() -> None:
