@@ -252,5 +252,5 @@ def weights_id(model: ViT) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in model.named_parameters():
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
-        digest.update(memoryview(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return fingerprint(model.arch, digest.hexdigest())
