@@ -1,27 +1,24 @@
-"""Widgets that choose an image: by number, or one of the user's own."""
+"""Widgets that choose images: one of a set by its number, or photos of the user's own."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import streamlit as st
-from PIL import Image
 
-from analysis.data import EXTENSIONS, read_image
+from analysis.data import EXTENSIONS
+from app import wording
 from app.state import uploads
 from app.state.viewed_image import ViewedImage
 
-MAX_PHOTOS = 16
-KEPT_SIDE = 1536  # pixels of an own photo, three times what the largest model takes
-
 
 def pick_number(key: str, count: int, by: int = 1, bind: Any = None) -> int:
-    """A number below `count` with buttons that go back and on `by` so many."""
+    """A number below `count`, with buttons that go `by` images back and forward."""
     if isinstance(st.session_state.get(key), int):
         st.session_state[key] = min(st.session_state[key], count - 1)
 
-    def step(way: int) -> None:
-        st.session_state[key] = (st.session_state[key] + way * by) % count
+    def step(direction: int) -> None:
+        st.session_state[key] = (st.session_state[key] + direction * by) % count
 
     st.button(
         "", icon=":material/chevron_left:", key=f"{key}-previous", on_click=step, args=(-1,), help="Previous"
@@ -39,31 +36,24 @@ def pick_number(key: str, count: int, by: int = 1, bind: Any = None) -> int:
     return number
 
 
-def upload() -> list[ViewedImage]:
-    """A place for photos of one's own; those of the session.
+def upload_photos(key: str) -> list[ViewedImage]:
+    """A place to drop photos; returns those of the session, whichever page they were uploaded on.
+
+    A file that cannot be read is reported in a sentence, and does not hide the others.
 
     Raises:
-        BadImageError: one cannot be read.
         ValueError: too many at once.
     """
-    given = st.file_uploader(
+    files = st.file_uploader(
         "Photos",
         type=[extension.removeprefix(".") for extension in EXTENSIONS],
-        key="photo",
+        key=key,
         accept_multiple_files=True,
         max_upload_size=uploads.MAX_UPLOAD_MB["photo"],
         label_visibility="collapsed",
     )
-    if len(given) > MAX_PHOTOS:
-        raise ValueError(f"at most {MAX_PHOTOS} photos are shown at once, got {len(given)}: take some away")
-    kept: dict[str, ViewedImage] = st.session_state.get("own photos", {})
-    if given:  # none: the page was left and opened again, and its photos are still wanted
-        kept = {file.file_id: kept.get(file.file_id) or _photo(file) for file in given}
-        st.session_state["own photos"] = kept
-    return list(kept.values())
-
-
-def _photo(file: Any) -> ViewedImage:
-    image = read_image(file, file.name)
-    image.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
-    return ViewedImage(file.name, image, None, file.file_id)
+    if files:  # none after the page was left and opened again; its photos are still wanted
+        uploads.replace_photos(files)
+        for problem in uploads.photo_problems():
+            st.error(wording.plain(problem), icon=":material/error:")
+    return uploads.photos()

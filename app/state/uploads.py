@@ -1,4 +1,4 @@
-"""Uploaded files: where they are kept, and how large they may be."""
+"""What the user uploads: files and photos, where they are kept, and how many and how large they may be."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import hashlib
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from PIL import Image
+
+from analysis.data import BadImageError, read_image
+from app.state.viewed_image import ViewedImage
 
 MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64}
+MAX_PHOTOS = 16
+KEPT_SIDE = 1536  # pixels of a photo's longer side: three times what the largest model takes
 
 
 # ---- files
 
 
 class Workspace:
-    """A temporary folder that goes when the session does."""
+    """A temporary folder that is deleted with the session."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="prunescope-"))
@@ -34,7 +41,7 @@ def workspace() -> Path:
 
 
 def save_upload(upload: Any) -> str:
-    """Keep an uploaded file for this session under a name made from its content; returns the path."""
+    """Keep an uploaded file for this session, in a folder named by its content; returns the path."""
     content = upload.getbuffer()
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     folder = workspace() / digest
@@ -43,3 +50,46 @@ def save_upload(upload: Any) -> str:
         folder.mkdir(exist_ok=True)
         path.write_bytes(content)
     return str(path)
+
+
+# ---- photos, the same ones on every page
+
+
+def photos() -> list[ViewedImage]:
+    """The photos that could be read."""
+    return [photo for photo in _photos().values() if isinstance(photo, ViewedImage)]
+
+
+def photo_problems() -> list[str]:
+    """Why the others could not be read, one sentence each."""
+    return [str(problem) for problem in _photos().values() if isinstance(problem, BadImageError)]
+
+
+def replace_photos(files: Sequence[Any]) -> None:
+    """Keep the photos in these files of an upload widget and no others; each is read only once.
+
+    Raises:
+        ValueError: too many at once.
+    """
+    if len(files) > MAX_PHOTOS:
+        raise ValueError(
+            f"At most {MAX_PHOTOS} photos can be shown at once, but {len(files)} were uploaded. "
+            "Remove some of them."
+        )
+    kept = _photos()
+    st.session_state["own photos"] = {file.file_id: kept.get(file.file_id) or _read(file) for file in files}
+
+
+def _photos() -> dict[str, ViewedImage | BadImageError]:
+    kept: dict[str, ViewedImage | BadImageError] = st.session_state.get("own photos", {})
+    return kept
+
+
+def _read(file: Any) -> ViewedImage | BadImageError:
+    """A photo, shrunk to `KEPT_SIDE`, or why it cannot be read."""
+    try:
+        image = read_image(file, file.name)
+    except BadImageError as error:
+        return BadImageError(str(error))  # a new one, as the traceback of the first holds the file
+    image.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
+    return ViewedImage(file.name, image, None, file.file_id)

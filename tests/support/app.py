@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from analysis.models.load import load
@@ -90,6 +92,13 @@ def bundle(arch: Architecture, folder: Path, seed: int) -> Path:
     model.init_weights()
     preprocess = replace(load("demo").preprocess, image_size=arch.image_size, labels=("cat", "dog", "emu"))
     return write_bundle(folder, model.eval(), preprocess, name=folder.name, report={})
+
+
+def photo(name: str, colour: str, size: tuple[int, int] = (90, 60)) -> tuple[str, bytes, str]:
+    """A photo of one colour, as a file uploader takes it."""
+    content = io.BytesIO()
+    Image.new("RGB", size, colour).save(content, format="PNG")
+    return name, content.getvalue(), "image/png"
 
 
 def pruned() -> AppTest:

@@ -65,7 +65,7 @@ def _choose_images(several: bool) -> list[ViewedImage]:
 
 
 def _own_photos(several: bool) -> list[ViewedImage]:
-    photos = image_picker.upload()
+    photos = image_picker.upload_photos("photo")
     if not photos:
         raise session.NothingChosen("Upload one or more photos to see where the model looks in them.")
     if several or len(photos) == 1:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from analysis.data import EXTENSIONS, read_image
 from analysis.heads import head_names, spearman
-from app.parts import charts, feedback, run_panel
+from app.parts import charts, feedback, image_picker, run_panel
 from app.state import address, head_locks, head_readings, memo, session, session_runs
-from app.state import uploads as state_uploads
 from app.state.head_readings import Known
 from app.state.viewed_image import ViewedImage
 from app.views.heads import charts as heads_charts
@@ -30,7 +28,7 @@ def show() -> None:
     """The page."""
     st.header("Heads", anchor=False)
     _from_address()
-    photos = _photos() if session.choice().data is None else []
+    photos = image_picker.upload_photos("heads-photos") if session.choice().data is None else []
     known = _known(photos)
     reading, head = known.reading, one_head.chosen()
     heads = Heads(head_names(session.model().model.arch), head, head_locks.locks())
@@ -104,28 +102,6 @@ def _measure(known: Known) -> None:
     if not session.model().model.arch.num_classes:
         st.caption("This model has no classes, so criteria of the loss are left out.")
     st.code(job.command(), language="bash", wrap_lines=True)
-
-
-def _photos() -> list[ViewedImage]:
-    """Photos of the user's own, where no labelled images are chosen."""
-    uploads = st.file_uploader(
-        "Photos",
-        type=[extension.removeprefix(".") for extension in EXTENSIONS],
-        accept_multiple_files=True,
-        key="heads-photos",
-        max_upload_size=state_uploads.MAX_UPLOAD_MB["photo"],
-        label_visibility="collapsed",
-    )
-    kept: dict[str, ViewedImage] = st.session_state.setdefault("heads photos", {})
-    if uploads:
-        now = {one.file_id: kept.get(one.file_id) for one in uploads}
-        kept.clear()
-        for upload in uploads:
-            look = now[upload.file_id]
-            kept[upload.file_id] = look or ViewedImage(
-                upload.name, read_image(upload, upload.name), None, upload.file_id
-            )
-    return list(kept.values())
 
 
 def _from_address() -> None:

@@ -18,15 +18,15 @@ from streamlit.testing.v1 import AppTest
 from analysis.attention.pictures import covered
 from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths
-from app.parts import image_picker, picker, pictures
-from app.state import viewed_image
+from app.parts import picker, pictures
+from app.state import uploads, viewed_image
 from app.state.session import Choice
 from app.state.viewed_image import ViewedImage
 from app.views.attention import charts as attention_charts
 from app.views.attention import controls, page, queries
 from app.views.attention.map_picture import MapPicture
 from pruning.bundle.write import write_bundle
-from tests.support.app import MAIN, go, start, text
+from tests.support.app import MAIN, go, photo, start, text
 from tests.support.models import VARIANTS, random_vit
 
 
@@ -216,12 +216,6 @@ def test_a_picture_is_read_once_and_what_shows_it_asks_the_session_for_nothing(
 # ---- photos of one's own
 
 
-def photo(name: str, colour: str, size: tuple[int, int] = (90, 60)) -> tuple[str, bytes, str]:
-    content = io.BytesIO()
-    Image.new("RGB", size, colour).save(content, format="PNG")
-    return name, content.getvalue(), "image/png"
-
-
 def test_several_photos_are_paged_through_and_kept() -> None:
     app = start("attention", Choice(data=None))
     assert "Upload" in app.info[0].value
@@ -229,7 +223,7 @@ def test_several_photos_are_paged_through_and_kept() -> None:
     app.button(key="photo-number-next").click().run()
     assert "b.png" in text(app)
     kept: dict[str, ViewedImage] = app.session_state["own photos"]
-    assert max(max(photo.image.size) for photo in kept.values()) == image_picker.KEPT_SIDE
+    assert max(max(photo.image.size) for photo in kept.values()) == uploads.KEPT_SIDE
     go(app, "prune")
     go(app, "attention")
     assert "b.png" in text(app) or "a.png" in text(app)
@@ -238,13 +232,6 @@ def test_several_photos_are_paged_through_and_kept() -> None:
         "attention in a.png",
         "attention in b.png",
     ]
-
-
-def test_too_many_photos_are_one_sentence() -> None:
-    app = start("attention", Choice(data=None))
-    many = [photo(f"{i}.png", "red") for i in range(image_picker.MAX_PHOTOS + 1)]
-    app.get("file_uploader")[0].set_value(many).run()
-    assert "at most 16 photos" in app.error[0].value
 
 
 # ---- what is drawn

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from analysis.heads.graph import SIMILARITIES
@@ -27,7 +24,7 @@ from pruning.jobs.prune_job import Job
 from pruning.runs import folder as runs
 from pruning.runs import launch
 from pruning.runs.status import Status
-from tests.support.app import MAIN, bundle, go, only_run, start, text
+from tests.support.app import MAIN, bundle, go, only_run, photo, start, text
 
 LABELLED = [measure.title for measure in HEAD_MEASURES.values() if measure.needs_labels]
 
@@ -248,13 +245,7 @@ def test_locks_belong_to_their_model(choice: Choice, tiny_bundle: Path) -> None:
 def test_without_images_it_asks_for_photos(choice: Choice) -> None:
     app = start("heads", replace(choice, data=None))
     assert "Upload photos" in app.info[0].value
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 50, 40, 3), dtype=np.uint8)
-    files = []
-    for number, image in enumerate(pixels):
-        content = io.BytesIO()
-        Image.fromarray(image).save(content, format="PNG")
-        files.append((f"{number}.png", content.getvalue(), "image/png"))
-    app.file_uploader[0].set_value(files).run()
+    app.file_uploader[0].set_value([photo("a.png", "red"), photo("b.png", "blue")]).run()
     assert not app.exception and "2 photos of yours" in text(app)
     assert "needs a model with classes and labelled images" in text(app)
     app.file_uploader[0].set_value([("bad.png", b"no picture", "image/png")]).run()
