@@ -147,7 +147,7 @@ def _latest() -> None:
 def _summary(run: NumberedRun) -> None:
     outcome = run.outcome
     before, after = cost(outcome.dense.model.arch), cost(outcome.arch)
-    st.markdown(f"**{run.title}** · {outcome.seconds:.1f} s · {outcome.when}")
+    st.markdown(f"**{run.title}** · {wording.duration(outcome.seconds)} · {outcome.when}")
     columns = st.columns(3)
     columns[0].metric(
         "Top-1",
