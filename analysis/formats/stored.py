@@ -1,0 +1,114 @@
+"""The bases of all that is kept as JSON: `Stored` for a format, `Checked` for fields inside one."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_type_hints
+
+import msgspec
+
+from analysis.formats.text import MOST_BYTES, dump, in_file, parse, read_text
+from analysis.formats.typed import content, plain, require_usual, typed
+
+
+class Checked:
+    """Base of frozen dataclasses whose fields hold what their annotations say, however they are made.
+
+    A list becomes the tuple that is asked for, so that the whole stays hashable.
+
+    Raises:
+        ValueError: a value of another type, naming the field.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in _annotations(type(self)).items():  # type: ignore[arg-type]  # mypy: cache and hash
+            given = getattr(self, name)
+            try:
+                value = msgspec.convert(given, kind, strict=True)
+            except msgspec.ValidationError:
+                value = typed(_usual(given), kind, name)
+            if isinstance(value, int):
+                require_usual(value, name)
+            if value is not given:
+                object.__setattr__(self, name, value)
+
+
+class Stored(Checked):
+    """Base of frozen dataclasses that are a JSON format: an object of their fields and a `version`.
+
+    A file without a version is of the time before there was one, and is read like version 1. Whoever changes
+    a format counts `VERSION` up, and lets `upgraded` bring what older files hold to the fields of today.
+    """
+
+    VERSION: ClassVar[int] = 1
+    INDENT: ClassVar[int | None] = None
+    MOST_BYTES: ClassVar[int] = MOST_BYTES
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal value back."""
+        return dump(self.to_data(), self.INDENT)
+
+    def to_data(self) -> dict[str, Any]:
+        """What `to_json` writes, as dicts, lists, text and numbers."""
+        return {"version": self.VERSION} | plain(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Rebuild from `to_json`.
+
+        Raises:
+            ValueError: not JSON, a later version, or a field that is missing, unknown or of another type.
+        """
+        return cls.from_data(parse(text))
+
+    @classmethod
+    def from_data(cls, data: Any, place: str = "") -> Self:
+        """Rebuild from `to_data`; `place` says where it lies inside a larger file.
+
+        Raises:
+            ValueError: as `from_json`.
+        """
+        found: Self = typed(cls.upgraded(content(data, cls.VERSION, place)), cls, place)
+        return found
+
+    @classmethod
+    def upgraded(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The fields of today, from those of a file that this or an earlier version wrote."""
+        return data
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """What lies in a file.
+
+        Raises:
+            ValueError: it cannot be read, or as `from_json`; the sentence names the file.
+        """
+        text = read_text(file, cls.MOST_BYTES)
+        try:
+            return cls.from_json(text)
+        except ValueError as error:
+            raise in_file(file, error) from error
+
+    @classmethod
+    def find(cls, file: Path) -> Self | None:
+        """What lies in a file, None where there is no such file.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        return cls.read(file) if file.exists() else None
+
+
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _usual(value: Any) -> Any:
+    """Python's own floats in place of numpy's, which are floats as well."""
+    if isinstance(value, tuple):
+        return tuple(map(_usual, value))
+    return float(value) if isinstance(value, float) else value

@@ -1,0 +1,77 @@
+"""JSON as text: read from files of a bounded size, parsed, and what is wrong with it said in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 2**26  # of a file that is read, unless its format says otherwise
+
+
+class NotJson(ValueError):
+    """A text that cannot be read as JSON at all, such as half a line."""
+
+
+def read_text(file: Path, most: int = MOST_BYTES) -> str:
+    """The text of a file of at most so many bytes.
+
+    Raises:
+        ValueError: it cannot be read, is larger, or is not UTF-8; the sentence names it.
+    """
+    try:
+        size = file.stat().st_size
+        if size > most:
+            raise ValueError(f"{file} is too large: {size:,} bytes, at most {most:,} are read")
+        return file.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def in_file(file: Path | str, error: ValueError) -> ValueError:
+    """The same error, about the content of this file."""
+    said = str(error)
+    return ValueError(f"{file} {said[5:]}" if said.startswith("this ") else f"{file}: {said}")
+
+
+def parse(text: str | bytes) -> Any:
+    """JSON as Python reads it, but with no name twice in one object.
+
+    Raises:
+        NotJson: it is none.
+        ValueError: a name stands twice in one object.
+    """
+    try:
+        whole = text if isinstance(text, str) else text.decode()
+        return json.loads(whole, object_pairs_hook=_each_once)
+    except UnicodeDecodeError as error:
+        raise NotJson(f"this is not UTF-8 text: {error}") from error
+    except RecursionError as error:
+        raise NotJson("this is nested too deeply") from error
+    except _Twice as error:
+        raise ValueError(str(error)) from error
+    except ValueError as error:  # malformed, or a number of thousands of digits
+        raise NotJson(f"this is not JSON: {error}") from error
+
+
+class _Twice(ValueError):
+    """A name stands twice in one object."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(f"`{next(n for n in names if names.count(n) > 1)}` stands twice in one object")
+    return found
+
+
+def dump(data: object, indent: int | None = None) -> str:
+    """Data as the text of a JSON file.
+
+    Raises:
+        ValueError: it holds a number that is not finite.
+    """
+    return json.dumps(data, indent=indent, allow_nan=False) + "\n"
