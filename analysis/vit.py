@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+VERSION = 1  # of architecture.json; files from before there was a version have none
 POOLS = ("token", "avg")
 
 
@@ -58,7 +59,7 @@ class Architecture:
     reads behind it, and all keys and values: the same logits for less work. It needs pool "token".
 
     Raises:
-        ValueError: a width below one, or a combination that is no network.
+        ValueError: a field of another type, a width below one, or a combination that is no network.
     """
 
     image_size: tuple[int, int]
@@ -83,6 +84,8 @@ class Architecture:
     skip_unread: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _require_type(field.name, getattr(self, field.name), str(field.type))
         for name, least in (("embed_dim", 1), ("num_classes", 0), ("in_channels", 1), ("registers", 0)):
             _require_count(name, getattr(self, name), least)
         for size, patch in zip(self.image_size, self.patch_size, strict=True):
@@ -133,30 +136,85 @@ class Architecture:
 
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal Architecture back."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps({"version": VERSION} | asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
         """Rebuild from `to_json`.
 
         Raises:
-            ValueError: not JSON, or not the fields of an Architecture.
+            ValueError: not JSON, of a later version, or a field that is missing, unknown or of another type.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
-            blocks = tuple(BlockWidths(**block) for block in data.pop("blocks"))
-            height, width = data.pop("image_size")
-            patch_height, patch_width = data.pop("patch_size")
-            return cls(
-                image_size=(height, width), patch_size=(patch_height, patch_width), blocks=blocks, **data
-            )
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not the architecture of a PruneScope model: {error}") from error
+            data: Any = json.loads(text, object_pairs_hook=_each_once)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"this cannot be read as JSON: {error}") from error
+        if isinstance(data, dict):
+            _require_version(data.pop("version", 0))
+        found = _fields(cls, data)
+        blocks = [_fields(BlockWidths, one, f"blocks[{index}]") for index, one in enumerate(found["blocks"])]
+        return cls(**found | {"blocks": tuple(BlockWidths(**block) for block in blocks)})
+
+
+# What a field of an architecture may hold, by its annotation: a test, and what must be, in words.
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "int": (lambda value: type(value) is int, "a whole number"),
+    "float": (lambda value: type(value) in (int, float) and abs(value) < float("inf"), "a finite number"),
+    "bool": (lambda value: type(value) is bool, "true or false"),
+    "str": (lambda value: type(value) is str, "text"),
+    "tuple[int, int]": (
+        lambda value: type(value) is tuple and list(map(type, value)) == [int, int],
+        "two whole numbers",
+    ),
+    "tuple[BlockWidths, ...]": (lambda value: type(value) is tuple, "a list of blocks"),
+}
+
+
+def _require_type(name: str, value: object, annotation: str) -> None:
+    fits, words = _TYPES[annotation]
+    if not fits(value):
+        raise ValueError(f"{name} must be {words}, got {value!r:.60}")
+
+
+def _fields(kind: Any, data: object, place: str = "") -> dict[str, Any]:
+    """The fields of a dataclass from a JSON object: all that it needs, no others, each of its type."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{place or 'this'} must be an object, got {data!r:.60}")
+    found = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    known = {field.name: field for field in fields(kind)}
+    begin = f"{place}." if place else ""
+    for name in found:
+        if name not in known:
+            raise ValueError(f"there is no field {begin}{name} in an architecture")
+    for name, field in known.items():
+        if name in found:
+            _require_type(begin + name, found[name], str(field.type))
+        elif field.default is MISSING:
+            raise ValueError(f"{begin}{name} is missing")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} stands twice in one object")
+        found[name] = value
+    return found
+
+
+def _require_version(found: Any) -> None:
+    _require_count("version", found, 0)
+    if found > VERSION:
+        raise ValueError(
+            f"this was written by a later PruneScope (version {found}; this one reads up to {VERSION}): "
+            "update PruneScope"
+        )
 
 
 def _require_count(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r:.60}")
 
 
 class QuickGELU(nn.Module):

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from analysis.data import CALIBRATION_IMAGES, CLASSES, SIZE, batches, open_data, render
 from analysis.measure import cost, evaluate
-from analysis.models import DEMO, Preprocess, load
+from analysis.models import ARCHITECTURE_FILE, DEMO, PREPROCESS_FILE, WEIGHTS_FILE, Preprocess, load
 from analysis.vit import Architecture, BlockWidths, ViT
 
 PATCH = 8
@@ -173,9 +173,9 @@ def train(args: argparse.Namespace) -> tuple[ViT, float]:
 def write_demo(model: ViT, args: argparse.Namespace, seconds: float) -> None:
     """Store the model in half precision, and its card with the accuracy of what was stored."""
     DEMO.mkdir(exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, DEMO / "model.safetensors")
-    (DEMO / "architecture.json").write_text(ARCHITECTURE.to_json())
-    (DEMO / "preprocess.json").write_text(Preprocess((SIZE, SIZE), labels=CLASSES).to_json())
+    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, DEMO / WEIGHTS_FILE)
+    (DEMO / ARCHITECTURE_FILE).write_text(ARCHITECTURE.to_json())
+    (DEMO / PREPROCESS_FILE).write_text(Preprocess((SIZE, SIZE), labels=CLASSES).to_json())
     loaded = load("demo")
     tested = open_data("demo", loaded.preprocess, len(CLASSES), "test")
     result = evaluate(loaded.model, batches(tested, loaded.preprocess, 100))

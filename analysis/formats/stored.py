@@ -44,11 +44,13 @@ class Stored(Checked):
 
     VERSION: ClassVar[int] = 1
     INDENT: ClassVar[int | None] = None
+    ASCII: ClassVar[bool] = True  # names of files that are not UTF-8 can be written no other way
     MOST_BYTES: ClassVar[int] = MOST_BYTES
+    NEEDED: ClassVar[tuple[str, ...]] = ()  # fields that a file must have, though code may leave them out
 
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal value back."""
-        return dump(self.to_data(), self.INDENT)
+        return dump(self.to_data(), self.INDENT, self.ASCII)
 
     def to_data(self) -> dict[str, Any]:
         """What `to_json` writes, as dicts, lists, text and numbers."""
@@ -70,7 +72,8 @@ class Stored(Checked):
         Raises:
             ValueError: as `from_json`.
         """
-        found: Self = typed(cls.upgraded(content(data, cls.VERSION, place)), cls, place)
+        fields = cls.upgraded(content(data, cls.VERSION, place, cls.NEEDED))
+        found: Self = typed(fields, cls, place)
         return found
 
     @classmethod

@@ -68,10 +68,10 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def dump(data: object, indent: int | None = None) -> str:
+def dump(data: object, indent: int | None = None, ascii_only: bool = True) -> str:
     """Data as the text of a JSON file.
 
     Raises:
         ValueError: it holds a number that is not finite.
     """
-    return json.dumps(data, indent=indent, allow_nan=False) + "\n"
+    return json.dumps(data, indent=indent, ensure_ascii=ascii_only, allow_nan=False) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -30,11 +30,12 @@ def plain(value: object) -> Any:
     return msgspec.to_builtins(value)
 
 
-def content(data: Any, version: int, place: str = "") -> dict[str, Any]:
+def content(data: Any, version: int, place: str = "", needed: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a parsed JSON object of at most this version, without the version.
 
     Raises:
-        ValueError: no object, a later version, or a number that no field of ours holds.
+        ValueError: no object, a later version, a number that no field of ours holds, or a field that is
+            needed and not there.
     """
     if not isinstance(data, dict):
         raise ValueError(f"{f'`{place}`' if place else 'this'} must be an object, got {_kind(data)}")
@@ -46,6 +47,9 @@ def content(data: Any, version: int, place: str = "") -> dict[str, Any]:
             f"this was written by a later PruneScope (version {found}; this one reads up to {version}): "
             "update PruneScope"
         )
+    for name in needed:
+        if name not in data:
+            raise ValueError(f"`{_inside(place, name)}` is missing")
     try:
         require_usual(data, place)
     except RecursionError as error:

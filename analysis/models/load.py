@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from analysis.formats import in_file, read_text
+from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
 from analysis.models.convert import UnsupportedModelError, architecture_of, from_timm
 from analysis.models.preprocess import Preprocess
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
@@ -28,7 +30,6 @@ __all__ = [
 ]
 
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
-_BUNDLE_FILES = ("architecture.json", "preprocess.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -104,31 +105,27 @@ def architecture(
 
 
 def read_bundle(folder: Path) -> LoadedModel:
-    """Read a bundle: architecture.json, preprocess.json and model.safetensors, cast to float32.
+    """Read a bundle's architecture, preprocessing and weights, these cast to float32.
 
     Raises:
         ValueError: a file is missing, cannot be read, or does not fit the others.
     """
     arch = _bundle_architecture(folder)
     preprocess = _bundle_preprocess(folder, arch)
-    with torch.device("meta"):  # so that no memory is taken before the weights are known to fit
-        model = ViT(arch)
-    state = read_weights(folder / "model.safetensors")
-    require_match(state, model.state_dict(), folder / "model.safetensors")
+    model = _without_weights(arch, folder / ARCHITECTURE_FILE)
+    state = read_weights(folder / WEIGHTS_FILE)
+    require_match(state, model.state_dict(), folder / WEIGHTS_FILE)
     model.load_state_dict(state, assign=True)
     source = "embedded demo" if folder == DEMO else f"bundle {folder}"
     return LoadedModel(model.eval(), preprocess, str(folder), source)
 
 
 def _bundle_preprocess(folder: Path, arch: Architecture) -> Preprocess:
-    file = folder / "preprocess.json"
-    try:
-        preprocess = Preprocess.from_json(_text(file))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    file = folder / PREPROCESS_FILE
+    preprocess = Preprocess.read(file)
     if preprocess.image_size != arch.image_size:
         raise ValueError(
-            f"{file} must have the image_size of architecture.json, "
+            f"{file} must have the image_size of {ARCHITECTURE_FILE}, "
             f"{arch.image_size}, got {preprocess.image_size}"
         )
     if len(preprocess.labels) not in (0, arch.num_classes):
@@ -148,13 +145,13 @@ def _bundle_folder(name: str) -> Path | None:
         return None
     folder = Path(name).expanduser()
     is_path = name in (".", "..") or "/" in name or "\\" in name
-    if is_path or (folder / _BUNDLE_FILES[0]).is_file():
+    if is_path or (folder / ARCHITECTURE_FILE).is_file():
         return folder
     return folder if folder.is_dir() and not is_timm(name) else None
 
 
 def _bundle_architecture(folder: Path) -> Architecture:
-    missing = [file for file in _BUNDLE_FILES if not (folder / file).is_file()]
+    missing = [file for file in REQUIRED_FILES if not (folder / file).is_file()]
     if folder == DEMO and missing:
         raise ValueError(
             f"the embedded demo model is incomplete: {DEMO} has no {missing[0]}; restore that folder"
@@ -166,17 +163,21 @@ def _bundle_architecture(folder: Path) -> Architecture:
         )
     if missing:
         raise ValueError(
-            f"{folder} is not a bundle: it must hold {', '.join(_BUNDLE_FILES)}, {missing[0]} is not there"
+            f"{folder} is not a bundle: it must hold {', '.join(REQUIRED_FILES)}, {missing[0]} is not there"
         )
-    file = folder / "architecture.json"
+    file = folder / ARCHITECTURE_FILE
+    text = read_text(file)
     try:
-        return Architecture.from_json(_text(file))
+        return Architecture.from_json(text)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise in_file(file, error) from error
 
 
-def _text(file: Path) -> str:
+def _without_weights(arch: Architecture, file: Path) -> ViT:
+    """The model on the meta device, so that no memory is taken before the weights are known to fit."""
     try:
-        return file.read_text(encoding="utf-8")
-    except ValueError as error:
-        raise ValueError(f"{file} is not text: {error}") from error
+        with torch.device("meta"):
+            return ViT(arch)
+    except (RuntimeError, TypeError) as error:  # widths so large that torch cannot count the weights
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file}: no model can have these widths ({reason})") from error

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import ClassVar
 
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+
+from analysis.formats import Stored
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(Stored):
     """Size (rows, columns), normalisation, resizing and class labels, in timm's terms.
 
     `labels` are the class names in the order of the logits; empty where they are not known.
 
     Raises:
-        ValueError: a size, statistic or mode that cannot be.
+        ValueError: a value of another type, or a size, statistic or mode that cannot be.
     """
+
+    INDENT: ClassVar[int | None] = 2
+    ASCII: ClassVar[bool] = False  # so that people can read the labels
+    NEEDED: ClassVar[tuple[str, ...]] = ("mean", "std", "labels")
 
     image_size: tuple[int, int]
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -35,7 +40,8 @@ class Preprocess:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
+        super().__post_init__()
+        if min(self.image_size) < 1:
             raise ValueError(f"image_size must be two positive numbers, got {self.image_size}")
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise ValueError("mean and std need one value per channel, std above zero")
@@ -64,25 +70,6 @@ class Preprocess:
     def label(self, index: int) -> str:
         """Name of a class, or `class 7` where names are not known."""
         return self.labels[index] if index < len(self.labels) else f"class {index}"
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal Preprocess back."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Preprocess:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not the fields of a Preprocess.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            for key in ("image_size", "mean", "std", "labels"):
-                data[key] = tuple(data[key])
-            return cls(**data)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not the preprocessing of a PruneScope model: {error}") from error
 
 
 @cache

@@ -9,7 +9,7 @@ from threading import Lock
 import streamlit as st
 
 from analysis.measure import Evaluation, evaluate
-from analysis.models import LoadedModel
+from analysis.models import WEIGHTS_FILE, LoadedModel
 from app.progress_bar import progress_bar
 from app.state import finished_runs, session, session_runs
 from app.state.finished_runs import NumberedRun, OpenedRun
@@ -88,7 +88,7 @@ def open_path(path: str) -> str:
 
 def _evaluation(folder: Path, like: OpenedRun) -> Evaluation:
     """How a bundle does on the images that a run was tested on; measured once for all sessions."""
-    file = folder / "model.safetensors"
+    file = folder / WEIGHTS_FILE
     if not is_bundle(folder):
         raise ValueError(f"{folder} is no bundle any more")
     key = (folder, file.stat().st_mtime_ns, like.origin, like.data, like.before.labels)

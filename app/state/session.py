@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from analysis.data import CLASSES, ImageSet, open_data
-from analysis.models import DEMO, LoadedModel, Preprocess, load
+from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Preprocess, load
 from app.state.memo import forget, remember
 
 
@@ -112,7 +112,7 @@ def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int) ->
 
 def _stamp(spec: str | None) -> tuple[int, int] | None:
     path = DEMO if spec == "demo" else Path(spec or "").expanduser()
-    file = path / "model.safetensors"
+    file = path / WEIGHTS_FILE
     try:
         stat = (file if file.exists() else path).stat()
     except (OSError, ValueError):  # a name of the hub, or no path at all: loading it will say so

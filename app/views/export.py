@@ -9,21 +9,32 @@ from pathlib import Path
 import streamlit as st
 
 from analysis.measure import cost
+from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE
 from app import wording
 from app.parts import feedback, pick_run
 from app.state import uploads
 from app.state.finished_runs import NumberedRun
-from pruning.bundle import LOADER, export_onnx, export_pt2, zip_bundle
+from pruning.bundle import (
+    CARD_FILE,
+    CODE_FILE,
+    EXAMPLE_FILE,
+    LOADER,
+    PLAN_FILE,
+    REPORT_FILE,
+    export_onnx,
+    export_pt2,
+    zip_bundle,
+)
 
 CONTENT = {
-    "model.safetensors": "the weights, float32",
-    "architecture.json": "all widths, block by block",
-    "vit.py": "the model in one file that needs torch alone",
-    "example.py": "classifies a photo: python example.py photo.jpg",
-    "preprocess.json": "size, normalisation and class names",
-    "plan.json": "what was kept of the dense model",
-    "report.json": "the figures before and after",
-    "README.md": "a model card",
+    WEIGHTS_FILE: "the weights, float32",
+    ARCHITECTURE_FILE: "all widths, block by block",
+    CODE_FILE: "the model in one file that needs torch alone",
+    EXAMPLE_FILE: f"classifies a photo: python {EXAMPLE_FILE} photo.jpg",
+    PREPROCESS_FILE: "size, normalisation and class names",
+    PLAN_FILE: "what was kept of the dense model",
+    REPORT_FILE: "the figures before and after",
+    CARD_FILE: "a model card",
 }
 FORMATS = {
     "bundle": ("Bundle", ":material/folder_zip:", "A folder that loads with torch and safetensors alone."),

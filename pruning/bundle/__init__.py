@@ -2,12 +2,25 @@
 
 from pruning.bundle.card import LOADER
 from pruning.bundle.export import FORMATS, ExportError, export_formats, export_onnx, export_pt2, onnx_runner
-from pruning.bundle.layout import is_bundle, require_free
+from pruning.bundle.layout import (
+    CARD_FILE,
+    CODE_FILE,
+    EXAMPLE_FILE,
+    PLAN_FILE,
+    REPORT_FILE,
+    is_bundle,
+    require_free,
+)
 from pruning.bundle.write import write_bundle, zip_bundle
 
 __all__ = [
+    "CARD_FILE",
+    "CODE_FILE",
+    "EXAMPLE_FILE",
     "FORMATS",
     "LOADER",
+    "PLAN_FILE",
+    "REPORT_FILE",
     "ExportError",
     "export_formats",
     "export_onnx",

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from analysis.measure import cost
-from analysis.models import Preprocess
+from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE, Preprocess
 from analysis.vit import Architecture
+from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE
 from pruning.wording import base_name
 
 Report = Mapping[str, object]
 
 _PLACES = ("model", "weights", "teacher", "teacher_weights", "data", "calibration", "test_data")
 
-LOADER = """\
+LOADER = f"""\
 from safetensors.torch import load_file
-from vit import Architecture, ViT
-model = ViT(Architecture.from_json(open("architecture.json").read())).eval()
-model.load_state_dict(load_file("model.safetensors"))
+from {Path(CODE_FILE).stem} import Architecture, ViT
+model = ViT(Architecture.from_json(open("{ARCHITECTURE_FILE}").read())).eval()
+model.load_state_dict(load_file("{WEIGHTS_FILE}"))
 """
 
 
@@ -165,9 +167,9 @@ def _usage(preprocess: Preprocess) -> str:
     return (
         "## Use\n\nWith torch and safetensors alone, in this folder:\n\n"
         f"```python\n{LOADER}```\n\n"
-        f"The input is `B {len(preprocess.mean)} {rows} {columns}`, prepared as `preprocess.json` says; "
-        "`example.py` does that for a photo and prints the five likeliest classes:\n\n"
-        "```\npip install torch safetensors pillow\npython example.py photo.jpg\n```\n"
+        f"The input is `B {len(preprocess.mean)} {rows} {columns}`, prepared as `{PREPROCESS_FILE}` says; "
+        f"`{EXAMPLE_FILE}` does that for a photo and prints the five likeliest classes:\n\n"
+        f"```\npip install torch safetensors pillow\npython {EXAMPLE_FILE} photo.jpg\n```\n"
     )
 
 
@@ -175,5 +177,5 @@ def _licence(name: str) -> str:
     return (
         "## Licence\n\n"
         f"The weights keep the licence of the model they came from (`{name}`). "
-        "`vit.py` and `example.py` are part of PruneScope, Apache-2.0.\n"
+        f"`{CODE_FILE}` and `{EXAMPLE_FILE}` are part of PruneScope, Apache-2.0.\n"
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 from analysis.measure import Runner
 from analysis.models import LoadedModel, Preprocess
 from analysis.vit import ViT
+from pruning.bundle.layout import PLAN_FILE, REPORT_FILE
 from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_files
 from pruning.cut import Plan
@@ -136,10 +137,10 @@ def _records(loaded: LoadedModel) -> tuple[dict[str, object], Plan | None]:
     report: dict[str, object] = {}
     plan = None
     if loaded.source == f"bundle {folder}":
-        if (folder / "report.json").is_file():
-            report = _report(folder / "report.json")
-        if (folder / "plan.json").is_file():
-            plan = Plan.from_json((folder / "plan.json").read_text(encoding="utf-8"))
+        if (folder / REPORT_FILE).is_file():
+            report = _report(folder / REPORT_FILE)
+        if (folder / PLAN_FILE).is_file():
+            plan = Plan.from_json((folder / PLAN_FILE).read_text(encoding="utf-8"))
     return report, plan
 
 

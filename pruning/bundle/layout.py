@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-REQUIRED = ("model.safetensors", "architecture.json", "preprocess.json")
+from analysis.models import REQUIRED_FILES
+
+PLAN_FILE = "plan.json"
+REPORT_FILE = "report.json"
+CARD_FILE = "README.md"
+CODE_FILE = "vit.py"
+EXAMPLE_FILE = "example.py"
 EXPORTS = ("model.onnx", "model.onnx.data", "model.pt2")  # what may lie beside a bundle's own files
-FILES = (*REQUIRED, "plan.json", "report.json", "README.md", "vit.py", "example.py", *EXPORTS)
+FILES = (*REQUIRED_FILES, PLAN_FILE, REPORT_FILE, CARD_FILE, CODE_FILE, EXAMPLE_FILE, *EXPORTS)
 
 
 def is_bundle(folder: Path) -> bool:
     """Whether a folder holds what a bundle cannot do without."""
-    return all((folder / name).is_file() for name in REQUIRED)
+    return all((folder / name).is_file() for name in REQUIRED_FILES)
 
 
 def require_free(folder: Path, overwrite: bool = False) -> None:

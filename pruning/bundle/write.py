@@ -14,15 +14,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from analysis import vit
-from analysis.models import Preprocess
+from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE, Preprocess
 from analysis.vit import ViT
 from pruning.bundle.card import card, without_places
-from pruning.bundle.layout import FILES, REQUIRED, is_bundle
+from pruning.bundle.layout import (
+    CARD_FILE,
+    CODE_FILE,
+    EXAMPLE_FILE,
+    FILES,
+    PLAN_FILE,
+    REPORT_FILE,
+    is_bundle,
+)
 from pruning.bundle.staging import staged_folder
 from pruning.cut import Plan
 
-_EXAMPLE = Path(__file__).parent / "example.py"
-_VIT = Path(vit.__file__)
+_EXAMPLE = Path(__file__).parent / EXAMPLE_FILE
+_CODE = Path(vit.__file__)
 
 
 def write_bundle(
@@ -70,20 +78,20 @@ def write_files(
     pruned = plan is not None or "method" in report
     report = without_places({"model": name} | dict(report))  # a bundle saved again knows its origin
     texts = {
-        "architecture.json": model.arch.to_json(),
-        "preprocess.json": preprocess.to_json(),
-        "report.json": json.dumps(report, indent=2, allow_nan=False) + "\n",
-        "README.md": card(name, model.arch, preprocess, report, pruned=pruned),
-        "vit.py": _VIT.read_text(encoding="utf-8"),
-        "example.py": _EXAMPLE.read_text(encoding="utf-8"),
+        ARCHITECTURE_FILE: model.arch.to_json(),
+        PREPROCESS_FILE: preprocess.to_json(),
+        REPORT_FILE: json.dumps(report, indent=2, allow_nan=False) + "\n",
+        CARD_FILE: card(name, model.arch, preprocess, report, pruned=pruned),
+        CODE_FILE: _CODE.read_text(encoding="utf-8"),
+        EXAMPLE_FILE: _EXAMPLE.read_text(encoding="utf-8"),
     }
     if plan is not None:
-        texts["plan.json"] = plan.to_json()
+        texts[PLAN_FILE] = plan.to_json()
     for file, text in texts.items():
         (folder / file).write_text(text, encoding="utf-8", newline="\n")
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS_FILE
     save_file(_weights(model, half), weights, metadata={"format": "pt"})
-    shutil.copymode(folder / "README.md", weights)  # safetensors lets nobody but the owner read
+    shutil.copymode(folder / CARD_FILE, weights)  # safetensors lets nobody but the owner read
 
 
 def zip_bundle(folder: Path) -> bytes:
@@ -93,7 +101,7 @@ def zip_bundle(folder: Path) -> bytes:
         ValueError: the folder is not a bundle.
     """
     if not is_bundle(folder):
-        raise ValueError(f"{folder} is not a bundle: it needs {', '.join(REQUIRED)}")
+        raise ValueError(f"{folder} is not a bundle: it needs {', '.join(REQUIRED_FILES)}")
     packed = io.BytesIO()
     # weights hardly compress, and stored bytes do not depend on the version of zlib
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:

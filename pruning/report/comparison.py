@@ -11,9 +11,9 @@ from pathlib import Path
 from analysis.attention import AttentionMaps, Map
 from analysis.data import ImageSet
 from analysis.measure import Agreement, Cost, Evaluation, agreement, cost, ece, front
-from analysis.models import DEMO, LoadedModel, architecture
+from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, architecture
 from analysis.vit import Architecture
-from pruning.bundle import is_bundle
+from pruning.bundle import REPORT_FILE, is_bundle
 from pruning.cut import Indices, Plan, kept_heads, read_heads
 from pruning.jobs import Named, Timings
 from pruning.runs import FinishedRun, Heads, read_plan, stage
@@ -169,7 +169,7 @@ def of_bundle(folder: Path, result: Evaluation) -> ComparedModel:
         ValueError: it is no bundle, or damaged.
     """
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         report = {}  # what is not known is left out
     report = report if isinstance(report, dict) else {}
@@ -210,7 +210,7 @@ def _weights_file(name: str, weights: str | None) -> Path | None:
         file = Path(weights).expanduser()
     else:
         folder = DEMO if name == "demo" else Path(name).expanduser()
-        file = folder / "model.safetensors"
+        file = folder / WEIGHTS_FILE
         if not is_bundle(folder):
             return None
     return file if file.is_file() else None

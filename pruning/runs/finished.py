@@ -13,11 +13,11 @@ from analysis.data import ImageSet, open_training
 from analysis.measure import Agreement, Evaluation, agreement
 from analysis.models import LoadedModel, architecture
 from analysis.vit import Architecture
+from pruning.bundle import PLAN_FILE, REPORT_FILE
 from pruning.cut import Indices, Plan, read_heads
 from pruning.jobs import Job, Named, RecoverJob, evaluations, image_sets
 from pruning.runs import folder as runs
 
-PLAN = "plan.json"  # in a bundle
 Heads = tuple[Indices | None, ...]  # of each block
 
 
@@ -175,7 +175,7 @@ def read_kept(bundle: Path) -> Heads | None:
     Raises:
         ValueError: it is damaged.
     """
-    file = bundle / "report.json"
+    file = bundle / REPORT_FILE
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         return read_heads(report.get("heads"))
@@ -192,10 +192,10 @@ def read_plan(bundle: Path) -> Plan | None:
         ValueError: it is damaged.
     """
     try:
-        text = (bundle / PLAN).read_text(encoding="utf-8")
+        text = (bundle / PLAN_FILE).read_text(encoding="utf-8")
     except OSError:
         return None
     try:
         return Plan.from_json(text)
     except ValueError as error:
-        raise ValueError(f"{bundle / PLAN} is damaged: {error}") from error
+        raise ValueError(f"{bundle / PLAN_FILE} is damaged: {error}") from error

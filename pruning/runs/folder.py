@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.bundle import is_bundle
+from pruning.bundle import REPORT_FILE, is_bundle
 from pruning.jobs import registry
 from pruning.runs.file_lock import is_held
 from pruning.runs.status import ACTIVE, Status, this_host
@@ -180,11 +180,11 @@ def report(run: Run) -> dict[str, Any] | None:
     if run.bundle is None:
         return None
     try:
-        found: dict[str, Any] = json.loads((run.bundle / "report.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((run.bundle / REPORT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f"{run.bundle / 'report.json'} is damaged: {error}") from error
+        raise ValueError(f"{run.bundle / REPORT_FILE} is damaged: {error}") from error
     return found
 
 

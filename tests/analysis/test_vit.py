@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import replace
+import re
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from analysis import vit
 from analysis.vit import Architecture, BlockWidths, ViT
+from tests.support.edits import require_refused
 from tests.support.models import TINY, VARIANTS, random_images, random_vit
 
 
@@ -94,10 +98,55 @@ def test_rms_norm_divides_by_the_root_mean_square_alone() -> None:
         torch.testing.assert_close(norm(x), expected)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"blocks": []}', '{"blocks": [{"heads": 1}]}'])
-def test_bad_json_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not the architecture of a PruneScope model"):
+def test_architectures_from_before_there_was_a_version_are_read() -> None:
+    data = json.loads(TINY.to_json())
+    assert data.pop("version") == vit.VERSION == 1
+    assert list(data) == [field.name for field in fields(Architecture)]  # nothing else has changed
+    assert Architecture.from_json(json.dumps(data)) == TINY
+    with pytest.raises(
+        ValueError, match=r"^this was written by a later PruneScope \(version 2; this one reads up"
+    ):
+        Architecture.from_json(json.dumps(data | {"version": 2, "tokens": 3}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "this cannot be read as JSON: Expecting value"),
+        ("[" * 100_000, "this cannot be read as JSON: maximum recursion depth"),
+        ('{"embed_dim": ' + "9" * 5000 + "}", "this cannot be read as JSON: Exceeds the limit"),
+        ('{"embed_dim": 1, "embed_dim": 2}', "this cannot be read as JSON: embed_dim stands twice"),
+        ("[]", r"this must be an object, got \[\]"),
+        ("{}", "image_size is missing"),
+        ('{"version": "1"}', "version must be a whole number of at least 0, got '1'"),
+    ],
+)
+def test_bad_json_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
         Architecture.from_json(text)
+
+
+def test_every_field_is_held_to_its_type(tmp_path: Path) -> None:
+    """Bools are no ints, floats are no ints, "8" is no number."""
+    file = tmp_path / "architecture.json"
+    file.write_text(replace(TINY, layer_scale=True).to_json())
+    optional = [field.name for field in fields(Architecture) if field.default is not MISSING]
+    fine = [f"({'|'.join(optional)}): missing"]
+
+    def read() -> Architecture:
+        try:
+            return Architecture.from_json(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"architecture.json: {error}") from error
+
+    assert require_refused(file, read, fine, lambda name: re.sub(r"(_size)\[.\]", r"\1", name)) > 150
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Architecture)])
+def test_what_code_passes_in_is_checked_too(name: str) -> None:
+    for value in (None, "8" if name != "pool" else 8, [3, 4]):
+        with pytest.raises(ValueError, match=name):
+            replace(TINY, **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@ import argparse
 import json
 import os
 import pickle
+import re
 import sys
 import threading
 import time
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import huggingface_hub
@@ -21,6 +23,7 @@ from analysis.models import timm_source
 from analysis.models.load import UnsupportedModelError, architecture, from_timm, load, read_bundle, suggested
 from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths, ViT
+from tests.support.edits import require_refused
 
 SMALL = {"depth": 2, "img_size": 64, "num_classes": 7}
 
@@ -646,7 +649,40 @@ def test_bundle_weights_must_fit_and_be_finite(bundle):
 
 
 def test_a_bundle_that_asks_for_the_moon_takes_no_memory(bundle):
-    moon = json.loads(ARCH.to_json()) | {"embed_dim": 10**7}
-    (bundle / "architecture.json").write_text(json.dumps(moon))
-    with pytest.raises(ValueError, match="another architecture"):
-        read_bundle(bundle)
+    for width, message in (
+        (10**7, "another architecture"),
+        (2**40, r"no model can have"),
+        (10**30, "no model"),
+    ):
+        moon = json.loads(ARCH.to_json()) | {"embed_dim": width, "num_classes": 10**9}
+        (bundle / "architecture.json").write_text(json.dumps(moon))
+        (bundle / "preprocess.json").write_text(Preprocess((16, 24)).to_json())
+        with pytest.raises(ValueError, match=message):
+            read_bundle(bundle)
+
+
+def test_every_field_of_a_bundle_is_held_to_its_type(bundle):
+    read = lambda: read_bundle(bundle)
+    optional = [field.name for field in fields(Architecture) if field.default is not MISSING]
+    size = lambda name: re.sub(r"(_size)\[.\]", r"\1", name)
+    assert (
+        require_refused(bundle / "architecture.json", read, [f"({'|'.join(optional)}): missing"], size) > 150
+    )
+    fine = ["(interpolation|crop_pct|crop_mode): missing"]
+    assert require_refused(bundle / "preprocess.json", read, fine) > 80
+
+
+def test_bundles_from_before_there_were_versions_are_read(bundle):
+    before = read_bundle(bundle)
+    for name in ("architecture.json", "preprocess.json"):
+        data = json.loads((bundle / name).read_text())
+        assert data.pop("version") == 1
+        (bundle / name).write_text(json.dumps(data, indent=2) + "\n")
+    assert (read_bundle(bundle).model.arch, read_bundle(bundle).preprocess) == (ARCH, before.preprocess)
+    for name in ("preprocess.json", "architecture.json"):
+        data = json.loads((bundle / name).read_text()) | {"version": 2}
+        (bundle / name).write_text(json.dumps(data))
+        with pytest.raises(
+            ValueError, match=rf"/{name} was written by a later PruneScope \(version 2; this one"
+        ):
+            read_bundle(bundle)

@@ -17,14 +17,17 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
+from analysis import vit
 from analysis.data.images import read_image
 from analysis.measure.cost import cost
+from analysis.models.bundle_files import REQUIRED_FILES
 from analysis.models.load import read_bundle
 from analysis.models.preprocess import CROP_MODES, INTERPOLATIONS, Preprocess
 from analysis.vit import Architecture, ViT
 from pruning.bundle import example, layout
 from pruning.bundle import write as bundle
-from pruning.bundle.layout import is_bundle
+from pruning.bundle.card import LOADER
+from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE, is_bundle
 from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cut.plan import Plan
 from pruning.files import OutputError
@@ -421,7 +424,7 @@ def test_the_zip_is_deterministic_and_holds_a_bundle(
         archive.extractall(tmp_path / "unpacked")
     model = read_bundle(tmp_path / "unpacked" / "b").model
     torch.testing.assert_close(model.state_dict(), pruned[0].state_dict(), rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"is not a bundle: it needs model\.safetensors"):
+    with pytest.raises(ValueError, match=r"is not a bundle: it needs architecture\.json"):
         zip_bundle(tmp_path)
 
 
@@ -429,3 +432,12 @@ def test_saved_text_is_the_same_wherever_it_is_saved(save: Callable[..., Path], 
     assert contents(save(tmp_path / "a")) == contents(save(tmp_path / "b"))
     architecture = (tmp_path / "a" / "architecture.json").read_text(encoding="utf-8")
     assert Architecture.from_json(architecture) == read_bundle(tmp_path / "a").model.arch
+
+
+def test_files_that_travel_alone_name_the_files_beside_them() -> None:
+    """They cannot import the names, which have one home."""
+    code, example = (Path(file).read_text() for file in (vit.__file__, bundle._EXAMPLE))
+    for name in REQUIRED_FILES:
+        assert f'"{name}"' in example
+    assert all(line in code for line in LOADER.splitlines())
+    assert f"from {CODE_FILE.removesuffix('.py')} import" in example and f"python {EXAMPLE_FILE}" in example

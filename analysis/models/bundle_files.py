@@ -1,0 +1,8 @@
+"""The files that a bundle cannot do without, by name; `pruning.bundle` adds those that it writes besides."""
+
+from __future__ import annotations
+
+ARCHITECTURE_FILE = "architecture.json"
+PREPROCESS_FILE = "preprocess.json"
+WEIGHTS_FILE = "model.safetensors"
+REQUIRED_FILES = (ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE)
