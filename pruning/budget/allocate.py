@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from analysis.formats import Checked
 from analysis.measure import cost
 from analysis.vit import Architecture, BlockWidths
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
@@ -23,33 +24,35 @@ _PER = {"gmacs": 10**9, "params": 1}  # what the solver counts in
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Checked):
     """What the smaller model may cost: one of GMACs of an image, parameters, milliseconds of a batch.
 
     `batch` is the images that a latency is measured on, `images` the calibration images that
     sensitivities are measured on, at most.
 
     Raises:
-        ValueError: none or several of the three, or one that is not positive.
+        ValueError: a value of another type, none or several of the three, or one that is not positive.
     """
 
-    gmacs: float | None = None
-    params: float | None = None
-    ms: float | None = None
+    gmacs: int | float | None = None
+    params: int | float | None = None
+    ms: int | float | None = None
     batch: int = 1
     images: int = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         given = [kind for kind in BUDGET_UNITS if getattr(self, kind) is not None]
         if len(given) != 1:
             got = " and ".join(given) or "none"
             raise ValueError(f"a budget is one of {', '.join(BUDGET_UNITS)}, got {got}")
-        if isinstance(self.asked, bool) or not (self.asked > 0 and math.isfinite(self.asked)):
+        if not (self.asked > 0 and math.isfinite(self.asked)):
             raise ValueError(f"a budget must be a number above 0, got {self.asked}")
         for name in ("batch", "images"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"a budget's {name} must be a whole number of at least 1, got {value!r}")
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"a budget's {name} must be a whole number of at least 1, got {getattr(self, name)}"
+                )
         if self.batch != 1 and self.ms is None:
             raise ValueError("a batch size belongs to a budget in ms only")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from analysis.formats import Checked
 from analysis.vit import Architecture, Block
 
 BUDGETED_STRUCTURES = ("qk", "v", "mlp")
@@ -23,7 +23,7 @@ _KNEE = 10.0  # times the divergence of one width measured at the next: somethin
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Checked):
     """Mean KL divergence of the logits by width. `widths` fall from the dense one; `kl` never falls.
 
     Raises:
@@ -34,6 +34,7 @@ class Curve:
     kl: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.widths) != len(self.kl) or not self.widths or self.kl[0] != 0:
             raise ValueError("a curve needs one divergence per width, and 0 at the dense width")
         if not all(map(math.isfinite, self.kl)):
@@ -87,7 +88,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class BlockCurves:
+class BlockCurves(Checked):
     """The curves of one block."""
 
     qk: Curve
@@ -96,8 +97,8 @@ class BlockCurves:
 
 
 @dataclass(frozen=True)
-class Sensitivities:
-    """Curves of every block, measured on so many images; to and from JSON."""
+class Sensitivities(Checked):
+    """Curves of every block, measured on so many images."""
 
     blocks: tuple[BlockCurves, ...]
     images: int
@@ -115,24 +116,3 @@ class Sensitivities:
             for curves, widths in zip(self.blocks, arch.blocks, strict=True)
             for name in BUDGETED_STRUCTURES
         )
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives equal Sensitivities back."""
-        return json.dumps(asdict(self)) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Sensitivities:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not sensitivities.
-        """
-        try:
-            data = json.loads(text)
-            blocks = tuple(
-                BlockCurves(**{name: Curve(*map(tuple, curve.values())) for name, curve in block.items()})
-                for block in data["blocks"]
-            )
-            return cls(blocks, data["images"])
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"these are not PruneScope sensitivities: {error}") from error

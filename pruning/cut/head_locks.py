@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.formats import Checked
 from analysis.vit import Architecture
 from pruning.cut.plan import Plan
 
@@ -15,7 +16,7 @@ Head = tuple[int, int]  # block, and head within it
 
 
 @dataclass(frozen=True)
-class HeadLocks:
+class HeadLocks(Checked):
     """Heads, (block, head) each, that stay, and heads that go; kept in order, each once.
 
     Raises:
@@ -26,9 +27,13 @@ class HeadLocks:
     remove: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("keep", "remove"):
-            heads = tuple(sorted({_head(pair) for pair in getattr(self, name)}))
-            object.__setattr__(self, name, heads)
+            heads: tuple[Head, ...] = getattr(self, name)
+            for head in heads:
+                if min(head) < 0:
+                    raise ValueError(f"a head is named by block and head, numbers of at least 0, got {head}")
+            object.__setattr__(self, name, tuple(sorted(set(heads))))
         both = set(self.keep) & set(self.remove)
         if both:
             raise ValueError(f"a head can be locked to stay or to go, not both: {format_heads(sorted(both))}")
@@ -131,11 +136,3 @@ def parse_heads(text: str) -> tuple[Head, ...]:
             raise ValueError(f"a head is written BLOCK.HEAD, as in 3.2, got {word!r}")
         pairs.append((int(block), int(head)))
     return tuple(pairs)
-
-
-def _head(pair: object) -> Head:
-    if isinstance(pair, Sequence) and len(pair) == 2:
-        block, head = pair
-        if all(type(number) is int and number >= 0 for number in pair):
-            return block, head
-    raise ValueError(f"a head is named by block and head, whole numbers of at least 0, got {pair!r}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from analysis.formats import Checked, Stored
 from analysis.vit import Architecture, BlockWidths
 
 Indices = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class BlockPlan:
+class BlockPlan(Checked):
     """What stays of one block, as indices into the dense block.
 
     `heads` are the heads that stay; `qk` and `v` hold, for each of them in that order, the
@@ -21,7 +21,8 @@ class BlockPlan:
     head keeps the same number of pairs, and the same number of value neurons.
 
     Raises:
-        ValueError: nothing left of a structure, indices unsorted or double, or uneven heads.
+        ValueError: a value of another type, nothing left of a structure, indices unsorted or double, or
+            uneven heads.
     """
 
     heads: Indices
@@ -30,6 +31,7 @@ class BlockPlan:
     mlp: Indices
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_indices("heads", self.heads)
         _require_indices("mlp", self.mlp)
         for name, per_head in (("qk", self.qk), ("v", self.v)):
@@ -50,13 +52,14 @@ class BlockPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Stored):
     """What stays of a dense model: channels of the residual stream, and a `BlockPlan` per block."""
 
     embed: Indices
     blocks: tuple[BlockPlan, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_indices("embed", self.embed)
 
     @classmethod
@@ -91,32 +94,6 @@ class Plan:
                 _require_within("qk", qk, widths.qk)
                 _require_within("v", v, widths.v)
         return replace(dense, embed_dim=len(self.embed), blocks=tuple(block.widths for block in self.blocks))
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal Plan back."""
-        return json.dumps(asdict(self)) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not a plan.
-        """
-        try:
-            data = json.loads(text)
-            blocks = tuple(
-                BlockPlan(
-                    heads=tuple(block["heads"]),
-                    qk=tuple(map(tuple, block["qk"])),
-                    v=tuple(map(tuple, block["v"])),
-                    mlp=tuple(block["mlp"]),
-                )
-                for block in data["blocks"]
-            )
-            return cls(embed=tuple(data["embed"]), blocks=blocks)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not a PruneScope plan: {error}") from error
 
 
 def within_heads(heads: Plan, rest: Plan) -> Plan:

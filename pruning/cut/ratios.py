@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from analysis.formats import Checked, content, in_file, parse, read_text, typed
 from analysis.vit import Architecture, BlockWidths
 
 PRESETS_FILE = Path(__file__).parents[2] / "assets" / "presets.json"
@@ -17,11 +17,11 @@ PerBlock = float | tuple[float, ...]  # one number for all blocks, or one for ea
 
 
 @dataclass(frozen=True)
-class Ratios:
+class Ratios(Checked):
     """Fractions removed of each structure, from 0 to below 1: one number, or one per block.
 
     Raises:
-        ValueError: a fraction outside [0, 1).
+        ValueError: a value of another type, or a fraction outside [0, 1).
     """
 
     qk: PerBlock = 0.0
@@ -31,6 +31,7 @@ class Ratios:
     embed: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("qk", "v", "mlp", "heads"):
             value = getattr(self, name)
             for fraction in value if isinstance(value, tuple) else (value,):
@@ -71,17 +72,44 @@ class Preset:
     embed_dim: int
 
 
+@dataclass(frozen=True)
+class _Published(Checked):
+    """A preset as its file holds it: fractions removed per block, and the width they were published for."""
+
+    qk: tuple[float, ...]
+    v: tuple[float, ...]
+    mlp: tuple[float, ...]
+    embed: float
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.preset
+
+    @property
+    def preset(self) -> Preset:
+        """The same as ratios and a shape."""
+        return Preset(Ratios(self.qk, self.v, self.mlp, embed=self.embed), len(self.qk), self.embed_dim)
+
+
 @cache
 def presets() -> Mapping[str, Preset]:
     """The published presets by name (SNP, Shim et al. 2024, paper's repository)."""
-    listed = json.loads(PRESETS_FILE.read_text(encoding="utf-8"))
-    return {name: _preset(entry) for name, entry in listed.items()}
+    return read_presets(PRESETS_FILE)
 
 
-def _preset(entry: dict[str, list[float] | float | int]) -> Preset:
-    per_block = {name: tuple(entry[name]) for name in ("qk", "v", "mlp")}  # type: ignore[arg-type]
-    ratios = Ratios(**per_block, embed=float(entry["embed"]))  # type: ignore[arg-type]
-    return Preset(ratios, depth=len(per_block["qk"]), embed_dim=int(entry["embed_dim"]))  # type: ignore[arg-type]
+def read_presets(file: Path) -> dict[str, Preset]:
+    """The presets that a file holds, by name.
+
+    Raises:
+        ValueError: it cannot be read, or holds something else.
+    """
+    text = read_text(file)
+    try:
+        listed = typed(content(parse(text), version=1), dict[str, _Published])
+    except ValueError as error:
+        raise in_file(file, error) from error
+    return {name: published.preset for name, published in listed.items()}
 
 
 def preset_ratios(name: str, dense: Architecture) -> Ratios:
@@ -138,6 +166,6 @@ def _kept(what: str, width: int, fraction: float, align: int) -> int:
     return min(width, rounded)
 
 
-def _require_fraction(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+def _require_fraction(name: str, value: float) -> None:
+    if not 0 <= value < 1:
         raise ValueError(f"ratio {name} must be at least 0 and below 1 (a fraction removed), got {value}")

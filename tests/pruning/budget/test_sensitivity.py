@@ -188,18 +188,6 @@ def test_a_width_that_was_not_measured_is_refused(width: int) -> None:
 # ---- data and bad input
 
 
-def test_survives_json() -> None:
-    found = measured(random_vit(TINY), random_images(TINY))
-    again = Sensitivities.from_json(found.to_json())
-    assert again == found and hash(again) == hash(found)
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"blocks": [{"qk": 1}], "images": 3}'])
-def test_bad_json_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not PruneScope sensitivities"):
-        Sensitivities.from_json(text)
-
-
 def test_a_model_without_classifier_is_refused() -> None:
     with pytest.raises(ValueError, match="no classifier"):
         measured(random_vit(VARIANTS["no head"]), random_images(TINY))

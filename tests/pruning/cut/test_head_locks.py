@@ -57,9 +57,19 @@ def test_what_names_no_head_is_a_sentence(text: str) -> None:
         parse_heads(text)
 
 
-@pytest.mark.parametrize("pair", [(1,), (1, -1), (True, 0), (0.0, 1), "ab", 3])
-def test_what_is_no_head_is_refused(pair: object) -> None:
-    with pytest.raises(ValueError, match="a head is named by block and head"):
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ((1,), r"`keep\[0\]` must be a list of 2, got 1"),
+        ((1, -1), r"a head is named by block and head, numbers of at least 0, got \(1, -1\)"),
+        ((True, 0), r"`keep\[0\]\[0\]` must be a whole number, got true or false"),
+        ((0.0, 1), r"`keep\[0\]\[0\]` must be a whole number, got a number"),
+        ("ab", r"`keep\[0\]` must be a list, got text"),
+        (3, r"`keep\[0\]` must be a list, got a whole number"),
+    ],
+)
+def test_what_is_no_head_is_refused(pair: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
         HeadLocks(keep=(pair,))  # type: ignore[arg-type]
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from analysis.vit import BlockWidths
 from pruning.cut.plan import BlockPlan, Plan, kept_heads, read_heads, within_heads
 from pruning.cut.surgery import cut
+from tests.support.edits import require_refused
 from tests.support.models import TINY, random_images, random_vit
 
 BLOCK = BlockPlan(heads=(0, 2), qk=((1, 3), (0, 7)), v=((2,), (5,)), mlp=(0, 1, 31))
@@ -30,10 +33,14 @@ def test_survives_json_and_hashes() -> None:
     assert again == PLAN and hash(again) == hash(PLAN)
 
 
-@pytest.mark.parametrize("text", ["", "3", "{}", '{"embed": [0], "blocks": [{"heads": [0]}]}'])
-def test_bad_json_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not a PruneScope plan"):
-        Plan.from_json(text)
+def test_every_field_is_held_to_its_type(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(PLAN.to_json())
+    assert require_refused(file, lambda: Plan.read(file)) > 200
+    old = {name: value for name, value in json.loads(PLAN.to_json()).items() if name != "version"}
+    assert Plan.from_json(json.dumps(old)) == PLAN
+    with pytest.raises(ValueError, match="a plan must keep something of mlp"):
+        Plan.from_json(json.dumps(old | {"blocks": [old["blocks"][0] | {"mlp": []}]}))
 
 
 @pytest.mark.parametrize(

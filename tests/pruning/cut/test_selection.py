@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +10,9 @@ import torch
 from analysis.measure.cost import cost
 from analysis.vit import Architecture, BlockWidths
 from pruning.cut.plan import Plan
-from pruning.cut.ratios import Ratios, preset_ratios, presets, shrink
+from pruning.cut.ratios import PRESETS_FILE, Ratios, preset_ratios, presets, read_presets, shrink
 from pruning.cut.selection import Scores, select
+from tests.support.edits import require_refused
 from tests.support.models import TINY
 
 
@@ -54,8 +57,27 @@ def test_one_number_per_block() -> None:
 @pytest.mark.parametrize("name", ["qk", "v", "mlp", "heads", "embed"])
 @pytest.mark.parametrize("value", [1, 1.0, -0.1, 2, float("nan"), float("inf"), "half", None, True])
 def test_impossible_ratios_are_refused(name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"ratio {name} must be at least 0 and below 1"):
+    number = type(value) in (int, float)
+    must = f"ratio {name} must be at least 0 and below 1" if number else f"`{name}` must be a number"
+    with pytest.raises(ValueError, match=must):
         Ratios(**{name: value})
+
+
+def test_presets_are_held_to_their_types(tmp_path: Path) -> None:
+    file = tmp_path / "presets.json"
+    file.write_bytes(PRESETS_FILE.read_bytes())
+    assert read_presets(file) == presets()
+    assert require_refused(file, lambda: read_presets(file), [r"[\w-]+: missing"]) > 200
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({name: preset for name, preset in data.items() if name != "version"}))
+    assert read_presets(file) == presets()
+    file.write_text(json.dumps(data | {"version": 2}))
+    with pytest.raises(ValueError, match=r"presets\.json was written by a later PruneScope"):
+        read_presets(file)
+    data["snp-deit-tiny"]["qk"][0] = 1.5
+    file.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"presets\.json: `snp-deit-tiny`: ratio qk must be at least 0"):
+        read_presets(file)
 
 
 @pytest.mark.parametrize(
