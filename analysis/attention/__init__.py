@@ -35,6 +35,7 @@ from analysis.attention.pictures import (
     sheet,
     stretch,
     thumbnail,
+    tiled,
 )
 from analysis.attention.preservation import preservation
 from analysis.attention.relevance import Gradients, classifiers_of, readout
@@ -83,6 +84,7 @@ __all__ = [
     "sheet",
     "stretch",
     "thumbnail",
+    "tiled",
     "token_maps",
     "token_names",
     "trace",

@@ -97,16 +97,29 @@ def sheet(
 
     It is at most `room` pixels wide, and a map at most `largest`.
     """
-    gap, rows = 2, max(map(len, blocks))
+    gap = 2
     wide = max(1, min(largest, room // len(blocks) - gap))
-    cell = wide, max(1, round(wide * photo.height / photo.width))
+    return tiled(photo, blocks, (wide, max(1, round(wide * photo.height / photo.width))), gap, style)
+
+
+def tiled(
+    photo: Image.Image,
+    blocks: Sequence[Sequence[Map | None]],
+    cell: tuple[int, int],
+    gap: int,
+    style: Style,
+) -> Image.Image:
+    """Maps of `cell` pixels over the photo: blocks from left to right, heads from top to bottom.
+
+    Between the maps and where there is none, the picture is transparent.
+    """
     small = photo.resize(cell, Image.Resampling.LANCZOS)
-    image = Image.new("RGBA", (len(blocks) * (cell[0] + gap) - gap, rows * (cell[1] + gap) - gap))
+    wide, high = cell[0] + gap, cell[1] + gap
+    image = Image.new("RGBA", (len(blocks) * wide - gap, max(map(len, blocks)) * high - gap))
     for column, heads in enumerate(blocks):
         for row, values in enumerate(heads):
             if values is not None:
-                place = column * (cell[0] + gap), row * (cell[1] + gap)
-                image.paste(overlay(small, values, style), place)
+                image.paste(overlay(small, values, style), (column * wide, row * high))
     return image
 
 

@@ -57,8 +57,7 @@ def of_patches(picture: Image.Image, rows: int, columns: int) -> Cells:
 
 def of_heads(grid: Grid) -> Cells:
     """The maps of all heads, blocks from left to right."""
-    heights = [sum(column == block for column, _ in grid.cells) for block in range(grid.columns)]
-    return Cells(grid.image, heights, "block {column}, head {row}", GAP, ("block", "head"))
+    return Cells(grid.image, grid.heads, "block {column}, head {row}", GAP, ("block", "head"))
 
 
 def show(cells: Cells, chosen: Cell | None, pick: Callable[[Cell], None], key: str, alt: str) -> None:

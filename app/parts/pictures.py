@@ -1,4 +1,4 @@
-"""The grid of all heads as one image, and what the pages draw with."""
+"""What the pages draw with: the grid of all heads, lines, outlines, files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from analysis.attention import (
     overlay,
     stretch,
     thumbnail,
+    tiled,
 )
 
 __all__ = [
@@ -51,16 +52,14 @@ def scale(palette: str, width: int, height: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Grid:
-    """One image of many cells, and where each cell is: `cells` are (column, row)."""
+    """One picture of the maps of all heads: how large a map is, and how many each block has."""
 
     image: Image.Image
     cell: tuple[int, int]
-    cells: tuple[tuple[int, int], ...]
-    columns: int
-    rows: int
+    heads: tuple[int, ...]
 
 
-GAP = 4  # pixels between cells
+GAP = 4  # pixels between maps
 
 
 def grid(
@@ -70,21 +69,16 @@ def grid(
     room: tuple[int, int],
     tallest: int = 150,
 ) -> Grid:
-    """Maps of all heads as one image: blocks from left to right, heads from top to bottom.
+    """The maps of all heads in one picture: blocks from left to right, heads from top to bottom.
 
-    `room` is the width and height in pixels the grid may take, `tallest` the height of a cell.
+    `room` is the width and height in pixels that the picture may take, `tallest` the height of a map
+    and its gap at most.
     """
-    columns, rows = len(blocks), max(len(heads) for heads in blocks)
+    heads = tuple(map(len, blocks))
     ratio = photo.width / photo.height
-    height = min(room[1] / rows, room[0] / columns / ratio, tallest) - GAP
+    height = min(room[1] / max(heads), room[0] / len(blocks) / ratio, tallest) - GAP
     cell = max(16, round(height * ratio)), max(16, round(height))
-    small = photo.resize(cell, Image.Resampling.LANCZOS)
-    step = cell[0] + GAP, cell[1] + GAP
-    image = Image.new("RGBA", (columns * step[0] - GAP, rows * step[1] - GAP))
-    cells = [(column, row) for column, heads in enumerate(blocks) for row in range(len(heads))]
-    for column, row in cells:
-        image.paste(overlay(small, blocks[column][row], style), (column * step[0], row * step[1]))
-    return Grid(image, cell, tuple(cells), columns, rows)
+    return Grid(tiled(photo, blocks, cell, GAP, style), cell, heads)
 
 
 def patch_lines(picture: Image.Image, rows: int, columns: int) -> Image.Image:

@@ -106,9 +106,9 @@ def pick_head(arch: Architecture) -> tuple[int, int]:
     return block, head
 
 
-def show_head(block: int, head: int) -> None:
+def show_head(head: tuple[int, int]) -> None:
     """Move the sliders of `pick_head`, from a callback."""
-    st.session_state["block"], st.session_state["head"] = block, head
+    st.session_state["block"], st.session_state["head"] = head
 
 
 def _index_slider(label: str, key: str, count: int, start: int) -> int:

@@ -15,7 +15,7 @@ from analysis.attention import (
 )
 from analysis.data import ImageSet
 from app import wording
-from app.parts import charts
+from app.parts import charts_heads
 from app.parts.pictures import Map
 from app.state import memo
 from app.views.attention import charts as attention_charts
@@ -55,15 +55,9 @@ def score_heads(
         found = _over_several(view, query, scenes)
         mass, pointing = ([part.tolist() for part in parts] for parts in (found.mass, found.pointing))
         chance = found.mass_by_chance
-    st.plotly_chart(
-        attention_charts.on_object(mass, pointing, head),
-        config=charts.CONFIG,
-        width="content",
-        key="object-grid",
-        on_select=_head_clicked,
-        selection_mode="points",
-        alt="the share of each head's attention on the object, blocks from left to right",
-    )
+    figure = attention_charts.on_object(mass, pointing, head)
+    alt = "the share of each head's attention on the object, blocks from left to right"
+    charts_heads.show(figure, "object-grid", controls.show_head, alt)
     st.caption(
         "Percent of each head's attention to patches that falls on the object. By chance it would be "
         f"{wording.percent(chance)}."
@@ -77,9 +71,3 @@ def _over_several(view: AttentionView, query: Query, scenes: ImageSet) -> Object
 
     with st.spinner(f"Reading {SEVERAL} scenes …"):
         return memo.remember("objects", (view.loaded, query.name), measure)
-
-
-def _head_clicked() -> None:
-    clicked = st.session_state["object-grid"]["selection"]["points"]
-    if clicked:
-        controls.show_head(*clicked[0]["customdata"][:2])

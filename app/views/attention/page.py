@@ -187,11 +187,7 @@ def _all_heads(view: AttentionView, query: Query, maps: TokenMaps, chosen: tuple
     picker.show(
         picker.of_heads(view.picture.grid(maps)),
         chosen,
-        _pick_head,
+        controls.show_head,
         key="head-grid",
         alt="attention maps of all heads, blocks from left to right, heads from top to bottom",
     )
-
-
-def _pick_head(cell: picker.Cell) -> None:
-    controls.show_head(*cell)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, isnan
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.measure import Bin, Percentiles, wilson
 from analysis.vit import Architecture
+from app.parts import charts_heads
 from app.parts.charts import ACCENT, KEPT, OTHER, Figure, styled
 from pruning.report import Trade
 
@@ -136,53 +137,40 @@ def confusion_change(change: Sequence[Sequence[int]], names: Sequence[str]) -> F
 
 
 def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Figure:
-    """A cell for every head that stays, by its preservation; a click on one gives block and head."""
-    blocks, heads = len(values), max(map(len, values))
-    cell = min(CELLS[1], CELLS[0] // max(blocks, 1))
-    cells = [(b, h, v) for b, row in enumerate(values) for h, v in enumerate(row)]
-    known = [entry for entry in cells if entry[2] == entry[2]]
-    gone = [entry for entry in cells if entry[2] != entry[2]]
+    """A square for every head of the dense model, coloured by preservation; hollow if it was removed."""
+    blocks, most = len(values), max(map(len, values))
+    step = min(CELLS[1], CELLS[0] // blocks)
+    heads = [(block, head) for block, row in enumerate(values) for head in range(len(row))]
+    known = [head for head in heads if not isnan(values[head[0]][head[1]])]
+    removed = [head for head in heads if head not in known]
+    found = [values[block][head] for block, head in known]
+    where = "block %{x}, head %{y}: "
+    bar = {"thickness": 8, "len": 1, "outlinewidth": 0, "nticks": 4, "xpad": 4}
     figure = go.Figure()
-    figure.add_scatter(
-        x=[block for block, _, _ in gone],
-        y=[head for _, head, _ in gone],
-        mode="markers",
-        marker={"symbol": "square-open", "size": cell - 6, "color": "rgba(138, 150, 144, 0.45)"},
-        hovertemplate="block %{x}, head %{y}: removed<extra></extra>",
-        customdata=[[block, head] for block, head, _ in gone],
+    figure.add_trace(
+        charts_heads.squares(
+            removed,
+            step - 6,
+            f"{where}removed<extra></extra>",
+            symbol="square-open",
+            color="rgba(138, 150, 144, 0.45)",
+        )
     )
-    figure.add_scatter(
-        x=[block for block, _, _ in known],
-        y=[head for _, head, _ in known],
-        mode="markers",
-        marker={
-            "symbol": "square",
-            "size": cell - 3,
-            "color": [value for *_, value in known],
-            "colorscale": VIRIDIS,
-            "cmin": 0,
-            "cmax": 1,
-            "colorbar": {"thickness": 8, "len": 1, "outlinewidth": 0, "nticks": 4, "xpad": 4},
-        },
-        customdata=[[block, head, value] for block, head, value in known],
-        hovertemplate="block %{x}, head %{y}: %{customdata[2]:.3f}<extra></extra>",
+    figure.add_trace(
+        charts_heads.squares(
+            known,
+            step - 3,
+            f"{where}%{{customdata[2]:.3f}}<extra></extra>",
+            told=[[value] for value in found],
+            color=found,
+            colorscale=VIRIDIS,
+            cmin=0,
+            cmax=1,
+            colorbar=bar,
+        )
     )
-    figure.update_traces(
-        selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}}, showlegend=False
-    )
-    block, head = chosen
-    box = {"x0": block - 0.5, "x1": block + 0.5, "y0": head - 0.5, "y1": head + 0.5}
-    figure.add_shape(type="rect", **box, line={"color": ACCENT, "width": 2})
-    common = {"showgrid": False, "zeroline": False, "fixedrange": True, "ticks": ""}
-    figure.update_xaxes(**common, range=[-0.6, blocks - 0.4], dtick=1 if blocks <= 14 else 4, title="block")
-    figure.update_yaxes(**common, range=[heads - 0.4, -0.6], dtick=1 if heads <= 8 else 2, title="head")
-    return figure.update_layout(
-        width=blocks * cell + 48 + 60,
-        height=heads * cell + 6 + 46,
-        margin={"l": 48, "r": 60, "t": 6, "b": 46, "autoexpand": False},  # so that cells are square
-        clickmode="event+select",
-        dragmode=False,
-    )
+    charts_heads.frame(figure, chosen, step)
+    return charts_heads.arranged(figure, blocks, most, step, right=60)
 
 
 def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float]]]]) -> Figure:

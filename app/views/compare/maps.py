@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.attention import FUSIONS, enlarge, overlay, preservation, sheet
 from app import wording
-from app.parts import charts, image_picker
+from app.parts import charts_heads, image_picker
 from app.progress_bar import progress_bar
 from app.state import address, memo, viewed_image
 from app.state.viewed_image import ViewedImage
@@ -219,21 +219,13 @@ def _preserved_by(
     values = _preservation(found, model, image, over)
     known = [value for row in values for value in row.tolist() if value == value]
     slot.markdown(f"**{wording.plain(model.name)}**, {sum(known) / len(known):.3f} on average")
-    st.plotly_chart(
-        compare_charts.preserved([row.tolist() for row in values], chosen),
-        config=charts.CONFIG,
-        width="content",
-        key=f"preserved-{model.name}",
-        on_select=lambda: _clicked(f"preserved-{model.name}"),
-        selection_mode="points",
-        alt=f"attention preservation of {model.name}, blocks from left to right, heads from top to bottom",
-    )
+    figure = compare_charts.preserved([row.tolist() for row in values], chosen)
+    alt = f"attention preservation of {model.name}, blocks from left to right, heads from top to bottom"
+    charts_heads.show(figure, f"preserved-{model.name}", _show_head, alt)
 
 
-def _clicked(key: str) -> None:
-    points = st.session_state[key]["selection"]["points"]
-    if points:
-        st.session_state["compare clicked"] = tuple(points[0]["customdata"][:2])
+def _show_head(head: tuple[int, int]) -> None:
+    st.session_state["compare clicked"] = head
 
 
 def _sheets(found: Comparison, image: ViewedImage) -> None:

@@ -1,4 +1,4 @@
-"""Plotly for the Heads page: importance as grids, agreement of criteria, the graph of heads."""
+"""The Heads page's charts: importance as grids, agreement of criteria, the graph of heads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from app.parts.charts import ACCENT, OTHER
+from app.parts import charts_heads
+from app.parts.charts import ACCENT, OTHER, Figure
+from app.parts.charts_heads import CLEAR
 from pruning.criteria import HEAD_MEASURES
 from pruning.cut import Head, HeadLocks
 
-Figure = Any  # plotly comes without types
 SCALE = "Viridis"
 GROUPS = ("#14907a", "#e0a030", "#6a6fd8", "#d2604f", "#3d8fd1", "#b05fa8", "#7d9a2c", "#8a6d4f")
 KEEP, REMOVE = "#1fa35c", "#d2604f"
@@ -22,12 +23,11 @@ STAYS, GOES = "✓", "✕"
 _READABLE = {"color": "white", "shadow": "0 0 3px black, 0 0 2px black"}  # on any colour
 _BETWEEN = 38  # pixels between small grids, room for a title
 _WIDTHS = 4  # classes of edges by their width
-_CLEAR = {"plot_bgcolor": "rgba(0,0,0,0)", "paper_bgcolor": "rgba(0,0,0,0)"}
 
 
 @dataclass(frozen=True)
-class Heads:
-    """All heads of a model in a row, with what is marked on every chart of them."""
+class MarkedHeads:
+    """All heads of a model, block by block, and which of them every chart marks."""
 
     names: tuple[Head, ...]
     chosen: Head
@@ -35,36 +35,28 @@ class Heads:
 
     @property
     def marks(self) -> list[str]:
-        """A sign for every head that is locked."""
+        """The sign of each head's lock, empty for heads without one."""
         marks = dict.fromkeys(self.locks.keep, STAYS) | dict.fromkeys(self.locks.remove, GOES)
         return [marks.get(head, "") for head in self.names]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Blocks, and heads of the block that has most."""
+        """The number of blocks, and of heads in the block that has most."""
         return 1 + max(block for block, _ in self.names), 1 + max(head for _, head in self.names)
 
 
-def importance(heads: Heads, measure: str, values: Sequence[float], room: tuple[int, int]) -> Figure:
-    """One criterion for every head: blocks from left to right, heads downwards; bright is important."""
+def importance(heads: MarkedHeads, measure: str, values: Sequence[float], room: tuple[int, int]) -> Figure:
+    """One criterion for every head; bright heads are important. The grid fits a `room` in pixels."""
     columns, rows = heads.size
     step = max(14, min(room[0] / columns, room[1] / rows, 52))
-    figure = go.Figure(_squares(heads, measure, values, step - 3, bar=True))
-    _frame_chosen(figure, heads, step, {})
-    figure.update_xaxes(**_axis(columns), side="top", title={"text": "block", "standoff": 6})
-    figure.update_yaxes(**_axis(rows) | {"range": [rows - 0.5, -0.5]}, title={"text": "head", "standoff": 4})
-    return figure.update_layout(
-        width=step * columns + 48 + 92,
-        height=step * rows + 52 + 10,
-        margin={"l": 48, "r": 92, "t": 52, "b": 10, "autoexpand": False},
-        clickmode="event+select",
-        dragmode=False,
-        **_CLEAR,
-    )
+    bar = {"len": 1.0, "thickness": 10, "x": 1.03, "nticks": 5, "tickfont": {"size": 11}, "outlinewidth": 0}
+    figure = go.Figure(_squares(heads, measure, values, step - 3, colorbar=bar))
+    charts_heads.frame(figure, heads.chosen, step)
+    return charts_heads.arranged(figure, columns, rows, step, right=92)
 
 
-def all_importance(heads: Heads, values: Mapping[str, Sequence[float]], width: int) -> Figure:
-    """Every criterion as a small grid of its own, each with a scale of its own."""
+def all_importance(heads: MarkedHeads, values: Mapping[str, Sequence[float]], width: int) -> Figure:
+    """Every criterion as a small grid of its own, each with its own scale."""
     columns, rows = heads.size
     across = min(5, len(values)) if columns <= 12 else min(3, len(values))
     down = -(-len(values) // across)
@@ -75,60 +67,34 @@ def all_importance(heads: Heads, values: Mapping[str, Sequence[float]], width: i
     figure = make_subplots(down, across, subplot_titles=titles, **gaps)
     for place, (name, row) in enumerate(values.items()):
         where = {"row": place // across + 1, "col": place % across + 1}
-        figure.add_trace(_squares(heads, name, row, step - 1, bar=False), **where)
-        _frame_chosen(figure, heads, step, where)
-    figure.update_xaxes(**_axis(columns) | {"showticklabels": False})
-    figure.update_yaxes(**_axis(rows) | {"range": [rows - 0.5, -0.5], "showticklabels": False})
+        figure.add_trace(_squares(heads, name, row, step - 1), **where)
+        charts_heads.frame(figure, heads.chosen, step, where)
+    charts_heads.axes(figure, columns, rows, numbered=False)
     figure.update_annotations(font_size=13)
     margin = {"l": 8, "r": 8, "t": 30, "b": 8}
-    layout = {"clickmode": "event+select", "dragmode": False, "showlegend": False, "margin": margin}
-    return figure.update_layout(width=wide * across, height=high * down, **layout, **_CLEAR)
+    return figure.update_layout(width=wide * across, height=high * down, margin=margin)
 
 
-def _squares(heads: Heads, measure: str, values: Sequence[float], size: float, *, bar: bool) -> Any:
+def _squares(
+    heads: MarkedHeads,
+    measure: str,
+    values: Sequence[float],
+    size: float,
+    colorbar: dict[str, Any] | None = None,
+) -> Any:
     title, order = HEAD_MEASURES[measure].title, HEAD_MEASURES[measure].important
-    marker = {
-        "symbol": "square",
-        "size": size,
-        "color": list(values),
-        "colorscale": SCALE,
-        "reversescale": order < 0,
-        "line": {"width": 0},
-        "showscale": bar,
-    }
-    if bar:
-        look = {"thickness": 10, "x": 1.03, "nticks": 5, "tickfont": {"size": 11}, "outlinewidth": 0}
-        marker["colorbar"] = {"len": 1.0} | look
-    return go.Scatter(
-        x=[block for block, _ in heads.names],
-        y=[head for _, head in heads.names],
-        mode="markers+text",
+    return charts_heads.squares(
+        heads.names,
+        size,
+        f"block %{{x}}, head %{{y}}: %{{marker.color:.4g}}<extra>{title}</extra>",
         text=heads.marks,
-        textfont={"size": max(8, round(size / 2))} | _READABLE,
-        marker=marker,
-        selected={"marker": {"opacity": 1}, "textfont": {"color": "white"}},
-        unselected={"marker": {"opacity": 1}, "textfont": {"color": "white"}},
-        customdata=[list(head) for head in heads.names],
-        hovertemplate=f"block %{{x}}, head %{{y}}: %{{marker.color:.4g}}<extra>{title}</extra>",
+        font={"size": max(8, round(size / 2))} | _READABLE,
+        color=list(values),
+        colorscale=SCALE,
+        reversescale=order < 0,
+        showscale=colorbar is not None,
+        colorbar=colorbar,
     )
-
-
-def _frame_chosen(figure: Figure, heads: Heads, step: float, where: dict[str, int]) -> None:
-    (x, y), half = heads.chosen, 0.5 - 0.5 / step
-    box = {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half}
-    figure.add_shape(type="rect", **box, line={"color": ACCENT, "width": 3 if step > 12 else 2}, **where)
-
-
-def _axis(count: int) -> dict[str, Any]:
-    every = 1 if count <= 16 else 4
-    return {
-        "range": [-0.5, count - 0.5],
-        "tickvals": list(range(0, count, every)),
-        "showgrid": False,
-        "zeroline": False,
-        "fixedrange": True,
-        "ticks": "",
-    }
 
 
 def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:
@@ -158,7 +124,7 @@ def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:
     figure.update_xaxes(**common, side="top", tickangle=-90)
     figure.update_yaxes(**common, autorange="reversed")
     margin = {"l": 8, "r": 8, "t": 8, "b": 8}
-    return figure.update_layout(height=30 * len(names) + 150, margin=margin, dragmode=False, **_CLEAR)
+    return figure.update_layout(height=30 * len(names) + 150, margin=margin, dragmode=False, **CLEAR)
 
 
 @dataclass(frozen=True)
@@ -173,7 +139,7 @@ class Drawing:
     measure: str
 
 
-def graph(heads: Heads, drawing: Drawing, height: int) -> Figure:
+def graph(heads: MarkedHeads, drawing: Drawing, height: int) -> Figure:
     """Heads as circles that can be clicked: large is important, one colour for heads that belong together."""
     figure = go.Figure()
     for edge in _edges(drawing):
@@ -214,7 +180,7 @@ def graph(heads: Heads, drawing: Drawing, height: int) -> Figure:
     figure.update_yaxes(**hidden)
     margin = {"l": 0, "r": 0, "t": 0, "b": 0}
     return figure.update_layout(
-        height=height, margin=margin, dragmode=False, clickmode="event+select", **_CLEAR
+        height=height, margin=margin, dragmode=False, clickmode="event+select", **CLEAR
     )
 
 

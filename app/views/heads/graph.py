@@ -7,10 +7,11 @@ from torch import Tensor
 
 from analysis.heads import SIMILARITIES, diagonal_blocks, edges, groups, layout
 from app import wording
+from app.parts import charts_heads
 from app.state import memo
 from app.views.heads import charts as heads_charts
 from app.views.heads import one_head
-from app.views.heads.charts import Drawing, Heads
+from app.views.heads.charts import Drawing, MarkedHeads
 from pruning.criteria import HEAD_MEASURES, HeadReading
 
 SIMILARITY_TITLES = {
@@ -31,7 +32,7 @@ PER_HEAD = 2  # edges shown for each head, at the threshold the slider begins wi
 MOST_EDGES = 800
 
 
-def show(reading: HeadReading, heads: Heads, measure: str) -> None:
+def show(reading: HeadReading, heads: MarkedHeads, measure: str) -> None:
     """The graph with its options, and the neighbours of the head that is shown."""
     st.subheader("Heads that are alike", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", key="graph-options"):
@@ -57,7 +58,8 @@ def show(reading: HeadReading, heads: Heads, measure: str) -> None:
     drawing = _drawing(reading, heads, kind, block, threshold, measure)
     where = "all blocks" if block is None else f"block {block}"
     alt = f"graph of the heads of {where}, joined where they are alike"
-    one_head.clickable(heads_charts.graph(heads, drawing, 460), "head-graph-plot", alt)
+    figure = heads_charts.graph(heads, drawing, 460)
+    charts_heads.show(figure, "head-graph-plot", one_head.pick, alt, stretch=True)
     st.caption(
         f"{SIMILARITY_NOTES[kind]} Large heads are important by {HEAD_MEASURES[measure].title}, colours are "
         f"groups of alike heads, and {wording.count(len(drawing.edges))} pairs are joined."
@@ -94,7 +96,7 @@ def _part(reading: HeadReading, kind: str, block: int | None) -> Tensor:
 
 
 def _drawing(
-    reading: HeadReading, heads: Heads, kind: str, block: int | None, threshold: float, measure: str
+    reading: HeadReading, heads: MarkedHeads, kind: str, block: int | None, threshold: float, measure: str
 ) -> Drawing:
     weights = _part(reading, kind, block)
     key = (reading, kind, block)

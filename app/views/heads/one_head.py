@@ -13,7 +13,6 @@ from analysis.gates import without_heads
 from analysis.heads import head_names, nearest
 from analysis.measure import Batches, Evaluation, agreement, evaluate
 from app import wording
-from app.parts.charts import CONFIG, Figure
 from app.progress_bar import progress_bar
 from app.state import head_locks, memo, session, viewed_image
 from app.state.viewed_image import ViewedImage
@@ -32,28 +31,9 @@ SIDE = 200  # pixels of a map
 THUMBNAIL = 96
 
 
-def pick(head: Sequence[int]) -> None:
+def pick(head: Head) -> None:
     """Show this head from now on."""
-    st.session_state["heads-block"], st.session_state["heads-head"] = int(head[0]), int(head[1])
-
-
-def clickable(figure: Figure, key: str, alt: str, *, stretch: bool = True) -> None:
-    """A chart on which a click chooses a head."""
-    st.plotly_chart(
-        figure,
-        config=CONFIG,
-        width="stretch" if stretch else "content",
-        key=key,
-        on_select=lambda: _clicked(key),
-        selection_mode="points",
-        alt=alt,
-    )
-
-
-def _clicked(key: str) -> None:
-    clicked = st.session_state[key]["selection"]["points"]
-    if clicked:
-        pick(clicked[0]["customdata"])
+    st.session_state["heads-block"], st.session_state["heads-head"] = head
 
 
 def chosen() -> Head:

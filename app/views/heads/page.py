@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import streamlit as st
 
 from analysis.heads import head_names, spearman
-from app.parts import charts, feedback, image_picker, run_panel
+from app.parts import charts, charts_heads, feedback, image_picker, run_panel
 from app.state import address, head_locks, head_readings, memo, session, session_runs
 from app.state.head_readings import Known
 from app.state.viewed_image import ViewedImage
 from app.views.heads import charts as heads_charts
 from app.views.heads import graph, one_head
-from app.views.heads.charts import Heads
-from app.views.heads.one_head import clickable, pick
+from app.views.heads.charts import MarkedHeads
+from app.views.heads.one_head import pick
 from pruning.criteria import HEAD_MEASURES, HeadReading
 from pruning.cut import Head
 from pruning.jobs import HeadsJob
@@ -31,7 +31,7 @@ def show() -> None:
     photos = image_picker.upload_photos("heads-photos") if session.choice().data is None else []
     known = _known(photos)
     reading, head = known.reading, one_head.chosen()
-    heads = Heads(head_names(session.model().model.arch), head, head_locks.locks())
+    heads = MarkedHeads(head_names(session.model().model.arch), head, head_locks.locks())
     left, right = st.columns([3, 2], gap="large")
     with left:
         measure = _importance(reading, heads)
@@ -123,7 +123,7 @@ def _to_address(head: Head, measure: str) -> None:
 # ---- importance
 
 
-def _importance(reading: HeadReading, heads: Heads) -> str:
+def _importance(reading: HeadReading, heads: MarkedHeads) -> str:
     """The large grid of one criterion; returns which."""
     if st.session_state.get("criterion") not in (None, *reading.values):
         del st.session_state["criterion"]
@@ -139,7 +139,7 @@ def _importance(reading: HeadReading, heads: Heads) -> str:
     st.caption(f"{entry.explanation} {bright} Click a head to look at it.")
     figure = heads_charts.importance(heads, measure, reading.values[measure], ROOM)
     alt = f"{entry.title} of all heads, blocks from left to right, heads from top to bottom"
-    clickable(figure, "importance", alt, stretch=False)
+    charts_heads.show(figure, "importance", pick, alt)
     missing = [each.title for name, each in HEAD_MEASURES.items() if name not in reading.values]
     if missing:
         st.caption(f"Not measured here, as it needs labels: {', '.join(missing)}.")
@@ -158,13 +158,12 @@ def _locks_set() -> None:
         feedback.link("prune", "Prune", ":material/content_cut:")
 
 
-def _overview(reading: HeadReading, heads: Heads) -> None:
+def _overview(reading: HeadReading, heads: MarkedHeads) -> None:
     st.subheader("All criteria", anchor=False)
     st.caption("Each on a scale of its own; bright heads are worth keeping, or high where it ranks nothing.")
     figure = heads_charts.all_importance(heads, reading.values, WIDE)
-    clickable(
-        figure, "all-importance", "all criteria as small grids, blocks from left to right", stretch=False
-    )
+    alt = "all criteria as small grids, blocks from left to right"
+    charts_heads.show(figure, "all-importance", pick, alt)
 
 
 # ---- agreement

@@ -84,8 +84,9 @@ def test_palettes_run_from_first_to_last_anchor(palette: str) -> None:
 def test_grid_has_a_cell_for_every_head_of_uneven_blocks() -> None:
     plane = np.eye(4, dtype=np.float32)
     grid = pictures.grid(Image.new("RGB", (64, 64)), [[plane] * 3, [plane]], pictures.Style(), (400, 300))
-    assert grid.cells == ((0, 0), (0, 1), (0, 2), (1, 0))
-    assert (grid.columns, grid.rows) == (2, 3)
+    assert grid.heads == (3, 1)
+    (wide, high), gap = grid.cell, pictures.GAP
+    assert grid.image.size == (2 * wide + gap, 3 * high + 2 * gap)
     empty = np.asarray(grid.image)[-1, -1]
     assert empty[3] == 0  # where block 1 has no head, nothing is drawn
 
