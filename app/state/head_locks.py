@@ -1,7 +1,7 @@
-"""Which heads a person has decided to keep or to remove: of the loaded model, in this session.
+"""The locks of heads: which heads of the loaded model every method must keep or must remove.
 
-The address carries them too, so that they survive a refresh; a decision about another model's heads
-is left alone.
+They belong to the session, one set for each model. The address carries those of the loaded model, so
+that they survive a refresh; locks of another model in the address are ignored.
 """
 
 from __future__ import annotations
@@ -14,78 +14,77 @@ from app.state import address, memo, session
 from pruning.criteria import weights_id
 from pruning.cut import Head, HeadLocks, format_heads, parse_heads
 
-UNDECIDED, KEEP, REMOVE = "undecided", "keep", "remove"
-LABELS = {KEEP: "Keep", UNDECIDED: "Undecided", REMOVE: "Remove"}
+NO_LOCK, KEEP, REMOVE = "none", "keep", "remove"
+LABELS = {KEEP: "Keep", NO_LOCK: "No lock", REMOVE: "Remove"}
 _PARAMETERS = {"keep": "keep-heads", "remove": "remove-heads"}
 
 
 def model_id(loaded: LoadedModel | None = None) -> str:
-    """A short name of the loaded weights."""
+    """A short name of the weights, by default those that are loaded."""
     shown = loaded or session.model()
     return memo.remember("model id", shown, lambda: weights_id(shown.model), keep=8)
 
 
 def locks() -> HeadLocks:
-    """What is decided about the loaded model."""
+    """All locks of the loaded model's heads."""
     found: HeadLocks = _all().get(model_id(), HeadLocks())
     return found
 
 
 def lock_of(head: Head) -> str:
-    """What is decided about a head."""
+    """The lock of one head."""
     now = locks()
-    return KEEP if head in now.keep else REMOVE if head in now.remove else UNDECIDED
+    return KEEP if head in now.keep else REMOVE if head in now.remove else NO_LOCK
 
 
-def set_lock(head: Head, what: str) -> None:
-    """Decide about a head."""
+def set_lock(head: Head, lock: str) -> None:
+    """Lock a head, or take its lock away."""
     now = locks()
     keep, remove = ({one for one in listed if one != head} for listed in (now.keep, now.remove))
-    keep |= {head} if what == KEEP else set()
-    remove |= {head} if what == REMOVE else set()
+    keep |= {head} if lock == KEEP else set()
+    remove |= {head} if lock == REMOVE else set()
     _all()[model_id()] = HeadLocks(tuple(keep), tuple(remove))
 
 
 def clear() -> None:
-    """Decide nothing."""
+    """Take all locks of the loaded model away."""
     _all().pop(model_id(), None)
 
 
 def allowed_locks(head: Head) -> list[str]:
-    """What can be decided about a head: the last one of its block cannot go."""
+    """The locks a head can have; one head of each block must not be locked for removal."""
     count = session.model().model.arch.blocks[head[0]].heads
-    gone = sum(block == head[0] and one != head[1] for block, one in locks().remove)
-    return [what for what in LABELS if what != REMOVE or gone < count - 1]
+    others = sum(block == head[0] and one != head[1] for block, one in locks().remove)
+    return [lock for lock in LABELS if lock != REMOVE or others < count - 1]
 
 
 def sentence() -> str:
-    """What is decided, for people; empty where nothing is."""
+    """The locks in words, without a full stop; empty where there are none."""
     now = locks()
-    parts = [("stay", now.keep), ("go", now.remove)]
-    said = [
-        f"{wording.count(len(heads))} {'heads' if len(heads) > 1 else 'head'} locked to {verb} "
+    parts = [
+        f"{wording.count(len(heads))} {'heads' if len(heads) > 1 else 'head'} to {verb} "
         f"({format_heads(heads[:6]).replace(',', ', ')}{', …' if len(heads) > 6 else ''})"
-        for verb, heads in parts
+        for verb, heads in (("keep", now.keep), ("remove", now.remove))
         if heads
     ]
-    return " and ".join(said)
+    return f"Locked: {', '.join(parts)}" if parts else ""
 
 
 def from_address() -> None:
-    """Take over what the address says, once in a session, if it is about the loaded model."""
+    """Take over the locks in the address, once in a session, if they are those of the loaded model."""
     asked = {name: address.given(parameter) or [] for name, parameter in _PARAMETERS.items()}
     if not any(asked.values()) or address.given("of") != [model_id()]:
         return
     try:
         found = HeadLocks(**{name: parse_heads(",".join(listed)) for name, listed in asked.items()})
         found.require_fit(session.model().model.arch)
-    except ValueError:  # an address that somebody has changed: as if it said nothing
+    except ValueError:  # somebody has edited the address: as if it had no locks
         return
     _all()[model_id()] = found
 
 
 def to_address() -> None:
-    """Let the address say what is decided, and about which model."""
+    """Write the locks into the address, and which model they belong to."""
     now = locks()
     for name, parameter in _PARAMETERS.items():
         heads = format_heads(getattr(now, name))
@@ -94,5 +93,5 @@ def to_address() -> None:
 
 
 def _all() -> dict[str, HeadLocks]:
-    found: dict[str, HeadLocks] = st.session_state.setdefault("decisions", {})
+    found: dict[str, HeadLocks] = st.session_state.setdefault("head locks", {})
     return found

@@ -82,13 +82,13 @@ def test_a_head_locked_in_the_graph_is_gone_after_pruning(page: Page, run_folder
     page.locator(".st-key-head-what-if button").first.click()
     page.locator(".st-key-head-outcome").wait_for()
     page.get_by_role("radio", name="Remove").click()
-    page.locator(".st-key-decided").get_by_text(f"1 head locked to go ({block}.{head})").wait_for()
+    page.locator(".st-key-decided").get_by_text(f"1 head to remove ({block}.{head})").wait_for()
     settle(page)
     shoot(page, "heads")
 
-    page.reload()  # a new session, which the address tells what was shown and decided
+    page.reload()  # a new session, which the address tells what was shown and locked
     page.get_by_role("heading", name=f"Block {block}, head {head}").wait_for()
-    page.locator(".st-key-decided").get_by_text(f"1 head locked to go ({block}.{head})").wait_for()
+    page.locator(".st-key-decided").get_by_text(f"1 head to remove ({block}.{head})").wait_for()
     settle(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 

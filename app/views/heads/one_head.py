@@ -1,4 +1,4 @@
-"""One head on the Heads page: what is decided about it, its numbers, its neighbours, its maps, a what-if."""
+"""One head on the Heads page: its lock, its numbers, similar heads, its maps, and a what-if without it."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ def chosen() -> Head:
 
 
 def controls(head: Head) -> None:
-    """Which head is shown, and what is decided about it."""
+    """Which head is shown, and its lock."""
     blocks = session.model().model.arch.blocks
     left, right = st.columns(2)
     left.number_input("Block", 0, len(blocks) - 1, key="heads-block", persist_state="session")
     right.number_input("Head", 0, blocks[head[0]].heads - 1, key="heads-head", persist_state="session")
     offered = head_locks.allowed_locks(head)
-    key = f"decision-{head_locks.model_id()}-{head[0]}-{head[1]}"
+    key = f"lock-{head_locks.model_id()}-{head[0]}-{head[1]}"
     st.session_state[key] = head_locks.lock_of(head)
     st.segmented_control(
-        "When pruning",
+        "Lock for pruning",
         offered,
         format_func=head_locks.LABELS.__getitem__,
         required=True,
         key=key,
         on_change=_set_lock,
         args=(head, key),
-        help="What is locked here holds for every method on the Prune page, whatever its scores and ratios.",
+        help="Every method on the Prune page obeys this lock, whatever the head's score and the ratios.",
     )
     if head_locks.REMOVE not in offered:
-        st.caption("It is the last of its block that is not locked to go, so it has to stay.")
+        st.caption("It is the only head of its block that is not locked for removal, so it must stay.")
 
 
 def _set_lock(head: Head, key: str) -> None:
@@ -165,7 +165,7 @@ def what_if(head: Head) -> None:
     if found is None:
         st.caption("Masks this head alone; nothing is cut.")
         return
-    _outcome(*found)
+    _show_what_if(*found)
 
 
 def _masked(head: Head, progress: Progress) -> tuple[Evaluation, Evaluation]:
@@ -181,7 +181,7 @@ def _masked(head: Head, progress: Progress) -> tuple[Evaluation, Evaluation]:
     return before, evaluate(without_heads(loaded.model, [head]), images("Evaluating without the head"))
 
 
-def _outcome(before: Evaluation, after: Evaluation) -> None:
+def _show_what_if(before: Evaluation, after: Evaluation) -> None:
     both = agreement(before, after)
     with st.container(key="head-outcome"):
         st.markdown(

@@ -35,7 +35,7 @@ def show() -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         measure = _importance(reading, heads)
-        _locks_set()
+        _locks()
     with right:
         st.subheader(f"Block {head[0]}, head {head[1]}", anchor=False)
         one_head.controls(head)
@@ -146,12 +146,12 @@ def _importance(reading: HeadReading, heads: MarkedHeads) -> str:
     return measure
 
 
-def _locks_set() -> None:
-    """What is locked, and the way to where it counts."""
+def _locks() -> None:
+    """All locks, with a button that clears them and a link to the page that obeys them."""
     said = head_locks.sentence()
     with st.container(horizontal=True, vertical_alignment="center", key="decided"):
         if not said:
-            st.caption("No head is locked yet: every method is free to choose.")
+            st.caption("No head is locked yet, so every method is free to choose which heads to remove.")
             return
         st.markdown(f":material/lock: {said}.", width="content")
         st.button("Clear", key="clear-locks", on_click=head_locks.clear)

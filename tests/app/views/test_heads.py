@@ -50,10 +50,10 @@ def choice(small: Path, photos: Path) -> Choice:
     return Choice(str(small), data=str(photos), limit=6)
 
 
-def decide(app: AppTest, head: tuple[int, int], what: str) -> AppTest:
+def lock(app: AppTest, head: tuple[int, int], what: str) -> AppTest:
     app.number_input(key="heads-block").set_value(head[0]).run()
     app.number_input(key="heads-head").set_value(head[1]).run()
-    widget = next(each for each in app.get("button_group") if each.label == "When pruning")
+    widget = next(each for each in app.get("button_group") if each.label == "Lock for pruning")
     return widget.set_value(what).run()
 
 
@@ -147,7 +147,7 @@ def test_the_address_brings_the_same_view_back(choice: Choice) -> None:
     app.number_input(key="heads-block").set_value(2).run()
     app.number_input(key="heads-head").set_value(1).run()
     app.selectbox(key="criterion").set_value("distance").run()
-    decide(app, (0, 2), "remove")
+    lock(app, (0, 2), "remove")
     said = dict(app.query_params)
     assert (said["heads-block"], said["heads-head"], said["criterion"]) == ("0", "2", "distance")
     fresh = AppTest.from_file(MAIN, default_timeout=180)
@@ -158,7 +158,7 @@ def test_the_address_brings_the_same_view_back(choice: Choice) -> None:
     go(fresh, "heads")
     assert fresh.selectbox(key="criterion").value == "distance"
     assert fresh.number_input(key="heads-head").value == 2
-    assert "1 head locked to go (0.2)" in text(fresh)
+    assert "Locked: 1 head to remove (0.2)" in text(fresh)
 
 
 def test_every_similarity_is_named_and_explained() -> None:
@@ -175,11 +175,11 @@ def test_every_similarity_is_named_and_explained() -> None:
 
 def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
     app = start("heads", choice)
-    decide(app, (0, 1), "remove")
-    decide(app, (2, 0), "keep")
-    assert "1 head locked to stay (2.0) and 1 head locked to go (0.1)" in text(app)
+    lock(app, (0, 1), "remove")
+    lock(app, (2, 0), "keep")
+    assert "Locked: 1 head to keep (2.0), 1 head to remove (0.1)" in text(app)
     go(app, "prune")
-    assert "1 head locked to go (0.1)" in text(app)
+    assert "1 head to remove (0.1)" in text(app)
     app.selectbox(key="method").set_value("l2").run()
     app.slider(key="ratio-qk").set_value(0).run()
     assert "--keep-heads 2.0 --remove-heads 0.1" in app.code[0].value
@@ -198,7 +198,7 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
         fresh.query_params[name] = value
     assert "--remove-heads 0.1" in go(fresh, "prune").code[0].value
     app.button(key="clear-locks").click().run()
-    assert "locked" not in text(app).split("Run 1")[0] and "--remove-heads" not in app.code[0].value
+    assert "Locked" not in text(app).split("Run 1")[0] and "--remove-heads" not in app.code[0].value
 
 
 def test_what_is_scored_does_not_depend_on_what_is_done_with_it() -> None:
@@ -219,24 +219,24 @@ def test_what_is_scored_does_not_depend_on_what_is_done_with_it() -> None:
 
 def test_the_last_head_of_a_block_cannot_be_locked_to_go(choice: Choice) -> None:
     app = start("heads", choice)
-    decide(app, (2, 0), "remove")
+    lock(app, (2, 0), "remove")
     app.number_input(key="heads-head").set_value(1).run()
-    widget = next(each for each in app.get("button_group") if each.label == "When pruning")
-    assert list(widget.options) == ["Keep", "Undecided"]
-    assert "it has to stay" in text(app)
+    widget = next(each for each in app.get("button_group") if each.label == "Lock for pruning")
+    assert list(widget.options) == ["Keep", "No lock"]
+    assert "it must stay" in text(app)
     app.number_input(key="heads-block").set_value(1).run()  # it has one head
-    assert "it has to stay" in text(app)
+    assert "it must stay" in text(app)
 
 
 def test_locks_belong_to_their_model(choice: Choice, tiny_bundle: Path) -> None:
     app = start("heads", choice)
-    decide(app, (2, 1), "remove")
+    lock(app, (2, 1), "remove")
     app.session_state["choice"] = replace(choice, model=str(tiny_bundle))
     app.run()
     assert "No head is locked yet" in text(app)
     app.session_state["choice"] = choice
     app.run()
-    assert "1 head locked to go (2.1)" in text(app)
+    assert "Locked: 1 head to remove (2.1)" in text(app)
 
 
 # ---- empty, and errors
