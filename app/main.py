@@ -49,7 +49,7 @@ choice_address.from_address()
 with st.sidebar:
     sidebar.show()
 choice_address.to_address()
-choice_address.failure()
+choice_address.show_failure()
 with feedback.sentences():
     page.run()
 # what every image needs, and a page without one does not; not while the browser draws the first page

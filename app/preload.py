@@ -23,7 +23,7 @@ def first_page() -> None:
         import_module(page.name)
     log = logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context")
     log.disabled = True  # that there is no session yet is as it should be
-    session.warm(model.SAMPLES)
+    session.warm_up(model.SAMPLES)
     log.disabled = False
 
 

@@ -47,7 +47,7 @@ def _summary() -> None:
         with st.container(key="loaded", gap=None):
             st.markdown(f"**{Path(shown.name).name if '/' in shown.name else shown.name}**")
             st.caption("  \n".join(lines))
-            if choice_address.is_passing():
+            if choice_address.has_uploads():
                 st.caption("Uploads are gone after a refresh, and not in the address.")
 
 
@@ -128,7 +128,7 @@ def _apply(pending: dict[str, Any]) -> None:
             limit=int(pending["limit"]),
         )
     )
-    choice_address.settle()
+    choice_address.forget_failure()
     st.rerun()
 
 

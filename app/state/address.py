@@ -1,7 +1,7 @@
-"""What of a page's state stands in the address bar, so that a view survives a refresh and can be shared.
+"""What the address bar carries of a page's state, so that a view survives a refresh and can be shared.
 
-A widget can bind itself to the address, but what it holds is lost while it is not drawn, as on a tab in the
-background; what is kept here stays.
+A widget can bind itself to the address, but loses its value while it is not drawn, as on a tab in the
+background. Values that are kept here stay.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 
-def given(name: str) -> list[str] | None:
-    """What the address says of `name` when a session first asks; None later, or if it says nothing."""
+def read_once(name: str) -> list[str] | None:
+    """The values of a parameter, the first time a session asks for them; None later, or without any."""
     asked: set[str] = st.session_state.setdefault("address read", set())
     if name in asked:
         return None
@@ -20,8 +20,8 @@ def given(name: str) -> list[str] | None:
     return st.query_params.get_all(name) or None
 
 
-def keep(name: str, values: Sequence[str]) -> None:
-    """Write it into the address; nothing is not written, and what stands there is not written again."""
+def write(name: str, values: Sequence[str]) -> None:
+    """Set a parameter to these values, or remove it if there are none. Nothing is done if they are there."""
     if st.query_params.get_all(name) == list(values):
         return
     if values:
@@ -31,12 +31,12 @@ def keep(name: str, values: Sequence[str]) -> None:
 
 
 def pick(name: str, key: str, options: Sequence[str], draw: Callable[[], str | None]) -> str:
-    """One of a few words by the widget that `draw` draws under `key`, with its value in the address.
+    """A choice whose value is in the address: `draw` shows its widget, under `key` and without a default.
 
-    The first option is what the widget begins with, and is not written. The widget has no default.
+    The widget begins with the first option, which is not written into the address.
     """
-    wanted = (given(name) or [st.session_state.get(key, "")])[0]
+    wanted = (read_once(name) or [st.session_state.get(key, "")])[0]
     st.session_state[key] = wanted if wanted in options else options[0]
     chosen = draw() or options[0]
-    keep(name, [chosen] if chosen != options[0] else [])
+    write(name, [chosen] if chosen != options[0] else [])
     return chosen

@@ -1,7 +1,7 @@
-"""The loaded model and images in the address bar, so that every view means the same after a refresh.
+"""The loaded model and images in the address bar, so that a view is of the same model after a refresh.
 
-Only what differs from the demo is written. A file that came through the browser is gone with its session,
-so what rests on it is left out.
+Only what differs from the demo is written. Uploaded files are deleted with their session, so whatever
+depends on one is left out.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from app.state import address, session, uploads
 from app.state.session import Choice
 from pruning.bundle import is_bundle
 
-NONE = "none"  # no images, in the address
+NO_IMAGES = "none"  # in the address
 _NAMES = ("model", "weights", "data", "limit")
 _FAILED = "address failed"
 
 
 def from_address() -> None:
-    """Load what the address asks for, once in a session; the demo stays if that cannot be done."""
-    asked = {name: said[-1] for name in _NAMES if (said := address.given(name))}
+    """Load what the address asks for, once in a session; if that fails, the demo stays loaded."""
+    asked = {name: said[-1] for name in _NAMES if (said := address.read_once(name))}
     if "choice" in st.session_state or not asked:
         return
     try:
@@ -32,40 +32,40 @@ def from_address() -> None:
         session.choose(chosen)
     except ValueError as error:
         st.session_state[_FAILED] = (
-            f"What the address asks for cannot be loaded, so this is the demo: {error}"
+            f"What the address asks for cannot be loaded, so the demo is shown: {error}"
         )
         return
     _fill_form(chosen)
 
 
 def to_address() -> None:
-    """Let the address say what is loaded."""
-    usual, shown = Choice(), _lasting(session.choice())
+    """Write into the address what is loaded."""
+    usual, shown = Choice(), _without_uploads(session.choice())
     for name in _NAMES:
         value = getattr(shown, name)
-        told = [] if value == getattr(usual, name) else [NONE if value is None else str(value)]
-        address.keep(name, told)
+        told = [] if value == getattr(usual, name) else [NO_IMAGES if value is None else str(value)]
+        address.write(name, told)
 
 
-def failure() -> None:
-    """What the address asked for and did not get, in a sentence, until something is loaded."""
+def show_failure() -> None:
+    """Say what in the address could not be loaded, until something else is loaded."""
     if _FAILED in st.session_state:
         st.warning(wording.plain(st.session_state[_FAILED]), icon=":material/link_off:")
 
 
-def settle() -> None:
-    """Forget what the address asked for: something else was loaded since."""
+def forget_failure() -> None:
+    """No longer say what could not be loaded, as something else was loaded since."""
     st.session_state.pop(_FAILED, None)
 
 
-def is_passing() -> bool:
-    """Whether something of what is loaded was uploaded, and is gone with this session."""
+def has_uploads() -> bool:
+    """Whether the loaded weights or images were uploaded, so that they are deleted with this session."""
     chosen = session.choice()
     return any(_is_upload(spec) for spec in (chosen.weights, chosen.data))
 
 
-def _lasting(chosen: Choice) -> Choice:
-    """What another session can load: the demo for uploaded weights, no images for uploaded ones."""
+def _without_uploads(chosen: Choice) -> Choice:
+    """What another session can load of it: the demo for uploaded weights, no images for uploaded ones."""
     if _is_upload(chosen.weights):
         return Choice(limit=chosen.limit)
     return replace(chosen, data=None) if _is_upload(chosen.data) else chosen
@@ -81,11 +81,11 @@ def _read(asked: dict[str, str]) -> Choice:
     if not (limit.isdecimal() and int(limit) > 0):
         raise ValueError(f"limit must be a whole number of at least 1, got {limit!r}")
     chosen = Choice(**named, limit=int(limit))
-    return replace(chosen, data=None) if chosen.data == NONE else chosen
+    return replace(chosen, data=None) if chosen.data == NO_IMAGES else chosen
 
 
 def _fill_form(chosen: Choice) -> None:
-    """Let the sidebar's form show what is loaded."""
+    """Set the sidebar's form to what is loaded."""
     state = st.session_state
     if chosen.model == "demo":
         state["model-source"] = "demo"

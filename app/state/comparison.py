@@ -1,4 +1,4 @@
-"""Which models the Compare page puts side by side: finished runs of one dense model, and bundles."""
+"""The models that the Compare page puts side by side: finished runs of one dense model, and bundles."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ KEPT = 32  # evaluations of bundles that belong to no run
 
 
 def groups() -> list[list[NumberedRun]]:
-    """Finished runs by dense model and test images, each group and its runs newest first."""
+    """Finished runs grouped by dense model and test images; groups, and runs in them, newest first."""
     found: list[list[NumberedRun]] = []
     for run in reversed(finished_runs.numbered_runs()):
-        group = next((group for group in found if group[0].outcome.is_like(run.outcome)), None)
+        group = next((group for group in found if group[0].finished.is_like(run.finished)), None)
         if group is None:
             found.append([run])
         else:
@@ -45,13 +45,13 @@ def groups() -> list[list[NumberedRun]]:
 
 
 def group_title(group: list[NumberedRun]) -> str:
-    """Which dense model and which images a group is about."""
-    outcome = group[0].outcome
-    return f"{base_name(outcome.origin[0])} on {base_name(outcome.data)}, {outcome.after.images:,} images"
+    """The dense model and the images that a group has in common."""
+    finished = group[0].finished
+    return f"{base_name(finished.origin[0])} on {base_name(finished.data)}, {finished.after.images:,} images"
 
 
 def run_name(run: NumberedRun) -> str:
-    """A run's short name, as it stands over its column."""
+    """A run's short name, for the head of its column."""
     return f"run {run.number}"
 
 
@@ -59,16 +59,16 @@ def run_name(run: NumberedRun) -> str:
 
 
 def bundles() -> list[Path]:
-    """Bundles of no run that this session has opened."""
+    """Bundles outside of runs that this session has opened."""
     opened: list[Path] = st.session_state.setdefault("opened bundles", [])
     return opened
 
 
 def open_path(path: str) -> str:
-    """Open a run folder or a bundle; returns its key among what can be compared.
+    """Open a run folder or a bundle; returns its key among the models that can be compared.
 
     Raises:
-        ValueError: neither of them is there, or the run has not come to its end.
+        ValueError: the path is neither, or the run has left no model.
     """
     if not path.strip():
         raise ValueError("Give the path of a run folder or of a bundle.")
@@ -77,7 +77,9 @@ def open_path(path: str) -> str:
     if run is not None:
         found = session_runs.open_folder(str(run))
         if found.bundle is None:
-            raise ValueError(f"{found.name} is {found.state}: only a run that left a model can be compared")
+            raise ValueError(
+                f"{found.name} is {found.state}: only a run that has left a model can be compared"
+            )
         return str(found.folder)
     if not is_bundle(folder):
         raise ValueError(f"{folder} is neither a run folder nor a bundle")
@@ -87,10 +89,10 @@ def open_path(path: str) -> str:
 
 
 def _evaluation(folder: Path, like: OpenedRun) -> Evaluation:
-    """How a bundle does on the images that a run was tested on; measured once for all sessions."""
+    """A bundle's accuracy on the images that a run was tested on; measured once for all sessions."""
     file = folder / WEIGHTS_FILE
     if not is_bundle(folder):
-        raise ValueError(f"{folder} is no bundle any more")
+        raise ValueError(f"{folder} is no longer a bundle")
     key = (folder, file.stat().st_mtime_ns, like.origin, like.data, like.before.labels)
     with _lock:
         known = _evaluations().get(key)
@@ -98,7 +100,9 @@ def _evaluation(folder: Path, like: OpenedRun) -> Evaluation:
         loaded, test = session.model(Choice(str(folder))), like.tested()
         classes = loaded.model.arch.num_classes
         if classes != len(test.classes):
-            raise ValueError(f"{folder.name} has {classes} classes, the test images {len(test.classes)}")
+            raise ValueError(
+                f"{folder.name} has {classes} classes, but the test images have {len(test.classes)}"
+            )
         with progress_bar() as progress:
             images = tracked(test, loaded, f"Evaluating {folder.name}", progress)
             known = evaluate(loaded.model, images)
@@ -125,23 +129,23 @@ def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
     """The chosen runs and bundles beside the dense model of their group.
 
     Raises:
-        ValueError: something of it cannot be read, or a bundle has other classes.
+        ValueError: a model or its evaluation cannot be read, or a bundle has other classes.
     """
-    outcome = group[0].outcome
+    finished = group[0].finished
     of_key = {run.key: run for run in group}
     others = tuple(
-        smaller_of(of_key[key].outcome, run_name(of_key[key]), of_key[key].title.partition(": ")[2])
+        smaller_of(of_key[key].finished, run_name(of_key[key]), of_key[key].title.partition(": ")[2])
         if key in of_key
-        else of_bundle(Path(key), _evaluation(Path(key), outcome))
+        else of_bundle(Path(key), _evaluation(Path(key), finished))
         for key in chosen
     )
-    dense = dense_of(outcome, outcome.dense)
+    dense = dense_of(finished, finished.dense)
     measured = timings()
     return Comparison(
         dense,
         others,
-        outcome.tested(),
-        base_name(outcome.data),
+        finished.tested(),
+        base_name(finished.data),
         _trades(dense, group, measured),
         newest_timings(measured, [model.source for model in (dense, *others)]),
         load,
@@ -149,20 +153,20 @@ def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
 
 
 def load(source: Named) -> LoadedModel:
-    """A model as all sessions share it."""
+    """A model, shared by all sessions."""
     return session.model(Choice(*source))
 
 
 def _trades(dense: ComparedModel, group: list[NumberedRun], measured: list[Timings]) -> tuple[Trade, ...]:
     found = [Trade(dense.name, dense.cost.gmacs, dense.result, 1.0, dense=True)]
     for run in reversed(group):
-        model = smaller_of(run.outcome, run_name(run), run.title)
+        model = smaller_of(run.finished, run_name(run), run.title)
         found.append(Trade.of(model, _speedup(model, dense, measured)))
     return tuple(found)
 
 
 def _speedup(model: ComparedModel, dense: ComparedModel, measured: list[Timings]) -> float | None:
-    """Over the dense model, at the smallest batch they were timed at together last."""
+    """Speed-up over the dense model, at the smallest batch of the newest run that timed both."""
     timed = newest_timings(measured, [model.source, dense.source])
     if timed is None:
         return None
@@ -173,7 +177,7 @@ def _speedup(model: ComparedModel, dense: ComparedModel, measured: list[Timings]
 
 
 def timings() -> list[Timings]:
-    """What was measured, the newest first."""
+    """The timings of all finished runs that measured latency, newest first."""
     benches = [run for run in session_runs.listed() if isinstance(run.job, BenchJob)]
     return [_timings(run.folder) for run in benches if run.state == "done"]
 
@@ -183,8 +187,8 @@ def _timings(folder: Path) -> Timings:
     return read_timings(folder)
 
 
-def bench(sources: list[Named]) -> runs.Run | None:
-    """The newest run, at work or ended without a result, that times these models."""
+def newest_bench(sources: list[Named]) -> runs.Run | None:
+    """The newest run that times these models, in whatever state it is."""
     for run in session_runs.listed():
         if isinstance(run.job, BenchJob) and set(sources) <= set(run.job.models):
             return run

@@ -1,4 +1,4 @@
-"""Finished runs as the pages show them: read from disk, so that every session sees the same ones."""
+"""Finished runs as the pages show them, read from disk so that every session sees the same ones."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from analysis.models import LoadedModel
 from app import wording
 from app.state import memo, session, session_runs
 from app.state.session import Choice
-from pruning.runs import finished
+from pruning.runs import FinishedRun, is_finished
 
 
 @dataclass(frozen=True)
-class OpenedRun(finished.FinishedRun):
-    """A finished run, with its models as all sessions share them: never to be changed."""
+class OpenedRun(FinishedRun):
+    """A finished run with its models, which all sessions share and none may change."""
 
     @property
     def dense(self) -> LoadedModel:
-        """The model it began with."""
+        """The model that the run began with."""
         return session.model(Choice(*self.origin))
 
     @property
     def pruned(self) -> LoadedModel:
-        """The smaller model."""
+        """The smaller model that the run made."""
         return session.model(Choice(str(self.bundle)))
 
     def tested(self) -> ImageSet:
-        """The images it was tested on, in the order of the predictions."""
+        """The images that the models were tested on, in the order of the predictions."""
         return memo.remember("tested", self.run.folder, lambda: self.open_tested(self.dense), keep=4)
 
 
 @dataclass
 class NumberedRun:
-    """A finished run, with what this session built since. `number` counts all runs on disk."""
+    """A finished run, with the files that this session built from it. `number` counts all runs on disk."""
 
     number: int
     title: str
-    outcome: OpenedRun
+    finished: OpenedRun
     files: dict[str, Path] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        """What tells it from all others."""
-        return str(self.outcome.run.folder)
+        """What tells the run from all others: its folder."""
+        return str(self.finished.run.folder)
 
 
 def numbered_runs() -> list[NumberedRun]:
     """All finished runs on disk, oldest first."""
-    kept: dict[str, NumberedRun] = st.session_state.setdefault("results", {})
+    kept: dict[str, NumberedRun] = st.session_state.setdefault("numbered runs", {})
     found = []
     for number, run in enumerate(reversed(session_runs.listed()), 1):
-        if finished.is_finished(run):
+        if is_finished(run):
             key = str(run.folder)
             title = f"Run {number}: {wording.job(run.job)}"
             if key not in kept or kept[key].title != title:

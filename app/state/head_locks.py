@@ -72,8 +72,8 @@ def sentence() -> str:
 
 def from_address() -> None:
     """Take over the locks in the address, once in a session, if they are those of the loaded model."""
-    asked = {name: address.given(parameter) or [] for name, parameter in _PARAMETERS.items()}
-    if not any(asked.values()) or address.given("of") != [model_id()]:
+    asked = {name: address.read_once(parameter) or [] for name, parameter in _PARAMETERS.items()}
+    if not any(asked.values()) or address.read_once("of") != [model_id()]:
         return
     try:
         found = HeadLocks(**{name: parse_heads(",".join(listed)) for name, listed in asked.items()})
@@ -88,8 +88,8 @@ def to_address() -> None:
     now = locks()
     for name, parameter in _PARAMETERS.items():
         heads = format_heads(getattr(now, name))
-        address.keep(parameter, [heads] if heads else [])
-    address.keep("of", [model_id()] if now else [])
+        address.write(parameter, [heads] if heads else [])
+    address.write("of", [model_id()] if now else [])
 
 
 def _all() -> dict[str, HeadLocks]:

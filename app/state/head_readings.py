@@ -1,4 +1,4 @@
-"""What is known about the loaded model's heads: from a run on disk, or from a quick look at a few images."""
+"""Measures of the loaded model's heads: by a run, or by a quick look at a few images."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from pruning.jobs import HeadsJob, measure_heads, open_reading
 from pruning.progress import Progress
 from pruning.runs import Run
 
-QUICK = 8  # images of the quick look, which has no measure that needs labels
+QUICK = 8  # images of the quick look
 
 
 @dataclass(frozen=True)
-class Known:
-    """A reading, and in a few words what it rests on; `whole` if nothing of it was left out."""
+class KnownReading:
+    """A reading and a sentence on what it was measured on; `complete` if it has every measure."""
 
     reading: HeadReading
     source: str
-    whole: bool
+    complete: bool
 
 
 def job(images: int) -> HeadsJob:
@@ -39,22 +39,24 @@ def job(images: int) -> HeadsJob:
     """
     chosen = session.choice()
     if chosen.data is None:
-        raise NothingChosen("Measuring every criterion needs labelled images. Pick some in the sidebar.")
+        raise NothingChosen("Some criteria need labelled images to be measured on. Pick some in the sidebar.")
     return HeadsJob(chosen.model, chosen.data, chosen.weights, images)
 
 
 def newest() -> Run | None:
-    """The newest run that measures this model on these images, whatever came of it."""
+    """The newest run that measures this model on these images, in whatever state it is."""
     return next(_runs(), None)
 
 
-def measured() -> Known | None:
-    """What the newest finished run found, if it was this very model that it read."""
+def measured() -> KnownReading | None:
+    """What the newest finished run of these weights measured, if there is one."""
     for run in _runs():
         if run.state == "done":
             found = memo.remember("reading", run.folder, partial(open_reading, run.folder), keep=4)
             if found.model == head_locks.model_id():
-                return Known(found, f"Measured on {wording.count(found.images)} calibration images.", True)
+                return KnownReading(
+                    found, f"Measured on {wording.count(found.images)} calibration images.", True
+                )
     return None
 
 
@@ -67,8 +69,8 @@ def _runs() -> Iterator[Run]:
             yield run
 
 
-def quick() -> Known:
-    """All that needs no labels, on a few of the loaded images; read once.
+def quick() -> KnownReading:
+    """The measures that need no labels, on a few of the loaded images; computed once.
 
     Raises:
         ValueError: no images, or one that cannot be read.
@@ -77,26 +79,28 @@ def quick() -> Known:
     few = session.few_images(QUICK)
     key = (loaded, session.choice())
 
-    def look() -> HeadReading:
+    def measure() -> HeadReading:
         with progress_bar() as progress:
             return measure_heads(loaded, few, progress, ask=False)
 
-    found = memo.remember("quick heads", key, look, keep=4)
-    return Known(found, f"A quick look at {wording.count(found.images)} images, without labels.", False)
+    found = memo.remember("quick heads", key, measure, keep=4)
+    return KnownReading(
+        found, f"A quick look at {wording.count(found.images)} images, without labels.", False
+    )
 
 
-def of_photos(photos: list[ViewedImage]) -> Known:
-    """All that needs no labels, on photos of the user's own; read once."""
+def of_photos(photos: list[ViewedImage]) -> KnownReading:
+    """The measures that need no labels, on photos of the user's own; computed once."""
     loaded = session.model()
     key = (loaded, tuple(photo.key for photo in photos))
 
-    def look() -> HeadReading:
+    def measure() -> HeadReading:
         with progress_bar() as progress:
             return read_heads(loaded.model, _one_by_one(photos, progress))
 
-    found = memo.remember("quick heads", key, look, keep=4)
-    some = "your photo" if len(photos) == 1 else f"{wording.count(len(photos))} photos of yours"
-    return Known(found, f"A quick look at {some}, without labels.", False)
+    found = memo.remember("quick heads", key, measure, keep=4)
+    those = "your photo" if len(photos) == 1 else f"your {wording.count(len(photos))} photos"
+    return KnownReading(found, f"A quick look at {those}, without labels.", False)
 
 
 def _one_by_one(photos: list[ViewedImage], progress: Progress) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""What a browser session holds, and everything that is loaded once and shared by all sessions."""
+"""What this session has chosen, and the models and images, which are loaded once for all sessions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.state.memo import forget, remember
 
 
 class NothingChosen(ValueError):
-    """A page needs something that has not been chosen yet; its message says what and where."""
+    """A page needs something that is not chosen yet; the message says what, and where to choose it."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the sidebar chose. `data` None: no labelled images; `limit` caps the test images."""
+    """What is chosen in the sidebar: `data` None for no images, and at most `limit` test images."""
 
     model: str = "demo"
     weights: str | None = None
@@ -30,22 +30,22 @@ class Choice:
 
 
 def choice() -> Choice:
-    """The model and data that are loaded now."""
+    """The model and images that are loaded now."""
     chosen: Choice = st.session_state.setdefault("choice", Choice())
     return chosen
 
 
 def choose(chosen: Choice) -> None:
-    """Load another model and other data; what was loaded stays if they cannot be.
+    """Load another model and other images; if that fails, nothing changes.
 
     Raises:
-        ValueError: the model or the data cannot be loaded, or do not fit each other.
+        ValueError: the model or the images cannot be loaded, or do not fit each other.
     """
     loaded = model(chosen)
     if chosen.data == "demo" and not set(CLASSES) <= set(loaded.preprocess.labels):
         raise ValueError(
             f"{chosen.model} does not know the classes of the demo scenes ({', '.join(CLASSES[:3])}, ...): "
-            "choose other images, or None to look at photos of your own."
+            "choose other images, or None to use photos of your own."
         )
     if chosen.data is not None:
         _images(chosen.data, loaded)
@@ -56,7 +56,7 @@ def choose(chosen: Choice) -> None:
 
 
 def model(chosen: Choice | None = None) -> LoadedModel:
-    """The loaded model: shared by all sessions, never to be changed.
+    """A model, by default the loaded one. All sessions share it, so it must never be changed.
 
     Raises:
         ValueError: it cannot be loaded.
@@ -65,15 +65,15 @@ def model(chosen: Choice | None = None) -> LoadedModel:
     return _load(chosen.model, chosen.weights, (_stamp(chosen.model), _stamp(chosen.weights)))
 
 
-def warm(samples: int) -> None:
-    """Load what every new session begins with, and draw so many of its images; before there is a session."""
+def warm_up(samples: int) -> None:
+    """Load what every new session begins with, and so many of its images, before there is a session."""
     few = _images("demo", model(Choice())).sample(samples)
     for i in range(len(few)):
         few.image(i)
 
 
 def images() -> ImageSet:
-    """All images to look at and to test on; `limit` of them are tested on.
+    """All loaded images, of which accuracy is measured on at most `limit`.
 
     Raises:
         ValueError: no images are chosen, or they cannot be read.
@@ -94,7 +94,7 @@ def class_names() -> tuple[str, ...]:
     return (*names, *(loaded.preprocess.label(index) for index in unnamed))
 
 
-# The stamp makes a file that changed on disk load anew.
+# The stamp makes a file that has changed on disk load again.
 @st.cache_resource(max_entries=6, show_spinner="Loading the model …")
 def _load(name: str, weights: str | None, stamp: object) -> LoadedModel:
     return load(name, Path(weights) if weights else None)
@@ -104,7 +104,7 @@ def _images(spec: str, loaded: LoadedModel) -> ImageSet:
     return _open(spec, _stamp(spec), loaded.preprocess, loaded.model.arch.num_classes)
 
 
-# Python's own hash knows a thousand labels at once; Streamlit's walks through them at every call.
+# Python caches the hash of each label; Streamlit's own hashing would walk through all labels on every call.
 @st.cache_resource(max_entries=8, show_spinner="Opening the images …", hash_funcs={Preprocess: hash})
 def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int) -> ImageSet:
     return open_data(spec, preprocess, num_classes, "test")
@@ -115,22 +115,22 @@ def _stamp(spec: str | None) -> tuple[int, int] | None:
     file = path / WEIGHTS_FILE
     try:
         stat = (file if file.exists() else path).stat()
-    except (OSError, ValueError):  # a name of the hub, or no path at all: loading it will say so
+    except (OSError, ValueError):  # the name of a model, or a bad path, which loading will report
         return None
     return stat.st_mtime_ns, stat.st_size
 
 
 def test_count() -> int:
-    """How many images accuracy is measured on."""
+    """The number of images that accuracy is measured on."""
     return min(choice().limit, len(images()))
 
 
 def few_images(count: int) -> ImageSet:
-    """A few of the test images, all classes alike; found once, as it takes all names of a large set."""
+    """At most `count` images in which every class has its share; they are chosen only once."""
     found = images()
     return remember("few images", (choice(), count), lambda: found.sample(min(count, len(found))), keep=4)
 
 
 def test_images() -> ImageSet:
-    """The images that accuracy is measured on, the same ones that a run tests on."""
+    """The images that accuracy is measured on, the same that a run tests on."""
     return few_images(test_count()) if test_count() < len(images()) else images()

@@ -1,7 +1,7 @@
-"""Work in run folders: starting it, watching it from any page, stopping it and going on with it.
+"""The runs that the app shows, and starting one.
 
-Nothing of it is kept in the session but which folders from elsewhere it has opened: a refresh, a second
-tab and a restart of the server show the same runs.
+They are read from their folders, so a refresh, a second tab and a restart of the server show the same
+runs. The session only remembers which folders from elsewhere it has opened.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from app.state import uploads
 from pruning import runs
 from pruning.runs import Run
 
-POLL = 2.0  # seconds between two looks at a run that is active
-RECENT = 600.0  # seconds for which the end of a run is news
-FRESH = 3600.0  # seconds
-UPLOADS = ".uploads"  # beside the runs: files that came through a browser, as runs outlive its session
+POLL = 2.0  # seconds after which an active run is read again
+RECENT = 600.0  # seconds during which a run that has ended is still news
+FRESH = 3600.0  # seconds during which an upload is kept although no run refers to it
+UPLOADS = ".uploads"  # folder beside the runs for uploaded files, as runs outlive the session
 
 _starting = threading.Lock()  # of all sessions of this server
 
 
-# ---- what there is
+# ---- reading
 
 
 def listed() -> list[Run]:
-    """All runs, the newest first, those opened from other places among them."""
+    """All runs, newest first, with those that were opened from other places."""
     found = [runs.read(run.folder) if run.active else run for run in _listed(runs.runs_root())]
     known = {run.folder for run in found}
     others = [runs.read(folder) for folder in _opened() if folder not in known]
@@ -52,7 +52,7 @@ def forget_listed() -> None:
 
 
 def open_folder(path: str) -> Run:
-    """Show a run folder from elsewhere in this session.
+    """Have this session list a run folder from elsewhere.
 
     Raises:
         ValueError: there is no run in it.
@@ -73,15 +73,15 @@ def _opened() -> list[Path]:
 
 
 def is_news(run: Run) -> bool:
-    """Whether it is at work or has ended just now."""
+    """Whether a run is active or ended a short time ago."""
     return run.active or (run.state != "interrupted" and run.silence < RECENT)
 
 
-# ---- doing
+# ---- starting
 
 
 def begin(job: Any) -> Run:
-    """Start a run; one of the same job that is at work already is taken for it.
+    """Start a run, or return the active run of the same job if there is one.
 
     Raises:
         ValueError: no kind of run takes such a job.
@@ -97,7 +97,10 @@ def begin(job: Any) -> Run:
 
 
 def lasting(job: Any, *, copy: bool = True) -> Any:
-    """The job with uploads of this session copied to where they outlive it; or only named there."""
+    """The job with paths at which its uploaded files outlive this session.
+
+    The files are copied there if `copy`. Otherwise only the paths are changed, to compare with other jobs.
+    """
     places: dict[str, str] = {}
     for name in ("data", "weights"):
         path = Path(getattr(job, name, None) or "")
@@ -113,15 +116,15 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
 
 
 def _sweep_uploads(root: Path) -> None:
-    """Remove uploads that no run refers to any more, unless they are so fresh that one may be about to."""
+    """Delete uploads that no run refers to, unless they are so new that a run may be about to start."""
     kept = root / UPLOADS
     jobs = [run.job for run in runs.list_runs(root)] if kept.is_dir() else []
-    if None in jobs:  # nobody knows what such a run refers to
+    if None in jobs:  # it cannot be known what a run refers to whose job cannot be read
         return
     texts = [job.to_json() for job in jobs if job]
     for file in [path for path in kept.rglob("*") if path.is_file()]:
         named = any(json.dumps(str(file)) in text for text in texts)
         if not named and time.time() - file.stat().st_mtime > FRESH:
             file.unlink(missing_ok=True)
-            with suppress(OSError):  # others lie beside it
+            with suppress(OSError):  # the folder is not empty
                 file.parent.rmdir()

@@ -66,7 +66,7 @@ def show() -> None:
 def _commands(run: NumberedRun) -> str:
     folder = f"smaller-{run.number}"
     export = ["python", "-m", "pruning", "export", "--model", folder, "--format", "onnx,pt2", "--out", folder]
-    return f"{run.outcome.job.command(folder)}\n\n{shlex.join(export)}"
+    return f"{run.finished.job.command(folder)}\n\n{shlex.join(export)}"
 
 
 def _format(run: NumberedRun, kind: str) -> None:
@@ -75,7 +75,7 @@ def _format(run: NumberedRun, kind: str) -> None:
     st.caption(explanation)
     with feedback.sentences():
         if kind not in run.files:
-            size = wording.megabytes(cost(run.outcome.arch).bytes)
+            size = wording.megabytes(cost(run.finished.arch).bytes)
             if not st.button(f"Build, about {size}", key=f"build-{kind}", width="stretch"):
                 return
             with st.spinner("Building and checking …"):
@@ -96,16 +96,16 @@ def _format(run: NumberedRun, kind: str) -> None:
 
 def _build(run: NumberedRun, kind: str) -> Path:
     """Write one format into the session's folder; returns the file to download."""
-    outcome = run.outcome
-    method = getattr(outcome.job, "method", "recovered")
-    name = f"{Path(outcome.dense.name).name.replace(':', '-')}-{method}-{run.number}"
+    finished = run.finished
+    method = getattr(finished.job, "method", "recovered")
+    name = f"{Path(finished.dense.name).name.replace(':', '-')}-{method}-{run.number}"
     folder = uploads.workspace() / name
-    pruned = outcome.pruned
+    pruned = finished.pruned
     if kind == "onnx":
         return export_onnx(pruned.model, folder.with_suffix(".onnx"), pruned.preprocess)
     if kind == "pt2":
         return export_pt2(pruned.model, folder.with_suffix(".pt2"), pruned.preprocess)
-    shutil.copytree(outcome.bundle, folder, dirs_exist_ok=True)  # the folder's name is the download's
+    shutil.copytree(finished.bundle, folder, dirs_exist_ok=True)  # the folder's name is the download's
     packed = folder.with_suffix(".zip")
     packed.write_bytes(zip_bundle(folder))
     return packed

@@ -117,7 +117,7 @@ def _require_teacher(job: RecoverJob) -> None:
 
 def _students() -> list[Student]:
     """Finished runs, the newest first, and the loaded model if that is a bundle."""
-    found = [_of_run(result) for result in reversed(finished_runs.numbered_runs())]
+    found = [_of_run(run) for run in reversed(finished_runs.numbered_runs())]
     chosen = session.choice()
     if is_bundle(Path(chosen.model)):
         name = f"Loaded: {Path(chosen.model).name}"
@@ -125,12 +125,12 @@ def _students() -> list[Student]:
     return found
 
 
-def _of_run(result: finished_runs.NumberedRun) -> Student:
-    finished = result.outcome
+def _of_run(run: finished_runs.NumberedRun) -> Student:
+    finished = run.finished
     job = finished.job
     apart = job.calibration if isinstance(job, Job) else job.test_data and job.data
     data = (apart, finished.data) if apart else (finished.data, None)
-    return Student(result.title, str(finished.bundle), *finished.origin, *data)
+    return Student(run.title, str(finished.bundle), *finished.origin, *data)
 
 
 # ---- watching one

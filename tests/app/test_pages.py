@@ -72,7 +72,7 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     go(app, "export")
     app.button(key="build-bundle").click().run()
     assert not app.exception
-    packed = app.session_state["results"][str(run.folder)].files["bundle"]
+    packed = app.session_state["numbered runs"][str(run.folder)].files["bundle"]
     assert read_bundle(packed.with_suffix("")).model.arch == small
 
 

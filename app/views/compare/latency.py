@@ -19,7 +19,7 @@ USUAL = (1, 8)
 def show(found: Comparison) -> None:
     """What was measured, and the button that measures."""
     sources = [model.source for model in found.models]
-    running = comparison.bench(sources)
+    running = comparison.newest_bench(sources)
     if running is not None and running.state != "done":
         run_panel.panel(running, "bench-panel")
     if found.timings is not None:

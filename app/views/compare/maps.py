@@ -40,7 +40,7 @@ def show(found: Comparison) -> None:
 
 
 def _choose(found: Comparison) -> ViewedImage:
-    given = address.given("image")
+    given = address.read_once("image")
     if given is not None and given[0].isdecimal():
         st.session_state["compare-image"] = int(given[0])
     with st.container(horizontal=True, vertical_alignment="bottom", key="rollout-choice"):
@@ -48,7 +48,7 @@ def _choose(found: Comparison) -> ViewedImage:
         key, fusions = "compare-fuse", list(FUSIONS)
         draw = lambda: st.selectbox("Heads joined by", fusions, key=key, width=150, persist_state="session")
         address.pick("fuse", key, fusions, draw)
-    address.keep("image", [str(number)] if number else [])
+    address.write("image", [str(number)] if number else [])
     return _tested_image(found, number)
 
 
@@ -100,13 +100,13 @@ def _pick_head(found: Comparison) -> tuple[int, int]:
     head = st.number_input(
         "Head", 0, blocks[block].heads - 1, key="compare-head", width=110, persist_state="session"
     )
-    address.keep("head", [f"{block}.{head}"])
+    address.write("head", [f"{block}.{head}"])
     return block, head
 
 
 def _given_head() -> tuple[int, int] | None:
     """Block and head in the address, as BLOCK.HEAD."""
-    block, _, head = (address.given("head") or [""])[0].partition(".")
+    block, _, head = (address.read_once("head") or [""])[0].partition(".")
     return (int(block), int(head)) if block.isdecimal() and head.isdecimal() else None
 
 

@@ -72,7 +72,7 @@ def _choose() -> tuple[list[NumberedRun], list[str]]:
         place = _group(groups, by_key)
         chosen = _models(groups[place])
         _open_folder()
-    address.keep("runs", [_short(key) for key in chosen])
+    address.write("runs", [_short(key) for key in chosen])
     return groups[place], chosen
 
 
@@ -90,7 +90,7 @@ def _restore() -> None:
     if "compare opened" in st.session_state:
         st.session_state[CHOSEN] = st.session_state.pop("compare opened")
     keys = []
-    for name in address.given("runs") or []:
+    for name in address.read_once("runs") or []:
         with feedback.sentences():
             keys.append(comparison.open_path(name if "/" in name else str(runs.runs_root() / name)))
     if keys:

@@ -86,12 +86,12 @@ def _kind(numbers: Mapping[str, Sequence[int]]) -> str | None:
 def _page(pages: int, kind: str) -> int:
     """Which page of the thumbnails, from 1; in the address beyond the first."""
     key, page = f"flips-page-{kind}-{pages}", 1
-    said = (address.given("page") or [""])[0]
+    said = (address.read_once("page") or [""])[0]
     if pages > 1:
         if said.isdecimal():
             st.session_state[key] = min(max(int(said), 1), pages)
         page = st.pagination(pages, key=key, persist_state="session")
-    address.keep("page", [str(page)] if page > 1 else [])
+    address.write("page", [str(page)] if page > 1 else [])
     return page
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 from analysis.heads import head_names, spearman
 from app.parts import charts, charts_heads, feedback, image_picker, run_panel
 from app.state import address, head_locks, head_readings, memo, session, session_runs
-from app.state.head_readings import Known
+from app.state.head_readings import KnownReading
 from app.state.viewed_image import ViewedImage
 from app.views.heads import charts as heads_charts
 from app.views.heads import graph, one_head
@@ -59,7 +59,7 @@ def show() -> None:
 # ---- what is known
 
 
-def _known(photos: Sequence[ViewedImage]) -> Known:
+def _known(photos: Sequence[ViewedImage]) -> KnownReading:
     """What there is to show, and how to find out more."""
     if session.choice().data is None:
         if not photos:
@@ -76,13 +76,16 @@ def _known(photos: Sequence[ViewedImage]) -> Known:
     with st.container(horizontal=True, vertical_alignment="center", key="heads-source"):
         st.caption(known.source, width="content")
         with st.popover(
-            "Measure", icon=":material/speed:", key="measure", type="secondary" if known.whole else "primary"
+            "Measure",
+            icon=":material/speed:",
+            key="measure",
+            type="secondary" if known.complete else "primary",
         ):
             _measure(known)
     return known
 
 
-def _measure(known: Known) -> None:
+def _measure(known: KnownReading) -> None:
     """Start a run that takes every measure."""
     images = st.number_input(
         "Calibration images",
@@ -95,7 +98,7 @@ def _measure(known: Known) -> None:
         help="Time grows with them; the run goes on without this page.",
     )
     job = head_readings.job(images)
-    again = "Measure again" if known.whole else "Measure all criteria"
+    again = "Measure again" if known.complete else "Measure all criteria"
     if st.button(again, type="primary", icon=":material/speed:", key="measure-heads"):
         session_runs.begin(job)
         st.rerun()  # so that the sidebar shows it too
@@ -107,7 +110,7 @@ def _measure(known: Known) -> None:
 def _from_address() -> None:
     """Once in a session, show what the address asks for."""
     head_locks.from_address()
-    block, head, criterion = (address.given(name) or [""] for name in ADDRESS)
+    block, head, criterion = (address.read_once(name) or [""] for name in ADDRESS)
     if block[0].isdecimal() and head[0].isdecimal():
         pick((int(block[0]), int(head[0])))
     if criterion[0] in HEAD_MEASURES:
@@ -117,7 +120,7 @@ def _from_address() -> None:
 def _to_address(head: Head, measure: str) -> None:
     head_locks.to_address()
     for name, value in zip(ADDRESS, (*head, measure), strict=True):
-        address.keep(name, [str(value)])
+        address.write(name, [str(value)])
 
 
 # ---- importance

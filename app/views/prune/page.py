@@ -139,21 +139,21 @@ def _latest() -> None:
         return
     for result in finished_runs.numbered_runs():
         if result.key == str(run.folder):
-            measured.keep_baseline(job, result.outcome.before)
+            measured.keep_baseline(job, result.finished.before)
             with st.container(border=True, key="latest-run"):
                 _summary(result)
 
 
 def _summary(run: NumberedRun) -> None:
-    outcome = run.outcome
-    before, after = cost(outcome.dense.model.arch), cost(outcome.arch)
-    st.markdown(f"**{run.title}** · {wording.duration(outcome.seconds)} · {outcome.when}")
+    finished = run.finished
+    before, after = cost(finished.dense.model.arch), cost(finished.arch)
+    st.markdown(f"**{run.title}** · {wording.duration(finished.seconds)} · {finished.when}")
     columns = st.columns(3)
     columns[0].metric(
         "Top-1",
-        wording.percent(outcome.after.top1),
-        wording.points(outcome.before.top1, outcome.after.top1),
-        help=wording.interval(outcome.after),
+        wording.percent(finished.after.top1),
+        wording.points(finished.before.top1, finished.after.top1),
+        help=wording.interval(finished.after),
     )
     columns[1].metric(
         "Parameters",

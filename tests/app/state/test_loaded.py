@@ -87,7 +87,7 @@ def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
 def test_what_cannot_be_loaded_is_one_sentence_and_the_demo(address: dict[str, str], sentence: str) -> None:
     app = opened(**address)
     (warning,) = app.warning
-    assert warning.value.startswith("What the address asks for cannot be loaded, so this is the demo: ")
+    assert warning.value.startswith("What the address asks for cannot be loaded, so the demo is shown: ")
     assert sentence in warning.value.replace("\\", "")
     assert app.session_state["choice"] == Choice() and told(app) == {}
     assert app.selectbox("model-source").value == "demo"
@@ -106,14 +106,14 @@ def test_uploads_are_not_in_the_address(
     monkeypatch.setattr(session.st, "session_state", state)
     here = str(uploads.workspace() / "0123" / "photos.zip")
     plain = Choice(str(tiny_bundle), None, str(photos), 7)
-    assert choice_address._lasting(plain) == plain
-    assert choice_address._lasting(replace(plain, data=here)) == replace(plain, data=None)
-    assert choice_address._lasting(replace(plain, weights=here)) == Choice(limit=7)
+    assert choice_address._without_uploads(plain) == plain
+    assert choice_address._without_uploads(replace(plain, data=here)) == replace(plain, data=None)
+    assert choice_address._without_uploads(replace(plain, weights=here)) == Choice(limit=7)
     for chosen, passing in ((plain, False), (replace(plain, data=here), True)):
         state["choice"] = chosen
-        assert choice_address.is_passing() is passing
+        assert choice_address.has_uploads() is passing
 
 
 def test_an_address_of_another_sessions_upload_is_one_sentence(tmp_path: Path) -> None:
     app = opened(data=str(tmp_path / "prunescope-gone" / "photos.zip"))
-    assert "this is the demo" in app.warning[0].value and "demo scenes" in text(app)
+    assert "the demo is shown" in app.warning[0].value and "demo scenes" in text(app)

@@ -246,7 +246,7 @@ def test_without_images_it_asks_for_photos(choice: Choice) -> None:
     app = start("heads", replace(choice, data=None))
     assert "Upload photos" in app.info[0].value
     app.file_uploader[0].set_value([photo("a.png", "red"), photo("b.png", "blue")]).run()
-    assert not app.exception and "2 photos of yours" in text(app)
+    assert not app.exception and "your 2 photos" in text(app)
     assert "needs a model with classes and labelled images" in text(app)
     app.file_uploader[0].set_value([("bad.png", b"no picture", "image/png")]).run()
     assert "bad.png" in app.error[0].value
