@@ -1,4 +1,4 @@
-"""The app as a command: `python -m app` is `streamlit run app/main.py`, up once its first page is ready."""
+"""The app as a command: `python -m app` is `streamlit run app/main.py` with the first page preloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entry of the app: streamlit run app/main.py."""
+"""The script that Streamlit runs on every interaction: `streamlit run app/main.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:  # streamlit puts app/ there, and not the folder that holds the packages
+if str(ROOT) not in sys.path:  # streamlit puts app/ on the path, not the folder that holds the packages
     sys.path.insert(0, str(ROOT))
 
 import streamlit as st  # noqa: E402
@@ -52,5 +52,5 @@ choice_address.to_address()
 choice_address.show_failure()
 with feedback.sentences():
     page.run()
-# what every image needs, and a page without one does not; not while the browser draws the first page
+# reading an image needs it, the first page does not: import it once the browser has drawn that page
 preload.in_background("timm.data", after=3.0)

@@ -1,4 +1,4 @@
-"""What takes long, done while nobody waits: before the server is up, or behind a page that is there."""
+"""Does what takes long while nobody waits: before the server is up, or after a page has been shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pkgutil import walk_packages
 
 
 def first_page() -> None:
-    """All that the first page needs: a server that takes connections and cannot answer is not up.
+    """Import and load all that the first page needs, before the server takes connections.
 
     The demo stays loaded for all sessions, with the scenes that the page shows.
     """
@@ -22,17 +22,17 @@ def first_page() -> None:
     for page in walk_packages(views.__path__, "app.views."):
         import_module(page.name)
     log = logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context")
-    log.disabled = True  # that there is no session yet is as it should be
+    log.disabled = True  # it would warn that there is no session yet
     session.warm_up(model.SAMPLES)
     log.disabled = False
 
 
 @cache
 def in_background(*modules: str, after: float = 0.0) -> None:
-    """Import modules one after the other, in a thread of their own; whoever needs one meanwhile waits for it.
+    """Import modules one after the other in a thread, `after` so many seconds.
 
-    Modules that import no part of the app or of Streamlit: two threads must not import those in turns.
-    `after` is in seconds, for what must not slow down that which is being done now.
+    Code that needs one of them meanwhile waits for it. They must import no part of the app or of
+    Streamlit, which two threads cannot import at the same time.
     """
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""A progress bar for work that is done while the page waits."""
+"""A progress bar for work that the page waits for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pruning.progress import Progress
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar that shows what is being done, gone at the end."""
+    """A bar that shows what is being done and how much of it is done; it disappears at the end."""
     bar = st.progress(0.0, text=" ")
 
     def show(what: str, share: float) -> None:

@@ -1,4 +1,4 @@
-"""The sidebar: which model, which images, and on what machine."""
+"""The sidebar: the loaded model and images, active runs, and a form that loads something else."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WEIGHTS = {"hub": "From the hub", "path": "Local file", "upload": "Upload"}
 
 
 def show() -> None:
-    """What is loaded and what is at work, and below it the form that loads something else."""
+    """Draw the sidebar."""
     _summary()
     with feedback.sentences():
-        run_panel.activity()
+        run_panel.recent()
     with st.expander("Model and images", icon=":material/tune:", expanded=False, key="source"):
         pending = _form()
         if st.button("Load", type="primary", width="stretch", key="load"):
@@ -48,11 +48,13 @@ def _summary() -> None:
             st.markdown(f"**{Path(shown.name).name if '/' in shown.name else shown.name}**")
             st.caption("  \n".join(lines))
             if choice_address.has_uploads():
-                st.caption("Uploads are gone after a refresh, and not in the address.")
+                st.caption(
+                    "Uploads are not in the address. They are deleted when this page is refreshed or closed."
+                )
 
 
 def _form() -> dict[str, Any]:
-    """Widgets of the form; nothing is loaded before the button is pressed."""
+    """The widgets of the form and their values; nothing is loaded before the button is pressed."""
     pending: dict[str, Any] = {"source": _pick("Model", MODELS, "model-source")}
     if pending["source"] == "name":
         pending |= _name_fields()
@@ -73,14 +75,14 @@ def _form() -> dict[str, Any]:
             key="data-upload",
             max_upload_size=uploads.MAX_UPLOAD_MB["images"],
         )
-    st.session_state.setdefault("limit", Choice.limit)  # the address may have said another
+    st.session_state.setdefault("limit", Choice.limit)  # unless the address has set it
     pending["limit"] = st.number_input(
         "Test images, at most",
         min_value=1,
         step=100,
         key="limit",
         persist_state="session",
-        help="Accuracy is measured on this many; more make it slower and its interval narrower.",
+        help="Accuracy is measured on this many. More take longer, and make the interval narrower.",
     )
     return pending
 
@@ -93,7 +95,7 @@ def _name_fields() -> dict[str, Any]:
             key="model-name",
             accept_new_options=True,
             persist_state="session",
-            help="Choose a suggestion or type any plain Vision Transformer.",
+            help="Choose one of these, or type the name of any plain Vision Transformer.",
         ),
         "weights": _pick("Weights", WEIGHTS, "weights-source"),
     }
@@ -119,7 +121,7 @@ def _pick(label: str, options: dict[str, str], key: str) -> str:
 
 
 def _apply(pending: dict[str, Any]) -> None:
-    """Load what the form asks for; on an error everything stays as it was."""
+    """Load what the form asks for; if that fails, nothing changes."""
     session.choose(
         Choice(
             model=_model(pending),
@@ -137,8 +139,8 @@ def _model(pending: dict[str, Any]) -> str:
         return "demo"
     name = (pending["model"] or "").strip()
     if not name:
-        raise ValueError("Give the name of a model, or the folder of a bundle.")
-    # a bundle's folder is always meant as a path, so that it is never taken for a name of timm
+        raise ValueError("Enter the name of a model, or the folder of a bundle.")
+    # an absolute path, so that the folder is never taken for a timm name
     return str(Path(name).expanduser().resolve()) if pending["source"] == "bundle" else name
 
 
@@ -146,11 +148,11 @@ def _weights(pending: dict[str, Any]) -> str | None:
     kind = pending.get("weights", "hub")
     if kind == "path":
         if not pending["weights-path"].strip():
-            raise ValueError("Give the path of the weights file.")
+            raise ValueError("Enter the path of the weights file.")
         return str(Path(pending["weights-path"].strip()).expanduser())
     if kind == "upload":
         if pending["weights-upload"] is None:
-            raise ValueError("Choose a weights file to upload first.")
+            raise ValueError("First choose a weights file to upload.")
         return uploads.save_upload(pending["weights-upload"])
     return None
 
@@ -159,11 +161,11 @@ def _data(pending: dict[str, Any]) -> str | None:
     kind = pending["images"]
     if kind == "path":
         if not pending["data"].strip():
-            raise ValueError("Give the path of a folder or zip of images.")
+            raise ValueError("Enter the path of a folder or zip of images.")
         return str(pending["data"]).strip()
     if kind == "upload":
         if pending["upload"] is None:
-            raise ValueError("Choose a zip of images to upload first.")
+            raise ValueError("First choose a zip of images to upload.")
         return uploads.save_upload(pending["upload"])
     return "demo" if kind == "demo" else None
 

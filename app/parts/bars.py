@@ -1,4 +1,4 @@
-"""Bars drawn by the browser itself: on the first page Plotly's 4.7 MB would take longer than all else."""
+"""Bar charts in HTML: on the first page, loading Plotly's 4.7 MB would take longer than all the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TINTS = {"attention": ATTENTION, "MLP": MLP, "patches and head": OTHER}
 
 @dataclass(frozen=True)
 class Column:
-    """A stack of bars under one name; `parts` from the bottom upwards."""
+    """One stack of bars and the name below it; `parts` go from the bottom upwards."""
 
     name: str
     parts: tuple[tuple[str, float], ...]
@@ -27,7 +27,7 @@ class Column:
 
 
 def block_costs(cost: Cost, quantity: str) -> str:
-    """Where parameters or MACs lie, as HTML: stacked bars per block, with what is outside of the blocks."""
+    """Parameters or MACs as HTML: a stack for each block, and one for each part outside of the blocks."""
     unit, scale = UNITS[quantity]
 
     def read(part: PartCost | BlockCost) -> float:
@@ -45,13 +45,13 @@ def block_costs(cost: Cost, quantity: str) -> str:
 
 
 def stacked(columns: Sequence[Column], unit: str, below: str) -> str:
-    """Columns of bars over a common scale, as HTML; the pointer on a bar tells its number in `unit`."""
+    """Stacks of bars on a common scale, as HTML; pointing at a bar shows its value in `unit`."""
     marks = ticks(max(column.height for column in columns))
     lines = "".join(f'<i style="bottom: {mark / marks[-1]:.2%}"><span>{mark:,g}</span></i>' for mark in marks)
     drawn = "".join(_column(column, marks[-1], unit, below) for column in columns)
     legend = "".join(f'<span style="--tint: {tint}">{name}</span>' for name, tint in _TINTS.items())
     return (
-        f'<div class="bars" role="img" aria-label="{escape(_in_words(columns, unit, below))}">'
+        f'<div class="bars" role="img" aria-label="{escape(_description(columns, unit, below))}">'
         f'<div class="bars-legend">{legend}</div><div class="bars-unit">{unit}</div>'
         f'<div class="bars-plot">{lines}{drawn}</div><div class="bars-below">{below}</div></div>'
     )
@@ -68,16 +68,16 @@ def _column(column: Column, top: float, unit: str, below: str) -> str:
     return f'<div class="bars-column">{bars}<span>{name}</span></div>'
 
 
-def _in_words(columns: Sequence[Column], unit: str, below: str) -> str:
-    told = (
+def _description(columns: Sequence[Column], unit: str, below: str) -> str:
+    stacks = (
         f"{column.name}: " + ", ".join(f"{part} {value:,.1f}" for part, value in column.parts)
         for column in columns
     )
-    return f"{unit} by {below}. " + "; ".join(told)
+    return f"{unit} by {below}. " + "; ".join(stacks)
 
 
 def ticks(top: float) -> list[float]:
-    """Round numbers from 0 to `top` or just above it, three to six of them."""
+    """Three to six round numbers, from 0 to `top` or just above it."""
     if top <= 0:
         return [0.0, 1.0]
     rough = top / 4

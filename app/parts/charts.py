@@ -1,4 +1,4 @@
-"""Plotly, and only here: every chart of the app."""
+"""Charts that several pages show, and the layout of all charts. Plotly is imported only in `charts*`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
 KEPT, REMOVED, ACCENT = "#14907a", "rgba(138, 150, 144, 0.32)", "#d2604f"
 CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
 
-Figure = Any  # plotly comes without types
+Figure = Any  # Plotly has no types
 
 
 def styled(figure: Figure, height: int, **layout: Any) -> Figure:
@@ -34,7 +34,7 @@ def styled(figure: Figure, height: int, **layout: Any) -> Figure:
 
 
 def widths(before: Architecture, after: Architecture) -> Figure:
-    """What stays of every block's widths, in front of what there was."""
+    """The widths of every block after pruning, in front of those before."""
     shown = ("qk", "v", "mlp", "heads")
     titles = ["Query-key pairs per head", "Value channels per head", "MLP neurons", "Heads"]
     figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
@@ -60,10 +60,10 @@ def widths(before: Architecture, after: Architecture) -> Figure:
 
 
 def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) -> Figure:
-    """Predicted loss against GMACs for budgets of any size, with the current choice marked.
+    """Predicted loss against GMACs for budgets of any size, with the chosen budget marked.
 
-    Each point is GMACs and the sum of KL divergences; where nothing is lost there is no logarithm
-    to show, so the dense model is left out.
+    Each point is GMACs and a sum of KL divergences. The scale is logarithmic, so points without loss
+    are left out.
     """
     points = [(gmacs, loss) for gmacs, loss in line if loss > 0]
     hover = "%{y:.3g} at %{x:.3f} GMACs<extra>predicted</extra>"
@@ -99,7 +99,7 @@ CURVES = {
 
 
 def curves(metrics: Metrics, dense: float | None) -> Figure | None:
-    """What a training told so far, one plot for each curve; `dense` is the top-1 to be reached.
+    """The curves of a training so far, a plot for each; `dense` is the top-1 of the dense model.
 
     None as long as there is nothing to draw.
     """
@@ -109,7 +109,7 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
     figure = make_subplots(1, len(shown), subplot_titles=[CURVES[name] for name in shown])
     for column, name in enumerate(shown, 1):
         scale = 100 if name == "top1" else 1
-        steps, values, phases = _one_after_the_other(metrics, name)
+        steps, values, phases = _concatenated(metrics, name)
         figure.add_scatter(
             x=steps,
             y=[scale * value for value in values],
@@ -136,10 +136,10 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
     return figure
 
 
-def _one_after_the_other(metrics: Metrics, name: str) -> tuple[list[int], list[float], list[str]]:
-    """Steps, counted on through all trainings of a run, values, and what was being done.
+def _concatenated(metrics: Metrics, name: str) -> tuple[list[int], list[float], list[str]]:
+    """A curve through all phases of a run: steps, counted on from phase to phase, values, and phases.
 
-    The loss is that of the task, without the pull of a training towards a structure, which grows.
+    The loss is that of the task alone, where a training also adds a penalty, which grows.
     """
     steps: list[int] = []
     values: list[float] = []

@@ -1,4 +1,4 @@
-"""What a page tells its user: errors in one sentence, links to other pages, progress bars."""
+"""What a page tells its user: errors in one sentence, and links to other pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """The one place that turns what a user can cause into a sentence; the rest crashes visibly."""
+    """Show errors that a user can cause as a sentence, here and nowhere else; all others crash visibly."""
     try:
         yield
     except NothingChosen as error:
@@ -28,9 +28,15 @@ def sentences() -> Iterator[None]:
         st.error(wording.plain(str(error)), icon=":material/error:")
 
 
-# ---- getting about
-
-
 def link(page: str, label: str, icon: str | None = None) -> None:
     """A link to another page of the app."""
     st.page_link(st.session_state["pages"][page], label=label, icon=icon)
+
+
+def nothing_pruned() -> None:
+    """Say that there is no finished run to show yet, and where to start one."""
+    st.info(
+        "Nothing has been pruned yet. Choose what to remove on the Prune page.",
+        icon=":material/content_cut:",
+    )
+    link("prune", "Go to Prune", ":material/arrow_back:")

@@ -1,4 +1,4 @@
-"""Widgets for the options of a method, drawn from its dataclass fields."""
+"""Widgets for the options of a method or a recovery, made from the fields of its dataclass."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pruning.options import Options
 
 
 def options(kind: type[Options], key: str, first: Sequence[str] = ()) -> Options:
-    """Settings drawn from their own fields: one widget for each.
+    """The options that are set in one widget for each field of `kind`.
 
-    Those named `first` come first and the others are folded away; without names the first six do.
+    Fields named in `first` are shown and the others folded away; without names the first six are shown.
     """
     known = {option.name: option for option in fields(kind)}
     shown = [known[name] for name in first or list(known)[:6]]

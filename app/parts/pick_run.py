@@ -10,19 +10,17 @@ from app.state.finished_runs import NumberedRun
 
 
 def pick_run(key: str) -> NumberedRun | None:
-    """A finished run, the newest at first; without any, says what to do."""
+    """A finished run, at first the newest; None if there is none, which it says."""
     found = finished_runs.numbered_runs()
     if not found:
-        st.info(
-            "Nothing has been pruned yet. Choose what to remove on the Prune page.",
-            icon=":material/content_cut:",
-        )
-        feedback.link("prune", "Go to Prune", ":material/arrow_back:")
+        feedback.nothing_pruned()
         return None
     by_key = {run.key: run for run in reversed(found)}
     newest = next(iter(by_key))
     if st.session_state.get(f"{key} seen") != newest or st.session_state.get(key) not in by_key:
-        st.session_state[f"{key} seen"] = st.session_state[key] = newest  # what one wants to see
+        st.session_state[f"{key} seen"] = st.session_state[key] = (
+            newest  # a run that is new here is shown first
+        )
     chosen = st.selectbox(
         "Run", list(by_key), format_func=lambda name: by_key[name].title, key=key, persist_state="session"
     )

@@ -7,12 +7,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const said = find(".said");
   const columns = data.heights.length;
   const rows = Math.max(...data.heights);
-  // of a cell and the gap after it, in shares of the picture
+  // width and height of a cell with the gap after it, as shares of the picture
   const step = [(1 + data.gap / data.width) / columns, (1 + data.gap / data.height) / rows];
   const size = [step[0] - data.gap / data.width, step[1] - data.gap / data.height];
   const percent = (share) => `${100 * share}%`;
   let chosen = data.chosen;
-  let here = picture.here ?? null; // another run must not take it from under the pointer
+  let here = picture.here ?? null; // a rerun must not take it from under the pointer
 
   function numbered(name, count, side, at) {
     const place = find(name);
@@ -41,19 +41,19 @@ export default function ({ data, parentElement, setTriggerValue }) {
     frame("here", cell);
     said.hidden = !cell;
     if (!cell) return;
-    said.textContent = data.said.replace("{column}", cell[0]).replace("{row}", cell[1]);
+    said.textContent = data.label.replace("{column}", cell[0]).replace("{row}", cell[1]);
     const [x, y] = [(cell[0] + 0.5) / columns, cell[1] * step[1]];
     const above = cell[1] > 0;
     said.style.left = percent(x);
     said.style.top = percent(above ? y : y + size[1]);
-    // never beyond the picture's sides
+    // never beyond the sides of the picture
     said.style.transform = `translate(-${percent(x)}, ${above ? "calc(-100% - 4px)" : "4px"})`;
   }
 
   function pick(cell) {
     if (!cell) return;
     chosen = cell;
-    frame("chosen", cell); // at once: the server's answer takes its time
+    frame("chosen", cell); // at once, as the server takes a while to answer
     setTriggerValue("picked", cell);
   }
 
@@ -86,7 +86,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (event.key in WAYS) move(onward(here ?? chosen ?? [0, 0], WAYS[event.key]));
     else if (event.key === "Enter" || event.key === " ") pick(here ?? chosen);
     else return;
-    event.preventDefault(); // the page shall not scroll
+    event.preventDefault(); // keep the page from scrolling
   };
 
   const image = find("img");

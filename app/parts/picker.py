@@ -1,6 +1,6 @@
-"""A picture whose cells can be chosen, by a click or by the arrow keys and Enter.
+"""A picture with cells, one of which is chosen by a click or by the arrow keys and Enter.
 
-A chart could do it too, but takes the browser half a second to draw, in which nothing else appears.
+A chart could do the same, but would keep the browser from drawing anything else for half a second.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ _draw = st.components.v2.component(
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A picture of cells of one size: how many each column has from the top, and the pixels between them.
+    """A picture of columns of equal cells.
 
-    `said` tells what a cell is; {column} and {row} stand for its place. `titles` are those of the columns
-    and of the rows where they are numbered.
+    `heights` are the numbers of cells in the columns, counted from the top, and `gap` the pixels between
+    cells. `label` names a cell under the pointer, with {column} and {row} in place of its numbers. With
+    `titles`, columns and rows are numbered and have these titles.
     """
 
     picture: Image.Image
     heights: Sequence[int]
-    said: str
+    label: str
     gap: int = 0
     titles: tuple[str, str] | None = None
 
@@ -61,20 +62,20 @@ def of_heads(grid: Grid) -> Cells:
 
 
 def show(cells: Cells, chosen: Cell | None, pick: Callable[[Cell], None], key: str, alt: str) -> None:
-    """Draw it with the chosen cell framed; `pick` is told of a click before the page runs again.
+    """Show the picture with a frame around the chosen cell; a click calls `pick` before the page reruns.
 
-    The browser moves the frame at once, and need not wait for that run.
+    The browser moves the frame at once, without waiting for the rerun.
     """
 
     def picked() -> None:
         column, row = st.session_state[key]["picked"]
         pick((int(column), int(row)))
 
-    _draw(key=key, data=told(cells, chosen, alt), width="stretch", on_picked_change=picked)
+    _draw(key=key, data=message(cells, chosen, alt), width="stretch", on_picked_change=picked)
 
 
-def told(cells: Cells, chosen: Cell | None, alt: str) -> dict[str, object]:
-    """What the browser is told."""
+def message(cells: Cells, chosen: Cell | None, alt: str) -> dict[str, object]:
+    """What the browser is sent."""
     return {
         "source": data_uri(cells.picture),
         "width": cells.picture.width,
@@ -82,7 +83,7 @@ def told(cells: Cells, chosen: Cell | None, alt: str) -> dict[str, object]:
         "heights": list(cells.heights),
         "gap": cells.gap,
         "chosen": chosen,
-        "said": cells.said,
+        "label": cells.label,
         "titles": cells.titles,
         "alt": alt,
     }

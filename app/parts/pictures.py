@@ -1,4 +1,4 @@
-"""What the pages draw with: the grid of all heads, lines, outlines, files."""
+"""Pictures that the pages show: the grid of all heads, lines between patches, outlines, PNG files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def scale(palette: str, width: int, height: int) -> Image.Image:
-    """A bar of a palette's colours from low to high."""
+    """A bar with the colours of a palette from low to high."""
     ramp = np.linspace(0, 1, width, dtype=np.float32)
     return Image.fromarray(colour(np.tile(ramp, (height, 1)), palette))
 
@@ -95,7 +95,7 @@ def patch_lines(picture: Image.Image, rows: int, columns: int) -> Image.Image:
 
 
 def outline(picture: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
-    """The picture with the rim of the mask's object: white on black, seen on any ground."""
+    """The picture with the mask's outline in white on black, visible on any background."""
     shape = Image.fromarray(mask).convert("L").resize(picture.size, Image.Resampling.BICUBIC)
     inside = shape.point([0] * 128 + [255] * 128)
     drawn = picture.copy()
@@ -113,5 +113,5 @@ def png(picture: Image.Image) -> bytes:
 
 
 def full_size(photo: Image.Image, longest: int = 1024) -> Image.Image:
-    """Scaled by the largest whole number that keeps the longest side within `longest`."""
+    """The photo scaled by the largest whole number that keeps its longer side within `longest` pixels."""
     return enlarge(photo, max(photo.size) * max(1, longest // max(photo.size)))

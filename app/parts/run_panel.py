@@ -1,4 +1,4 @@
-"""A run as the app shows it: state, progress, and buttons to cancel and resume."""
+"""A run on a page: its state and progress, with buttons to cancel and resume it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _resume(folder: Path) -> None:
 
 
 def panel(run: Run, key: str) -> None:
-    """Where a run stands, kept fresh while it is active, with a button to stop it or to go on."""
+    """A run's state and progress, updated while it is active, with a button to cancel or resume it."""
     st.fragment(_panel, run_every=POLL if run.active else None)(run.folder, key, run.active)
 
 
@@ -49,7 +49,7 @@ def _panel(folder: Path, key: str, active: bool) -> None:
     run = runs.read(folder)
     if active and not run.active:
         forget_listed()
-        st.rerun()  # all of the page, which now has a result to show
+        st.rerun()  # the whole page, which now has a result to show
     with st.container(border=True, key=key), feedback.sentences():
         with st.container(horizontal=True, vertical_alignment="center"):
             badge(run)
@@ -75,34 +75,34 @@ def _panel(folder: Path, key: str, active: bool) -> None:
 
 
 def badge(run: Run) -> None:
-    """Its state, in its colour."""
+    """The state of a run, in its colour."""
     icon, color = BADGES[run.state]
     st.badge(run.state, icon=icon, color=color)
 
 
 def title(run: Run) -> str:
-    """What it does, in a few words."""
+    """What a run does, in a few words."""
     return run.name if run.job is None else wording.job(run.job)
 
 
-def about(run: Run) -> str:
-    """The model a run is about, in short; of a recovery its teacher, of timings none."""
+def model_name(run: Run) -> str:
+    """The short name of the dense model that a run works on; empty for timings, which have several."""
     job = run.job
     if job is None or isinstance(job, BenchJob):
         return ""
     return base_name(job.teacher if isinstance(job, RecoverJob) else job.model)
 
 
-def activity() -> None:
-    """For the sidebar: what is at work, and what has ended just now."""
+def recent() -> None:
+    """Runs that are active or have just ended, for the sidebar."""
     news = [run for run in listed() if is_news(run)][:4]
     if news:
         active = tuple(run.folder for run in news if run.active)
         every = POLL if active else None
-        st.fragment(_activity, run_every=every)(tuple(run.folder for run in news), active)
+        st.fragment(_recent, run_every=every)(tuple(run.folder for run in news), active)
 
 
-def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
+def _recent(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
     found = [runs.read(folder) for folder in folders]
     if any(run.folder in active and not run.active for run in found):
         forget_listed()
@@ -110,8 +110,8 @@ def _activity(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
     with st.container(border=True, key="activity", gap="xsmall"):
         for run in found:
             name, sentence = wording.plain(title(run)), wording.plain(run.sentence)
-            if about(run) not in ("", base_name(session.choice().model)):
-                sentence += f" · {wording.plain(about(run))}"
+            if model_name(run) not in ("", base_name(session.choice().model)):
+                sentence += f" · {wording.plain(model_name(run))}"
             if run.active:
                 st.progress(run.status.share, text=f"**{name}**  \n{sentence}")
             else:

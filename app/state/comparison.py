@@ -71,7 +71,7 @@ def open_path(path: str) -> str:
         ValueError: the path is neither, or the run has left no model.
     """
     if not path.strip():
-        raise ValueError("Give the path of a run folder or of a bundle.")
+        raise ValueError("Enter the path of a run folder or of a bundle.")
     folder = Path(path.strip()).expanduser().resolve()
     run = next((place for place in (folder, folder.parent) if (place / runs.JOB).is_file()), None)
     if run is not None:

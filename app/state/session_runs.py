@@ -58,7 +58,7 @@ def open_folder(path: str) -> Run:
         ValueError: there is no run in it.
     """
     if not path.strip():
-        raise ValueError("Give the path of a run folder.")
+        raise ValueError("Enter the path of a run folder.")
     found = runs.read(path.strip())
     if found.job is None:
         raise ValueError(str(found.problem))

@@ -1,4 +1,4 @@
-"""Page 7: leave with the smaller model."""
+"""The Export page: a finished run's smaller model in files, and how to load them."""
 
 from __future__ import annotations
 
@@ -29,22 +29,30 @@ from pruning.bundle import (
 CONTENT = {
     WEIGHTS_FILE: "the weights, float32",
     ARCHITECTURE_FILE: "all widths, block by block",
-    CODE_FILE: "the model in one file that needs torch alone",
-    EXAMPLE_FILE: f"classifies a photo: python {EXAMPLE_FILE} photo.jpg",
-    PREPROCESS_FILE: "size, normalisation and class names",
-    PLAN_FILE: "what was kept of the dense model",
-    REPORT_FILE: "the figures before and after",
+    CODE_FILE: "the model's code, one file that needs only torch",
+    EXAMPLE_FILE: f"a script that classifies a photo: python {EXAMPLE_FILE} photo.jpg",
+    PREPROCESS_FILE: "image size, normalisation, class names",
+    PLAN_FILE: "which parts of the dense model were kept",
+    REPORT_FILE: "size, compute and accuracy before and after",
     CARD_FILE: "a model card",
 }
 FORMATS = {
-    "bundle": ("Bundle", ":material/folder_zip:", "A folder that loads with torch and safetensors alone."),
-    "onnx": ("ONNX", ":material/memory:", "Any batch size, for ONNX Runtime; checked against the model."),
-    "pt2": (".pt2", ":material/data_object:", "A torch.export program; reloaded and checked."),
+    "bundle": ("Bundle", ":material/folder_zip:", "A folder that loads with only torch and safetensors."),
+    "onnx": (
+        "ONNX",
+        ":material/memory:",
+        "For ONNX Runtime, with any batch size. Checked against the model.",
+    ),
+    "pt2": (
+        ".pt2",
+        ":material/data_object:",
+        "A torch.export program. Reloaded and checked against the model.",
+    ),
 }
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     st.header("Export", anchor=False)
     run = pick_run.pick_run("export-run")
     if run is None:
@@ -56,7 +64,7 @@ def show() -> None:
     st.code(LOADER, language="python", wrap_lines=True)
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("What lies in the bundle", anchor=False)
+        st.subheader("What the bundle contains", anchor=False)
         st.table(CONTENT, border="horizontal", hide_header=True)
     with right:
         st.subheader("The same on the command line", anchor=False)
@@ -105,7 +113,9 @@ def _build(run: NumberedRun, kind: str) -> Path:
         return export_onnx(pruned.model, folder.with_suffix(".onnx"), pruned.preprocess)
     if kind == "pt2":
         return export_pt2(pruned.model, folder.with_suffix(".pt2"), pruned.preprocess)
-    shutil.copytree(finished.bundle, folder, dirs_exist_ok=True)  # the folder's name is the download's
+    shutil.copytree(
+        finished.bundle, folder, dirs_exist_ok=True
+    )  # copied, so that the folder has the download's name
     packed = folder.with_suffix(".zip")
     packed.write_bytes(zip_bundle(folder))
     return packed

@@ -1,4 +1,4 @@
-"""Page 1: what the loaded model is, what it costs, what it sees, and how good it is."""
+"""The Model page: what the loaded model is, what it costs, what it sees, and how accurate it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDE = 112  # pixels of a thumbnail
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     loaded = session.model()
     st.header(f"Model · {loaded.name}", anchor=False)
     st.caption(f"Source: {loaded.source}")
@@ -37,20 +37,20 @@ def show() -> None:
 
 
 def _figures(loaded: LoadedModel) -> None:
-    total, result = cost(loaded.model.arch), measured.baseline()
-    columns = st.columns(4, vertical_alignment="top" if result else "bottom")
+    total, baseline = cost(loaded.model.arch), measured.baseline()
+    columns = st.columns(4, vertical_alignment="top" if baseline else "bottom")
     columns[0].metric("Parameters", wording.count(total.params))
     columns[1].metric("Compute per image", wording.gmacs(total.gmacs))
     columns[2].metric("Size, float32", wording.megabytes(total.bytes))
     with columns[3]:
-        if result is not None:
+        if baseline is not None:
             st.metric(
                 "Top-1 accuracy",
-                wording.percent(result.top1),
-                wording.interval(result),
+                wording.percent(baseline.top1),
+                wording.interval(baseline),
                 delta_color="off",
                 delta_arrow="off",
-                help="Below it the 95 % interval (Wilson), and the images it was measured on.",
+                help="Below: the 95 % interval (Wilson), and the number of images it was measured on.",
             )
         elif session.choice().data is not None:
             _measure()
@@ -69,7 +69,7 @@ def _measure() -> None:
 
 
 def _costs(loaded: LoadedModel) -> None:
-    st.subheader("Where the cost lies", anchor=False)
+    st.subheader("Cost by block", anchor=False)
     quantity = st.segmented_control(
         "Quantity",
         ["macs", "params"],

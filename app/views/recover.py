@@ -1,4 +1,4 @@
-"""Page 5: fine-tune a smaller model with the dense one as teacher, and see how all runs are getting on."""
+"""The Recover page: fine-tune a smaller model with the dense one as teacher, and watch all runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pruning.jobs import Job, RecoverJob, Recovery
 from pruning.runs import Run
 from pruning.training import require_pair
 
-FIRST = ("epochs", "lr", "batch", "soft", "temperature", "features")  # settings that are not folded away
+FIRST = ("epochs", "lr", "batch", "soft", "temperature", "features")  # options that are not folded away
 LOG_LINES = 40
 
 
 @dataclass(frozen=True)
 class Student:
-    """A model that can be recovered, and what it would learn from unless told otherwise."""
+    """A model that can be recovered, and the teacher and images it learns from by default."""
 
     title: str
     model: str
@@ -36,7 +36,7 @@ class Student:
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     st.header("Recover", anchor=False)
     left, right = st.columns([2, 3], gap="large")
     with left, feedback.sentences():
@@ -47,11 +47,11 @@ def show() -> None:
         _all_runs()
 
 
-# ---- starting one
+# ---- starting a run
 
 
 def _form() -> None:
-    """What to recover and how."""
+    """What to recover, and how."""
     students = {student.model: student for student in _students()}
     if not students:
         st.info(
@@ -65,7 +65,7 @@ def _form() -> None:
     if st.button("Recover", type="primary", icon=":material/healing:", width=200, key="recover"):
         _require_teacher(job)
         session_runs.begin(job)
-        st.rerun()  # so that the sidebar shows it too
+        st.rerun()  # so that the sidebar shows the run, too
     with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
         st.code(job.command(), language="bash", wrap_lines=True)
 
@@ -74,7 +74,7 @@ def _job(students: dict[str, Student]) -> RecoverJob:
     """The recovery that the widgets describe.
 
     Raises:
-        ValueError: no teacher, no images, or settings that no recovery can have.
+        ValueError: there is no teacher, there are no images, or an option is out of range.
     """
     if st.session_state.get("student") not in students:
         st.session_state.pop("student", None)
@@ -95,9 +95,9 @@ def _job(students: dict[str, Student]) -> RecoverJob:
     ).strip()
     options = options_form.options(Recovery, "recovery", FIRST)
     if not teacher:
-        raise session.NothingChosen("Give the teacher: the dense model that the smaller one was made of.")
+        raise session.NothingChosen("Enter the teacher: the dense model that the smaller one was made from.")
     if not student.data:
-        raise session.NothingChosen("Recovery needs images to learn from. Pick some in the sidebar.")
+        raise session.NothingChosen("Recovery needs images to train on. Pick some in the sidebar.")
     return RecoverJob(
         model=student.model,
         teacher=teacher,
@@ -110,13 +110,13 @@ def _job(students: dict[str, Student]) -> RecoverJob:
 
 
 def _require_teacher(job: RecoverJob) -> None:
-    """Say now, and not in a run's log, that one model cannot learn from the other."""
+    """Refuse a pair of models that do not fit here, before the run would."""
     student, teacher = Choice(job.model), Choice(job.teacher, job.teacher_weights)
     require_pair(session.model(student), session.model(teacher))
 
 
 def _students() -> list[Student]:
-    """Finished runs, the newest first, and the loaded model if that is a bundle."""
+    """The models of finished runs, newest first, and the loaded model if it is a bundle."""
     found = [_of_run(run) for run in reversed(finished_runs.numbered_runs())]
     chosen = session.choice()
     if is_bundle(Path(chosen.model)):
@@ -133,11 +133,11 @@ def _of_run(run: finished_runs.NumberedRun) -> Student:
     return Student(run.title, str(finished.bundle), *finished.origin, *data)
 
 
-# ---- watching one
+# ---- watching a run
 
 
 def _watch() -> None:
-    """One run, whatever its kind: how far it is, its curves, its log."""
+    """One run of any kind: its progress, its curves, its log."""
     found = {str(run.folder): run for run in session_runs.listed()}
     with st.expander("Open a run folder", icon=":material/folder_open:", key="open"):
         path = st.text_input("Path of the run folder", key="run-path", persist_state="session")
@@ -152,7 +152,7 @@ def _watch() -> None:
     newest = next(iter(found))
     if st.session_state.get("run seen") != newest or st.session_state.get("run") not in found:
         st.session_state["run seen"] = newest
-        st.session_state["run"] = st.session_state.pop("run opened", newest)  # what one wants to see
+        st.session_state["run"] = st.session_state.pop("run opened", newest)  # a new run is shown first
     chosen = st.selectbox(
         "Run", list(found), format_func=lambda key: _label(found[key]), key="run", persist_state="session"
     )
@@ -160,7 +160,7 @@ def _watch() -> None:
     run_panel.panel(run, "run-panel")
     st.fragment(_curves, run_every=session_runs.POLL if run.active else None)(run.folder, _dense_top1(run))
     if run.job is not None:
-        with st.expander("The command that does the same", icon=":material/terminal:", key="run-command"):
+        with st.expander("The same on the command line", icon=":material/terminal:", key="run-command"):
             st.code(_commands(run), language="bash", wrap_lines=True)
 
 
@@ -179,11 +179,11 @@ def _commands(run: Run) -> str:
 
 
 def _dense_top1(run: Run) -> float | None:
-    """The line a recovery is to reach: its teacher's accuracy, as far as it is known already."""
+    """The dense model's accuracy, which a recovery should reach, if it is known yet."""
     if run.state == "done":
         known = runs.report(run)
     elif isinstance(run.job, RecoverJob):
-        known = runs.report(runs.read(Path(run.job.model).parent))  # measured when it was pruned
+        known = runs.report(runs.read(Path(run.job.model).parent))  # measured when the student was pruned
     else:
         known = None
     value = (known or {}).get("top1_before")
@@ -201,7 +201,7 @@ def _curves(folder: Path, dense: float | None) -> None:
         st.code(runs.log(folder, LOG_LINES) or "nothing yet", language=None, wrap_lines=True, height=240)
 
 
-# ---- all of them
+# ---- all runs
 
 
 def _all_runs() -> None:
@@ -213,13 +213,13 @@ def _all_runs() -> None:
 
 
 def _table(found: list[Run]) -> None:
-    """All of them; only those that were active are read again."""
+    """A table of all runs; those that were active are read again."""
     rows = [
         {
             "Run": run_panel.title(run),
-            "Model": run_panel.about(run),
+            "Model": run_panel.model_name(run),
             "State": run.state,
-            "Where it stands": run.sentence,
+            "Progress": run.sentence,
             "Started": _when(run),
             "Took": wording.duration(run.seconds),
             "Folder": run.name,
@@ -227,5 +227,5 @@ def _table(found: list[Run]) -> None:
         for run in (runs.read(run.folder) if run.active else run for run in found)
     ]
     with st.container(key="all-runs"):
-        wide = {"Where it stands": st.column_config.TextColumn(width=220)}
+        wide = {"Progress": st.column_config.TextColumn(width=220)}
         st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=wide)

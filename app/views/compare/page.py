@@ -65,7 +65,8 @@ def _choose() -> tuple[list[NumberedRun], list[str]]:
     _restore()
     groups = comparison.groups()
     if not groups:
-        _nothing_yet()
+        feedback.nothing_pruned()
+        _open_folder()
         return [], []
     by_key = {run.key: place for place, group in enumerate(groups) for run in group}
     with st.container(horizontal=True, vertical_alignment="bottom", key="compare-choice"):
@@ -74,15 +75,6 @@ def _choose() -> tuple[list[NumberedRun], list[str]]:
         _open_folder()
     address.write("runs", [_short(key) for key in chosen])
     return groups[place], chosen
-
-
-def _nothing_yet() -> None:
-    st.info(
-        "Nothing has been pruned yet. Choose what to remove on the Prune page.",
-        icon=":material/content_cut:",
-    )
-    feedback.link("prune", "Go to Prune", ":material/arrow_back:")
-    _open_folder()
 
 
 def _restore() -> None:

@@ -238,7 +238,7 @@ def test_several_photos_are_paged_through_and_kept() -> None:
 
 
 def test_a_photo_has_a_cell_for_every_patch() -> None:
-    told = picker.told(picker.of_patches(Image.new("RGB", (240, 160)), 2, 3), (2, 1), "a photo")
+    told = picker.message(picker.of_patches(Image.new("RGB", (240, 160)), 2, 3), (2, 1), "a photo")
     assert (told["width"], told["height"], told["gap"]) == (240, 160, 0)
     assert told["heights"] == [2, 2, 2] and told["chosen"] == (2, 1) and told["titles"] is None
     picture = Image.open(io.BytesIO(b64decode(str(told["source"]).partition(",")[2])))
@@ -248,7 +248,7 @@ def test_a_photo_has_a_cell_for_every_patch() -> None:
 def test_maps_of_uneven_blocks_have_a_cell_each() -> None:
     plane = np.eye(4, dtype=np.float32)
     grid = pictures.grid(Image.new("RGB", (64, 64)), [[plane] * 3, [plane]], pictures.Style(), (400, 300))
-    told = picker.told(picker.of_heads(grid), (1, 0), "maps")
+    told = picker.message(picker.of_heads(grid), (1, 0), "maps")
     assert told["heights"] == [3, 1] and told["titles"] == ("block", "head")
     assert (
         told["width"] == 2 * grid.cell[0] + pictures.GAP == 2 * grid.cell[0] + grid.image.width % grid.cell[0]

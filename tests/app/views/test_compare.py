@@ -169,7 +169,7 @@ def test_a_bundle_of_no_run_is_measured_on_the_same_images(two: list[runs.Run], 
     assert table.loc["Top-1", "lone*bundle"].startswith(f"{100 * by_hand:.1f}")
     for bad, message in (
         (str(tmp_path), "neither a run"),
-        ("", "Give the path"),
+        ("", "Enter the path"),
         (str(two[0].folder), "done"),
     ):
         app.text_input(key="compare-path").set_value(bad).run()
