@@ -193,8 +193,8 @@ def _dense_top1(run: Run) -> float | None:
 def _curves(folder: Path, dense: float | None) -> None:
     known: dict[Path, runs.Metrics] = st.session_state.setdefault("curves", {})
     known[folder] = runs.read_metrics(folder, known.get(folder, runs.Metrics()))
-    told = known[folder].curve("top1_dense")[1]
-    figure = charts.curves(known[folder], told[-1] if told else dense)
+    measured = known[folder].curve("top1_dense")[1]
+    figure = charts.curves(known[folder], measured[-1] if measured else dense)
     if figure is not None:
         st.plotly_chart(figure, config=charts.CONFIG, key="curves")
     with st.expander("Log", icon=":material/notes:", key="log"):

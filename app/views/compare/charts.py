@@ -14,13 +14,13 @@ from app.parts import charts_heads
 from app.parts.charts import ACCENT, KEPT, OTHER, Figure, styled
 from pruning.report import Trade
 
-COLOURS = (OTHER, KEPT, "#e0a030", "#6a6fd8", "#d2604f")  # the dense model, then those beside it
+COLOURS = (OTHER, KEPT, "#e0a030", "#6a6fd8", "#d2604f")  # of the dense model, then of the others
 VIRIDIS = "Viridis"
-CELLS = 390, 30  # room for a grid of heads, and its largest cell, in pixels
+CELLS = 390, 30  # pixels: width of a grid of heads, and its largest cell
 
 
 def widths(models: Sequence[tuple[str, Architecture]]) -> Figure:
-    """Widths of every block: the dense model as bars, the others as lines in front of them."""
+    """Widths of every block: bars for the dense model, and lines for the others in front of them."""
     titles = {"heads": "Heads", "qk": "Query-key pairs per head", "v": "Value channels per head"}
     titles |= {"mlp": "MLP neurons"}
     figure = make_subplots(
@@ -53,7 +53,7 @@ def widths(models: Sequence[tuple[str, Architecture]]) -> Figure:
 
 
 def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> Figure:
-    """Reliability diagrams, one for each model: name, ECE and bins."""
+    """A reliability diagram for each model, given its name, ECE and bins."""
     columns = min(len(models), 3)
     rows = ceil(len(models) / columns)
     titles = [f"{name}, ECE {100 * error:.1f} %" for name, error, _ in models]
@@ -76,7 +76,7 @@ def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> Figure:
     figure.update_annotations(font_size=13)
     figure.update_xaxes(range=[0, 100], title="confidence, %", row=rows)
     figure.update_yaxes(range=[0, 103])
-    figure.update_yaxes(title="right, %", col=1)
+    figure.update_yaxes(title="accuracy, %", col=1)
     return figure
 
 
@@ -97,15 +97,16 @@ def _bars(bins: Sequence[Bin], colour: str) -> Figure:
             "color": OTHER,
         },
         customdata=[[bin.images, 100 * bin.confidence] for bin in shown],
-        hovertemplate="%{y:.0f} % right, %{customdata[1]:.0f} % sure, %{customdata[0]} images<extra></extra>",
+        hovertemplate="%{y:.0f} % right, %{customdata[1]:.0f} % confident<br>%{customdata[0]} images"
+        "<extra></extra>",
         showlegend=False,
     )
 
 
 def confusion_change(change: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Images more (or fewer) of each true class (rows) in each predicted class than before.
+    """The change of the confusion matrix: true classes are rows, predicted classes are columns.
 
-    Coloured by what is better: more right, on the diagonal, and fewer mistakes beside it.
+    It is coloured by what is better: more images on the diagonal, and fewer elsewhere.
     """
     better = [
         [value if true == predicted else -value for predicted, value in enumerate(row)]
@@ -174,7 +175,7 @@ def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Fig
 
 
 def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float]]]]) -> Figure:
-    """Each head's share of attention on the object, before and after: (block, head, before, after)."""
+    """Each head's share of attention on the object, given as (block, head, before, after)."""
     figure = go.Figure()
     most = max((100 * value for _, points in models for *_, a, b in points for value in (a, b)), default=100)
     line = {"color": OTHER, "width": 1.2, "dash": "dash"}
@@ -185,7 +186,7 @@ def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float
             x=[100 * before for *_, before, _ in points],
             y=[100 * after for *_, after in points],
             mode="markers",
-            marker={"size": 12 - 2 * index, "color": COLOURS[index]},  # those behind can be seen
+            marker={"size": 12 - 2 * index, "color": COLOURS[index]},  # so that those behind stay visible
             name=name,
             customdata=[[block, head] for block, head, *_ in points],
             hovertemplate="block %{customdata[0]}, head %{customdata[1]}: %{x:.1f} → %{y:.1f} %<extra/>",
@@ -197,7 +198,7 @@ def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float
 
 
 def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure:
-    """Median and p10 to p90 of every model, a group for each batch size; milliseconds of one image."""
+    """Milliseconds per image: median and p10 to p90 of every model, in a group for each batch size."""
     figure = go.Figure()
     names = [name for name, _ in next(iter(by_batch.values()))]
     for index, name in enumerate(names):
@@ -211,19 +212,19 @@ def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure
                 "arrayminus": [(t.p50 - t.p10) * share for t, share in zip(times, per, strict=True)],
                 "thickness": 1.4,
                 "width": 3,
-                "color": "#59635f",  # seen on white, on black and on the bars
+                "color": "#59635f",  # visible on white, on black and on the bars
             },
             marker_color=COLOURS[index],
             name=name,
-            hovertemplate=f"%{{y:.2f}} ms an image<extra>{name}</extra>",
+            hovertemplate=f"%{{y:.2f}} ms per image<extra>{name}</extra>",
         )
     figure = styled(figure, 300, barmode="group", bargap=0.25)
-    figure.update_yaxes(title="ms an image, p10 to p90")
+    figure.update_yaxes(title="ms per image, p10 to p90")
     return figure
 
 
 def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by: str) -> Figure:
-    """Top-1 with its interval against GMACs, or against time beside the dense model; the front as steps."""
+    """Top-1 with its interval against GMACs, or against relative latency, and the Pareto front as steps."""
     shown = [trade for trade in trades if by == "gmacs" or trade.speedup is not None]
     figure = go.Figure()
     line = {"color": KEPT, "width": 1.5, "dash": "dot", "shape": "hv"}
@@ -261,7 +262,7 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
             hovertemplate=f"%{{y:.1f}} % at %{{x:.3f}}{unit}<extra>{trade.name}</extra>",
             showlegend=False,
         )
-    title = "GMACs per image" if by == "gmacs" else "time of one forward pass, the dense model's is 1"
+    title = "GMACs per image" if by == "gmacs" else "time of one forward pass, relative to the dense model"
     highest = max(_cost(trade, by) for trade in shown)
     figure = styled(figure, 380)
     figure.update_xaxes(title=title, range=[0, 1.16 * highest])

@@ -1,4 +1,4 @@
-"""The Compare page's latency: measured in turns by a run of its own, and kept with the runs."""
+"""The Compare page's latency: a run times the models in turns, and keeps the timings in its folder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ USUAL = (1, 8)
 
 
 def show(found: Comparison) -> None:
-    """What was measured, and the button that measures."""
+    """The newest timings of these models, and a form that starts a run to time them."""
     sources = [model.source for model in found.models]
-    running = comparison.newest_bench(sources)
-    if running is not None and running.state != "done":
-        run_panel.panel(running, "bench-panel")
+    run = comparison.newest_bench(sources)
+    if run is not None and run.state != "done":
+        run_panel.panel(run, "bench-panel")
     if found.timings is not None:
         _measured(found, found.timings)
-    if running is None or not running.active:
+    if run is None or not run.active:
         _form(found)
 
 
@@ -37,7 +37,9 @@ def _form(found: Comparison) -> None:
         if st.button(again, icon=":material/timer:", key="measure-latency", disabled=not batches):
             session_runs.begin(BenchJob(tuple(m.source for m in found.models), tuple(sorted(batches))))
             st.rerun()
-    st.caption("All models take turns, so that whatever else the machine does hits them alike. On CPU.")
+    st.caption(
+        "On the CPU, the models taking turns, so that other work on this machine slows all of them alike."
+    )
 
 
 def _measured(found: Comparison, timed: Timings) -> None:
@@ -57,8 +59,9 @@ def _measured(found: Comparison, timed: Timings) -> None:
         )
     threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
     st.caption(
-        f"Milliseconds of one forward pass of a batch, {timed.rounds} rounds in turns, {threads}, CPU, torch "
-        f"{timed.torch.partition('+')[0]}. A verdict needs intervals from p10 to p90 that do not overlap."
+        f"Milliseconds per forward pass of a batch: {timed.rounds} rounds in turns, {threads}, CPU, torch "
+        f"{timed.torch.partition('+')[0]}. A model counts as faster or slower only where the intervals from "
+        "p10 to p90 do not overlap."
     )
 
 

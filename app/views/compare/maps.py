@@ -26,7 +26,7 @@ OVER = {"one": "This image", "several": f"{SEVERAL} images"}
 
 
 def show(found: Comparison) -> None:
-    """Rollout, one head and the preservation of all heads."""
+    """Rollout, one head, and how well the attention of all heads is preserved."""
     image = _choose(found)
     crop = enlarge(_crop(found, image), SIDE)
     _rollouts(found, image, crop)
@@ -46,21 +46,21 @@ def _choose(found: Comparison) -> ViewedImage:
     with st.container(horizontal=True, vertical_alignment="bottom", key="rollout-choice"):
         number = image_picker.pick_number("compare-image", len(found.tested))
         key, fusions = "compare-fuse", list(FUSIONS)
-        draw = lambda: st.selectbox("Heads joined by", fusions, key=key, width=150, persist_state="session")
+        draw = lambda: st.selectbox("Fuse heads by", fusions, key=key, width=150, persist_state="session")
         address.pick("fuse", key, fusions, draw)
     address.write("image", [str(number)] if number else [])
     return _tested_image(found, number)
 
 
 def _tested_image(found: Comparison, number: int) -> ViewedImage:
-    """Test image `number` of a comparison."""
+    """Test image `number` of the comparison."""
     test = found.tested
     key = (found.dense.source, found.data, test.item_name(number))
     return ViewedImage(test.item_name(number), test.image(number), test.label(number), key)
 
 
 def _columns(found: Comparison) -> Any:
-    """One for the photo and one for each model, never so wide that a picture is blurred."""
+    """A column for the photo and one for each model; at least three, so that no picture is enlarged."""
     return st.columns(max(len(found.models) + 1, 3), gap="small")
 
 
@@ -78,16 +78,16 @@ def _rollouts(found: Comparison, image: ViewedImage, crop: Image) -> None:
             values = viewed_image.rollout(image, loaded, fuse)[viewed_image.prediction_row(loaded)]
             picture = overlay(crop, values.numpy(), viewed_image.style())
             st.image(picture, width="stretch", alt=f"rollout of {model.name}")
-            said = found.class_name(model.result.predictions[number])
-            sure = wording.percent(model.result.confidences[number])
-            st.caption(f"Rollout, **{wording.plain(model.name)}**: {wording.plain(said)}, {sure}")
+            predicted = found.class_name(model.result.predictions[number])
+            confidence = wording.percent(model.result.confidences[number])
+            st.caption(f"Rollout, **{wording.plain(model.name)}**: {wording.plain(predicted)}, {confidence}")
 
 
 # ---- one head
 
 
 def _pick_head(found: Comparison) -> tuple[int, int]:
-    """A head of the dense model, by its numbers; clicks on the chart below move them too."""
+    """A head of the dense model, by block and number, which clicks on the charts below set, too."""
     blocks, state = found.dense.arch.blocks, st.session_state
     wanted = state.pop("compare clicked", None) or _given_head()
     if wanted is not None:
@@ -111,25 +111,25 @@ def _given_head() -> tuple[int, int] | None:
 
 
 def _within(key: str, high: int, start: int) -> None:
-    # another model may have fewer; a number beyond the widget's range would be refused
+    # another model may have fewer, and the widget refuses a number beyond its range
     st.session_state[key] = min(st.session_state.get(key, start), high)
 
 
 def _one_head(found: Comparison, image: ViewedImage, crop: Image) -> tuple[int, int]:
-    """The same head in every model; its numbers are those of the dense one."""
+    """The same head in every model, chosen by its number in the dense one."""
     first, *others = _columns(found)
     with first:
         st.subheader("One head", anchor=False)
         with st.container(horizontal=True, key="compare-head-choice"):
             block, head = _pick_head(found)
-        st.caption("Or click a cell below.")
+        st.caption("Or click a square below.")
     for model, column in zip(found.models, others, strict=False):
         heads = model.kept(found.dense.arch)[block]
         place = place_of(heads, head)
         with column:
             if place is None:
                 missing = "not known" if heads is None else "removed"
-                blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in either theme
+                blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in both themes
                 st.image(blank, width="stretch", alt=f"head {missing}")
                 st.caption(f"**{wording.plain(model.name)}**: {missing}")
                 continue
@@ -144,7 +144,7 @@ def _one_head(found: Comparison, image: ViewedImage, crop: Image) -> tuple[int, 
 
 
 def place_of(kept: Indices | None, head: int) -> int | None:
-    """Where a dense head stands among those that stay; None if it is gone or that is not known."""
+    """The place of a dense head among those kept; None if it was removed, or if that is not known."""
     return kept.index(head) if kept is not None and head in kept else None
 
 
@@ -170,8 +170,8 @@ def _preserved(found: Comparison, image: ViewedImage, chosen: tuple[int, int]) -
     st.subheader("Attention preservation", anchor=False)
     over = _over()
     st.caption(
-        "Cosine between a head's attention map in the dense model and in the smaller one: 1 where it looks "
-        "exactly as before. Heads that were removed are blank."
+        "Cosine between a head's attention maps in the dense model and in the smaller one; 1 means that it "
+        "looks exactly where it did before. Heads that were removed are hollow."
     )
     for start in range(0, len(found.others), 2):
         for model, column in zip(found.others[start : start + 2], st.columns(2, gap="medium"), strict=False):
@@ -184,19 +184,21 @@ def _preservation(
 ) -> tuple[Tensor, ...]:
     dense, small = found.load(found.dense.source), found.load(model.source)
     several = found.tested.sample(min(SEVERAL, len(found.tested))) if over == "several" else None
-    seen = image.key if several is None else "several"
-    key = (found.dense.source, model.source, seen, found.data)  # no models, or they would stay in memory
+    measured_on = image.key if several is None else "several"
+    key = (found.dense.source, model.source, measured_on, found.data)  # no models, which would stay in memory
 
     def measure() -> tuple[Tensor, ...]:
         images = [image.image] if several is None else [several.image(i) for i in range(len(several))]
         with progress_bar() as progress:
-            batches = _told((dense.preprocess(image)[None] for image in images), len(images), progress)
+            batches = _with_progress(
+                (dense.preprocess(image)[None] for image in images), len(images), progress
+            )
             return preservation(dense.model, small.model, batches, model.kept(dense.model.arch))
 
     return memo.remember("preservation", key, measure)
 
 
-def _told(images: Any, count: int, progress: Any) -> Any:
+def _with_progress(images: Any, count: int, progress: Any) -> Any:
     for done, image in enumerate(images):
         if count > 1:
             progress("Comparing attention", done / count)
@@ -210,11 +212,11 @@ def _preserved_by(
     slot.markdown(f"**{wording.plain(model.name)}**")
     if not any(model.kept(found.dense.arch)):
         why = (
-            "its bundle has no plan that says which heads stayed"
+            "its bundle has no plan that says which heads were kept"
             if model.sees_like(found.dense.arch)
-            else "it has other blocks or tokens than the dense model"
+            else "its blocks or tokens differ from those of the dense model"
         )
-        st.caption(f"Cannot be compared: {why}.")
+        st.caption(f"This model cannot be compared: {why}.")
         return
     values = _preservation(found, model, image, over)
     known = [value for row in values for value in row.tolist() if value == value]
@@ -229,7 +231,7 @@ def _show_head(head: tuple[int, int]) -> None:
 
 
 def _sheets(found: Comparison, image: ViewedImage) -> None:
-    """All maps of every model; a head that is gone leaves its place blank."""
+    """The maps of all heads of every model; the place of a removed head stays blank."""
     crop = _crop(found, image)
     wide = ROOM // min(len(found.models), 2)
     for start in range(0, len(found.models), 2):
@@ -245,5 +247,5 @@ def _sheets(found: Comparison, image: ViewedImage) -> None:
 
 
 def _crop(found: Comparison, image: ViewedImage) -> Image:
-    """What the models see of an image, at their resolution."""
+    """The part of an image that the models see, at their resolution."""
     return viewed_image.cropped(image, found.load(found.dense.source))

@@ -1,4 +1,4 @@
-"""The Compare page's objects: whether the models look at what the scene is about."""
+"""The Compare page's objects: how much of the models' attention lies on the object of a demo scene."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pruning.report import Comparison, OnObjects, on_objects
 
 
 def show(found: Comparison) -> None:
-    """Mass on the object and pointing game of every model, and head by head."""
+    """Mass on the object and pointing game of every model, and of every head."""
     scores = [_scores(found, place) for place in range(len(found.models))]
     with st.container(key="objects-table"):
         table = {m.name: one.rows() for m, one in zip(found.models, scores, strict=True)}
         st.table(pd.DataFrame(table), border="horizontal", alt="attention on the object")
     heads = scores[0].heads
     st.caption(
-        f"Over {heads.images} scenes, seen from the token that the prediction is read from. By chance "
-        f"{wording.percent(heads.mass_by_chance)} of the mass lies on the object and "
-        f"{wording.percent(heads.pointing_by_chance)} of the peaks do."
+        f"Over {heads.images} scenes, for attention from the token that the prediction is read from. By "
+        f"chance, {wording.percent(heads.mass_by_chance)} of the mass and "
+        f"{wording.percent(heads.pointing_by_chance)} of the peaks would lie on the object."
     )
     st.subheader("Head by head", anchor=False)
     pairs = [(m.name, _pairs(found, place, scores)) for place, m in enumerate(found.models) if place]
     if not any(points for _, points in pairs):
-        st.caption("Which heads stayed is not known of these models.")
+        st.caption("It is not known which heads of the dense model these models kept.")
         return
     st.plotly_chart(
         compare_charts.mass_moved(pairs),
@@ -36,7 +36,7 @@ def show(found: Comparison) -> None:
         key="mass-moved",
         alt="share of each head's attention on the object, in the dense model and in the smaller ones",
     )
-    st.caption("Each point is a head: above the line it looks at the object more than before.")
+    st.caption("Each point is a head. Those above the line look at the object more than before.")
 
 
 def _scores(found: Comparison, place: int) -> OnObjects:
@@ -52,7 +52,7 @@ def _scores(found: Comparison, place: int) -> OnObjects:
 
 
 def _pairs(found: Comparison, place: int, scores: list[OnObjects]) -> list[tuple[int, int, float, float]]:
-    """Block, head, and the mass on the object before and after, of every head that stays."""
+    """Block, head, and mass on the object before and after, for every head that is kept."""
     before, after = scores[0].heads.mass, scores[place].heads.mass
     return [
         (block, head, float(before[block][head]), float(after[block][own]))

@@ -1,4 +1,4 @@
-"""Page 6: models side by side, in numbers and in pictures."""
+"""The Compare page: models side by side, in numbers and in pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.views.compare import maps as compare_maps
 from app.views.compare import objects as compare_objects
 from app.views.compare import predictions as compare_predictions
 from app.views.compare import report as compare_report
-from app.views.compare import runs as compare_runs
+from app.views.compare import trade_off as compare_trade_off
 from app.views.compare import widths as compare_widths
 from pruning import runs
 from pruning.report import BESIDE, ComparedModel, Comparison
@@ -32,19 +32,19 @@ TABS: dict[str, Callable[[Comparison], None]] = {
     "Calibration": compare_predictions.calibration,
     "Widths": compare_widths.show,
     "Latency": compare_latency.show,
-    "All runs": compare_runs.show,
+    "All runs": compare_trade_off.show,
     "Report": compare_report.show,
 }
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     st.header("Compare", anchor=False)
     group, chosen = _choose()
     if not group:
         return
     if not chosen:
-        st.info("Choose at least one model to put beside the dense one.", icon=":material/compare_arrows:")
+        st.info("Choose at least one model to compare with the dense one.", icon=":material/compare_arrows:")
         return
     found = comparison.comparison(group, chosen)
     with st.container(key="table"):
@@ -61,7 +61,7 @@ def show() -> None:
 
 
 def _choose() -> tuple[list[NumberedRun], list[str]]:
-    """The group of runs in question and the keys of those chosen; without any, says what to do."""
+    """A group of runs and the keys of those chosen from it; both are empty if nothing was pruned yet."""
     _restore()
     groups = comparison.groups()
     if not groups:
@@ -78,7 +78,7 @@ def _choose() -> tuple[list[NumberedRun], list[str]]:
 
 
 def _restore() -> None:
-    """What the address says was chosen, or what was just opened; what is gone is left out, in a sentence."""
+    """Choose what was just opened, or what the address asks for; say which of it cannot be opened."""
     if "compare opened" in st.session_state:
         st.session_state[CHOSEN] = st.session_state.pop("compare opened")
     keys = []
@@ -91,7 +91,7 @@ def _restore() -> None:
 
 
 def _see_newest() -> str | None:
-    """Whether a run is new to this session; its key if so."""
+    """The key of the newest run if this session has not seen it yet."""
     newest = next((run.key for group in comparison.groups()[:1] for run in group[:1]), None)
     if newest == st.session_state.get("compare seen"):
         return None
@@ -100,7 +100,7 @@ def _see_newest() -> str | None:
 
 
 def _group(groups: list[list[NumberedRun]], by_key: dict[str, int]) -> int:
-    """Which dense model and images it is about: those of what is chosen, a new run's at first."""
+    """The group to compare in: at first that of a new run, else that of the runs which are chosen."""
     chosen: list[str] = st.session_state.get(CHOSEN, [])
     newest = _see_newest()
     if newest is not None:
@@ -157,7 +157,7 @@ def _open_folder() -> None:
 
 
 def _short(key: str) -> str:
-    """How a run or a bundle is named in the address: by its folder's name where that is enough."""
+    """How the address names a run or a bundle: by its folder's name if that lies among the runs."""
     path = Path(key)
     return path.name if path.parent == runs.runs_root() else key
 
@@ -213,6 +213,6 @@ def _legend(found: Comparison) -> str:
     titles = [f"**{wording.plain(model.name)}**: {wording.plain(model.title)}" for model in found.models]
     images = wording.count(found.dense.result.images)
     return (
-        f"{' · '.join(titles)}  \nAccuracy on {images} test images of {wording.plain(found.data)}; intervals "
-        "are 95 % (Wilson)."
+        f"{' · '.join(titles)}  \nAccuracy on {images} test images of {wording.plain(found.data)}, with 95 % "
+        "intervals (Wilson)."
     )

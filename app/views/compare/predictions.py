@@ -1,4 +1,4 @@
-"""The Compare page's images and classes: which predictions changed, how, and how sure the models are."""
+"""The Compare page's predictions: which changed, which classes are confused, and calibration."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PREDICTION_CHANGES = {
 
 
 def show(found: Comparison) -> None:
-    """Flipped images and confused classes of one model against the dense one."""
+    """Changed predictions and confused classes of one model, compared with the dense one."""
     model = _pick(found)
     _flips(found, model)
     _confusion(found, model)
 
 
 def _pick(found: Comparison) -> ComparedModel:
-    """One of the models beside the dense one."""
+    """One of the models that are compared with the dense one."""
     named, key = {model.name: model for model in found.others}, "compare-flips-of"
     names = list(named)
     if len(names) == 1:
@@ -54,7 +54,7 @@ def _flips(found: Comparison, model: ComparedModel) -> None:
     agreement = model.agreement(found.dense)
     st.subheader(f"{wording.count(len(agreement.flips))} predictions changed", anchor=False)
     if not agreement.flips:
-        st.caption("Both models say the same about every test image.")
+        st.caption("Both models predict the same class for every test image.")
         return
     numbers = {"all": agreement.flips, "lost": agreement.lost, "gained": agreement.gained}
     kind = address.pick("which", "flips-kind", list(PREDICTION_CHANGES), lambda: _kind(numbers))
@@ -65,7 +65,9 @@ def _flips(found: Comparison, model: ComparedModel) -> None:
         for number in shown[PAGE * (page - 1) : PAGE * page]:
             _thumbnail(found, model, number)
     st.caption(
-        "Number of the image, prediction of the dense model → of the smaller one." if shown else "None."
+        "Number of the image, prediction of the dense model → prediction of the smaller one."
+        if shown
+        else "None."
     )
 
 
@@ -77,19 +79,19 @@ def _kind(numbers: Mapping[str, Sequence[int]]) -> str | None:
         required=True,
         key="flips-kind",
         label_visibility="collapsed",
-        help="Lost: only the dense model was right. Gained: only the smaller model is.",
+        help="Lost: only the dense model is right. Gained: only the smaller model is right.",
         persist_state="session",
     )
     return chosen
 
 
 def _page(pages: int, kind: str) -> int:
-    """Which page of the thumbnails, from 1; in the address beyond the first."""
+    """The page of thumbnails, counted from 1; the address carries it unless it is the first."""
     key, page = f"flips-page-{kind}-{pages}", 1
-    said = (address.read_once("page") or [""])[0]
+    wanted = (address.read_once("page") or [""])[0]
     if pages > 1:
-        if said.isdecimal():
-            st.session_state[key] = min(max(int(said), 1), pages)
+        if wanted.isdecimal():
+            st.session_state[key] = min(max(int(wanted), 1), pages)
         page = st.pagination(pages, key=key, persist_state="session")
     address.write("page", [str(page)] if page > 1 else [])
     return page
@@ -113,10 +115,10 @@ def _thumbnail(found: Comparison, model: ComparedModel, number: int) -> None:
 
 
 def _confusion(found: Comparison, model: ComparedModel) -> None:
-    st.subheader("Classes taken for others", anchor=False)
+    st.subheader("Confused classes", anchor=False)
     changes = confusion_changes(found.dense.result, model.result)
     if not changes:
-        st.caption("Each class is taken for others exactly as often as before.")
+        st.caption("Each class is confused with others exactly as often as before.")
         return
     if len(found.tested.classes) > MATRIX:
         _pairs(found, model, changes)
@@ -150,15 +152,15 @@ def _pairs(found: Comparison, model: ComparedModel, changes: Sequence[PairChange
         signed = {"Change": st.column_config.NumberColumn(format="%+d")}
         st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=signed)
         rest = len(changes) - len(rows)
-        more = f"; {wording.count(rest)} more changed as much or less." if rest else "."
-        st.caption(f"The pairs whose number of images changed most{more}")
+        more = f"; {wording.count(rest)} others changed as much or less." if rest else "."
+        st.caption(f"The pairs of classes whose number of images changed most{more}")
 
 
 # ---- calibration
 
 
 def calibration(found: Comparison) -> None:
-    """How often the models are right, against how sure they are."""
+    """How often the models are right, against their confidence."""
     st.plotly_chart(
         compare_charts.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models]),
         config=charts.CONFIG,
@@ -166,7 +168,8 @@ def calibration(found: Comparison) -> None:
         alt="reliability diagrams: accuracy against confidence for each model",
     )
     st.caption(
-        f"Test images in {BINS} bins by the confidence of the prediction. On the dashed line a model is "
-        "right as often as it is sure; the expected calibration error (ECE) is the mean distance from it, "
-        "each bin weighing as much as it has images. Few images say little: the lines are 95 % intervals."
+        f"Test images in {BINS} bins by the confidence of their prediction. On the dashed line, a model is "
+        "right as often as its confidence says. The expected calibration error (ECE) is the mean distance "
+        "from that line, with each bin weighted by its number of images. The error bars are 95 % intervals, "
+        "wide where a bin has few images."
     )

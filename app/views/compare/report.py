@@ -1,4 +1,4 @@
-"""The Compare page's report: all of it in one file, for whoever has no app at hand."""
+"""The Compare page's report: the whole comparison in one file, for readers without the app."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from app.state import memo
 from pruning.report import Comparison, make_report
 
 CONTENT = (
-    "Numbers with intervals, per-block widths, changed predictions as thumbnails, maps before and after, "
-    "calibration, latency, the trade-off of all runs, and the commands that make the models."
+    "Figures with intervals, widths of every block, thumbnails of changed predictions, maps before and "
+    "after, calibration, latency, the trade-off of all runs, and the commands that make these models."
 )
 
 
 def show(found: Comparison) -> None:
     """A button that writes the report, and one that downloads it."""
     st.markdown(CONTENT)
-    st.caption("One HTML file that opens in any browser, offline. It holds some of the test images.")
+    st.caption("One HTML file that opens in any browser, also offline. It contains some of the test images.")
     image = int(st.session_state.get("compare-image", 0))
     key = (tuple((model.source, model.name) for model in found.models), found.data, image)
     page = memo.recall("report", key)

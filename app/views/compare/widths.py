@@ -1,4 +1,4 @@
-"""The Compare page's widths: what stays of every block."""
+"""The Compare page's widths of every block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTHS = {"heads": "Heads", "qk": "Query-key pairs", "v": "Value channels", "mlp
 
 
 def show(found: Comparison) -> None:
-    """A chart of all models, and the numbers."""
+    """A chart and a table of all models."""
     st.plotly_chart(
         compare_charts.widths([(model.name, model.arch) for model in found.models]),
         config=charts.CONFIG,
@@ -24,12 +24,12 @@ def show(found: Comparison) -> None:
         st.dataframe(_table(found), width="stretch", height="content")
     embed = [f"{model.name} {model.arch.embed_dim:,}" for model in found.models]
     st.caption(
-        f"Query-key pairs and value channels are those of each head. Residual stream: {', '.join(embed)}."
+        f"Query-key pairs and value channels are counted per head. Residual channels: {', '.join(embed)}."
     )
 
 
 def _table(found: Comparison) -> pd.DataFrame:
-    """Blocks from top to bottom; for each structure all models, so that what changed stands together."""
+    """A row for each block; for each structure a column for each model, so that changes are side by side."""
     columns = {
         (title, model.name): _column(model, width)
         for width, title in WIDTHS.items()

@@ -20,9 +20,9 @@ SCALE = "Viridis"
 GROUPS = ("#14907a", "#e0a030", "#6a6fd8", "#d2604f", "#3d8fd1", "#b05fa8", "#7d9a2c", "#8a6d4f")
 KEEP, REMOVE = "#1fa35c", "#d2604f"
 STAYS, GOES = "✓", "✕"
-_READABLE = {"color": "white", "shadow": "0 0 3px black, 0 0 2px black"}  # on any colour
+_READABLE = {"color": "white", "shadow": "0 0 3px black, 0 0 2px black"}  # readable on any colour
 _BETWEEN = 38  # pixels between small grids, room for a title
-_WIDTHS = 4  # classes of edges by their width
+_WIDTHS = 4  # widths that edges are drawn in
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _squares(
 
 
 def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:
-    """Spearman's rank correlation of every two criteria, as numbers on a diverging scale."""
+    """Spearman's rank correlation of each pair of criteria, as numbers on a diverging scale."""
     names = list(found)
     titles = [f"<b>{HEAD_MEASURES[n].title}</b>" if n == chosen else HEAD_MEASURES[n].title for n in names]
     rows = [[found[one][other] for other in names] for one in names]
@@ -129,7 +129,7 @@ def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The graph of some heads: where each is, how large, of which group, and what joins them."""
+    """The graph of some heads: their places, values and groups, and the edges between them."""
 
     members: tuple[int, ...]  # of all heads
     places: Sequence[tuple[float, float]]
@@ -140,7 +140,7 @@ class Drawing:
 
 
 def graph(heads: MarkedHeads, drawing: Drawing, height: int) -> Figure:
-    """Heads as circles that can be clicked: large is important, one colour for heads that belong together."""
+    """Heads as circles that can be clicked: large ones are important, those of a group have one colour."""
     figure = go.Figure()
     for edge in _edges(drawing):
         figure.add_trace(edge)
@@ -185,14 +185,14 @@ def graph(heads: MarkedHeads, drawing: Drawing, height: int) -> Figure:
 
 
 def _halo(place: tuple[float, float], size: float) -> Any:
-    """A ring around the head that is shown, apart from it, so that it is seen on any colour."""
+    """A ring around the head that is shown, at a distance, so that it is visible next to any colour."""
     ring = {"symbol": "circle-open", "size": size + 12, "color": ACCENT, "line": {"width": 3}}
     where = {"x": [place[0]], "y": [place[1]], "mode": "markers", "marker": ring}
     return go.Scatter(**where, hoverinfo="skip", showlegend=False)
 
 
 def _edges(drawing: Drawing) -> list[Any]:
-    """Lines in a few classes of width: a trace for every edge would be slow."""
+    """The edges in a few widths, as one trace for each: a trace for each edge would be slow."""
     if not drawing.edges:
         return []
     weights = [weight for _, _, weight in drawing.edges]
@@ -220,7 +220,7 @@ def _edges(drawing: Drawing) -> list[Any]:
 
 
 def _sizes(drawing: Drawing, few: bool) -> list[float]:
-    """Areas by importance, from the least to the most important head."""
+    """Diameters by which areas grow with importance, from the least to the most important head."""
     low, high = min(drawing.values), max(drawing.values)
     least, most = (30, 54) if len(drawing.members) <= 12 else (17, 36) if few else (9, 24)
     turned = HEAD_MEASURES[drawing.measure].important < 0

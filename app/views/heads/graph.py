@@ -1,4 +1,4 @@
-"""The part of the Heads page that shows which heads are alike."""
+"""The Heads page's graph of similar heads."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ SIMILARITY_TITLES = {
     "attention": "Attention",
     "predictability": "Predictability",
 }
+_SYMMETRIC = (
+    "It is symmetric, so without teleporting GOHSP's random walk visits each head in proportion to its "
+    "degree, the sum of its similarities, and says no more than the degree does."
+)
 SIMILARITY_NOTES = {
-    "cosine": "How alike two heads' outputs are; it is symmetric, so without teleport the walk's mass is the "
-    "plain degree and the chain adds nothing.",
-    "attention": "How far two heads look at the same tokens; it is symmetric, so without teleport the walk's "
-    "mass is the plain degree and the chain adds nothing.",
-    "predictability": "How well one head's output follows from another's of its block; it has a direction, "
-    "so here the chain says more than the degree.",
+    "cosine": f"The cosine between the outputs of two heads. {_SYMMETRIC}",
+    "attention": f"The overlap of the attention of two heads. {_SYMMETRIC}",
+    "predictability": "How well the output of one head can be predicted from that of another in its block. "
+    "It has a direction, so here GOHSP's random walk says more than the degree does.",
 }
 SCOPES = {"all": "All blocks", "block": "One block"}
-PER_HEAD = 2  # edges shown for each head, at the threshold the slider begins with
-MOST_EDGES = 800
+PER_HEAD = 2  # edges shown for each head at the slider's first threshold
+MOST_EDGES = 800  # edges drawn
 
 
 def show(reading: HeadReading, heads: MarkedHeads, measure: str) -> None:
-    """The graph with its options, and the neighbours of the head that is shown."""
-    st.subheader("Heads that are alike", anchor=False)
+    """The graph with its options, and the heads most similar to the one that is shown."""
+    st.subheader("Similar heads", anchor=False)
     with st.container(horizontal=True, vertical_alignment="bottom", key="graph-options"):
         kind = st.selectbox(
             "Similarity",
@@ -57,18 +59,19 @@ def show(reading: HeadReading, heads: MarkedHeads, measure: str) -> None:
         threshold = _threshold(reading, kind, block)
     drawing = _drawing(reading, heads, kind, block, threshold, measure)
     where = "all blocks" if block is None else f"block {block}"
-    alt = f"graph of the heads of {where}, joined where they are alike"
+    alt = f"graph of the heads of {where}, in which similar heads are joined"
     figure = heads_charts.graph(heads, drawing, 460)
     charts_heads.show(figure, "head-graph-plot", one_head.pick, alt, stretch=True)
     st.caption(
-        f"{SIMILARITY_NOTES[kind]} Large heads are important by {HEAD_MEASURES[measure].title}, colours are "
-        f"groups of alike heads, and {wording.count(len(drawing.edges))} pairs are joined."
+        f"{SIMILARITY_NOTES[kind]} Large circles are heads that are important by "
+        f"{HEAD_MEASURES[measure].title}, colours are groups of similar heads, and "
+        f"{wording.count(len(drawing.edges))} pairs are joined."
     )
     one_head.neighbours(heads.chosen, reading, kind)
 
 
 def _threshold(reading: HeadReading, kind: str, block: int | None) -> float:
-    """How alike two heads must be to be joined; begins where a few edges for each head are left."""
+    """The similarity from which two heads are joined, at first so that each head has a few edges."""
     weights = _part(reading, kind, block)
 
     def few() -> float:
@@ -85,7 +88,7 @@ def _threshold(reading: HeadReading, kind: str, block: int | None) -> float:
         key=f"threshold-{reading.model}-{reading.images}-{kind}-{block}",
         persist_state="session",
         width=150,
-        help="Heads at least this much alike are joined.",
+        help="Heads that are at least this similar are joined.",
     )
     return value
 

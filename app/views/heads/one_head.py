@@ -23,10 +23,10 @@ from pruning.progress import Progress
 from pruning.tracked import tracked
 
 NEIGHBOURS = 5
-SHOWN = 3  # images that a head's maps are shown on
-FEW = 60  # of the loaded images, to choose these from
+SHOWN = 3  # images that a head's maps are drawn on
+FEW = 60  # loaded images that these are taken from
 TRY_ON = 128  # test images of a what-if, as on the Prune page
-FLIPS = 6  # thumbnails
+FLIPS = 6  # thumbnails of changed predictions
 SIDE = 200  # pixels of a map
 THUMBNAIL = 96
 
@@ -37,7 +37,7 @@ def pick(head: Head) -> None:
 
 
 def chosen() -> Head:
-    """The head shown; another model may have fewer."""
+    """The head that is shown, within the blocks and heads of the loaded model."""
     blocks = session.model().model.arch.blocks
     block = min(st.session_state.setdefault("heads-block", len(blocks) // 2), len(blocks) - 1)
     head = min(st.session_state.setdefault("heads-head", 0), blocks[block].heads - 1)
@@ -73,12 +73,15 @@ def _set_lock(head: Head, key: str) -> None:
 
 
 def numbers(head: Head, reading: HeadReading) -> None:
-    """The head by every criterion, and its place among all heads."""
+    """The head's value by every criterion, and its rank among all heads."""
     place = head_names(session.model().model.arch).index(head)
     rows = {HEAD_MEASURES[name].title: _number(reading, name, place) for name in reading.values}
     with st.container(key="head-numbers"):
-        st.table(pd.DataFrame.from_dict(rows, "index", columns=["Value", "Place"]), border="horizontal")
-    st.caption(f"Place 1 of {len(reading.values['snp'])} is the most important; some criteria rank nothing.")
+        st.table(pd.DataFrame.from_dict(rows, "index", columns=["Value", "Rank"]), border="horizontal")
+    st.caption(
+        f"Rank 1 of {len(reading.values['snp'])} is the most important head. Criteria without a rank "
+        "describe heads, but do not say which are important."
+    )
 
 
 def _number(reading: HeadReading, name: str, place: int) -> tuple[str, str]:
@@ -89,10 +92,10 @@ def _number(reading: HeadReading, name: str, place: int) -> tuple[str, str]:
 
 
 def neighbours(head: Head, reading: HeadReading, kind: str) -> None:
-    """The heads most like it, to go on to."""
+    """Buttons that lead to the most similar heads."""
     names = head_names(session.model().model.arch)
     found = nearest(reading.alike[kind], names.index(head), NEIGHBOURS)
-    st.caption("Most similar heads" if found else "No other head resembles it.")
+    st.caption("Most similar heads" if found else "No other head is similar.")
     with st.container(horizontal=True, gap="xsmall", key="neighbours"):
         for number, (other, value) in enumerate(found):
             block, index = names[other]
@@ -109,7 +112,7 @@ def neighbours(head: Head, reading: HeadReading, kind: str) -> None:
 
 
 def images_shown(photos: Sequence[ViewedImage]) -> list[ViewedImage]:
-    """The images that a head's maps are shown on: the user's photos, or some of the loaded images."""
+    """The images that a head's maps are drawn on: the user's photos, or some of the loaded images."""
     if photos:
         return list(photos[:SHOWN])
     few = session.few_images(FEW)
@@ -142,28 +145,28 @@ def _others() -> None:
     st.session_state["heads-images"] = st.session_state.get("heads-images", 0) + 1
 
 
-# ---- what if
+# ---- what-if
 
 
 def what_if(head: Head) -> None:
-    """Accuracy without the head, and the images it decides."""
+    """Accuracy without the head, and the predictions that change."""
     loaded = session.model()
     if session.choice().data is None or not loaded.model.arch.num_classes:
-        st.caption("Accuracy without the head needs a model with classes and labelled images.")
+        st.caption("To measure accuracy without the head, load a model with classes and labelled images.")
         return
     key = (session.choice(), head)
     asked = st.button(
-        "What if it were gone?",
+        "What if it were removed?",
         icon=":material/science:",
         key="head-what-if",
-        help=f"Masks this head alone and measures the accuracy on {TRY_ON} test images.",
+        help=f"Masks only this head and measures accuracy on {TRY_ON} test images.",
     )
     if asked:
         with progress_bar() as progress:
             memo.remember("head what-if", key, partial(_masked, head, progress))
     found: tuple[Evaluation, Evaluation] | None = memo.recall("head what-if", key)
     if found is None:
-        st.caption("Masks this head alone; nothing is cut.")
+        st.caption("Only masks this head; the model stays as it is.")
         return
     _show_what_if(*found)
 
@@ -185,14 +188,15 @@ def _show_what_if(before: Evaluation, after: Evaluation) -> None:
     both = agreement(before, after)
     with st.container(key="head-outcome"):
         st.markdown(
-            f"Without it **{wording.percent(after.top1)}** top-1 ({wording.interval(after)}), against "
-            f"{wording.percent(before.top1)} with it; {wording.percent(both.share)} of the predictions stay."
+            f"Top-1 is **{wording.percent(after.top1)}** without it ({wording.interval(after)}) and "
+            f"{wording.percent(before.top1)} with it. {wording.percent(both.share)} of the predictions stay "
+            "the same."
         )
         if not both.flips:
             st.caption("No prediction changes.")
             return
         many = f"{len(both.flips)} predictions change" if len(both.flips) > 1 else "One prediction changes"
-        st.caption(f"{many}; {len(both.lost)} from right to wrong, {len(both.gained)} from wrong to right.")
+        st.caption(f"{many}: {len(both.lost)} from right to wrong, {len(both.gained)} from wrong to right.")
         few, class_names = session.few_images(TRY_ON), session.class_names()
         with st.container(horizontal=True, key="flips"):
             for index in both.flips[:FLIPS]:

@@ -1,4 +1,4 @@
-"""Page 3: what every head is worth, which are alike, and which shall stay or go."""
+"""The Heads page: how important every head is, which are similar, and locks for pruning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WIDE = 1120
 
 
 def show() -> None:
-    """The page."""
+    """Draw the page."""
     st.header("Heads", anchor=False)
     _from_address()
     photos = image_picker.upload_photos("heads-photos") if session.choice().data is None else []
@@ -56,15 +56,15 @@ def show() -> None:
     _to_address(head, measure)
 
 
-# ---- what is known
+# ---- measures
 
 
 def _known(photos: Sequence[ViewedImage]) -> KnownReading:
-    """What there is to show, and how to find out more."""
+    """The measures to show, with a sentence on where they come from and a way to measure more."""
     if session.choice().data is None:
         if not photos:
             raise session.NothingChosen(
-                "Upload photos to see what the heads do with them, or pick labelled images in the sidebar."
+                "Upload photos to see where the heads look in them, or pick labelled images in the sidebar."
             )
         known = head_readings.of_photos(list(photos))
         st.caption(known.source)
@@ -86,7 +86,7 @@ def _known(photos: Sequence[ViewedImage]) -> KnownReading:
 
 
 def _measure(known: KnownReading) -> None:
-    """Start a run that takes every measure."""
+    """Start a run that computes every measure."""
     images = st.number_input(
         "Calibration images",
         1,
@@ -95,20 +95,20 @@ def _measure(known: KnownReading) -> None:
         step=16,
         key="heads-measured-on",
         persist_state="session",
-        help="Time grows with them; the run goes on without this page.",
+        help="More images take longer. You may leave this page while the run is active.",
     )
     job = head_readings.job(images)
     again = "Measure again" if known.complete else "Measure all criteria"
     if st.button(again, type="primary", icon=":material/speed:", key="measure-heads"):
         session_runs.begin(job)
-        st.rerun()  # so that the sidebar shows it too
+        st.rerun()  # so that the sidebar shows the run, too
     if not session.model().model.arch.num_classes:
-        st.caption("This model has no classes, so criteria of the loss are left out.")
+        st.caption("This model has no classes, so criteria that need the loss are left out.")
     st.code(job.command(), language="bash", wrap_lines=True)
 
 
 def _from_address() -> None:
-    """Once in a session, show what the address asks for."""
+    """Show what the address asks for, once in a session."""
     head_locks.from_address()
     block, head, criterion = (address.read_once(name) or [""] for name in ADDRESS)
     if block[0].isdecimal() and head[0].isdecimal():
@@ -127,7 +127,7 @@ def _to_address(head: Head, measure: str) -> None:
 
 
 def _importance(reading: HeadReading, heads: MarkedHeads) -> str:
-    """The large grid of one criterion; returns which."""
+    """The large grid of one criterion, which is returned."""
     if st.session_state.get("criterion") not in (None, *reading.values):
         del st.session_state["criterion"]
     measure: str = st.selectbox(
@@ -138,14 +138,16 @@ def _importance(reading: HeadReading, heads: MarkedHeads) -> str:
         persist_state="session",
     )
     entry = HEAD_MEASURES[measure]
-    bright = "Bright heads are worth keeping." if entry.important else "It ranks nothing; bright is high."
-    st.caption(f"{entry.explanation} {bright} Click a head to look at it.")
+    bright = (
+        "Bright heads are important." if entry.important else "It does not rank heads; bright means high."
+    )
+    st.caption(f"{entry.explanation} {bright} Click a head to choose it.")
     figure = heads_charts.importance(heads, measure, reading.values[measure], ROOM)
     alt = f"{entry.title} of all heads, blocks from left to right, heads from top to bottom"
     charts_heads.show(figure, "importance", pick, alt)
     missing = [each.title for name, each in HEAD_MEASURES.items() if name not in reading.values]
     if missing:
-        st.caption(f"Not measured here, as it needs labels: {', '.join(missing)}.")
+        st.caption(f"Not measured, as labels are needed: {', '.join(missing)}.")
     return measure
 
 
@@ -163,7 +165,10 @@ def _locks() -> None:
 
 def _overview(reading: HeadReading, heads: MarkedHeads) -> None:
     st.subheader("All criteria", anchor=False)
-    st.caption("Each on a scale of its own; bright heads are worth keeping, or high where it ranks nothing.")
+    st.caption(
+        "Each has its own scale. Bright heads are important, or just have high values where a criterion "
+        "does not rank."
+    )
     figure = heads_charts.all_importance(heads, reading.values, WIDE)
     alt = "all criteria as small grids, blocks from left to right"
     charts_heads.show(figure, "all-importance", pick, alt)
@@ -175,14 +180,14 @@ def _overview(reading: HeadReading, heads: MarkedHeads) -> None:
 def _agreement(reading: HeadReading, measure: str) -> None:
     st.subheader("Agreement", anchor=False)
     if len(heads := reading.values[measure]) < 2:
-        st.caption("A single head has no rank.")
+        st.caption("A single head cannot be ranked.")
         return
-    st.caption(f"Spearman's rank correlation over all {len(heads)} heads: 1 puts them in the same order.")
+    st.caption(f"Spearman's rank correlation over all {len(heads)} heads; 1 means the same order.")
     found = memo.remember(
         "agreement",
         reading,
         lambda: spearman({name: reading.importance(name) for name in reading.values}),
         keep=4,
     )
-    alt = "rank correlation of every two criteria"
+    alt = "rank correlation of each pair of criteria"
     st.plotly_chart(heads_charts.agreement(found, measure), config=charts.CONFIG, key="agreement", alt=alt)

@@ -143,7 +143,7 @@ def test_latency_is_measured_by_a_run_and_kept(two: list[runs.Run]) -> None:
     assert not again.error and not again.exception
     axis = compare("All runs", chosen=two)
     axis.segmented_control(key="compare-axis").set_value("speedup").run()
-    assert "measured of 2 of 2 runs" in text(axis)
+    assert "measured for 2 of 2 runs" in text(axis)
 
 
 def test_damaged_timings_are_a_sentence(two: list[runs.Run]) -> None:

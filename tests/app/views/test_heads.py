@@ -63,7 +63,7 @@ def lock(app: AppTest, head: tuple[int, int], what: str) -> AppTest:
 def test_a_quick_look_shows_all_that_needs_no_labels(choice: Choice) -> None:
     app = start("heads", choice)
     assert "A quick look at 8 images" in text(app)
-    assert f"needs labels: {', '.join(LABELLED)}" in text(app)
+    assert f"labels are needed: {', '.join(LABELLED)}" in text(app)
     values = app.table[0].value
     assert list(values.index) == [m.title for m in HEAD_MEASURES.values() if m.title not in LABELLED]
     assert app.number_input(key="heads-block").value == 1
@@ -88,7 +88,7 @@ def test_measuring_runs_beside_the_page_and_is_found_again(choice: Choice) -> No
             found.values[name][place], rel=6e-3, abs=1e-9
         )
     best = sorted(found.importance("ablation"), reverse=True).index(found.importance("ablation")[place]) + 1
-    assert values.loc["Ablation", "Place"] == str(best) and values.loc["Entropy", "Place"] == "–"
+    assert values.loc["Ablation", "Rank"] == str(best) and values.loc["Entropy", "Rank"] == "–"
     assert found.model != load("demo").model and found.counts == tuple(
         widths.heads for widths in loaded.model.arch.blocks
     )
@@ -126,7 +126,7 @@ def test_similar_heads_lead_on_and_the_graph_follows_its_options(choice: Choice)
     after = app.number_input(key="heads-block").value, app.number_input(key="heads-head").value
     assert after != before and f"Block {after[0]}, head {after[1]}" in text(app)
     app.selectbox(key="similarity").set_value("predictability").run()
-    assert "the chain says more than the degree" in text(app)
+    assert "says more than the degree does" in text(app)
     scope = next(each for each in app.get("button_group") if each.label == "Heads of")
     scope.set_value("block").run()
     assert not app.exception
@@ -138,7 +138,7 @@ def test_similar_heads_lead_on_and_the_graph_follows_its_options(choice: Choice)
 def test_what_if_a_head_were_gone(choice: Choice) -> None:
     app = start("heads", choice)
     app.button(key="head-what-if").click().run()
-    assert "Without it **" in text(app) and "of the predictions stay" in text(app)
+    assert "Top-1 is **" in text(app) and "of the predictions stay the same" in text(app)
     assert not app.exception
 
 
@@ -166,7 +166,7 @@ def test_every_similarity_is_named_and_explained() -> None:
     for kind in ("cosine", "attention"):
         assert (
             "symmetric" in graph.SIMILARITY_NOTES[kind]
-            and "chain adds nothing" in graph.SIMILARITY_NOTES[kind]
+            and "no more than the degree" in graph.SIMILARITY_NOTES[kind]
         )
 
 
@@ -247,7 +247,7 @@ def test_without_images_it_asks_for_photos(choice: Choice) -> None:
     assert "Upload photos" in app.info[0].value
     app.file_uploader[0].set_value([photo("a.png", "red"), photo("b.png", "blue")]).run()
     assert not app.exception and "your 2 photos" in text(app)
-    assert "needs a model with classes and labelled images" in text(app)
+    assert "load a model with classes and labelled images" in text(app)
     app.file_uploader[0].set_value([("bad.png", b"no picture", "image/png")]).run()
     assert "bad.png" in app.error[0].value
 
@@ -261,7 +261,7 @@ def test_a_model_without_classes_has_the_rest(choice: Choice, tmp_path: Path) ->
     assert "has no classes" in text(app)
     app.button(key="measure-heads").click().run()
     assert set(open_reading(only_run().folder).values) == set(read_heads(model, _one(model)).values)
-    assert f"needs labels: {', '.join(LABELLED)}" in text(app)
+    assert f"labels are needed: {', '.join(LABELLED)}" in text(app)
 
 
 def _one(model: ViT) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""The Compare page's trade-off: all runs of the same dense model, and which of them no other beats."""
+"""The Compare page's trade-off between cost and accuracy: all runs of one dense model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ def show(found: Comparison) -> None:
     )
     names = ", ".join(wording.plain(trade.name) for trade in front)
     measured = (
-        f" Latency was measured of {len(timed)} of {len(found.trades) - 1} runs." if by == "speedup" else ""
+        f" Latency has been measured for {len(timed)} of {len(found.trades) - 1} runs."
+        if by == "speedup"
+        else ""
     )
     st.caption(
-        f"No other is both cheaper and better than: {names}. The bars are 95 % intervals: where they "
-        f"overlap, the order may be chance.{measured}"
+        f"On the Pareto front, where no other model is both cheaper and more accurate: {names}. The bars are "
+        f"95 % intervals; where they overlap, the order may be due to chance.{measured}"
     )
 
 
