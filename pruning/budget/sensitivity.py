@@ -6,19 +6,17 @@ block narrower; nothing else is asked of it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analysis.measure import Batches
 from analysis.vit import Block, ViT
+from pruning.activations import Activations
 from pruning.budget.curves import BUDGETED_STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities
 from pruning.cut import Scores, cut, select
 from pruning.progress import Progress, quiet
@@ -46,8 +44,8 @@ def measure_sensitivities(
     if not model.arch.num_classes:
         raise ValueError("sensitivities compare class probabilities, but the model has no classifier")
     blocks = []
-    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
-        stream = _DenseStream(Path(folder), model, batches)
+    with torch.no_grad(), Activations(next(model.parameters()).device) as stored:
+        stream = _DenseStream(stored, model, batches)
         for index, widths in enumerate(model.arch.blocks):
             curves = {}
             for place, name in enumerate(BUDGETED_STRUCTURES):
@@ -72,15 +70,14 @@ def measured_widths(dense: int) -> tuple[int, ...]:
 class _DenseStream:
     """The dense model's residual stream before one block and its class probabilities, on disk."""
 
-    def __init__(self, folder: Path, model: ViT, batches: Batches) -> None:
-        self._folder, self._model, self._count, self.images = folder, model, 0, 0
-        device = next(model.parameters()).device
+    def __init__(self, stored: Activations, model: ViT, batches: Batches) -> None:
+        self._stored, self._model, self._count, self.images = stored, model, 0, 0
         for images, _ in batches:
-            x = model.embed(images.to(device))
-            self._save("stream", self._count, x)
+            x = model.embed(images.to(stored.device))
+            stored.write(self._count, stream=x)
             for block in model.blocks:
                 x = block(x)
-            self._save("logits", self._count, model.classify(x))
+            stored.write(self._count, logits=model.classify(x))
             self._count, self.images = self._count + 1, self.images + len(x)
         if not self.images:
             raise ValueError("sensitivities need calibration images, got none")
@@ -89,23 +86,18 @@ class _DenseStream:
         """Mean KL divergence from the dense model with block `index` exchanged for `narrowed`."""
         total = 0.0
         for number in range(self._count):
-            x = narrowed(self._load("stream", number))
+            x = narrowed(self._stored.read(number, "stream"))
             for block in self._model.blocks[index + 1 :]:
                 x = block(x)
-            total += kl_divergence(self._load("logits", number), self._model.classify(x)).sum().item()
+            dense = self._stored.read(number, "logits")
+            total += kl_divergence(dense, self._model.classify(x)).sum().item()
         return total / self.images
 
     def advance(self, index: int) -> None:
         """Take the stream through block `index`."""
         for number in range(self._count):
-            self._save("stream", number, self._model.blocks[index](self._load("stream", number)))
-
-    def _save(self, name: str, number: int, x: Tensor) -> None:
-        np.save(self._folder / f"{name}-{number}.npy", x.cpu().numpy())
-
-    def _load(self, name: str, number: int) -> Tensor:
-        x = torch.from_numpy(np.load(self._folder / f"{name}-{number}.npy"))
-        return x.to(next(self._model.parameters()).device)
+            x = self._stored.read(number, "stream")
+            self._stored.write(number, stream=self._model.blocks[index](x))
 
 
 def kl_divergence(dense: Float[Tensor, "B C"], other: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:

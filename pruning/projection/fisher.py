@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.vit import ViT
-from pruning.projection.folded_layers import through_attention, through_mlp
+from pruning.projection.block_parts import halves
 from pruning.projection.least_squares import require_finite
 from pruning.projection.streams import Streams
 
@@ -60,10 +60,9 @@ def prediction_gradients(
     """
     with torch.enable_grad():
         x, behind = embedded.detach().requires_grad_(), []
-        for block in model.blocks:
-            behind.append(through_attention(block, x))
-            behind.append(through_mlp(block, behind[-1]))
-            x = behind[-1]
+        for half in (half for block in model.blocks for half in halves(block)):
+            x = half.through(x)
+            behind.append(x)
         likely = model.classify(x).log_softmax(dim=-1)
         if classes is None:
             classes = torch.multinomial(likely.detach().exp(), 1, generator=generator)[:, 0]

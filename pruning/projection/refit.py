@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pruning.projection.block_parts import HalfBlock, folded, set_folded
 from pruning.projection.least_squares import Moments, Statistics, regularised, ridge_held_out
+from pruning.projection.streams import Still, Streams
 
 _LOCAL = 1e-3  # strength of the ridge by which kept channels stand in for the removed ones
 
@@ -46,6 +49,20 @@ def refit(
     return fitted, whole.mean_out - fitted @ whole.mean_in
 
 
+def reader_moments(
+    streams: Streams,
+    weights: Float[Tensor, " N"],
+    before: Callable[[Tensor], Tensor],
+    after: Callable[[Tensor], Tensor],
+    widths: tuple[int, int],
+) -> Moments:
+    """Moments of what `after` makes of the pruned stream and `before` of the dense one, of these widths."""
+    moments = Moments(*widths, streams.device)
+    for _, dense, x in streams:
+        moments.add(after(x), before(dense), weights)
+    return moments
+
+
 def refit_reader(wide: nn.Linear, narrow: nn.Linear, moments: Moments, prior: Float[Tensor, "E K"]) -> None:
     """Give `narrow` what `wide` makes of the best linear estimate of its inputs, from other ones.
 
@@ -57,6 +74,52 @@ def refit_reader(wide: nn.Linear, narrow: nn.Linear, moments: Moments, prior: Fl
     weight = wide.weight.double()
     narrow.weight.copy_(weight @ estimate)
     narrow.bias.copy_(wide.bias.double() + weight @ shift)
+
+
+def writer_moments(
+    streams: Streams | Still,
+    weights: Float[Tensor, " N"],
+    dense: HalfBlock,
+    layer: nn.Linear,
+    inputs: Callable[[Tensor], Tensor],
+    missing: Callable[[Tensor, Tensor], Tensor],
+) -> Moments:
+    """Moments of a writer's inputs and of what it has to add; takes the dense stream behind `dense`.
+
+    `layer` has the writer's widths. `inputs` are of the pruned stream, `missing` of the dense stream
+    behind this half and the pruned one before it.
+    """
+    moments = Moments(layer.in_features, layer.out_features, streams.device)
+    for number, before, x in streams:
+        behind = dense.through(before)
+        moments.add(inputs(x), missing(behind, x), weights)
+        streams.write(number, dense=behind)
+    return moments
+
+
+def refit_writer(
+    dense: HalfBlock,
+    narrow: HalfBlock,
+    streams: Streams,
+    weights: Float[Tensor, " N"],
+    onto: Callable[[Float[Tensor, "B N E"]], Float[Tensor, "B N K"]],
+    *,
+    keep_bias: bool = False,
+) -> None:
+    """Refit a writer so that the pruned stream meets the dense one behind it; takes both streams there.
+
+    `onto` takes the dense stream to the channels of the pruned one. With `keep_bias` the bias stays as
+    well where held-out images speak against any change of the weight.
+    """
+    layer, inputs = narrow.writer, narrow.before_writer()
+    moments = writer_moments(streams, weights, dense, layer, inputs, lambda behind, x: onto(behind) - x)
+    weight, bias = folded(layer, narrow.scale)
+    whole = moments.statistics()
+    fitted, strength = ridge_held_out(whole, moments.halves(), weight)
+    if strength < float("inf") or not keep_bias:
+        bias = whole.mean_out - fitted @ whole.mean_in
+    set_folded(layer, narrow.scale, fitted, bias)
+    streams.advance(narrow.through)
 
 
 def _towards(

@@ -8,11 +8,9 @@ block, of what reads the narrow stream and of what writes to it.
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -20,13 +18,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.measure import Batches
-from analysis.vit import Architecture, Block, ViT
-from pruning.projection.least_squares import Moments, Statistics, ridge_held_out
-from pruning.projection.refit import refit_reader
+from analysis.vit import Architecture, ViT
+from pruning.activations import Activations
+from pruning.projection.block_parts import halves
+from pruning.projection.least_squares import Moments, Statistics
+from pruning.projection.refit import reader_moments, refit_reader, refit_writer
 from pruning.projection.streams import Streams, token_weights
 
 _TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
-_HALVES = (("norm1", "attn", "qkv", "proj"), ("norm2", "mlp", "fc1", "fc2"))  # norm, part, reader, writer
 _FLOOR = 0.01  # of the mean: how much a direction counts that nothing reads
 
 
@@ -55,8 +54,8 @@ def rotate(
     parameter = next(model.parameters())
     dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
     dense = fold_norms(model).to(parameter.device, dtype)
-    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
-        streams = Streams(Path(folder), dense, batches, images, steered)
+    with torch.no_grad(), Activations(parameter.device) as stored:
+        streams = Streams(stored, dense, batches, images, steered)
         seen = seen_by_norms(dense, streams, focus)
         metric = reading_metric(dense, seen)
         basis = principal_basis(
@@ -120,14 +119,13 @@ def seen_by_norms(dense: ViT, streams: Streams, focus: float) -> dict[str, Stati
     """Means and covariances of each norm's output in a folded model, by the norm's name."""
     arch = dense.arch
     moments = [Moments(arch.embed_dim, 0, streams.device) for _ in _norms(arch)]
-    weights = [_weights(arch, index, focus).to(streams.device) for index in range(arch.depth)]
+    weights = [token_weights(arch, index, focus).to(streams.device) for index in range(arch.depth)]
     for _, embedded, _ in streams:
         x = embedded
-        for index, block in enumerate(dense.blocks):
-            for half, (norm, part) in enumerate(((block.norm1, block.attn), (block.norm2, block.mlp))):
-                z = norm(x)
-                moments[2 * index + half].add(z, z[..., :0], weights[index])
-                x = x + part(z)
+        for number, half in enumerate(half for block in dense.blocks for half in halves(block)):
+            z = half.norm(x)
+            moments[number].add(z, z[..., :0], weights[number // 2])
+            x = half.through(x)
         z = read_out(dense, x)
         moments[-1].add(z, z[..., :0], torch.ones_like(z[0, :, 0]))
     return {norm: one.statistics() for norm, one in zip(_norms(arch), moments, strict=True)}
@@ -180,17 +178,6 @@ def read_out(model: ViT, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B T E"]:
     return model.fc_norm(x[:, len(model.arch.prefix_names) :].mean(dim=1, keepdim=True))
 
 
-@dataclass(frozen=True)
-class _Step:
-    """What the refit of one block needs: both blocks, activations, token weights, basis."""
-
-    block: Block
-    narrow: Block
-    streams: Streams
-    weights: Float[Tensor, " N"]
-    basis: Float[Tensor, "E K"]
-
-
 def _compensate(
     dense: ViT,
     small: ViT,
@@ -201,60 +188,34 @@ def _compensate(
     progress: Callable[[float], None],
 ) -> None:
     """Refit what reads and what writes, in order, on the activations of the model as refitted so far."""
+
+    def onto(x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N K"]:
+        return x @ basis.to(x)
+
     for number, _, x in streams:
-        streams.write(number, pruned=x @ basis.to(x))
+        streams.write(number, pruned=onto(x))
+    norms, widths = iter(_norms(dense.arch)), (small.arch.embed_dim, dense.arch.embed_dim)
     for index, (block, narrow) in enumerate(zip(dense.blocks, small.blocks, strict=True)):
-        step = _Step(block, narrow, streams, _weights(dense.arch, index, focus).to(streams.device), basis)
-        for norm, part, reader, writer in _HALVES:
-            _refit_reader(step, norm, f"{part}.{reader}", _factor(shares[f"blocks.{index}.{norm}"], basis))
-            _refit_writer(step, norm, part, writer)
+        weights = token_weights(dense.arch, index, focus).to(streams.device)
+        for wide, thin in zip(halves(block), halves(narrow), strict=True):
+            moments = reader_moments(streams, weights, wide.norm, thin.norm, widths)
+            refit_reader(wide.reader, thin.reader, moments, _factor(shares[next(norms)], basis) * basis)
+            refit_writer(wide, thin, streams, weights, onto)
         progress((index + 1) / dense.arch.depth)
-    _refit_heads(dense, small, streams, _factor(shares[_norms(dense.arch)[-1]], basis) * basis)
-
-
-def _refit_reader(step: _Step, norm: str, name: str, factor: float) -> None:
-    """Give a reader the best linear estimate of what the dense norm gives, from the narrow one's output."""
-    before, after = step.block.get_submodule(norm), step.narrow.get_submodule(norm)
-    moments = Moments(step.basis.shape[1], step.basis.shape[0], step.streams.device)
-    for _, x, z in step.streams:
-        moments.add(after(z), before(x), step.weights)
-    refit_reader(_linear(step.block, name), _linear(step.narrow, name), moments, factor * step.basis)
+    _refit_heads(dense, small, streams, _factor(shares[next(norms)], basis) * basis)
 
 
 def _refit_heads(dense: ViT, small: ViT, streams: Streams, prior: Float[Tensor, "E K"]) -> None:
-    moments = Moments(prior.shape[1], prior.shape[0], streams.device)
-    for _, x, z in streams:
-        inputs = read_out(small, z)
-        moments.add(inputs, read_out(dense, x), torch.ones_like(inputs[0, :, 0]))
+    alike = torch.ones(1 + dense.arch.distilled if dense.arch.pool == "token" else 1, device=streams.device)
+    before, after = partial(read_out, dense), partial(read_out, small)
+    widths = small.arch.embed_dim, dense.arch.embed_dim
+    moments = reader_moments(streams, alike, before, after, widths)
     for name in ("head", "head_dist")[: 1 + dense.arch.distilled]:
         refit_reader(_linear(dense, name), _linear(small, name), moments, prior)
 
 
-def _refit_writer(step: _Step, norm: str, part: str, name: str) -> None:
-    """Refit what a part adds to the stream, and take both streams behind it."""
-    before, after = step.block.get_submodule(norm), step.narrow.get_submodule(norm)
-    wide, narrow = step.block.get_submodule(part), step.narrow.get_submodule(part)
-    layer, inner = _linear(narrow, name), copy.deepcopy(narrow)
-    setattr(inner, name, nn.Identity())
-    moments = Moments(layer.in_features, layer.out_features, step.streams.device)
-    for number, x, z in step.streams:
-        behind = x + wide(before(x))
-        moments.add(inner(after(z)), behind @ step.basis.to(x) - z, step.weights)
-        step.streams.write(number, dense=behind)
-    whole = moments.statistics()
-    weight, _ = ridge_held_out(whole, moments.halves(), layer.weight.double())
-    layer.weight.copy_(weight)
-    layer.bias.copy_(whole.mean_out - weight @ whole.mean_in)
-    for number, _, z in step.streams:
-        step.streams.write(number, pruned=z + narrow(after(z)))
-
-
 def _linear(module: nn.Module, name: str) -> nn.Linear:
     return cast(nn.Linear, module.get_submodule(name))
-
-
-def _weights(arch: Architecture, index: int, focus: float) -> Float[Tensor, " N"]:
-    return token_weights(arch, index == arch.depth - 1, focus)
 
 
 def _factor(share: float, basis: Float[Tensor, "E K"]) -> float:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from analysis.vit import ViT
+from pruning.activations import Activations
 from pruning.budget.sensitivity import kl_divergence
 from pruning.projection import fisher
 from pruning.projection.fisher import error_roots, prediction_gradients
-from pruning.projection.folded_layers import through_attention, through_mlp
 from pruning.projection.streams import Streams
 from tests.support.models import TINY, batches, random_images, random_vit
-
-
-def halves(model: ViT) -> list[tuple[object, object]]:
-    return [(through, block) for block in model.blocks for through in (through_attention, through_mlp)]
 
 
 @torch.no_grad()
 def logits_with(model: ViT, images: Tensor, half: int, error: Tensor) -> Tensor:
     """Logits when `error` (B N E) is added to the stream behind a half block."""
     x = model.embed(images)
-    for number, (through, block) in enumerate(halves(model)):
-        x = through(block, x)
+    parts = [((b.norm1, b.attn, b.ls1), (b.norm2, b.mlp, b.ls2)) for b in model.blocks]
+    for number, (norm, part, scale) in enumerate(half for block in parts for half in block):
+        x = x + scale(part(norm(x)))
         if number == half:
             x = x + error
     return model.classify(x)
@@ -65,12 +61,12 @@ def test_a_small_error_costs_half_its_fisher_form_in_divergence() -> None:
         assert float(seen) == pytest.approx(told, rel=0.05)
 
 
-def test_roots_are_those_of_the_fisher_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_roots_are_those_of_the_fisher_information(monkeypatch: pytest.MonkeyPatch) -> None:
     model, few = random_vit(TINY).double(), random_images(TINY, count=2).double()
     monkeypatch.setattr(fisher, "_IMAGES", 1024)
     monkeypatch.setattr(fisher, "_CHUNK", 512)
     with torch.no_grad():
-        many = Streams(tmp_path, model, batches(few.repeat(512, 1, 1, 1), 512), 1024, share=0)
+        many = Streams(Activations(), model, batches(few.repeat(512, 1, 1, 1), 512), 1024, share=0)
     roots, share = error_roots(model, many), model(few).softmax(1).detach()
     for half, root in enumerate(roots):
         exact = torch.zeros(TINY.embed_dim, TINY.embed_dim).double()
@@ -83,18 +79,18 @@ def test_roots_are_those_of_the_fisher_information(monkeypatch: pytest.MonkeyPat
         assert float((root.T @ root - mixed).norm() / mixed.norm()) < 0.15
 
 
-def test_without_a_classifier_all_errors_count_alike(tmp_path: Path) -> None:
+def test_without_a_classifier_all_errors_count_alike() -> None:
     model = random_vit(replace(TINY, num_classes=0))
     with torch.no_grad():
-        streams = Streams(tmp_path, model, batches(random_images(TINY)), 4, share=0)
+        streams = Streams(Activations(), model, batches(random_images(TINY)), 4, share=0)
     for root in error_roots(model, streams):
         assert torch.equal(root, torch.eye(TINY.embed_dim).double())
 
 
-def test_a_prediction_that_nothing_moves_leaves_all_errors_alike(tmp_path: Path) -> None:
+def test_a_prediction_that_nothing_moves_leaves_all_errors_alike() -> None:
     model = random_vit(TINY)
     torch.nn.init.zeros_(model.head.weight)
     with torch.no_grad():
-        streams = Streams(tmp_path, model, batches(random_images(TINY)), 4, share=0)
+        streams = Streams(Activations(), model, batches(random_images(TINY)), 4, share=0)
     for root in error_roots(model, streams):
         torch.testing.assert_close(root, torch.eye(TINY.embed_dim).double())

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from analysis.vit import Architecture, ViT
+from pruning.activations import Activations
 from pruning.bundle.export import export_onnx, export_pt2
-from pruning.projection.rotation import _refit_writer, _Step, fold_norms, principal_basis, project, rotate
+from pruning.projection.block_parts import halves
+from pruning.projection.refit import refit_writer
+from pruning.projection.rotation import fold_norms, principal_basis, project, rotate
 from pruning.projection.streams import Streams
 from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
 
@@ -154,12 +157,12 @@ def test_one_reader_is_refitted_by_least_squares() -> None:
     assert (best - y).square().mean() <= (got - y).square().mean() < 1.05 * (best - y).square().mean()
 
 
-def test_a_writer_makes_up_for_what_was_lost_before(tmp_path: Path) -> None:
+def test_a_writer_makes_up_for_what_was_lost_before() -> None:
     """Twin: half of the stream is gone; fc2 is refitted as by lstsq on tokens collected by hand."""
     dense, basis = fold_norms(random_vit(TINY)), orthogonal(24)
     images = random_images(TINY, count=64).double()
     small = project(dense, basis)
-    streams = Streams(tmp_path, dense, batches(images, 16), 64, 0.0)
+    streams = Streams(Activations(), dense, batches(images, 16), 64, 0.0)
     weights = torch.ones(TINY.num_tokens)
     for number, x, _ in streams:
         streams.write(number, pruned=x @ basis / 2)
@@ -171,7 +174,7 @@ def test_a_writer_makes_up_for_what_was_lost_before(tmp_path: Path) -> None:
     hidden = torch.cat([hidden, torch.ones(len(hidden), 1).double()], dim=1)
     target = behind - (x @ basis / 2).flatten(0, 1)
     least = (hidden @ torch.linalg.lstsq(hidden, target).solution - target).square().mean()
-    _refit_writer(_Step(block, narrow, streams, weights, basis), "norm2", "mlp", "fc2")
+    refit_writer(halves(block)[1], halves(narrow)[1], streams, weights, lambda x: x @ basis)
     pruned = torch.cat([z for _, _, z in streams]).flatten(0, 1)
     assert least <= (pruned - behind).square().mean() < 1.05 * least
     assert (pruned - behind).square().mean() < 0.5 * (unfitted - behind).square().mean()

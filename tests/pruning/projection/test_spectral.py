@@ -286,7 +286,7 @@ def test_without_a_classifier_nothing_is_steered() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_token_weights_follow_what_is_read(name: str) -> None:
     arch = VARIANTS[name]
-    inner, last = token_weights(arch, False, 0.4), token_weights(arch, True, 0.4)
+    inner, last = token_weights(arch, 0, 0.4), token_weights(arch, arch.depth - 1, 0.4)
     assert inner.mean() == pytest.approx(1) and last.mean() == pytest.approx(1)
     if arch.pool == "avg":
         assert torch.equal(inner, torch.ones(arch.num_tokens)) and torch.equal(last, inner)

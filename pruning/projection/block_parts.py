@@ -1,21 +1,26 @@
-"""Weights of layers in the form projections work on: float64, by head, with biases and LayerScale."""
+"""Parts of blocks in the form projections work on: halves, and weights with their biases and LayerScale."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.vit import Architecture, Attention, Block, BlockWidths, LayerScale, ViT
+from analysis.vit import Architecture, Attention, Block, BlockWidths, LayerScale, Mlp, ViT
 
 
 def working_copy(model: ViT) -> ViT:
     """A copy without hooks, in evaluation mode, and in float32 at least."""
     parameter = next(model.parameters())
-    copy = ViT(model.arch)
-    copy.load_state_dict(model.state_dict())
+    own = ViT(model.arch)
+    own.load_state_dict(model.state_dict())
     dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
-    return copy.to(parameter.device, dtype).eval().requires_grad_(False)
+    return own.to(parameter.device, dtype).eval().requires_grad_(False)
 
 
 def rows_by_head(attn: Attention) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,6 +33,7 @@ def rows_by_head(attn: Attention) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def set_rows(layer: nn.Linear, queries: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Give `qkv` such rows: the way back from `rows_by_head`."""
     rows = torch.cat([part.flatten(0, 1) for part in (queries, keys, values)])
     layer.weight.copy_(rows[:, :-1])
     if layer.bias is not None:  # without one the last column is zero, and stays so under any basis
@@ -50,20 +56,42 @@ def set_folded(layer: nn.Linear, behind: nn.Module, weight: Tensor, bias: Tensor
         behind.gamma.fill_(1)
 
 
-def through_attention(block: Block, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
-    """The residual stream behind the first half of a block."""
-    attended: Tensor = block.ls1(block.attn(block.norm1(x)))
-    return x + attended
-
-
-def through_mlp(block: Block, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
-    """The residual stream behind the second half of a block."""
-    added: Tensor = block.ls2(block.mlp(block.norm2(x)))
-    return x + added
-
-
 def without_proj(arch: Architecture, widths: BlockWidths) -> Attention:
     """An attention of these widths that ends before `proj`: B N E -> B N H*Dv."""
     outputs = Attention(arch, widths)
     outputs.proj = nn.Identity()  # type: ignore[assignment]
     return outputs
+
+
+@dataclass(frozen=True)
+class HalfBlock:
+    """Half of a block: what it adds to the residual stream, from a norm to the LayerScale at its end.
+
+    `reader` is the layer that reads the normed stream, `writer` the one whose outputs are added to it.
+    """
+
+    norm: nn.Module
+    part: Attention | Mlp
+    reader: nn.Linear
+    writer: nn.Linear
+    scale: nn.Module
+
+    def through(self, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
+        """The residual stream behind this half."""
+        added: Tensor = self.scale(self.part(self.norm(x)))
+        return x + added
+
+    def before_writer(self) -> Callable[[Float[Tensor, "B N E"]], Float[Tensor, "B N I"]]:
+        """A function from the stream before this half to the inputs of its writer."""
+        shared: dict[int, Any] = {id(weight): weight for weight in self.part.parameters()}
+        inner = copy.deepcopy(self.part, {**shared, id(self.writer): nn.Identity()})
+        return lambda x: inner(self.norm(x))
+
+
+def halves(block: Block) -> tuple[HalfBlock, HalfBlock]:
+    """Attention and MLP of a block."""
+    attn, mlp = block.attn, block.mlp
+    return (
+        HalfBlock(block.norm1, attn, attn.qkv, attn.proj, block.ls1),
+        HalfBlock(block.norm2, mlp, mlp.fc1, mlp.fc2, block.ls2),
+    )

@@ -1,0 +1,181 @@
+"""Projecting half a block: its narrow layers filled from the whole ones and from activations.
+
+Query-key and value channels by truncated singular value decompositions, MLP neurons by
+`choose_neurons`; then what writes to the stream is refitted. `spectral` says in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.vit import Architecture, Attention, BlockWidths
+from pruning.projection.attention_fit import fit_scores, score_importance
+from pruning.projection.block_parts import HalfBlock, folded, rows_by_head, set_folded, set_rows, without_proj
+from pruning.projection.least_squares import Moments, require_finite
+from pruning.projection.neurons import choose_neurons
+from pruning.projection.refit import goal, refit, refit_reader, writer_moments
+from pruning.projection.streams import Still, Streams
+from pruning.projection.subspaces import qk_bases, value_bases
+
+_SCORE_IMAGES = 64  # whose attention scores a fit looks at, all pairs of tokens of each
+_APART = 0.1  # of a reader's squared inputs may differ from the dense model's for it to be refitted
+
+
+@dataclass(frozen=True)
+class Step:
+    """What projecting half a block needs: it in the dense model, without the heads that go, and narrow.
+
+    `root` says how much errors behind this half count (`fisher.error_roots`), `pull` how far a refit
+    goes back towards the dense stream. `known` is kept between steps that differ in their widths alone.
+    """
+
+    arch: Architecture
+    dense: HalfBlock
+    whole: HalfBlock
+    narrow: HalfBlock
+    streams: Streams | Still
+    weights: Float[Tensor, " N"]
+    root: Float[Tensor, "E E"]
+    pull: float
+    known: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def attn(self) -> Attention:
+        """The attention that is to be narrowed, where this half is one."""
+        return cast(Attention, self.whole.part)
+
+
+def project_half(step: Step) -> None:
+    """Fill the narrow half, and take the dense stream behind it."""
+    if isinstance(step.whole.part, Attention):
+        _project_attention(step)
+    else:
+        _project_mlp(step)
+
+
+def restore_reader(step: Step) -> None:
+    """Let a layer read from the pruned stream what it read from the dense one, as far as that can be told.
+
+    Not where the streams have come far apart: the best estimate of the dense inputs is then much
+    smaller than they are, and what the layer makes of it is worse than what it makes of its own.
+    """
+    layer = step.whole.reader
+    if not step.pull or layer.bias is None:  # nowhere to put a shift
+        return
+    moments = Moments(layer.in_features, layer.in_features, step.streams.device)
+    apart = size = 0.0
+    for _, dense, x in step.streams:
+        z, wanted = step.whole.norm(x), step.dense.norm(dense)
+        moments.add(z, torch.lerp(z, wanted, step.pull), step.weights)
+        counts = step.weights.to(z)
+        apart += float(counts @ (z - wanted).square().sum(dim=(0, 2)))
+        size += float(counts @ wanted.square().sum(dim=(0, 2)))
+    if apart <= _APART * size:
+        refit_reader(layer, layer, moments, torch.eye(layer.in_features).to(step.root))
+
+
+def _project_attention(step: Step) -> None:
+    attn, narrow = step.attn, cast(Attention, step.narrow.part)
+    queries, keys, values = rows_by_head(attn)
+    rank = narrow.qk_dim
+    if rank < attn.qk_dim:
+        on_q, on_k = _pair_bases(step, rank)
+        queries, keys = on_q.mT @ queries, on_k.mT @ keys  # H Dqk E+1
+    moments = step.known.get("attention") if rank == attn.qk_dim else None
+    moments = moments or _moments(step, _head_outputs(step, queries, keys, values))
+    if rank == attn.qk_dim:
+        step.known["attention"] = moments
+    weight, bias = folded(step.whole.writer, step.whole.scale)
+    rank, down = narrow.v_dim, torch.eye(weight.shape[1]).to(weight)
+    if rank < attn.v_dim:
+        covariance, best = goal(moments, weight, step.pull)
+        bases = value_bases(covariance, best, attn.heads, rank)  # H Dv (Dv of the dense model)
+        values, down = bases @ values, torch.block_diag(*bases)  # H Dv E+1
+    set_rows(narrow.qkv, queries, keys, values)
+    fitted, shift = refit(moments, weight, down, step.pull)
+    set_folded(step.narrow.writer, step.narrow.scale, fitted, bias + shift)
+
+
+def _project_mlp(step: Step) -> None:
+    fc1, narrow = step.whole.reader, step.narrow.reader
+    weight, bias = folded(step.whole.writer, step.whole.scale)
+    moments = step.known["mlp"] = step.known.get("mlp") or _moments(step, step.whole.before_writer())
+    width, kept = narrow.out_features, torch.arange(fc1.out_features, device=weight.device)
+    if width < fc1.out_features:
+        covariance, best = goal(moments, weight, step.pull)
+        kept = choose_neurons(covariance, step.root @ best, width)
+    narrow.weight.copy_(fc1.weight[kept])
+    narrow.bias.copy_(fc1.bias[kept])
+    fitted, shift = refit(moments, weight, kept, step.pull)
+    set_folded(step.narrow.writer, step.narrow.scale, fitted, bias + shift)
+
+
+def _moments(step: Step, inputs: Callable[[Tensor], Tensor]) -> Moments:
+    """Moments of the writer's inputs and of what would make up the dense stream, its bias taken as given."""
+    bias = folded(step.whole.writer, step.whole.scale)[1]
+    missing = lambda behind, x: behind - x - bias.to(x)
+    return writer_moments(step.streams, step.weights, step.dense, step.whole.writer, inputs, missing)
+
+
+def _head_outputs(step: Step, queries: Tensor, keys: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from the stream to the heads' outputs, B N H*Dv, of attention with these rows."""
+    attn, norm = step.attn, step.whole.norm
+    widths = BlockWidths(attn.heads, queries.shape[1], values.shape[1], 1)
+    outputs = without_proj(step.arch, widths).to(attn.qkv.weight)
+    set_rows(outputs.qkv, queries, keys, values)
+    return lambda x: outputs(norm(x))
+
+
+def _pair_bases(step: Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Float[Tensor, "H D rank"]]:
+    """The closed form's bases, then fitted to the scores that matter of some images."""
+    attn, known = step.attn, step.known
+    if "queries and keys" not in known:
+        known["queries and keys"] = _qk_covariances(step), _some_heads(step)
+    (query_moments, key_moments), (q, k, v) = known["queries and keys"]
+    on_q, on_k = qk_bases(query_moments, key_moments, rank)
+    columns = step.root @ folded(attn.proj, step.whole.scale)[0]
+    columns = columns.to(q).unflatten(1, (attn.heads, -1))  # E H Dv
+    for head in range(attn.heads):
+        query, key, value = q[:, head], k[:, head], v[:, head]  # B N D
+        attention = attn.weights(query, key)  # B N N
+        metric = columns[:, head].T @ columns[:, head]
+        importance = score_importance(attention, value, attention @ value, metric, step.weights)
+        key = key - key.mean(dim=1, keepdim=True)
+        found = fit_scores(query, key, importance, on_q[head].to(query), on_k[head].to(query))
+        on_q[head], on_k[head] = (basis.double() for basis in found)
+    return on_q, on_k
+
+
+def _qk_covariances(step: Step) -> tuple[Float[Tensor, "H D D"], Float[Tensor, "H D D"]]:
+    """Second moments of queries, and of keys about their mean over the tokens of each image.
+
+    Softmax does not see what all keys of an image have in common.
+    """
+    attn = step.attn
+    sums = torch.zeros(2, attn.heads, attn.qk_dim, attn.qk_dim, dtype=torch.float64)
+    sums = sums.to(step.streams.device)
+    for _, _, x in step.streams:
+        q, k, _ = attn.split_heads(attn.qkv(step.whole.norm(x)))
+        q, k = q.double(), k.double()  # B H N D
+        k = k - k.mean(dim=2, keepdim=True)
+        sums[0] += ((q * step.weights.double()[:, None]).mT @ q).sum(dim=0)
+        sums[1] += (k.mT @ k).sum(dim=0)
+    require_finite(sums)
+    return sums[0], sums[1]
+
+
+def _some_heads(step: Step) -> list[Tensor]:
+    """Queries, keys and values of the first images: B H N D each."""
+    attn, parts, count = step.attn, [], 0
+    for _, _, x in step.streams:
+        parts.append(attn.split_heads(attn.qkv(step.whole.norm(x[: _SCORE_IMAGES - count]))))
+        count += len(parts[-1][0])
+        if count == _SCORE_IMAGES:
+            break
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
