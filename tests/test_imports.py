@@ -19,7 +19,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "analysis.data",
         "analysis.models analysis.measure analysis.gates",
         "analysis.frozen",
-        "analysis.vit analysis.anatomy analysis.formats analysis.threads",
+        "analysis.vit analysis.anatomy analysis.formats analysis.threads analysis.head_grid",
     ),
     "pruning": (
         "pruning.__main__",
@@ -30,7 +30,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "pruning.methods",
         "pruning.gohsp pruning.projection",
         "pruning.criteria pruning.bundle pruning.budget pruning.training",
-        "pruning.tracked pruning.cache",
+        "pruning.tracked pruning.cache pruning.activations",
         "pruning.cut pruning.options pruning.progress pruning.files pruning.wording pruning.seeding",
     ),
     "app": (

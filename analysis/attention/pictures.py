@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from analysis.head_grid import head_grid
 from analysis.models import Preprocess
 from analysis.vit import Architecture
 
@@ -114,10 +115,10 @@ def tiled(
     Between the maps and where there is none, the picture is transparent.
     """
     small = photo.resize(cell, Image.Resampling.LANCZOS)
-    wide, high = cell[0] + gap, cell[1] + gap
-    image = Image.new("RGBA", (len(blocks) * wide - gap, max(map(len, blocks)) * high - gap))
-    for column, heads in enumerate(blocks):
-        for row, values in enumerate(heads):
+    wide, high, grid = cell[0] + gap, cell[1] + gap, head_grid(blocks, None)
+    image = Image.new("RGBA", (len(blocks) * wide - gap, len(grid) * high - gap))
+    for row, heads in enumerate(grid):
+        for column, values in enumerate(heads):
             if values is not None:
                 image.paste(overlay(small, values, style), (column * wide, row * high))
     return image

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from analysis.head_grid import by_block
 from pruning.cli.runs import add_detach, detach
 from pruning.jobs import HeadsJob, run_heads, save_reading
 from pruning.progress import Progress, as_monitor
@@ -41,10 +42,6 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     found = run_heads(job, as_monitor(progress))
     if args.out is not None:
         save_reading(found, args.out)
-    values = {name: _by_block(row, found.counts) for name, row in found.values.items()}
+    shown = {name: [float(f"{value:.6g}") for value in row] for name, row in found.values.items()}
+    values = {name: by_block(row, found.counts) for name, row in shown.items()}
     return {"images": found.images, **(values if not args.json else {"values": values})}
-
-
-def _by_block(row: tuple[float, ...], counts: tuple[int, ...]) -> list[list[float]]:
-    left = iter(row)
-    return [[float(f"{next(left):.6g}") for _ in range(count)] for count in counts]

@@ -28,6 +28,7 @@ from analysis.attention import (
     sheet,
     thumbnail,
 )
+from analysis.head_grid import head_grid
 from analysis.measure import BINS, confusion_changes, reliability
 from pruning import wording
 from pruning.progress import Progress, quiet
@@ -278,14 +279,7 @@ def _objects(found: Comparison, progress: Progress) -> dict[str, Any] | None:
 
 def _cells(values: Sequence[Sequence[float]]) -> list[list[tuple[str, str, str]]]:
     """Rows of heads: text, background and text colour of each block's cell."""
-    rows = []
-    for head in range(max(map(len, values))):
-        row = []
-        for block in values:
-            value = block[head] if head < len(block) else float("nan")
-            row.append(_cell(value))
-        rows.append(row)
-    return rows
+    return [[_cell(value) for value in row] for row in head_grid(values, float("nan"))]
 
 
 def _cell(value: float) -> tuple[str, str, str]:
