@@ -3,10 +3,11 @@
     PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size cpu --write
     PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size full --write    # on a GPU, in bfloat16
 
-One dense model is trained for --epochs; from there three go on for --more epochs, so that all have seen
-equally many images: the dense one, GOHSP (part of them before the cut, the rest after), and spectral
-pruning. All three learn from the same things in the same way. Killed? The same command goes on from
-the last checkpoint in --keep; what is finished there is not done again.
+One dense model is trained for --epochs. Three models are then trained from it for --more epochs each, so
+that all have seen the same number of images: the dense model itself, GOHSP (some of the epochs before the
+cut, the rest after), and the model pruned by the spectral method. All three use the same data and recipe.
+If the script is killed, the same command continues from the last checkpoint in --keep; finished phases are
+not repeated.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ from pruning.seeding import fingerprint
 from pruning.training import Objective, Recovery, recover, train
 
 REMOVED = 0.4  # of the parameters
-HEADS = Ratios(heads=1 / 6, qk=0.25)  # what GOHSP takes besides value channels and neurons
-BEFORE_CUT = 0.5  # of GOHSP's share, by ADMM
-CURVE_IMAGES = 1000  # test images of the curve; the table takes all
+HEADS = Ratios(heads=1 / 6, qk=0.25)  # what GOHSP removes besides value channels and neurons
+BEFORE_CUT = 0.5  # fraction of GOHSP's further training that comes before the cut, by ADMM
+CURVE_IMAGES = 1000  # test images for the curve; the table uses all of them
 CURVE = "curve.jsonl"
 TITLES = {"dense": "Dense", "gohsp": "GOHSP", "spectral": "Spectral + recovery"}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A network, its recipe, and how long it is trained unless told."""
+    """A network, its training recipe, and how long it is trained by default."""
 
     words: str
     embed: int
@@ -54,11 +55,11 @@ class Size:
     recipe: Recovery
     epochs: float
     more: float
-    point: int  # images between two points of the curve, at most
+    point: int  # at most so many images between two points of the curve
 
     @property
     def arch(self) -> Architecture:
-        """6 heads, patches of 4, averaged over the tokens."""
+        """Six heads, patches of 4 x 4 pixels, average pooling over the tokens."""
         width = self.embed // 6
         return Architecture(
             image_size=(32, 32),
@@ -86,7 +87,7 @@ SIZES = {
         point=250_000,
     ),
     "cpu": Size(
-        "a smaller ViT/4 (6 blocks, 6 heads, E 192), far from trained to the end: the size a CPU can finish",
+        "a smaller ViT/4 (6 blocks, 6 heads, E 192), far from fully trained: the size that a CPU can finish",
         embed=192,
         depth=6,
         recipe=Recovery(batch=64, lr=1e-3, smoothing=0.1, ema=0.0, soft=0.0, features=0.0),
@@ -98,9 +99,9 @@ SIZES = {
 
 
 class Curve(Monitor):
-    """Keeps checkpoints and a curve in a folder, and counts seconds over all attempts.
+    """Keeps checkpoints and a training curve in a folder, and adds up the seconds of all attempts.
 
-    On a CPU, which is seldom one's own, they are the process's processor seconds.
+    On a CPU, which other processes usually share, these are processor seconds of this process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,36 +114,36 @@ class Curve(Monitor):
         self.began = self.clock()
 
     def rows(self) -> list[dict[str, float]]:
-        """What has been written; of a step done twice, the last."""
+        """The points written so far; of a step that was repeated, the last one."""
         file = self.folder / CURVE
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         rows: dict[tuple[float, bool], dict[str, float]] = {}
         for line in lines:
-            if line.endswith("}"):  # the last may have been cut off by a kill
+            if line.endswith("}"):  # a killed process may have left half a line
                 row = json.loads(line)
                 rows[row["step"], "top1" in row] = row
         return [rows[key] for key in sorted(rows)]
 
     @property
     def seconds(self) -> float:
-        """Spent so far, earlier attempts included."""
+        """Seconds spent so far, including earlier attempts."""
         return self.before + self.clock() - self.began
 
     def metrics(self, step: int, **values: float) -> None:
-        """A line of the curve."""
+        """Append one line to the curve, and print it."""
         line = json.dumps({"step": step, "seconds": round(self.seconds, 1), **values})
         with (self.folder / CURVE).open("a", encoding="utf-8") as file:
             file.write("\n" + line)
         print(f"{time.strftime('%H:%M:%S')} {self.folder.name} {line}", file=sys.stderr, flush=True)
 
     def note(self, line: str) -> None:
-        """To the terminal."""
+        """Print a line to the terminal."""
         print(f"{self.folder.name}: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all phases share; each has a folder of its own in `folder`."""
+    """What all phases share; each phase has its own folder in `folder`."""
 
     size: Size
     folder: Path
@@ -151,7 +152,7 @@ class Bench:
     test: ImageSet
 
     def phase(self, name: str, work: Callable[[Curve], LoadedModel]) -> LoadedModel:
-        """Do the work of a phase, or take the bundle it has left, with its accuracy on all images."""
+        """Carry out a phase and save its model and accuracy as a bundle; load the bundle if it exists."""
         bundle = self.folder / name / "model"
         if not is_bundle(bundle):
             curve = Curve(self.folder / name)
@@ -166,24 +167,24 @@ class Bench:
         return load(str(bundle))
 
     def figures(self, name: str) -> dict[str, float]:
-        """What was measured at the end of a phase."""
+        """The figures measured at the end of a phase."""
         text = (self.folder / name / "model" / "report.json").read_text(encoding="utf-8")
         figures: dict[str, float] = json.loads(text)
         return figures
 
     def recipe(self, epochs: float) -> Recovery:
-        """The recipe for so many passes over the images, in parts after each of which there is a top-1."""
+        """The recipe for this many passes over the images, split into parts; top-1 is measured after each."""
         wanted = epochs * len(self.images)
         parts = -(-int(wanted) // min(self.size.point, len(self.images)))
         parts = max(parts, -(-int(wanted) // len(self.images)))
         return replace(self.size.recipe, epochs=max(parts, 1), images=int(wanted / max(parts, 1)))
 
     def seen(self, recipe: Recovery) -> int:
-        """Images of a training: whole batches."""
+        """Number of images a training run reads: whole batches only."""
         return recipe.epochs * (recipe.images // recipe.batch) * recipe.batch
 
     def dense(self, curve: Curve, recipe: Recovery, seed: int) -> LoadedModel:
-        """From scratch."""
+        """Train the dense model from scratch."""
         torch.manual_seed(seed)
         model = ViT(self.size.arch)
         model.init_weights()
@@ -197,12 +198,12 @@ class Bench:
     def recovered(
         self, curve: Curve, student: LoadedModel, teacher: LoadedModel, recipe: Recovery, seed: int
     ) -> LoadedModel:
-        """Trained on, as the dense model is too."""
+        """Train a model further; the dense model is trained further in the same way."""
         few = self.test.sample(CURVE_IMAGES)
         return recover(student, teacher, self.images, few, recipe, seed, curve)
 
     def gohsp(self, curve: Curve, start: LoadedModel, recipe: Recovery, seed: int) -> LoadedModel:
-        """Trained towards the structure, and cut."""
+        """Train towards the smaller structure by GOHSP, then cut."""
         few = self.test.sample(CURVE_IMAGES)
         lesson = TrainingData(self.images, start.preprocess, seed + 1, few, recipe)
         options = GohspOptions(sparsity=REMOVED, epochs=recipe.epochs, distill=recipe.soft > 0)
@@ -211,7 +212,7 @@ class Bench:
         return replace(start, model=model)
 
     def spectral(self, curve: Curve, start: LoadedModel, seed: int) -> LoadedModel:
-        """Widths found for a budget of parameters, and projected."""
+        """Find widths for a parameter budget, then project onto them."""
         budget = Budget(params=(1 - REMOVED) * cost(start.model.arch).params)
         job = Job(start.name, self.data, method="spectral", budget=budget, align=8, seed=seed)
         images = self.images.sample(1000, seed)
@@ -219,7 +220,7 @@ class Bench:
 
 
 def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> tuple[list[list[str]], str]:
-    """All phases; rows of the table, and the curves."""
+    """Carry out all phases; return the rows of the table, and the table of curves."""
     first, rest = bench.recipe(epochs), bench.recipe(more)
     before, after = bench.recipe(more * BEFORE_CUT), bench.recipe(more * (1 - BEFORE_CUT))
     start = bench.phase("start", lambda curve: bench.dense(curve, first, 0))
@@ -249,17 +250,17 @@ def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> tuple[lis
             row(bench, f"Spectral before recovery{named}", projected, [small], f"{begun:,}"),
             row(bench, f"Spectral + recovery{named}", spectral, [small, names["spectral"]], both),
         ]
-        turn = begun + bench.seen(before)
+        at_cut = begun + bench.seen(before)
         curves += [
             (f"Dense{named}", [(begun, names["dense"])]),
-            (f"GOHSP{named}", [(begun, cut), (turn, names["gohsp"])]),
+            (f"GOHSP{named}", [(begun, cut), (at_cut, names["gohsp"])]),
             (f"Spectral{named}", [(begun, names["spectral"])]),
         ]
     return rows, curve_table(bench, curves)
 
 
 def row(bench: Bench, title: str, model: LoadedModel, phases: list[str], seen: str) -> list[str]:
-    """A model in the table: its size, its accuracy, and what it took after the common start."""
+    """A row of the table: a model's size and accuracy, and the seconds spent after the common start."""
     costs, figures = cost(model.model.arch), bench.figures(phases[-1])
     top1 = percent(figures["top1"], figures["top1_low"], figures["top1_high"])
     spent = sum(bench.figures(phase)["seconds"] for phase in phases)
@@ -282,38 +283,41 @@ def curve_table(bench: Bench, curves: list[tuple[str, list[tuple[int, str]]]]) -
 
 
 def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
-    """The section."""
+    """The text of the section."""
     recipe = bench.size.recipe
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
     seconds = "Seconds" if torch.cuda.is_available() else "Processor seconds"
     teacher = (
         f"with the common start as teacher (share {recipe.soft:g})"
         if recipe.soft
-        else "from labels alone, as a start so young has little to teach"
+        else "from labels alone, because a start with so little training has little to teach"
     )
     head = ["", "Parameters", "GMACs", "Top-1 (95 % interval)", "Training images seen", seconds]
     words = (
-        f"CIFAR-10 (JPEG, quality 75, trained and tested on it), {bench.size.words}, on {device}, tested "
-        f"on all {len(bench.test):,} test images. From the common start all three models are trained on as "
-        f"many further images, with the same recipe (AdamW, highest rate {recipe.lr:g}, warm-up and cosine "
-        f"in each part, batch {recipe.batch}, augmentation {recipe.augment}, mixup {recipe.mixup:g}, cutmix "
-        f"{recipe.cutmix:g}, smoothing {recipe.smoothing:g}), {teacher}. GOHSP: one of six heads and a "
-        f"quarter of the query-key pairs, value channels and neurons as needed; {100 * BEFORE_CUT:.0f} % of "
-        f"its further images by ADMM before the cut. Spectral: widths by a budget of parameters. {seconds} "
-        f"are those after the common start, pruning included. Seeds: {seeds}.\n\n"
+        f"CIFAR-10 (JPEG, quality 75, for training and testing), {bench.size.words}, on {device}, tested "
+        f"on all {len(bench.test):,} test images. From the common start all three models are trained on the "
+        f"same number of further images with the same recipe (AdamW, peak learning rate {recipe.lr:g}, "
+        f"warm-up and cosine decay in each part, batch {recipe.batch}, augmentation {recipe.augment}, mixup "
+        f"{recipe.mixup:g}, cutmix {recipe.cutmix:g}, smoothing {recipe.smoothing:g}), {teacher}. GOHSP "
+        f"removes one of six heads, a quarter of the query-key pairs, and as many value channels and neurons "
+        f"as needed; {100 * BEFORE_CUT:.0f} % of its further images are used by ADMM before the cut. "
+        f"Spectral: widths found for a parameter budget. {seconds} are counted from the common start and "
+        f"include pruning. Seeds: {seeds}.\n\n"
     )
-    curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images along the way:\n\n{curves}"
+    curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images during training:\n\n{curves}"
     return words + table(head, rows) + curve
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--size", choices=tuple(SIZES), default="full")
-    arguments.add_argument("--epochs", type=float, help="of the dense model before they part")
-    arguments.add_argument("--more", type=float, help="epochs after that, of each")
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="of what comes after they part")
-    arguments.add_argument("--limit", type=int, help="only so many training and test images, for a trial")
-    arguments.add_argument("--keep", type=Path, default=ROOT / "build" / "cifar10", help="state and models")
+    arguments.add_argument("--epochs", type=float, help="epochs of the dense model, the common start")
+    arguments.add_argument("--more", type=float, help="further epochs of each of the three models")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the further training")
+    arguments.add_argument("--limit", type=int, help="use at most N training and test images, for a trial")
+    arguments.add_argument(
+        "--keep", type=Path, default=ROOT / "build" / "cifar10", help="folder for checkpoints and models"
+    )
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     size = SIZES[args.size]

@@ -1,4 +1,4 @@
-"""The demo measured: accuracy, one pruning run, latency in turns, cost of scoring, slider speed.
+"""Measure the demo: one pruning run, its accuracy and latency, the cost of scoring, the speed of a slider.
 
 python benchmarks/demo.py --write
 """
@@ -33,9 +33,9 @@ def pruning_table(outcome: PruneResult) -> str:
         params, gmacs = figures[f"params_{when}"], figures[f"gmacs_{when}"]
         rows.append([name, f"{params:,}", f"{gmacs:.4f}", top1])
     words = (
-        f"SNP removing 50 % of query-key pairs, 25 % of value and of MLP neurons, before fine-tuning, on all "
-        f"{figures['images']:,} test scenes; scoring, cutting and both evaluations took "
-        f"{figures['seconds']:.0f} s.\n\n"
+        f"SNP removes 50 % of the query-key pairs and 25 % of the value channels and MLP neurons. Top-1 "
+        f"before fine-tuning, on all {figures['images']:,} test scenes. Scoring, cutting and both "
+        f"evaluations took {figures['seconds']:.0f} s.\n\n"
     )
     return words + table(["", "Parameters", "GMACs", "Top-1 (95 % interval)"], rows)
 
@@ -46,11 +46,11 @@ def latency_table(timings: dict[int, Timing]) -> str:
         shown = [f"{t.p50:.2f} ({t.p10:.2f} to {t.p90:.2f})" for t in (timing.b_ms, timing.a_ms)]
         rows.append([str(batch), *shown, f"{timing.speedup:.2f}", timing.verdict])
     head = ["Batch", "Dense ms (p10 to p90)", "Pruned ms (p10 to p90)", "Speed-up", "Verdict of pruned"]
-    return "Pruned against dense, timed in turns, 60 rounds.\n\n" + table(head, rows)
+    return "The pruned model against the dense one, timed alternately, 60 rounds.\n\n" + table(head, rows)
 
 
 def scoring_cost(dense: Architecture) -> str:
-    """Processor seconds of SNP scoring against plain forward passes of the same 64 images."""
+    """Processor seconds of SNP scoring relative to a plain forward pass of the same 64 images."""
     torch.manual_seed(0)
     model = ViT(dense).eval()
     model.init_weights()
@@ -68,7 +68,7 @@ def scoring_cost(dense: Architecture) -> str:
     median, low, high = statistics.median(ratios), min(ratios), max(ratios)
     return (
         f"Scoring DeiT-Tiny by SNP on 64 images costs {median:.2f} times a plain forward pass of the same "
-        f"images (processor time, median of 5 turns, {low:.2f} to {high:.2f})."
+        f"images (processor time, median of 5 repetitions, {low:.2f} to {high:.2f})."
     )
 
 
@@ -79,7 +79,8 @@ def slider_speed(dense: Architecture) -> str:
         began = time.perf_counter()
         cost(shrink(dense, ratios))
         spent.append((time.perf_counter() - began) * 1000)
-    return f"From ratios to a new estimate of DeiT-Tiny: {statistics.median(spent):.2f} ms (median of 200)."
+    median = statistics.median(spent)
+    return f"Estimating the cost of DeiT-Tiny for new ratios takes {median:.2f} ms (median of 200)."
 
 
 def main() -> None:

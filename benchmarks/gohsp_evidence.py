@@ -1,10 +1,10 @@
-"""Which ranking of heads GOHSP should take: top-1 with the lowest heads gone, nothing trained.
+"""Which head ranking GOHSP should use: top-1 without the lowest-ranked heads and without training.
 
     python benchmarks/gohsp_evidence.py demo --write
     PRUNESCOPE_DATA=FOLDER python benchmarks/gohsp_evidence.py deit-tiny --write
 
-Every similarity, both directions, several numbers of heads, per block and in one ranking of all, on the
-demo or on DeiT-Tiny, beside random choices, Taylor head masks and captum's ablation.
+Compares every similarity in both directions with random choices, Taylor head masks and captum's ablation, on
+the demo or on DeiT-Tiny: for several numbers of heads, ranked per block and over all blocks at once.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from pruning.jobs import Job, image_sets
 DRAWS = 3
 CALIBRATION = 64
 Ranking = tuple[Tensor, ...]
-Case = tuple[str, int]  # scope, heads removed of each block, on average
+Case = tuple[str, int]  # scope, heads removed per block on average
 
 
 def rankings(model: ViT, images: Batches) -> dict[str, list[Ranking]]:
-    """Scores of all heads by every way of ranking them; of random ones, several draws."""
+    """Scores of all heads under every ranking; several draws for the random one."""
     found: dict[str, list[Ranking]] = {}
     for kind in SIMILARITIES:
         for teleport in (0.0, GraphOptions().teleport):
             central = rank_heads(model, images, GraphOptions(kind, "central", teleport))
-            if teleport or kind == "predictability":  # symmetric ones rank alike with any teleport
+            if teleport or kind == "predictability":  # symmetric ones rank the same for any teleport
                 name = f"{kind}, teleport {teleport:g}" if kind == "predictability" else kind
                 found[f"{name}, central"] = [central]
                 found[f"{name}, distinct"] = [tuple(-scores for scores in central)]
@@ -57,7 +57,7 @@ def rankings(model: ViT, images: Batches) -> dict[str, list[Ranking]]:
 
 
 def plan_without(model: ViT, ranking: Ranking, case: Case) -> Plan:
-    """All but the lowest heads stay, whole."""
+    """A plan that removes the lowest-ranked heads and leaves the others as they are."""
     scope, gone = case
     widths = model.arch.blocks
     kept = [block.heads - gone for block in widths]
@@ -69,7 +69,7 @@ def plan_without(model: ViT, ranking: Ranking, case: Case) -> Plan:
 
 
 def measure(loaded: LoadedModel, job: Job, limit: int, gone: tuple[int, ...]) -> str:
-    """The table of one model."""
+    """Measure one model under all rankings; returns the text and table of its section."""
     calibration, test = image_sets(job, loaded)
     shown, tested = (
         list(batches(images, loaded.preprocess, 50))
@@ -91,12 +91,13 @@ def measure(loaded: LoadedModel, job: Job, limit: int, gone: tuple[int, ...]) ->
     words = {"block": "{0} of {1} in every block", "global": "{2} of {3} in all"}
     head = [words[scope].format(n, heads, n * depth, heads * depth) for scope, n in cases]
     return (
-        "Top-1 with 95 % Wilson intervals after removing whole heads and nothing else: no training, no "
+        "Top-1 with 95 % Wilson intervals after removing whole heads and nothing else, without training or "
         f"compensation. Dense: {percent(dense.top1, dense.top1_low, dense.top1_high)} on {dense.images} "
-        f"images. Rankings by {CALIBRATION} calibration images, none of them tested on; random: mean of "
-        f"{DRAWS} draws. Cosine and attention are symmetric: without teleport their chain gives the plain "
-        "degree. With predictability the chain would take another head first than the plain sum of incoming "
-        f"weights in {chain_against_degree(loaded.model, shown)}.\n\n{table(['Ranking', *head], rows)}"
+        f"images. Rankings use {CALIBRATION} calibration images, none of them a test image; random: mean of "
+        f"{DRAWS} draws. Cosine and attention are symmetric: without teleport their Markov chain gives the "
+        "plain degree. With predictability the chain and the plain sum of incoming weights disagree about "
+        f"the first head to remove in {chain_against_degree(loaded.model, shown)}.\n\n"
+        f"{table(['Ranking', *head], rows)}"
     )
 
 
@@ -109,7 +110,7 @@ def written(tops: list[float], images: int) -> str:
 
 
 def chain_against_degree(model: ViT, images: Batches) -> str:
-    """In how many blocks the chain would take another head first than the plain sum of incoming weights."""
+    """In how many blocks the chain and the sum of incoming weights differ in the first head to remove."""
     graphs = similarities(model, images, "predictability")
     chains = rank_heads(model, images, GraphOptions("predictability", "central", 0.0))
     differ = sum(
@@ -122,7 +123,7 @@ def chain_against_degree(model: ViT, images: Batches) -> str:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("model", choices=("demo", "deit-tiny"))
-    arguments.add_argument("--limit", type=int, help="test images; 500 scenes or 300 photos")
+    arguments.add_argument("--limit", type=int, help="number of test images (500 scenes or 300 photos)")
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     small = args.model == "demo"

@@ -1,9 +1,9 @@
-"""How long people wait for the app's pages, and what memory the server takes: a real browser, a real server.
+"""How long the app's pages take, and how much memory the server uses, with a real browser and server.
 
     python benchmarks/pages.py --write
 
-DeiT-Tiny with its weights and the real photos, DeiT-Base and others with random weights. A page counts as
-there when its last picture is, and the server has nothing left to do. Each time is the median of several.
+DeiT-Tiny has its real weights; DeiT-Base and others have random ones. All see the real photos. A page counts
+as complete when its last image is there and the server is idle. Each time is the median of several.
 Needs Chromium, and Playwright from requirements-dev.txt.
 """
 
@@ -38,19 +38,20 @@ from pruning.bundle import write_bundle
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RANDOM = ("deit_small_patch16_224", "deit_base_patch16_224", "vit_base_patch32_224")
-TURNS = 9  # of each click
+REPEATS = 9  # of each click
 STARTS = 3  # of the server
-SOME = 10  # images looked at with every further model
+SOME = 10  # images viewed with every further model
 KEPT = (
-    "The server keeps the 6 models and 8 sets of images used last, shared by all. Each session keeps queries "
-    "and keys of the photos seen last (128 MB, one photo at least), gradients of 2, 32 crops, 256 small maps."
+    "The server keeps the 6 models and 8 image sets used last, shared by all sessions. Each session keeps "
+    "queries and keys of the photos viewed last (128 MB, at least one photo), gradients of 2, 32 crops and "
+    "256 small maps."
 )
 MINUTE = 60_000  # Playwright counts milliseconds
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bundles lie, and the names of the photos in their order."""
+    """The folders of the bundles, the photos, and the photos' names in order."""
 
     bundles: dict[str, Path]
     photos: Path
@@ -58,7 +59,7 @@ class Place:
 
 
 def prepare(folder: Path) -> Place:
-    """Bundles of DeiT-Tiny and of random models, all for the same photos."""
+    """Write bundles of DeiT-Tiny and of random models, all for the same photos."""
     job = deit_tiny()
     tiny = load(job.model, Path(job.weights or ""))
     bundles = {"deit_tiny_patch16_224": bundle(folder, "deit_tiny_patch16_224", tiny)}
@@ -77,7 +78,7 @@ def bundle(folder: Path, name: str, loaded: LoadedModel) -> Path:
 
 @contextmanager
 def server(runs: Path, threads: int) -> Iterator[tuple[str, int]]:
-    """The app as `make app` starts it: its address and process, once it is up."""
+    """Start the app as `make app` does; gives its address and process id as soon as it responds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -119,13 +120,13 @@ def browser() -> Iterator[Page]:
 
 
 def idle(page: Page) -> None:
-    """Wait until the server has nothing left to run."""
+    """Wait until the server is idle."""
     busy = "[data-testid=stStatusWidget], [data-testid=stSkeleton]"
     page.wait_for_function(f"!document.querySelector('{busy}')")
 
 
 def first_page(runs: Path, threads: int) -> tuple[float, float]:
-    """Seconds until a server is up, and from the address typed then to the whole first page."""
+    """Seconds until the server responds, and from then opening the address until the page is complete."""
     with browser() as page:
         started = time.perf_counter()
         with server(runs, threads) as (address, _):
@@ -137,7 +138,7 @@ def first_page(runs: Path, threads: int) -> tuple[float, float]:
 
 
 def choose(page: Page, model: Path, photos: Path) -> None:
-    """Load a bundle and the photos by the sidebar's form."""
+    """Load a bundle and the photos with the sidebar's form."""
     if not page.locator(".st-key-model-source input").is_visible():
         page.locator(".st-key-source summary").click()
     for key, option in (("model-source", "Bundle"), ("image-source", "Folder or zip")):
@@ -154,7 +155,7 @@ def choose(page: Page, model: Path, photos: Path) -> None:
 
 
 def pick(page: Page, key: str, option: str) -> None:
-    """Open a list and click an option; opened again where the page, arriving late, has closed it."""
+    """Open a list and click an option; open it again if a late update of the page has closed it."""
     offered = page.get_by_role("option", name=option, exact=True)
     for _ in range(5):
         page.locator(f".st-key-{key} input").click()
@@ -167,7 +168,7 @@ def pick(page: Page, key: str, option: str) -> None:
 
 
 def show(page: Page, number: int, name: str) -> None:
-    """Go to a photo by its number, and wait until all of the page is about it."""
+    """Go to a photo by its number, and wait until the whole page shows it."""
     box = page.get_by_label("Number, 0 to")
     box.fill(str(number))
     page.keyboard.press("Enter")
@@ -175,7 +176,7 @@ def show(page: Page, number: int, name: str) -> None:
 
 
 def step(page: Page, name: str) -> float:
-    """Seconds from a click on Next to the whole page of the next photo."""
+    """Seconds from a click on Next until the page of the next photo is complete."""
     before = page.locator("img[alt^='Rollout']").first.get_attribute("src")
     began = time.perf_counter()
     page.locator(".st-key-image-next button").first.click()
@@ -194,12 +195,12 @@ def arrived(page: Page, name: str) -> None:
 
 
 def click(page: Page, row: int, column: int, rows: int) -> float:
-    """Seconds from a click on a patch to the pictures of where it looks and who looks at it."""
+    """Seconds from a click on a patch until the maps of what it attends to and what attends to it."""
     picture = page.locator(".st-key-patches .picture")
     box = picture.bounding_box()
     if box is None:
         sys.exit("the photo is not on the page")
-    picture.hover(  # which waits until the photo stands still
+    picture.hover(  # waits until the photo stops moving
         position={"x": (column + 0.5) * box["width"] / rows, "y": (row + 0.5) * box["height"] / rows}
     )
     page.locator(".st-key-patches .said").get_by_text(f"row {row}, column {column}", exact=True).wait_for()
@@ -217,12 +218,12 @@ def click(page: Page, row: int, column: int, rows: int) -> float:
 
 
 def look(page: Page, place: Place, name: str) -> tuple[float, float]:
-    """Seconds for a new photo and for a patch, medians."""
+    """Median seconds for a new photo and for a click on a patch."""
     choose(page, place.bundles[name], place.photos)
     page.locator("[data-testid=stSidebarNav]").get_by_text("Attention", exact=True).click()
     show(page, 0, place.names[0])
-    steps = [step(page, place.names[number]) for number in range(1, TURNS + 1)]
-    clicks = [click(page, 2 + turn, 3 + turn, 14) for turn in range(TURNS)]
+    steps = [step(page, place.names[number]) for number in range(1, REPEATS + 1)]
+    clicks = [click(page, 2 + number, 3 + number, 14) for number in range(REPEATS)]
     return statistics.median(steps), statistics.median(clicks)
 
 
@@ -233,7 +234,7 @@ def resident(process: int) -> float:
 
 
 def browse(page: Page, place: Place, process: int, images: int) -> list[list[str]]:
-    """Memory as images and models are looked at; two rounds of models show whether it stays."""
+    """Memory while images and models are viewed; several rounds of models show whether it keeps growing."""
     rows = []
 
     def note(what: str) -> None:
@@ -246,26 +247,26 @@ def browse(page: Page, place: Place, process: int, images: int) -> list[list[str
         show(page, number, place.names[number])
         if number + 1 in (1, images // 4, images // 2, images):
             note(f"{first}, {number + 1} images")
-    for turn in (1, 2, 3):
+    for count in (1, 2, 3):
         for name in (*others, first):
             choose(page, place.bundles[name], place.photos)
             for number in range(SOME):
                 show(page, number, place.names[number])
-        note(f"all {len(place.bundles) + 1} models, round {turn}")
+        note(f"all {len(place.bundles) + 1} models, round {count}")
     return rows
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--images", type=int, default=200, help="images browsed for the memory")
+    arguments.add_argument("--images", type=int, default=200, help="images viewed to measure memory")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
         place, runs = prepare(Path(folder)), Path(folder) / "runs"
         starts = [first_page(runs, given.threads) for _ in range(STARTS)]
         up, opened = (statistics.median(seconds) for seconds in zip(*starts, strict=True))
-        rows = [["server start, until it is up", f"{up:.2f}", ""]]
-        rows.append(["first page, server just up", f"{opened:.2f}", "2"])
+        rows = [["server start, until it responds", f"{up:.2f}", ""]]
+        rows.append(["first page after the start", f"{opened:.2f}", "2"])
         with browser() as page, server(runs, given.threads) as (address, process):
             page.goto(address)
             page.locator(".st-key-samples img").last.wait_for()
@@ -283,8 +284,8 @@ def main() -> None:
                 ["the demo's first page", f"{started:,.0f}"],
                 *browse(page, place, process, given.images),
             ]
-    waits = table(["what", "seconds", "aim"], rows)
-    report("Pages", f"{waits}\n\n{table(['looked at', 'server, MB'], memory)}\n\n{KEPT}", given.write)
+    waits = table(["action", "seconds", "target"], rows)
+    report("Pages", f"{waits}\n\n{table(['viewed', 'server, MB'], memory)}\n\n{KEPT}", given.write)
 
 
 if __name__ == "__main__":

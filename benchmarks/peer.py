@@ -3,10 +3,10 @@
     python -m pip install -r benchmarks/requirements.txt
     PRUNESCOPE_DATA=FOLDER python benchmarks/peer.py --write
 
-First as Torch-Pruning's example for timm's ViTs says (examples/transformers/prune_timm_vit.py), which
-fails on the timm of today; then with timm's attributes mended by hand. Several settings are tried at
-every size on some of the very photos that are tested on, and the best of them goes on to all photos.
-Needs torch-pruning 1.6.1, a dependency of this script alone.
+First as in Torch-Pruning's example for timm's ViTs (examples/transformers/prune_timm_vit.py), which fails
+with current timm; then with timm's attributes corrected by hand. Several settings are tried at every size
+on some of the test photos, and the best one is evaluated on all of them. Needs torch-pruning 1.6.1, a
+dependency of this script alone.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from analysis.data import ImageSet, batches, open_data
 from analysis.measure import Batches, Evaluation, evaluate
 from analysis.models import LoadedModel, load, read_weights
 
-import timm  # isort: skip  # after analysis, which mends a torchvision built for another torch
+import timm  # isort: skip  # after analysis, which repairs a torchvision built for another torch
 import torch_pruning as tp  # isort: skip
 from timm.models.vision_transformer import Attention  # isort: skip
 
 GMACS = (1.02, 0.92, 0.82, 0.71, 0.58)
 STEPS = 400  # pruning ratios are multiples of 1 / STEPS
 BATCH = 32
-CLOSE = 0.005  # GMACs above those asked for at which the search for a ratio ends
-WIDEST_GAP = 0.02  # a setting whose ratios jump further past the GMACs asked for is left out there
+CLOSE = 0.005  # the search for a ratio ends within this many GMACs above the target
+WIDEST_GAP = 0.02  # a setting that misses the target by more GMACs than this is left out at that size
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ SETTINGS = (
 
 
 def add_gradients(model: nn.Module, labelled: Batches) -> None:
-    """The gradients that the Taylor criterion reads, as the example adds them up."""
+    """Accumulate the gradients that the Taylor criterion reads, as in the example."""
     model.zero_grad()
     for images, labels in labelled:
         F.cross_entropy(model(images), labels).backward()
 
 
 def narrowed(dense: nn.Module, ratio: float, setting: Setting) -> nn.Module:
-    """A copy of a timm ViT with gradients, pruned by Torch-Pruning and made to run again."""
+    """A copy of a timm ViT with gradients, pruned by Torch-Pruning and repaired so that it runs."""
     model = copy.deepcopy(dense)
     for new, old in zip(model.parameters(), dense.parameters(), strict=True):
         new.grad = old.grad  # copies have none
@@ -101,13 +101,13 @@ def narrowed(dense: nn.Module, ratio: float, setting: Setting) -> nn.Module:
         attention.num_heads = pruner.num_heads[attention.qkv]
         attention.attn_dim = attention.qkv.out_features // 3
         attention.head_dim = attention.attn_dim // attention.num_heads
-        # `scale` stays the dense model's; the fused form would take one from the narrower head
+        # keeps the dense model's `scale`; fused attention would derive one from the narrower head
         attention.fused_attn = False
     return model
 
 
 def user_code() -> int:
-    """Lines that a user of Torch-Pruning has to write: the two functions above without their words."""
+    """Lines that a user of Torch-Pruning has to write: the two functions above without comments."""
     return sum(_lines(function) for function in (add_gradients, narrowed))
 
 
@@ -117,7 +117,7 @@ def _lines(function: Callable[..., object]) -> int:
 
 
 def documented(dense: nn.Module) -> list[str]:
-    """What happens on following the example, closer and closer to the installed versions."""
+    """What happens when the example is followed, adapted step by step to the installed versions."""
     attempts = (
         ("as written", "ignored_layer_outputs", False),
         ("with `ignored_layers`, and the example's `forward` for attention", "ignored_layers", True),
@@ -155,29 +155,29 @@ def _by_example(dense: nn.Module, ignore: str, replaced: bool) -> None:
 
 
 def _one_argument(self: Attention, x: Tensor) -> Tensor:
-    """Attention of the tokens alone, which is all that the example's takes."""
+    """A `forward` that takes the tokens alone, as the example's does."""
     q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
     return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def gmacs(model: nn.Module) -> float:
-    """Counted by torch for one image; attention must not be fused."""
+    """GMACs of one image as counted by torch; attention must not be fused."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(1, 3, 224, 224))
     return counter.get_total_flops() / 2e9
 
 
 class Search:
-    """Pruned models by setting and ratio; the GMACs of what was built once are remembered."""
+    """Searches for pruning ratios by GMACs; remembers the GMACs of every model built on the way."""
 
     def __init__(self, dense: nn.Module) -> None:
         self.dense, self.gmacs = dense, gmacs(dense)
         self._known: dict[str, dict[int, float]] = {setting.title: {0: self.gmacs} for setting in SETTINGS}
 
     def find(self, setting: Setting, asked: float) -> float | None:
-        """A ratio that leaves the GMACs asked for or at most `CLOSE` more; where ratios jump, `WIDEST_GAP`.
+        """A ratio that leaves `asked` GMACs or up to `CLOSE` more; up to `WIDEST_GAP` where ratios jump.
 
-        None where no ratio does.
+        None if there is no such ratio.
         """
         known = self._known[setting.title]
         low, high = self._bracket(known, asked)
@@ -189,16 +189,16 @@ class Search:
 
     @staticmethod
     def _bracket(known: dict[int, float], asked: float) -> tuple[int, int]:
-        """The first step known to leave too little, and the last before it that leaves enough."""
+        """The last step known to leave enough GMACs, and the first after it that leaves too few."""
         high = min((step for step, left in known.items() if left < asked), default=STEPS)
         return max(step for step, left in known.items() if step < high and left >= asked), high
 
     def _guess(self, known: dict[int, float], low: int, high: int, wanted: float) -> int:
-        """A straight line through two known steps; before there are two, a typical slope."""
+        """Interpolate between two known steps; until there are two, use a typical slope."""
         if known.get(high):
             share = (known[low] - wanted) / (known[low] - known[high])
             return round(low + share * (high - low))
-        if high in known:  # nothing runs there: no line to draw
+        if high in known:  # the model at `high` does not run, so there is nothing to interpolate
             return (low + high) // 2
         slope = (self.gmacs - known[low]) / low if low else 1.5 * self.gmacs / STEPS
         return round(low + (known[low] - wanted) / max(slope, 1e-6))
@@ -206,14 +206,14 @@ class Search:
     def _measure(self, setting: Setting, step: int) -> float:
         try:
             return gmacs(narrowed(self.dense, step / STEPS, setting))
-        except (RuntimeError, ZeroDivisionError, AttributeError) as error:  # a layer lost all it had
-            _say(f"{setting.title}, ratio {step / STEPS}: {type(error).__name__}: {error}")
+        except (RuntimeError, ZeroDivisionError, AttributeError) as error:  # a layer is left with no width
+            _log(f"{setting.title}, ratio {step / STEPS}: {type(error).__name__}: {error}")
             return 0.0
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One setting at one size, on the photos that settings are compared on."""
+    """The result of one setting at one size, on the photos used to compare settings."""
 
     asked: float
     setting: Setting
@@ -245,16 +245,16 @@ class Peer:
         return evaluate(model, self._batches(self.test))
 
     def compare(self, asked: float) -> list[Tried]:
-        """Every setting that can be had at these GMACs, the best first."""
+        """Every setting that reaches these GMACs, the best first."""
         tried = []
         for setting in SETTINGS:
             ratio = self.search.find(setting, asked)
             if ratio is None:
-                _say(f"{asked} {setting.title}: not to be had")
+                _log(f"{asked} {setting.title}: no ratio reaches these GMACs")
                 continue
             model = narrowed(self.dense, ratio, setting)
             tried.append(Tried(asked, setting, ratio, evaluate(model, self._batches(self.some)).top1))
-            _say(
+            _log(
                 f"{asked} {setting.title}, ratio {ratio:.4f}: {gmacs(model):.3f} GMACs, {tried[-1].top1:.3f}"
             )
         if not tried:
@@ -262,14 +262,14 @@ class Peer:
         return sorted(tried, key=lambda one: one.top1, reverse=True)
 
     def row(self, best: Tried, full: Evaluation) -> list[str]:
-        """Prune once more, timed, and test on all photos."""
+        """Prune once more with the best setting, timed, and evaluate on all photos."""
         began = time.process_time()
         model = narrowed(self.dense, best.ratio, best.setting)
         seconds = time.process_time() - began + self.gradient_seconds
         found = self.evaluate(model)
         shown = percent(found.top1, found.top1_low, found.top1_high)
         share = f"{found.top1 / full.top1:.1%}".replace("%", " %")
-        _say(f"{best.asked}: {shown}")
+        _log(f"{best.asked}: {shown}")
         return [
             f"{best.asked:.2f}",
             f"{gmacs(model):.3f}",
@@ -287,7 +287,7 @@ class Peer:
 
 
 def settings_table(tried: list[list[Tried]]) -> str:
-    """Top-1 of every setting at every size, on the photos that the best was chosen on."""
+    """Top-1 of every setting at every size, on the photos used to choose the best."""
     rows = []
     for setting in SETTINGS:
         found = [{one.setting.title: one.top1 for one in size}.get(setting.title) for size in tried]
@@ -296,24 +296,24 @@ def settings_table(tried: list[list[Tried]]) -> str:
     return table(["Setting", *(f"{size[0].asked:.2f}" for size in tried)], rows)
 
 
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--images", type=int, default=256, help="calibration images of the gradients")
-    arguments.add_argument("--tried-on", type=int, default=100, help="test images that settings are tried on")
-    arguments.add_argument("--limit", type=int, help="test images, all without it")
+    arguments.add_argument("--images", type=int, default=256, help="calibration images for the gradients")
+    arguments.add_argument("--tried-on", type=int, default=100, help="test images used to compare settings")
+    arguments.add_argument("--limit", type=int, help="number of test images (default: all)")
     arguments.add_argument("--gmacs", type=float, nargs="+", default=GMACS)
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    code = user_code()  # of this file as it is now
+    code = user_code()
     warnings.filterwarnings("ignore", "Unwrapped parameters detected", UserWarning)
     peer = Peer(args.images, args.tried_on, args.limit)
     errors = documented(peer.dense)
-    _say("\n".join(errors))
+    _log("\n".join(errors))
     full = peer.evaluate(peer.dense)
     tried = [peer.compare(asked) for asked in args.gmacs]
     rows = [peer.row(size[0], full) for size in tried]
@@ -323,17 +323,18 @@ def main() -> None:
         f"the ImageNet-1k validation set. Dense: {percent(full.top1, full.top1_low, full.top1_high)} "
         f"at {peer.search.gmacs:.2f} GMACs. "
         f"Criterion: GroupTaylorImportance, gradients of {args.images} calibration photos of ten classes "
-        "with their true labels, none of them tested on. The pruning ratio is searched for that leaves the "
-        "GMACs asked for, or just above. The setting is the best at each size on "
-        f"{len(peer.some)} of the photos tested on, in the peer's favour.\n\n"
-        + table(["GMACs asked", "Got", "Top-1", "Of dense", "Best setting", "Processor s"], rows)
+        "with their true labels, none of them a test photo. The pruning ratio is chosen by search so that "
+        "the model has the target GMACs or slightly more. The setting at each size is the best on "
+        f"{len(peer.some)} of the test photos, which favours the peer.\n\n"
+        + table(["GMACs, target", "GMACs", "Top-1", "Of dense", "Best setting", "Processor s"], rows)
         + "\n\nProcessor seconds: gradients and one pruning, without the search for the ratio. "
         f"User code: {code} lines (`add_gradients` and `narrowed` of this script), without the search. "
-        "It ties the widths of queries, keys and values and removes the same channels in every head.\n\n"
-        "On following its example for timm's ViTs:\n\n"
+        "Torch-Pruning ties the widths of queries, keys and values and removes the same channels in every "
+        "head.\n\n"
+        "What happens when its example for timm's ViTs is followed:\n\n"
         + "\n".join(f"- {line}" for line in errors)
-        + f"\n\nEvery setting, top-1 on {len(peer.some)} of the photos, by GMACs asked; – where no ratio "
-        f"leads to within {WIDEST_GAP} of them:\n\n" + settings_table(tried)
+        + f"\n\nTop-1 of every setting on {len(peer.some)} of the photos, by target GMACs; – where no ratio "
+        f"comes within {WIDEST_GAP} of the target:\n\n" + settings_table(tried)
     )
     report("Peer: Torch-Pruning, DeiT-Tiny", body, args.write)
 

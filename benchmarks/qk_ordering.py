@@ -1,8 +1,8 @@
-"""Zero-shot accuracy of DeiT-Tiny when only query-key pairs are removed: SNP against the baselines.
+"""Accuracy of DeiT-Tiny without training when only query-key pairs are removed: SNP against baselines.
 
     PRUNESCOPE_DATA=FOLDER python benchmarks/qk_ordering.py --write
 
-Calibrated on photos that are not tested on; tested on all 650 photos of the validation subset.
+Calibrated on photos outside the test set; tested on all 650 photos of the validation subset.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def main() -> None:
             [CRITERIA[method].title, *(percent(run.top1, run.top1_low, run.top1_high) for run in runs)]
         )
     body = (
-        "Top-1 of DeiT-Tiny (LayerNorms rounded) before fine-tuning, only query-key pairs removed, with "
-        f"95 % Wilson intervals, on {dense.images} photos, an easy subset of the ImageNet-1k validation set; "
-        f"dense: {percent(dense.top1, dense.top1_low, dense.top1_high)}. SNP: 64 calibration images, "
+        "Top-1 of DeiT-Tiny (LayerNorms rounded) before fine-tuning with only query-key pairs removed, with "
+        f"95 % Wilson intervals, on {dense.images} photos, an easy subset of the ImageNet-1k validation set. "
+        f"Dense: {percent(dense.top1, dense.top1_low, dense.top1_high)}. SNP: 64 calibration images, "
         "gamma 16.\n\n"
     )
     report(

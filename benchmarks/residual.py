@@ -1,9 +1,9 @@
-"""The residual stream of DeiT-Tiny made narrower: rotation against choosing channels, and against spectral.
+"""Narrowing the residual stream of DeiT-Tiny: by rotation, by choosing channels, or spectral pruning instead.
 
     PRUNESCOPE_DATA=FOLDER python benchmarks/residual.py --write
 
-Embedding width alone, by rotation and by SNP's scores; beside each the spectral method at no more
-GMACs than the narrow network has. Then a much smaller network by both together.
+First the embedding width alone, reduced by rotation and by SNP's scores, next to the spectral method at
+the same GMACs or fewer. Then a much smaller network, made by rotation and spectral pruning together.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from pruning.projection import SpectralOptions, rotate, spectral
 from pruning.tracked import BATCH
 
 SHARES = (0.1, 0.2, 0.3)
-SMALL, BEFORE = 0.58, 0.1  # GMACs, and the share of the embedding removed before spectral goes on to it
-# query-key, value and MLP fractions removed, in proportion: of the hand-set sizes of zero_shot.py
+SMALL, BEFORE = 0.58, 0.1  # GMACs, and the fraction of the embedding removed before spectral pruning
+# query-key, value and MLP fractions removed, in the proportions of the hand-set sizes of zero_shot.py
 MILD, STRONG = (0.75, 0.375, 0.35), (0.75, 0.5, 0.5)
 
 
 def at_gmacs(arch: Architecture, gmacs: float, proportion: tuple[float, float, float]) -> Architecture:
-    """Query-key, value and MLP widths in fixed proportion, as wide as the GMACs allow."""
+    """The largest query-key, value and MLP widths in a fixed proportion that the GMACs allow."""
     steps = (tuple(step / 1000 * part for part in proportion) for step in range(1300))
     narrow = (shrink(arch, Ratios(qk=qk, v=v, mlp=mlp)) for qk, v, mlp in steps)
     return next(target for target in narrow if cost(target).gmacs <= gmacs)
 
 
 class Bench:
-    """The dense model with images to calibrate and to test on."""
+    """The dense model with its calibration and test images."""
 
     def __init__(self, job: Job, images: int) -> None:
         self.job, self.dense = job, load(job.model, Path(str(job.weights)))
@@ -61,7 +61,7 @@ class Bench:
         return spectral(model, self._images(), at_gmacs(model.arch, gmacs, proportion), self.options)
 
     def show(self, model: ViT, name: str) -> str:
-        """Accuracy on the test images in words, with the GMACs."""
+        """Accuracy on the test images as text; prints it with the GMACs."""
         found = evaluate(model, batches(self.test, self.dense.preprocess, BATCH))
         words = percent(found.top1, found.top1_low, found.top1_high)
         print(f"{name}, {cost(model.arch).gmacs:.2f} GMACs: {words}", file=sys.stderr, flush=True)
@@ -72,7 +72,7 @@ class Bench:
 
 
 def narrowed(bench: Bench, share: float) -> list[str]:
-    """One row: less embedding by rotation and by SNP, and spectral at no more GMACs."""
+    """One row: a narrower embedding by rotation and by SNP, and spectral pruning at no more GMACs."""
     began = time.perf_counter()
     model = bench.rotated(share)
     seconds, gmacs = time.perf_counter() - began, cost(model.arch).gmacs
@@ -84,7 +84,7 @@ def narrowed(bench: Bench, share: float) -> list[str]:
 
 
 def together(bench: Bench) -> list[list[str]]:
-    """One row for spectral alone and one behind a rotation, both of the small size."""
+    """One row for spectral pruning alone and one for spectral pruning after rotation, both at `SMALL`."""
     rows = []
     for share in (0.0, BEFORE):
         start = bench.rotated(share) if share else bench.dense.model
@@ -97,8 +97,8 @@ def together(bench: Bench) -> list[list[str]]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--images", type=int, default=256, help="calibration images of the projections")
-    arguments.add_argument("--limit", type=int, help="test images, all without it")
+    arguments.add_argument("--images", type=int, default=256, help="calibration images for the projections")
+    arguments.add_argument("--limit", type=int, help="number of test images (default: all)")
     arguments.add_argument("--part", choices=["alone", "together", "both"], default="both")
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
@@ -107,14 +107,14 @@ def main() -> None:
         f"Top-1 of DeiT-Tiny without training, with 95 % Wilson intervals, on {len(bench.test)} photos, an "
         f"easy subset of the ImageNet-1k validation set. Dense: {bench.show(bench.dense.model, 'dense')} at "
         f"{cost(bench.dense.model.arch).gmacs:.2f} GMACs. Calibration: {args.images} photos of ten classes "
-        "for rotation and spectral, 64 for SNP, none of them tested on.\n\n"
+        "for rotation and spectral pruning, 64 for SNP, none of them a test image.\n\n"
     )
     if args.part != "together":
-        head = ["E kept (removed)", "GMACs", "Rotation", "SNP", "Spectral, E whole, no more GMACs"]
+        head = ["E kept (removed)", "GMACs", "Rotation", "SNP", "Spectral, full E, same GMACs or fewer"]
         rows = [narrowed(bench, share) for share in SHARES]
         report("Residual stream alone, DeiT-Tiny", what + table(head, rows), args.write)
     if args.part != "alone":
-        head = ["E", "Dqk", "Dv", "MLP", "GMACs", "Rotation where E is below 192, then spectral"]
+        head = ["E", "Dqk", "Dv", "MLP", "GMACs", "Top-1: rotation where E is below 192, then spectral"]
         report("Residual stream with the rest, DeiT-Tiny", what + table(head, together(bench)), args.write)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: where they ran, and their sections in RESULTS.md."""
+"""What the benchmark scripts share: arguments, data, and sections of RESULTS.md with date and machine."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Arguments every script takes."""
+    """A parser with the arguments that every script takes."""
     arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--write", action="store_true", help="put the result into RESULTS.md")
-    arguments.add_argument("--threads", type=int, default=2, help="torch threads")
+    arguments.add_argument("--write", action="store_true", help="write the result to RESULTS.md")
+    arguments.add_argument("--threads", type=int, default=2, help="number of torch threads")
     return arguments
 
 
 def data_folder() -> Path:
-    """Real weights and photos; they are not part of the project."""
+    """The folder of real weights and photos, which are not part of the project."""
     folder = Path(os.environ.get("PRUNESCOPE_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        sys.exit("set PRUNESCOPE_DATA to the folder of the real weights and photos")
+        sys.exit("set PRUNESCOPE_DATA to the folder with the real weights and photos")
     return folder
 
 
 def deit_tiny() -> Job:
-    """DeiT-Tiny on the real photos, calibrated on others than it is tested on."""
+    """DeiT-Tiny on the real photos, with separate photos for calibration and testing."""
     folder = data_folder()
     return Job(
         model="deit_tiny_patch16_224",
@@ -67,12 +67,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def percent(share: float, low: float, high: float) -> str:
-    """A fraction with its 95 % interval, in percent."""
+    """A fraction with its 95 % interval, as percentages."""
     return f"{share:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
 
 
 def machine() -> str:
-    """Processor, cores, torch and its threads, in words."""
+    """Processor, number of cores, torch version and threads, as text."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""What SNP scoring costs by images: time and peak memory, beside a forward pass of the same images.
+"""Time and peak memory of SNP scoring by number of images, next to a forward pass of the same images.
 
     python benchmarks/scoring_cost.py --write
 
-Each figure is a process of its own, as peak memory only ever grows. Weights and images are random. Exits
-with 1 where time grows faster than images, or memory grows with them.
+Each figure is measured in a fresh process, because peak memory never falls. Weights and images are random.
+Exits with code 1 if time grows faster than the number of images, or if memory grows with it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from pruning.projection import SpectralOptions, spectral
 
 MODELS = ("tiny", "small", "base")
 IMAGES = (16, 64, 256)
-BATCH = 16  # no more than the fewest images, so that every run holds as much at a time
-TASKS = ("forward", "snp")  # `spectral` is spectral_cost.py's
+BATCH = 16  # at most the smallest number of images, so that every run holds the same number at a time
+TASKS = ("forward", "snp")  # `spectral` is for spectral_cost.py
 SPECTRAL = Ratios(qk=0.625, v=0.25, mlp=0.15)  # 0.92 GMACs of DeiT-Tiny
-SLOWER, LARGER = 1.3, 1.1  # growth of processor time per image, and of peak memory, that is taken for noise
+SLOWER, LARGER = 1.3, 1.1  # growth of processor time per image, and of peak memory, that counts as noise
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds on the wall and of the processor, and the peak resident memory of the process in MB."""
+    """Wall and processor time in seconds, and the peak resident memory of the process in MB."""
 
     wall: float
     processor: float
@@ -49,7 +49,7 @@ class Spent:
 
 
 def random_batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images B C Y X made on the way, so that none is held longer than its turn."""
+    """Images B C Y X, generated batch by batch so that only one batch is held at a time."""
     generator = torch.Generator().manual_seed(0)
     for start in range(0, count, BATCH):
         size = min(BATCH, count - start)
@@ -70,23 +70,23 @@ def work(task: str, model: ViT, count: int) -> None:
 
 
 def spend(task: str, name: str, count: int) -> Spent:
-    """Do it in this process."""
+    """Measure one task in this process."""
     torch.manual_seed(0)
     model = ViT(architecture(f"deit_{name}_patch16_224")).eval()
     model.init_weights()
-    work(task, model, 1)  # what only the first pass costs
+    work(task, model, 1)  # warm up
     began, processor = time.perf_counter(), time.process_time()
     work(task, model, count)
     wall, processor = time.perf_counter() - began, time.process_time() - processor
-    # kilobytes on Linux; on macOS bytes
+    # kilobytes on Linux, bytes on macOS
     unit = 1e6 if sys.platform == "darwin" else 1e3
     return Spent(wall, processor, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 
 
 def spend_apart(task: str, name: str, count: int, threads: int) -> Spent:
-    """Do it in a fresh process. Its peak starts at this one's memory, which imports alone have filled."""
+    """Measure one task in a fresh process. Its peak starts at this one's memory, which holds imports only."""
     command = [sys.executable, __file__, "--threads", str(threads), "--only", task, name, str(count)]
-    # OUT only: what goes wrong in there is to be seen
+    # stdout only, so that errors of the process stay visible
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     spent = Spent(**json.loads(done.stdout))
     words = f"{spent.wall:.1f} s, processor {spent.processor:.1f} s, peak {spent.peak:.0f} MB"
@@ -113,7 +113,7 @@ HEAD = [
     "Forward: s, processor s",
     "Scoring: s, processor s",
     "Ratio (processor)",
-    "Scoring, processor ms an image",
+    "Scoring, processor ms per image",
     "Forward, peak MB",
     "Scoring, peak MB",
     "Difference",
@@ -121,13 +121,15 @@ HEAD = [
 
 
 def complaints(name: str, scored: dict[int, Spent]) -> list[str]:
-    """Where scoring of more images took more time for each, or more memory."""
+    """Cases in which scoring more images took more time per image, or more memory."""
     found = []
     for few, many in pairwise(sorted(scored)):
         slower = (scored[many].processor / many) / (scored[few].processor / few)
         larger = scored[many].peak / scored[few].peak
         if slower > SLOWER:
-            found.append(f"DeiT-{name.title()}: {slower:.2f} times the time an image, {few} to {many} images")
+            found.append(
+                f"DeiT-{name.title()}: {slower:.2f} times the time per image, {few} to {many} images"
+            )
         if larger > LARGER:
             found.append(f"DeiT-{name.title()}: {larger:.2f} times the memory, {few} to {many} images")
     return found
@@ -138,7 +140,7 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     arguments.add_argument("--images", type=int, nargs="+", default=list(IMAGES))
     arguments.add_argument(
-        "--only", nargs=3, metavar=("TASK", "MODEL", "IMAGES"), help="measure here, as JSON"
+        "--only", nargs=3, metavar=("TASK", "MODEL", "IMAGES"), help="measure in this process, print JSON"
     )
     return arguments.parse_args()
 
@@ -159,14 +161,14 @@ def main() -> None:
         rows += [row(name, count, *(spent[task][count] for task in TASKS)) for count in args.images]
         found += complaints(name, spent["snp"])
     verdict = "; ".join(found) or (
-        f"Time grows linearly in images (processor time per image by no more than {SLOWER} times from one "
-        f"row to the next), and memory does not grow with them (peak by no more than {LARGER} times)"
+        f"Time grows linearly with the number of images (processor time per image grows by a factor of at "
+        f"most {SLOWER} from one row to the next), and memory does not (peak: a factor of at most {LARGER})"
     )
     body = (
         f"SNP scoring against a plain forward pass of the same images, random weights and images, batches of "
-        f"{BATCH}, {args.threads} threads, each row's two figures from a fresh process each, after one image "
-        "to warm up. Peak is of the whole process, imports and weights included. Reading images from disk is "
-        "not included.\n\n" + table(HEAD, rows) + f"\n\n{verdict}."
+        f"{BATCH}, {args.threads} threads. Each measurement runs in a fresh process, after one image to warm "
+        "up. The peak is that of the whole process, including imports and weights. Reading images from disk "
+        "is not included.\n\n" + table(HEAD, rows) + f"\n\n{verdict}."
     )
     report("Cost of scoring by images", body, args.write)
     if found:

@@ -1,9 +1,9 @@
-"""Takes the README's screenshots: every page on the demo, 1280 pixels wide, in both themes.
+"""Take the README's screenshots: every page with the demo, 1280 pixels wide, in both themes.
 
     python benchmarks/screenshots.py [--pages Attention Prune] [--out assets/screenshots]
 
-Light pictures are named after their page, dark ones `PAGE-dark.png`. The server is started for it, with a
-folder of runs of its own, and one model is pruned first so that there is something to compare.
+Light screenshots are named `PAGE.png`, dark ones `PAGE-dark.png`. The script starts its own server with an
+empty folder of runs, and prunes one model first so that there is something to compare.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from results import ROOT
 PAGES = ("Model", "Attention", "Heads", "Prune", "Recover", "Compare")
 VIEWS = {
     "Model": "",
-    "Attention": "attention?image=7&block=2&head=0&from=patch+3%2C+4",  # one that shows much
+    "Attention": "attention?image=7&block=2&head=0&from=patch+3%2C+4",  # an instructive example
     "Heads": "heads?heads-block=2&heads-head=3&criterion=ablation",
 }
 READY = {
@@ -33,13 +33,13 @@ READY = {
     "Recover": ".st-key-recover",
     "Compare": ".st-key-table",
 }
-TALLEST = {"Heads": 1620}  # pixels, elsewhere 1420; what lies further down is left out
-COMMON = 64  # colours of the ground, of text and of lines
+TALLEST = {"Heads": 1620}  # height in pixels, 1420 for other pages; what is further down is cut off
+COMMON = 64  # colours reserved for background, text and lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pages", nargs="+", default=PAGES, choices=PAGES, help="which, by default all")
+    parser.add_argument("--pages", nargs="+", default=PAGES, choices=PAGES, help="pages (default: all)")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screenshots")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def prune(page: Page, address: str) -> None:
-    """One run with the Prune page's own settings."""
+    """Start one run with the Prune page's default settings, and wait for its result."""
     page.goto(f"{address}/prune")
     page.locator(".st-key-prune button").click()
     page.locator(".st-key-latest-run").wait_for(timeout=10 * MINUTE)
@@ -74,7 +74,7 @@ def prune(page: Page, address: str) -> None:
 
 
 def measure_heads(page: Page, address: str) -> None:
-    """Every criterion, on a few images."""
+    """Measure the heads by every criterion, on a few images."""
     page.goto(f"{address}/heads")
     page.locator(".st-key-measure button").first.click()
     page.locator(".st-key-heads-measured-on input").fill("32")
@@ -85,7 +85,7 @@ def measure_heads(page: Page, address: str) -> None:
 
 
 def shoot(page: Page, address: str, ready: str, theme: str, file: Path, tallest: int) -> None:
-    """The whole page, in few colours so that the file is small."""
+    """Save a screenshot of the whole page, in few colours so that the file is small."""
     page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(address)
@@ -93,7 +93,7 @@ def shoot(page: Page, address: str, ready: str, theme: str, file: Path, tallest:
     idle(page)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": 1280, "height": min(height, tallest)})
-    page.wait_for_timeout(1500)  # charts are drawn anew at the new height
+    page.wait_for_timeout(1500)  # charts are redrawn at the new height
     idle(page)
     page.mouse.move(0, 0)
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
@@ -102,7 +102,7 @@ def shoot(page: Page, address: str, ready: str, theme: str, file: Path, tallest:
 
 
 def in_few_colours(picture: Image.Image) -> Image.Image:
-    """256 colours: the commonest as they are, so that flat ground stays flat; gradients are dithered."""
+    """Reduce to 256 colours: the commonest unchanged, so that flat areas stay flat; gradients dithered."""
     counted = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
     flat = [channel for _, colour in counted[:COMMON] for channel in colour]
     others = picture.quantize(256 - COMMON, method=Image.Quantize.MAXCOVERAGE).getpalette() or []

@@ -1,9 +1,9 @@
-"""What spectral pruning of a whole network costs: time and peak memory.
+"""Time and peak memory of spectral pruning of a whole network.
 
     python benchmarks/spectral_cost.py --write
 
-Each figure is a process of its own, as peak memory only ever grows. Weights and images are random. Exits
-with 1 where it takes longer or more memory than we promise.
+Each figure is measured in a fresh process, because peak memory never falls. Weights and images are random.
+Exits with code 1 if time or memory exceeds the promised limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scoring_cost import BATCH, SPECTRAL, Spent, spend_apart
 
 @dataclass(frozen=True)
 class Limit:
-    """What is promised for two cores: minutes on the wall and GB at the peak."""
+    """The limit that is promised on two cores: minutes of wall time and GB of peak memory."""
 
     minutes: float
     gigabytes: float
@@ -53,7 +53,7 @@ def main() -> None:
             ]
         )
         if not limit.kept(spent):
-            broken.append(f"DeiT-{name.title()} is over its limit")
+            broken.append(f"DeiT-{name.title()} exceeds its limit")
     head = [
         "Model",
         "Forward pass of the same images: s, processor s",
@@ -63,11 +63,11 @@ def main() -> None:
         "Limit, MB",
     ]
     body = (
-        f"{SPECTRAL.qk:.1%} of query-key pairs, {SPECTRAL.v:.0%} of value channels and {SPECTRAL.mlp:.0%} of "
-        f"the neurons removed from every block, {args.images} calibration images in batches of {BATCH}, "
-        f"random weights and images, {args.threads} threads, each figure from a fresh process, after one "
-        "image to warm up. Peak is of the whole process, imports and weights included. Reading images from "
-        "disk is not included."
+        f"{SPECTRAL.qk:.1%} of the query-key pairs, {SPECTRAL.v:.0%} of the value channels and "
+        f"{SPECTRAL.mlp:.0%} of the neurons are removed from every block; {args.images} calibration images "
+        f"in batches of {BATCH}, random weights and images, {args.threads} threads. Each measurement runs in "
+        "a fresh process, after one image to warm up. The peak is that of the whole process, including "
+        "imports and weights. Reading images from disk is not included."
     ).replace("%", " %")
     report("Cost of spectral pruning", f"{body}\n\n{table(head, rows)}", args.write)
     if broken:

@@ -1,10 +1,10 @@
-"""The published presets timed against their dense models: as published, padded, widths rounded to eights.
+"""Time the published presets against their dense models: as published, padded, and rounded to multiples of 8.
 
     python benchmarks/speed.py --write
 
-In PyTorch and ONNX Runtime, at batch 1 and 8, in turns with the dense model. Weights are random: speed
-depends on shapes alone. Takes about ten minutes on a quiet machine with two cores. Exits with 1 where a
-rounded preset at batch 8 is slower against dense than the paper's on its CPU.
+In PyTorch and ONNX Runtime, at batch 1 and 8, alternating with the dense model. Weights are random: speed
+depends on shapes alone. Takes about ten minutes on an idle machine with two cores. Exits with code 1 if a
+rounded preset at batch 8 has a smaller speed-up than the paper reports for its CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from analysis.vit import Architecture, Attention, ViT
 from pruning.bundle import onnx_runner
 from pruning.cut import preset_ratios, shrink
 
-# dense model, and the speed-up on a CPU that SNP's paper gives (Xeon 4210R, PyTorch)
+# dense model, and the speed-up on a CPU that the SNP paper reports (Xeon 4210R, PyTorch)
 PRESETS = {
     "snp-deit-tiny": ("deit_tiny_patch16_224", 1.38),
     "snp-deit-small": ("deit_small_patch16_224", 1.38),
@@ -43,14 +43,14 @@ MOST_ROUNDS, LEAST_ROUNDS = 40, 5
 
 
 class Unpadded(Attention):
-    """Fused attention at its own widths, as published; the project's pads queries, keys and values."""
+    """Fused attention without padding, as published; the project pads queries, keys and values."""
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
 
 
 def unpadded(model: ViT) -> ViT:
-    """A copy of the model that does not pad, and computes the same.
+    """A copy of the model that computes the same without padding.
 
     Raises:
         ValueError: it computes something else.
@@ -101,7 +101,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One preset in one form at one batch size: its speed-up over dense, and the ratio of MACs."""
+    """One preset in one form at one batch size: timing against the dense model, and the ratio of MACs."""
 
     preset: str
     form: Form
@@ -111,8 +111,8 @@ class Figure:
     macs: float
 
     @property
-    def short(self) -> bool:
-        """Whether it is a rounded preset at the largest batch that stays below the paper's figure."""
+    def too_slow(self) -> bool:
+        """Whether this is a rounded preset at the largest batch with a speed-up below the paper's."""
         judged = self.form.align == ALIGN and self.batch == max(BATCHES)
         return judged and self.timing.speedup < PRESETS[self.preset][1]
 
@@ -157,7 +157,7 @@ def dense_runner(model: str, backend: str) -> Runner:
 
 
 def affordable(pair: tuple[Runner, Runner], images: Tensor, seconds: float) -> int:
-    """Rounds that fit into the seconds, by one pass of each runner (after one to warm up)."""
+    """Number of rounds that fit into `seconds`, estimated from one pass of each runner after a warm-up."""
     for run in pair:
         run(images)
     began = time.perf_counter()
@@ -167,7 +167,7 @@ def affordable(pair: tuple[Runner, Runner], images: Tensor, seconds: float) -> i
 
 
 def measure(preset: str, form: Form, seconds: float) -> list[Figure]:
-    """Both batch sizes of one preset in one form."""
+    """Time one preset in one form at both batch sizes."""
     name = PRESETS[preset][0]
     dense = architecture(name)
     pruned = shrink(dense, preset_ratios(preset, dense), form.align)
@@ -186,27 +186,30 @@ def measure(preset: str, form: Form, seconds: float) -> list[Figure]:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
-    arguments.add_argument("--seconds", type=float, default=9.0, help="for one pair of models at one batch")
+    arguments.add_argument(
+        "--seconds", type=float, default=9.0, help="time limit for one pair of models at one batch size"
+    )
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     figures = [
         figure for preset in args.presets for form in FORMS for figure in measure(preset, form, args.seconds)
     ]
     body = (
-        "SNP's published presets against their dense models, timed in turns, random weights (speed depends "
-        f"on shapes alone), {args.threads} threads in both backends. Medians of one forward pass of a batch; "
-        "a speed-up is dense over pruned, and so is the MACs ratio. As published: attention at its own "
-        "widths, queries and keys of one width, values of another. Padded: zero channels make them one "
-        "width for the fused kernel. Rounded: "
-        f"widths to the nearest multiple of {ALIGN}, so its MACs differ. ONNX Runtime has no fused kernel "
-        "here, so padding does not apply. The paper's column is of PyTorch on a Xeon 4210R.\n\n"
+        "SNP's published presets against their dense models, timed alternately, random weights (speed "
+        f"depends on shapes alone), {args.threads} threads in both backends. Times are medians of one "
+        "forward pass of a batch; speed-up and MACs ratio are dense over pruned. As published: queries and "
+        "keys have one width, values another. Padded: zero channels give all three one width for the fused "
+        "kernel. "
+        f"Rounded: widths are rounded to the nearest multiple of {ALIGN}, so the MACs differ. ONNX Runtime "
+        "has no fused kernel here, so padding does not apply. The paper's figures are for PyTorch on a Xeon "
+        "4210R.\n\n"
     )
     report(
         "Speed of the published presets", body + table(HEAD, [figure.row() for figure in figures]), args.write
     )
-    short = [figure for figure in figures if figure.short]
-    if short:
-        found = (f"{f.preset} in {f.form.backend} ({f.timing.speedup:.2f})" for f in short)
+    slow = [figure for figure in figures if figure.too_slow]
+    if slow:
+        found = (f"{f.preset} in {f.form.backend} ({f.timing.speedup:.2f})" for f in slow)
         sys.exit(f"below the paper's speed-up at batch {max(BATCHES)}: {', '.join(found)}")
 
 

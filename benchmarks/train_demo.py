@@ -2,11 +2,11 @@
 
     python benchmarks/train_demo.py --steps 8000 --out build/demo
 
-The class token learns the shape; during training alone, a second head asks every patch token
-which share of its patch shows the shape (token labelling, Jiang et al. 2021), which makes the
-little ViT learn several times faster. Warm-up, a constant rate, then a linear decay to zero over
-the last quarter: until the decay begins, a run resumed with another --steps is the same run.
-Killed? The same command goes on from the last checkpoint.
+The class token learns the shape. During training only, a second head predicts for every patch token
+which fraction of its patch the shape covers (token labelling, Jiang et al. 2021), which makes this small
+ViT learn several times faster. The learning rate warms up, stays constant, and decays linearly to zero
+over the last quarter; until the decay begins, resuming with another --steps does not change the run. If
+the script is killed, the same command continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ tags: [vision-transformer, image-classification, safetensors]
 # PruneScope demo
 
 A Vision Transformer of 6 blocks x 6 heads, embedding 192, patch 8, {params} parameters and {gmacs} GMACs,
-that tells which of ten bright shapes a 64 x 64 scene shows. The scenes are rendered by
+that recognises which of ten bright shapes a 64 x 64 scene shows. The scenes are rendered by
 `analysis/data/scenes.py`; nothing else was used to train it.
 
-Top-1 on the fixed test split: **{top1}** (95 % Wilson interval {interval}, {images} scenes, weights as
-stored, in half precision).
+Top-1 on the fixed test split: **{top1}** (95 % Wilson interval {interval}, {images} scenes, with the stored
+half-precision weights).
 
 Trained from scratch by
 
     {command}
 
 AdamW, weight decay 0.05, label smoothing 0.05, gradient norm 1, weights averaged (EMA 0.999); {seen} scenes,
-each seen once. The training was paused and resumed, beside other work on the same machine: {minutes} minutes
-of wall-clock time in all. {date}, {machine}.
+each seen once. Training was paused and resumed, and shared the machine with other work: {minutes} minutes of
+wall time in all. {date}, {machine}.
 """
 
 
 class SceneStream(Dataset[tuple[Tensor, int, Tensor]]):
-    """Scenes start .. stop - 1 as (image, label, share of each patch the shape covers)."""
+    """Scenes start .. stop - 1 as (image, label, fraction of each patch that the shape covers)."""
 
     def __init__(self, split: str, start: int, stop: int) -> None:
         self.split, self.start, self.stop = split, start, stop
@@ -89,7 +89,7 @@ class SceneStream(Dataset[tuple[Tensor, int, Tensor]]):
 
 
 class Student(nn.Module):
-    """The ViT and the patch head that only training needs."""
+    """The ViT, and the patch head that is used in training only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Student(nn.Module):
 
 
 def loss_of(logits: Tensor, patch_logits: Tensor, label: Tensor, share: Tensor) -> Tensor:
-    """Cross-entropy of the class token plus that of the patches against their soft labels."""
+    """Cross-entropy of the class token plus that of the patch tokens against their soft labels."""
     target = F.one_hot(label, len(CLASSES) + 1)[:, None] * share[..., None]  # B N classes+1
     target[..., -1] = 1 - share
     patches = F.cross_entropy(patch_logits.flatten(0, 1), target.flatten(0, 1))
@@ -127,7 +127,7 @@ def accuracy(model: ViT, split: str, images: int) -> float:
 
 
 def train(args: argparse.Namespace) -> tuple[ViT, float]:
-    """Run, or go on with, the training; returns the averaged (EMA) model and the seconds it took."""
+    """Train, from the checkpoint if there is one; returns the averaged (EMA) model and the seconds spent."""
     torch.manual_seed(args.seed)
     student = Student()
     ema = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.999))
@@ -171,7 +171,7 @@ def train(args: argparse.Namespace) -> tuple[ViT, float]:
 
 
 def write_demo(model: ViT, args: argparse.Namespace, seconds: float) -> None:
-    """Store the model in half precision, and its card with the accuracy of what was stored."""
+    """Store the model in half precision, with a card that gives the accuracy of the stored weights."""
     DEMO.mkdir(exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, DEMO / WEIGHTS_FILE)
     (DEMO / ARCHITECTURE_FILE).write_text(ARCHITECTURE.to_json())

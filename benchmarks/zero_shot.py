@@ -1,10 +1,10 @@
-"""Zero-shot accuracy of DeiT-Tiny: every method, each structure alone and all together at five sizes.
+"""Accuracy of DeiT-Tiny without training: every method, each structure alone and all together at five sizes.
 
     PRUNESCOPE_DATA=FOLDER python benchmarks/zero_shot.py --write
 
-Calibrated on photos that are not tested on; tested on all 650 photos of the validation subset.
-Takes about an hour and a half on two cores. What is measured is kept in --keep FILE, so that a run can be
-broken off and gone on with, or be done in parts (--methods, --columns). The plot needs matplotlib
+Calibrated on photos outside the test set; tested on all 650 photos of the validation subset.
+Takes about an hour and a half on two cores. Measurements are kept in --keep FILE, so that a run can be
+interrupted and continued, or done in parts (--methods, --columns). The plot needs matplotlib
 (benchmarks/requirements.txt).
 """
 
@@ -32,7 +32,7 @@ from pruning.jobs import Job, Prepared, make_smaller, prepare, solve
 from pruning.methods import METHODS, Survey
 from pruning.tracked import tracked
 
-# query-key and value channels left of 64, MLP neurons removed
+# query-key and value channels kept of 64, fraction of MLP neurons removed
 SIZES = ((32, 56, 0.10), (24, 48, 0.15), (16, 48, 0.25), (16, 40, 0.35), (16, 32, 0.50))
 ALONE = {
     "QK 50 %": Ratios(qk=0.5),
@@ -57,7 +57,7 @@ HOW = {
 
 @dataclass
 class Bench:
-    """The model, its images, decoded once, and what methods have to measure only once."""
+    """The model, its images decoded once, and measurements that several variants of a method share."""
 
     run: Prepared
     photos: list[tuple[torch.Tensor, torch.Tensor]]
@@ -66,7 +66,7 @@ class Bench:
     surveyed: float = 0  # seconds
 
     def measure(self, variant: str, ratios: Ratios) -> dict[str, float]:
-        """Accuracy, GMACs and the processor seconds of pruning, scores once computed left out."""
+        """Accuracy, GMACs and processor seconds of pruning, not counting scores and sensitivities."""
         name, _, how = variant.partition(" ")
         job = replace(deit_tiny(), method=name, ratios=ratios, compensate=how == "compensated")
         if name in CRITERIA and name not in self.scores:
@@ -99,13 +99,15 @@ class Bench:
         if self.found is None:
             began = time.process_time()
             run = self._run(replace(job, ratios=Ratios(), align=8))
-            self.found = run.method.survey(run.task, Budget.images)  # measured here, never one that was kept
+            self.found = run.method.survey(
+                run.task, Budget.images
+            )  # always measured, never read from the cache
             self.surveyed = time.process_time() - began
 
     def _on_budget(self, job: Job, lean: bool) -> ViT:
-        """As many GMACs as the ratios leave, the widths of each block free; lean: no unread tokens."""
+        """Prune to the GMACs that the ratios leave, with any widths; with `lean`, without unread tokens."""
         if self.found is None:
-            raise ValueError("budgets are solved on sensitivities, which are not measured yet")
+            raise ValueError("a budget needs sensitivities, which have not been measured yet")
         arch = self.run.dense.model.arch
         asked = Budget(gmacs=cost(job.target(arch)).gmacs)
         job = replace(job, ratios=Ratios(), budget=asked, align=8, skip_unread=lean)
@@ -114,7 +116,7 @@ class Bench:
 
 
 def possible(variant: str, column: str) -> bool:
-    """Whether a method can do it: budgets need all structures."""
+    """Whether a variant applies to a column: a budget needs all structures."""
     return not (variant in ("spectral lean", "spectral budget") and column in ALONE)
 
 
@@ -124,7 +126,7 @@ def title(variant: str) -> str:
 
 
 def plot(known: dict[str, dict[str, float]], variants: list[str], file: Path) -> None:
-    """Share of the dense accuracy against GMACs, with intervals."""
+    """Draw top-1 against GMACs, with intervals."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -152,7 +154,7 @@ def main() -> None:
     arguments.add_argument("--methods", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     arguments.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     arguments.add_argument("--keep", type=Path, default=ROOT / "build" / "zero_shot.json")
-    arguments.add_argument("--plot", type=Path, help="also draw the five sizes into this file")
+    arguments.add_argument("--plot", type=Path, help="also plot the five sizes to this file")
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     args.keep.parent.mkdir(exist_ok=True)
@@ -185,18 +187,18 @@ def main() -> None:
 
 
 def survey_seconds(known: dict[str, dict[str, float]]) -> str:
-    """How long the sensitivities took, where they were measured."""
+    """How long measuring the sensitivities took, if they were measured."""
     return f": {known['survey']['seconds']:.0f} s for the latter" if "survey" in known else ""
 
 
 def unread() -> float:
-    """Share of the dense model's MACs that leaving out unread tokens saves."""
+    """Fraction of the dense model's MACs that is saved by leaving out unread tokens."""
     dense = architecture(deit_tiny().model)
     return 1 - cost(replace(dense, skip_unread=True)).macs / cost(dense).macs
 
 
 def measured(taken: dict[str, str], variants: list[str], columns: list[str]) -> str:
-    """Which rows were measured when and on how many threads: a run may be gone on with days later."""
+    """When and on how many threads each row was measured: a run may be continued days later."""
     named: dict[str, list[str]] = {}
     for variant in variants:
         found = {taken[f"{variant}, {column}"] for column in columns if possible(variant, column)}
@@ -212,7 +214,7 @@ def write(
     name: str,
     keep: bool,
 ) -> None:
-    """One section: a row for each method, a column for each thing removed."""
+    """Report one section: a row for each method, a column for each ratio."""
     if not columns:
         return
     full = known["dense"]
@@ -232,21 +234,21 @@ def write(
         for c, (qk, v, mlp) in zip(TOGETHER, SIZES, strict=True)
     )
     body = (
-        "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with 95 % Wilson intervals, share of the "
-        "dense model's, and processor seconds of pruning, all threads together (without scores and the "
-        f"sensitivities of budgets, measured once{survey_seconds(known)}), on 650 photos, an easy subset of "
-        "the ImageNet-1k validation set. Dense: "
-        f"{percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, "
-        "256 for spectral and compensation, 64 for scores, none of them tested on. "
-        "Spectral's settings were compared on these very photos, so its figures are somewhat "
-        f"optimistic. {measured(taken, variants, columns)}\n\n"
+        "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with 95 % Wilson intervals, the share of "
+        "the dense model's top-1 that is left, and processor seconds of pruning, summed over threads "
+        "(without scores and the sensitivities for budgets, which are measured "
+        f"once{survey_seconds(known)}), on 650 photos, an easy subset of the ImageNet-1k validation set. "
+        f"Dense: {percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, "
+        "256 for spectral pruning and compensation, 64 for scores, none of them a test photo. The settings "
+        "of spectral pruning were compared on these very photos, so its figures are somewhat optimistic. "
+        f"{measured(taken, variants, columns)}\n\n"
     )
     if columns[0] in TOGETHER:
-        body += f"Query-key and value channels left of 64 in every block, MLP removed: {widths}. "
-        body += "By budget: as many GMACs, the widths of each block free, multiples of 8. Unread tokens left "
-        body += "out: the last block computes the class token alone, without keys and values, the same "
-        body += f"predictions for {100 * unread():.1f} % fewer of the dense model's MACs; the budget buys "
-        body += "width with them.\n\n"
+        body += "Query-key and value channels kept of 64 in every block, fraction of MLP neurons removed: "
+        body += f"{widths}. Widths by budget: the same GMACs, with free widths for each block, in multiples "
+        body += "of 8. Unread tokens left out: the last block computes only the class token, besides keys "
+        body += f"and values, which gives the same predictions with {100 * unread():.1f} % fewer of the "
+        body += "dense model's MACs; the budget spends them on width.\n\n"
     report(f"Zero-shot, {name}, DeiT-Tiny", body + table(["Method", *columns], rows), keep)
 
 
