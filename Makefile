@@ -1,8 +1,8 @@
-# make app     set everything up and open the app on the embedded demo
-# make test    set everything up and run the tests (MARK="slow or not slow" runs all of them), JOBS=2 at a time
-# make check   lint, format, types, direction of imports, lock files
-# make bench   measure what the README quotes (needs PRUNESCOPE_DATA for the real photos)
-# make lock    write the lock files anew after a change of requirements*.txt (ARGS=--upgrade renews all else)
+# make app     set everything up and open the app with the bundled demo
+# make test    set everything up and run the tests in JOBS=2 processes (MARK="slow or not slow" runs them all)
+# make check   lint, format, types, order of imports, lock files
+# make bench   measure the figures that the README quotes (needs PRUNESCOPE_DATA for the real photos)
+# make lock    rewrite the lock files after a change of requirements*.txt (ARGS=--upgrade upgrades all others)
 
 PYTHON ?= python3
 PORT ?= 8501
@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-# as analysis/__init__.py says; here for scripts that import torch before it
+# analysis/__init__.py sets this too and says why; scripts that import torch before it need it here
 export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: app test check bench lock clean
@@ -21,8 +21,8 @@ export GOMP_SPINCOUNT ?= 10000
 app: $(VENV)/.app
 	$(BIN)/python -m app --server.port $(PORT)
 
-# Tests that drive a browser are all slow. They come last and one at a time: a browser, a server and a run
-# already share the cores. pytest's 5 means "no tests": MARK and ARGS may leave one of the two parts empty.
+# Browser tests are all slow. They run last and one at a time, because a browser, a server and a run already
+# share the cores. Exit code 5 of pytest means "no tests": MARK and ARGS may leave one of the two parts empty.
 ifeq ($(MARK),not slow)
 test: $(VENV)/.dev
 	$(PYTEST) -n $(JOBS) --dist loadfile -m "$(MARK)" $(ARGS)
@@ -51,7 +51,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/peer.py
 	$(BIN)/python benchmarks/cifar10.py --size cpu
 
-# pip runs again only when a lock file has changed: a second run starts in seconds.
+# pip runs again only if a lock file has changed, so that a second `make` starts in seconds.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "PruneScope needs Python 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -65,12 +65,12 @@ $(VENV)/.dev: $(VENV)/.app requirements-dev.lock
 	$(PIP) -r requirements-dev.lock
 	@touch $@
 
-# uv resolves for all systems and Pythons at once, with one version for all where there is one. The CUDA
-# packages take part in that, but what is installed by name must not name them: requirements.lock says why.
+# uv resolves for all systems and Python versions at once, with a single version of a package where possible.
+# CUDA packages take part in resolving but are kept out of requirements*.lock; requirements.lock says why.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--no-header --annotation-style line
 CUDA := ^(nvidia-|cuda-|triton=)
-# the words at the head of a file stay, its pins are replaced by those read
+# keeps the comments and options at the top of a file and replaces its pins by those on standard input
 PINS = { grep '^[\#-]' $(1); cat; } > build/pins && mv build/pins $(1)
 
 lock: $(VENV)/bin/python
