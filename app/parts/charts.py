@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,6 +14,12 @@ from pruning.runs import Metrics
 ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
 KEPT, REMOVED, ACCENT = "#14907a", "rgba(138, 150, 144, 0.32)", "#d2604f"
 CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
+WIDTH_TITLES = {
+    "qk": "Query-key pairs per head",
+    "v": "Value channels per head",
+    "mlp": "MLP neurons",
+    "heads": "Heads",
+}
 
 Figure = Any  # Plotly has no types
 
@@ -33,30 +39,41 @@ def styled(figure: Figure, height: int, **layout: Any) -> Figure:
     return figure
 
 
-def widths(before: Architecture, after: Architecture) -> Figure:
-    """The widths of every block after pruning, in front of those before."""
-    shown = ("qk", "v", "mlp", "heads")
-    titles = ["Query-key pairs per head", "Value channels per head", "MLP neurons", "Heads"]
+def width_plots(
+    names: Sequence[str], depth: int, height: int, traces: Callable[[str], Sequence[Any]], **layout: Any
+) -> Figure:
+    """Four plots of widths against blocks; `traces` gives those of one width, by the same names for each."""
+    titles = [WIDTH_TITLES[name] for name in names]
     figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
-    blocks = list(range(before.depth))
-    for place, name in enumerate(shown):
-        for arch, tint, label in ((before, REMOVED, "before"), (after, KEPT, "after")):
-            bar = go.Bar(
-                x=blocks,
-                y=[getattr(widths, name) for widths in arch.blocks],
-                marker_color=tint,
-                name=label,
-                showlegend=place == 0,
-                legendgroup=label,
-                hovertemplate=f"block %{{x}}: %{{y:,}}<extra>{label}</extra>",
-            )
-            figure.add_trace(bar, place // 2 + 1, place % 2 + 1)
-    figure.update_xaxes(dtick=1 if before.depth <= 12 else 4)
+    for place, name in enumerate(names):
+        for trace in traces(name):
+            trace.update(showlegend=place == 0, legendgroup=trace.name)
+            trace.update(hovertemplate=f"block %{{x}}: %{{y:,}}<extra>{trace.name}</extra>")
+            figure.add_trace(trace, place // 2 + 1, place % 2 + 1)
+    figure.update_xaxes(dtick=1 if depth <= 12 else 4)
     figure.update_xaxes(title="block", row=2)
     figure.update_yaxes(nticks=5)
     figure.update_annotations(font_size=13)
-    figure = styled(figure, 380, barmode="overlay", bargap=0.2)
-    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=44)
+    figure = styled(figure, height, bargap=0.2, **layout)
+    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=46)
+
+
+def widths(before: Architecture, after: Architecture) -> Figure:
+    """The widths of every block after pruning, in front of those before."""
+
+    def bars(name: str) -> list[Any]:
+        shown = ((before, REMOVED, "before"), (after, KEPT, "after"))
+        return [
+            go.Bar(
+                x=list(range(arch.depth)),
+                y=[getattr(block, name) for block in arch.blocks],
+                marker_color=tint,
+                name=label,
+            )
+            for arch, tint, label in shown
+        ]
+
+    return width_plots(("qk", "v", "mlp", "heads"), before.depth, 380, bars, barmode="overlay")
 
 
 def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) -> Figure:

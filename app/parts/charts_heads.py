@@ -16,7 +16,7 @@ from app.parts.charts import ACCENT, CONFIG, Figure
 Head = tuple[int, int]  # block, head
 
 CLEAR = {"plot_bgcolor": "rgba(0,0,0,0)", "paper_bgcolor": "rgba(0,0,0,0)"}
-LEFT, TOP, EDGE = 48, 52, 10  # pixels: room for the numbers of heads and of blocks, and none
+LEFT, TOP, EDGE = 48, 52, 10  # pixels of margin: beside numbers of heads, of blocks, and without numbers
 
 
 def squares(
@@ -34,7 +34,7 @@ def squares(
     What is `told` of a head follows its block and number in Plotly's customdata, which `hover` shows.
     """
     more = told or [()] * len(heads)
-    selection = {"marker": {"opacity": 1}}  # a click must not fade the others
+    selection = {"marker": {"opacity": 1}}  # so that a click does not fade the others
     if font and "color" in font:
         selection["textfont"] = {"color": font["color"]}
     return go.Scatter(

@@ -1,1 +1,1 @@
-"""The pages, in the order of the work; thin: they lay out, analysis and pruning compute."""
+"""The pages. They lay out and draw; what they show is computed in `analysis` and `pruning`."""

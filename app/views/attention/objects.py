@@ -28,7 +28,7 @@ OVER = {"one": "This scene", "several": f"{SEVERAL} scenes"}
 
 
 def score_map(view: AttentionView, values: Map) -> None:
-    """What share of a map lies on the object, and whether its peak does; nothing for other images."""
+    """Say how much of a map lies on the object, and whether its peak does; nothing for other images."""
     cover = view.object_cover
     if cover is None:
         return
@@ -42,7 +42,7 @@ def score_map(view: AttentionView, values: Map) -> None:
 def score_heads(
     view: AttentionView, query: Query, maps: TokenMaps, head: tuple[int, int], scenes: ImageSet | None
 ) -> None:
-    """The share of every head's attention that lies on the object; nothing for other images."""
+    """Show how much of every head's attention lies on the object; nothing for other images."""
     cover = view.object_cover
     if cover is None or scenes is None:
         return

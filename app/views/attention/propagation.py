@@ -18,7 +18,8 @@ METHOD_NOTES = {
     "rollout": "How much of each patch can have reached the token through all blocks (Abnar & Zuidema 2020).",
     "gradient": "Rollout of attention that is weighted by the gradient of the class's logit "
     "(Gildenblat 2020).",
-    "relevance": "How much each patch speaks for the class, summed over all blocks (Chefer et al. 2021).",
+    "relevance": "How much each patch speaks for the class, accumulated over all blocks "
+    "(Chefer et al. 2021).",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, isnan
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -11,7 +12,7 @@ from plotly.subplots import make_subplots
 from analysis.measure import Bin, Percentiles, wilson
 from analysis.vit import Architecture
 from app.parts import charts_heads
-from app.parts.charts import ACCENT, KEPT, OTHER, Figure, styled
+from app.parts.charts import ACCENT, KEPT, OTHER, REMOVED, Figure, styled, width_plots
 from pruning.report import Trade
 
 COLOURS = (OTHER, KEPT, "#e0a030", "#6a6fd8", "#d2604f")  # of the dense model, then of the others
@@ -21,35 +22,19 @@ CELLS = 390, 30  # pixels: width of a grid of heads, and its largest cell
 
 def widths(models: Sequence[tuple[str, Architecture]]) -> Figure:
     """Widths of every block: bars for the dense model, and lines for the others in front of them."""
-    titles = {"heads": "Heads", "qk": "Query-key pairs per head", "v": "Value channels per head"}
-    titles |= {"mlp": "MLP neurons"}
-    figure = make_subplots(
-        2, 2, subplot_titles=list(titles.values()), vertical_spacing=0.2, horizontal_spacing=0.09
-    )
-    for place, width in enumerate(titles):
-        for index, (name, arch) in enumerate(models):
-            values = [getattr(block, width) for block in arch.blocks]
-            look = {
-                "x": list(range(arch.depth)),
-                "y": values,
-                "name": name,
-                "legendgroup": name,
-                "showlegend": place == 0,
-                "hovertemplate": f"block %{{x}}: %{{y:,}}<extra>{name}</extra>",
-            }
-            if index == 0:
-                trace = go.Bar(**look, marker_color="rgba(138, 150, 144, 0.32)")
-            else:
-                line = {"color": COLOURS[index], "width": 2, "shape": "hvh"}
-                trace = go.Scatter(**look, mode="lines+markers", line=line, marker={"size": 6})
-            figure.add_trace(trace, place // 2 + 1, place % 2 + 1)
-    depth = models[0][1].depth
-    figure.update_xaxes(dtick=1 if depth <= 12 else 4)
-    figure.update_xaxes(title="block", row=2)
-    figure.update_yaxes(nticks=5)
-    figure.update_annotations(font_size=13)
-    figure = styled(figure, 400, bargap=0.2)
-    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=48)
+
+    def traces(width: str) -> list[Any]:
+        return [_widths_of(arch, width, name, index) for index, (name, arch) in enumerate(models)]
+
+    return width_plots(("heads", "qk", "v", "mlp"), models[0][1].depth, 400, traces)
+
+
+def _widths_of(arch: Architecture, width: str, name: str, index: int) -> Any:
+    blocks, values = list(range(arch.depth)), [getattr(block, width) for block in arch.blocks]
+    if index == 0:
+        return go.Bar(x=blocks, y=values, name=name, marker_color=REMOVED)
+    line = {"color": COLOURS[index], "width": 2, "shape": "hvh"}
+    return go.Scatter(x=blocks, y=values, name=name, mode="lines+markers", line=line, marker={"size": 6})
 
 
 def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> Figure:

@@ -170,8 +170,8 @@ def _preserved(found: Comparison, image: ViewedImage, chosen: tuple[int, int]) -
     st.subheader("Attention preservation", anchor=False)
     over = _over()
     st.caption(
-        "Cosine between a head's attention maps in the dense model and in the smaller one; 1 means that it "
-        "looks exactly where it did before. Heads that were removed are hollow."
+        "Cosine between a head's maps in the dense and in the smaller model; 1 means that it looks exactly "
+        "where it did before. Removed heads are hollow."
     )
     for start in range(0, len(found.others), 2):
         for model, column in zip(found.others[start : start + 2], st.columns(2, gap="medium"), strict=False):

@@ -9,7 +9,7 @@ from app.parts import charts
 from app.views.compare import charts as compare_charts
 from pruning.report import ComparedModel, Comparison
 
-WIDTHS = {"heads": "Heads", "qk": "Query-key pairs", "v": "Value channels", "mlp": "MLP neurons"}
+WIDTHS = ("heads", "qk", "v", "mlp")
 
 
 def show(found: Comparison) -> None:
@@ -31,8 +31,8 @@ def show(found: Comparison) -> None:
 def _table(found: Comparison) -> pd.DataFrame:
     """A row for each block; for each structure a column for each model, so that changes are side by side."""
     columns = {
-        (title, model.name): _column(model, width)
-        for width, title in WIDTHS.items()
+        (charts.WIDTH_TITLES[width].removesuffix(" per head"), model.name): _column(model, width)
+        for width in WIDTHS
         for model in found.models
     }
     table = pd.DataFrame(columns)

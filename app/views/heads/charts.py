@@ -18,8 +18,8 @@ from pruning.cut import Head, HeadLocks
 
 SCALE = "Viridis"
 GROUPS = ("#14907a", "#e0a030", "#6a6fd8", "#d2604f", "#3d8fd1", "#b05fa8", "#7d9a2c", "#8a6d4f")
-KEEP, REMOVE = "#1fa35c", "#d2604f"
-STAYS, GOES = "✓", "✕"
+KEEP_MARK, REMOVE_MARK = "✓", "✕"  # of locked heads
+MARK_COLOURS = {KEEP_MARK: "#1fa35c", REMOVE_MARK: "#d2604f"}
 _READABLE = {"color": "white", "shadow": "0 0 3px black, 0 0 2px black"}  # readable on any colour
 _BETWEEN = 38  # pixels between small grids, room for a title
 _WIDTHS = 4  # widths that edges are drawn in
@@ -36,7 +36,7 @@ class MarkedHeads:
     @property
     def marks(self) -> list[str]:
         """The sign of each head's lock, empty for heads without one."""
-        marks = dict.fromkeys(self.locks.keep, STAYS) | dict.fromkeys(self.locks.remove, GOES)
+        marks = dict.fromkeys(self.locks.keep, KEEP_MARK) | dict.fromkeys(self.locks.remove, REMOVE_MARK)
         return [marks.get(head, "") for head in self.names]
 
     @property
@@ -150,7 +150,7 @@ def graph(heads: MarkedHeads, drawing: Drawing, height: int) -> Figure:
     sizes = _sizes(drawing, few)
     if heads.chosen in names:
         figure.add_trace(_halo(drawing.places[names.index(heads.chosen)], sizes[names.index(heads.chosen)]))
-    line = [{STAYS: KEEP, GOES: REMOVE}.get(mark, "white") for mark in marks]
+    line = [MARK_COLOURS.get(mark, "white") for mark in marks]
     figure.add_scatter(
         x=[x for x, _ in drawing.places],
         y=[y for _, y in drawing.places],

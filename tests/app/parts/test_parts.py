@@ -113,6 +113,10 @@ def test_names_from_elsewhere_are_not_markdown() -> None:
     assert wording.plain("a_b*c.jpg [x] $y$") == r"a\_b\*c.jpg \[x\] \$y\$"
 
 
+def test_names_that_are_alike_are_told_apart_by_their_numbers() -> None:
+    assert wording.told_apart(("crane", "ring", "crane")) == ("crane (0)", "ring", "crane (2)")
+
+
 def test_uploads_of_equal_names_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     class Upload(io.BytesIO):
         name = "../weights.pth"
