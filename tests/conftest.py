@@ -20,6 +20,9 @@ from tests.support.fake_runs import FAKE
 from tests.support.models import ROOT, TINY, VARIANTS, random_images, random_vit
 from tests.support.rough_products import make_products_rough
 
+# Beside others one thread each, and so in the processes that a test starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 

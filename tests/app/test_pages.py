@@ -42,8 +42,10 @@ def test_prune_page_estimates_as_sliders_move() -> None:
     assert "--mlp 0.5" in app.code[0].value
 
 
-def test_heads_by_another_criterion_and_compensation_reach_the_job_and_are_tried() -> None:
-    app = start("prune")
+def test_heads_by_another_criterion_and_compensation_reach_the_job_and_are_tried(
+    tiny_bundle: Path, photos: Path
+) -> None:
+    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
     app.selectbox(key="method").set_value("l2").run()
     app.slider(key="ratio-heads").set_value(50).run()
     app.selectbox(key="heads-by-chooses").set_value("l1").run()

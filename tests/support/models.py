@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -35,6 +36,11 @@ VARIANTS = {
     "rms norms": replace(TINY, norm="rms", distilled=True),
     "uneven": replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11))),
 }
+
+
+def on_variants(*names: str) -> pytest.MarkDecorator:
+    """For a test that takes `variant`: these alone, where the others would prove the same again."""
+    return pytest.mark.parametrize("variant", [VARIANTS[name] for name in names], ids=names, indirect=True)
 
 
 def random_vit(arch: Architecture, seed: int = 0) -> ViT:

@@ -72,11 +72,11 @@ def test_wilson_solves_its_equation() -> None:
         assert 0 <= low <= right / total <= high <= 1
 
 
-@pytest.mark.parametrize("total", range(1, 200))
-def test_wilson_holds_the_share_itself(total: int) -> None:
-    for right in (0, 1, total - 1, total):
-        low, high = wilson(right, total)
-        assert 0 <= low <= right / total <= high <= 1
+def test_wilson_holds_the_share_itself() -> None:
+    for total in range(1, 200):
+        for right in (0, 1, total - 1, total):
+            low, high = wilson(right, total)
+            assert 0 <= low <= right / total <= high <= 1, (right, total)
 
 
 def test_wilson_published_example() -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from analysis.models.preprocess import Preprocess
+from pruning.bundle import export
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from tests.support.models import ROOT, TINY, random_vit
@@ -158,7 +159,10 @@ def test_bench(capsys, tiny_bundle: str) -> None:
     assert timed["threads"] == 1 and timed["batches"] == timed["torch"]["batches"]
 
 
-def test_export(capsys, tiny_bundle: str, tmp_path: Path) -> None:
+def test_export(capsys, tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for the exporters, which have tests of their own."""
+    write = lambda model, preprocess, path: path.write_text("a model")
+    monkeypatch.setattr(export, "_WRITERS", {"onnx": write, "pt2": write})
     words = ("--format", "bundle,onnx,pt2", "--out", str(tmp_path / "files"))
     files = run(capsys, "export", "--model", tiny_bundle, *words)
     assert files.keys() == {"bundle", "onnx", "pt2"}

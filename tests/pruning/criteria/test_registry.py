@@ -15,11 +15,12 @@ from pruning.cut.selection import select
 from pruning.jobs.inputs import Prepared
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller
-from tests.support.models import TINY, batches, random_images, random_vit
+from tests.support.models import TINY, batches, on_variants, random_images, random_vit
 
 NEED_CLASSES = ("taylor", "ablation")
 
 
+@on_variants("plain", "no head", "distilled", "registers", "rms norms", "uneven")
 @pytest.mark.parametrize("name", CRITERIA)
 def test_leaves_the_model_untouched_and_scores_everything_it_ranks(name: str, variant: ViT) -> None:
     before = {key: value.clone() for key, value in variant.state_dict().items()}

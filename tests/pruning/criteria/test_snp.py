@@ -99,13 +99,13 @@ def test_options_keep_their_range(values: dict[str, int], message: str) -> None:
 
 
 def test_scoring_costs_at_most_three_forward_passes() -> None:
-    """DeiT-Tiny's shape; processor time, because other work may share the machine."""
+    """Blocks of DeiT-Tiny's shape; processor time, because other work may share the machine."""
     widths = BlockWidths(3, 64, 64, 768)
-    arch = Architecture((224, 224), (16, 16), 192, (widths,) * 12, 1000, 0.125)
+    arch = Architecture((224, 224), (16, 16), 192, (widths,) * 3, 1000, 0.125)
     torch.manual_seed(0)
     model = ViT(arch).eval()
     model.init_weights()
-    images = random_images(arch, count=32)
+    images = random_images(arch, count=16)
     ratios = []
     with threads(1):  # others on the machine then cost nothing but wall-clock time
         for _ in range(2):

@@ -27,6 +27,7 @@ from pruning.jobs.solve_budget import solve
 from pruning.jobs.survey import surveyed
 from pruning.methods import METHODS
 from pruning.methods.selection import Selection
+from pruning.options import Value
 from pruning.projection.steering import steer
 from tests.support.jobs import ARCH, BUDGET, dense
 
@@ -201,9 +202,14 @@ def test_tokens_left_out_are_counted_by_a_budget_and_change_no_prediction() -> N
     assert not given.model.arch.skip_unread
 
 
-@pytest.mark.parametrize("method", ["snp", "spectral", pytest.param("gohsp", marks=pytest.mark.slow)])
-def test_every_kind_of_method_can_leave_out_unread_tokens(method: str) -> None:
-    job, given = replace(JOB, method=method, options=(), skip_unread=True), dense()
+FEW = (("train_images", 64), ("batch", 32))
+
+
+@pytest.mark.parametrize(("method", "options"), [("snp", ()), ("spectral", ()), ("gohsp", FEW)])
+def test_every_kind_of_method_can_leave_out_unread_tokens(
+    method: str, options: tuple[tuple[str, Value], ...]
+) -> None:
+    job, given = replace(JOB, method=method, options=options, skip_unread=True), dense()
     small, _, _ = make_smaller(prepare(job, dense=given))
     assert small.arch == job.target(ARCH) and small.arch.skip_unread
     plain = replace(job, skip_unread=False).target(ARCH)

@@ -10,7 +10,7 @@ from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.selection import Scores, select
 from pruning.cut.surgery import cut
 from pruning.projection.compensate import compensate
-from tests.support.models import TINY, batches, random_images, random_vit
+from tests.support.models import TINY, batches, on_variants, random_images, random_vit
 
 
 def random_plan(model: ViT, ratios: Ratios) -> Plan:
@@ -32,9 +32,18 @@ def distance(model: ViT, dense: ViT, images: Tensor) -> float:
         return float((model(images) - dense(images)).square().mean())
 
 
-@pytest.mark.parametrize("what", ["v", "mlp", "heads"])
-def test_logits_come_back_on_images_never_seen(what: str, variant: ViT) -> None:
-    plan = random_plan(variant, Ratios(**{what: 0.4}))  # type: ignore[arg-type]
+@on_variants("plain", "uneven")
+@pytest.mark.parametrize("ratios", [Ratios(v=0.4), Ratios(mlp=0.4), Ratios(heads=0.4)])
+def test_what_one_structure_lost_comes_back(ratios: Ratios, variant: ViT) -> None:
+    _logits_come_back(variant, ratios)
+
+
+def test_logits_come_back_on_images_never_seen(variant: ViT) -> None:
+    _logits_come_back(variant, Ratios(v=0.4, mlp=0.4, heads=0.4))
+
+
+def _logits_come_back(variant: ViT, ratios: Ratios) -> None:
+    plan = random_plan(variant, ratios)
     small = cut(variant, plan)
     better = compensate(variant, small, batches(random_images(variant.arch, 48)), plan.embed, steered=0)
     assert better.arch == small.arch
