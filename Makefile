@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-# analysis/__init__.py sets this too and says why; scripts that import torch before it need it here
+# analysis/setup.py sets this too and says why; scripts that import torch before it need it here
 export GOMP_SPINCOUNT ?= 10000
 
 .PHONY: app test check bench lock clean

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from analysis.setup import setup
 from app import preload
 
 if __name__ == "__main__":
+    setup()
     sys.stderr.write("Starting PruneScope ...\n")
     preload.first_page()
     from streamlit.web.cli import main

@@ -9,16 +9,20 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # streamlit puts app/ on the path, not the folder that holds the packages
     sys.path.insert(0, str(ROOT))
 
-import streamlit as st  # noqa: E402
+from analysis.setup import setup
 
-from app import preload, sidebar  # noqa: E402
-from app.parts import feedback  # noqa: E402
-from app.state import choice_address  # noqa: E402
-from app.views import export, model, recover  # noqa: E402
-from app.views.attention import page as attention  # noqa: E402
-from app.views.compare import page as compare  # noqa: E402
-from app.views.heads import page as heads  # noqa: E402
-from app.views.prune import page as prune  # noqa: E402
+setup()  # `streamlit run app/main.py` has no other place for it; what follows loads torch
+
+import streamlit as st
+
+from app import preload, sidebar
+from app.parts import feedback
+from app.state import choice_address
+from app.views import export, model, recover
+from app.views.attention import page as attention
+from app.views.compare import page as compare
+from app.views.heads import page as heads
+from app.views.prune import page as prune
 
 ASSETS = ROOT / "assets"
 

@@ -34,7 +34,7 @@ from analysis.data import ImageSet, batches, open_data
 from analysis.measure import Batches, Evaluation, evaluate
 from analysis.models import LoadedModel, load, read_weights
 
-import timm  # isort: skip  # after analysis, which repairs a torchvision built for another torch
+import timm  # isort: skip  # after analysis.models, which repairs a torchvision built for another torch
 import torch_pruning as tp  # isort: skip
 from timm.models.vision_transformer import Attention  # isort: skip
 

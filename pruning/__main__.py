@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from pruning.cli import main
+from analysis.setup import setup
 
 if __name__ == "__main__":
+    setup()
+    from pruning.cli import main  # loads torch, so not before
+
     sys.exit(main())

@@ -9,6 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from analysis.setup import setup
+
+setup()  # before torch is loaded
+
 import pytest
 import torch
 

@@ -19,7 +19,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "analysis.data",
         "analysis.models analysis.measure analysis.gates",
         "analysis.frozen",
-        "analysis.vit analysis.anatomy analysis.formats analysis.threads analysis.head_grid",
+        "analysis.vit analysis.anatomy analysis.formats analysis.threads analysis.head_grid analysis.setup",
     ),
     "pruning": (
         "pruning.__main__",

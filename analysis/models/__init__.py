@@ -4,6 +4,7 @@ from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQ
 from analysis.models.load import DEMO, LoadedModel, architecture, load, suggested
 from analysis.models.preprocess import Preprocess
 from analysis.models.weights import read_weights
+from analysis.setup import mend_torchvision
 
 __all__ = [
     "ARCHITECTURE_FILE",
@@ -18,3 +19,7 @@ __all__ = [
     "read_weights",
     "suggested",
 ]
+
+# timm and torchvision are imported in many places, each as late as it can be, and all of them have this
+# package imported before. A user of the project as a library is not asked to call anything first.
+mend_torchvision()

@@ -10,6 +10,7 @@ import fcntl
 import os
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -21,15 +22,17 @@ _PAUSE = 0.02
 _held: set[int] = set()
 
 
-def _forget_in_child() -> None:
-    """A forked child, as of a data loader, must not keep its parent's locks alive."""
+@cache
+def _let_go_in_children() -> None:
+    """See to it, once, that a forked child, as of a data loader, does not keep its parent's locks alive."""
+    os.register_at_fork(after_in_child=_close_held)
+
+
+def _close_held() -> None:
     for handle in _held:
         with suppress(OSError):
             os.close(handle)
     _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class FileLock:
@@ -99,6 +102,7 @@ class FileLock:
         self.close()
 
     def _keep(self, handle: int) -> None:
+        _let_go_in_children()
         _held.add(handle)
         self._handle = handle
 
