@@ -30,7 +30,7 @@ PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
 
 
 def carry_out(job: Any) -> runs.Run:
-    """`worker.start`, in this process."""
+    """`runs.start` in this process: the run is over when it returns."""
     folder, lock = launch._create(job, runs.runs_root(), 1)
     lock.close()
     with suppress(ValueError, process.RunFailed):
