@@ -5,17 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 
 class OutputError(OSError):
     """A folder or file that could not be written; its message is one sentence for the user."""
 
 
-T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -36,20 +33,6 @@ def replace_text(path: Path, text: str) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-
-
-def read_result(file: Path, parse: Callable[[str], T]) -> T:
-    """What a run left in a small file.
-
-    Raises:
-        ValueError: there is none, or it is damaged.
-    """
-    try:
-        return parse(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def append_line(path: Path, line: str) -> None:

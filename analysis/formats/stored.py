@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -50,11 +51,12 @@ class Stored(Checked):
 
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal value back."""
-        return dump(self.to_data(), self.INDENT, self.ASCII)
+        return dump({"version": self.VERSION} | plain(self), self.INDENT, self.ASCII)
 
     def to_data(self) -> dict[str, Any]:
         """What `to_json` writes, as dicts, lists, text and numbers."""
-        return {"version": self.VERSION} | plain(self)
+        data: dict[str, Any] = parse(self.to_json())
+        return data
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -114,4 +116,6 @@ def _usual(value: Any) -> Any:
     """Python's own floats in place of numpy's, which are floats as well."""
     if isinstance(value, tuple):
         return tuple(map(_usual, value))
+    if isinstance(value, Mapping):
+        return {name: _usual(one) for name, one in value.items()}
     return float(value) if isinstance(value, float) else value

@@ -27,7 +27,14 @@ _WORDS = {
 
 def plain(value: object) -> Any:
     """Dataclasses, and what lies inside them, as dicts, lists, text and numbers."""
-    return msgspec.to_builtins(value)
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_as_text)
+
+
+def _as_text(value: object) -> str:
+    """Text of a class of its own, such as torch's version."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"there is no JSON for a {type(value).__name__}")
 
 
 def content(data: Any, version: int, place: str = "", needed: Sequence[str] = ()) -> dict[str, Any]:

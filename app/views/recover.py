@@ -186,8 +186,7 @@ def _dense_top1(run: Run) -> float | None:
         known = runs.report(runs.read(Path(run.job.model).parent))  # measured when the student was pruned
     else:
         known = None
-    value = (known or {}).get("top1_before")
-    return float(value) if isinstance(value, int | float) else None
+    return known.top1_before if known else None
 
 
 def _curves(folder: Path, dense: float | None) -> None:

@@ -11,6 +11,7 @@ from pruning.bundle.layout import (
     is_bundle,
     require_free,
 )
+from pruning.bundle.report import Report, find_report
 from pruning.bundle.write import write_bundle, zip_bundle
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "PLAN_FILE",
     "REPORT_FILE",
     "ExportError",
+    "Report",
     "export_formats",
     "export_onnx",
     "export_pt2",
+    "find_report",
     "is_bundle",
     "onnx_runner",
     "require_free",

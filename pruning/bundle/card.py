@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from analysis.formats import plain
 from analysis.measure import cost
 from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE, Preprocess
 from analysis.vit import Architecture
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE
+from pruning.bundle.report import Report
 from pruning.wording import base_name
-
-Report = Mapping[str, object]
-
-_PLACES = ("model", "weights", "teacher", "teacher_weights", "data", "calibration", "test_data")
 
 LOADER = f"""\
 from safetensors.torch import load_file
@@ -28,11 +25,10 @@ model.load_state_dict(load_file("{WEIGHTS_FILE}"))
 def card(name: str, arch: Architecture, preprocess: Preprocess, report: Report, *, pruned: bool) -> str:
     """Markdown with a YAML head, in the style of Hugging Face.
 
-    `name` is the model that was loaded, unless the report names it (`model`). `report` has the
-    keys of `prune --json`: `top1_low_after` and `top1_high_after` (or `top1_low`, `top1_high`)
-    bound `top1_after`. What the report lacks is left out.
+    `name` is the model that was loaded, unless the report names it. `top1_low_after` and
+    `top1_high_after` (or `top1_low`, `top1_high`) bound `top1_after`. What the report lacks is left out.
     """
-    origin = base_name(str(report.get("model") or name))
+    origin = base_name(report.model or name)
     parts = (
         _front_matter(origin, pruned),
         f"# {origin}, pruned\n" if pruned else f"# {origin}\n",
@@ -42,19 +38,6 @@ def card(name: str, arch: Architecture, preprocess: Preprocess, report: Report, 
         _licence(origin),
     )
     return "\n".join(part for part in parts if part)
-
-
-def without_places(report: Report) -> dict[str, object]:
-    """The report as it may travel: models and data by their names, without the folders of one machine."""
-    told = {name: _named(name, value) for name, value in report.items()}
-    job = told.get("job")
-    if isinstance(job, Mapping):
-        told["job"] = {name: _named(name, value) for name, value in job.items()}
-    return told
-
-
-def _named(name: str, value: object) -> object:
-    return base_name(value) if name in _PLACES and isinstance(value, str) else value
 
 
 def _front_matter(name: str, pruned: bool) -> str:
@@ -71,19 +54,20 @@ def _origin(name: str, report: Report, pruned: bool) -> str:
     if not pruned:
         return f"The Vision Transformer `{name}`, not pruned, saved by PruneScope.\n"
     text = f"A Vision Transformer pruned by PruneScope from `{name}`"
-    if report.get("method"):
-        text += f" with the method `{report['method']}`"
+    if report.method:
+        text += f" with the method `{report.method}`"
     removed = _removed(report)
     return f"{text}.\n" + (f"\nRemoved: {removed}.\n" if removed else "")
 
 
 def _removed(report: Report) -> str:
     """The ratios or the preset, which stand in the report or in the job that it carries."""
-    job = report.get("job")
-    source = job if isinstance(job, Mapping) else report
-    if source.get("preset"):
-        return f"the ratios of the preset `{source['preset']}`"
-    ratios = source.get("ratios")
+    preset, ratios = report.preset, report.ratios
+    if report.job is not None:
+        preset, ratios = report.job.get("preset"), report.job.get("ratios")
+    if preset:
+        return f"the ratios of the preset `{preset}`"
+    ratios = plain(ratios)
     return _ratios(ratios) if isinstance(ratios, Mapping) else ""
 
 
@@ -102,11 +86,10 @@ def _ratios(ratios: Mapping[str, object]) -> str:
 
 def _figures(arch: Architecture, report: Report, pruned: bool) -> str:
     own = cost(arch)
-    stage = "after fine-tuning" if report.get("fine_tuned") else "before fine-tuning"
-    label = f"Top-1, {stage}" if pruned else "Top-1"
-    top1 = _row(label, _number(report, "top1_before"), _number(report, "top1_after"), 100, " %")
-    params = _number(report, "params_before"), _number(report, "params_after") or own.params
-    gmacs = _number(report, "gmacs_before"), _number(report, "gmacs_after") or own.gmacs
+    label = f"Top-1, {report.stage}" if pruned else "Top-1"
+    top1 = _row(label, report.top1_before, report.top1_after, 100, " %")
+    params = report.params_before, report.params_after or own.params
+    gmacs = report.gmacs_before, report.gmacs_after or own.gmacs
     rows = [_row("Parameters", *params, 1e-6, " M"), _row("MACs per image", *gmacs, 1, " G"), top1]
     table = ["| | before | after |", "|---|---|---|", *(row for row in rows if row)]
     notes = [note for note in (_sample(report), _interval(report), _time(report), _unread(arch)) if note]
@@ -126,25 +109,26 @@ def _digits(value: float) -> str:
 
 
 def _sample(report: Report) -> str:
-    images = _number(report, "images")
-    if images is None:
+    if report.images is None:
         return ""
-    data = f" of `{base_name(str(report['data']))}`" if report.get("data") else ""
-    return f"Accuracy was measured on {images:.0f} images{data}."
+    data = f" of `{base_name(report.data)}`" if report.data else ""
+    return f"Accuracy was measured on {report.images} images{data}."
 
 
 def _interval(report: Report) -> str:
     found = []
-    for when, suffix in (("before", "_before"), ("after", "_after"), ("after", "")):
-        low, high = _number(report, f"top1_low{suffix}"), _number(report, f"top1_high{suffix}")
+    for when, low, high in (
+        ("before", report.top1_low_before, report.top1_high_before),
+        ("after", report.top1_low_after, report.top1_high_after),
+        ("after", report.top1_low, report.top1_high),
+    ):
         if low is not None and high is not None:
             found.append(f"{_digits(100 * low)} to {_digits(100 * high)} % {when} pruning")
     return f"The 95 % interval (Wilson) of top-1 is {' and '.join(found)}." if found else ""
 
 
 def _time(report: Report) -> str:
-    seconds = _number(report, "seconds")
-    return "" if seconds is None else f"The run took {seconds:.1f} s."
+    return "" if report.seconds is None else f"The run took {report.seconds:.1f} s."
 
 
 def _unread(arch: Architecture) -> str:
@@ -153,13 +137,6 @@ def _unread(arch: Architecture) -> str:
         if arch.skip_unread
         else ""
     )
-
-
-def _number(report: Report, key: str) -> float | None:
-    value = report.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _usage(preprocess: Preprocess) -> str:

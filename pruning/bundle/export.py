@@ -19,7 +19,8 @@ from torch import Tensor
 from analysis.measure import Runner
 from analysis.models import LoadedModel, Preprocess
 from analysis.vit import ViT
-from pruning.bundle.layout import PLAN_FILE, REPORT_FILE
+from pruning.bundle.layout import PLAN_FILE
+from pruning.bundle.report import find_report
 from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_files
 from pruning.cut import Plan
@@ -127,31 +128,17 @@ def _known(formats: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(formats))
 
 
-def _records(loaded: LoadedModel) -> tuple[dict[str, object], Plan | None]:
+def _records(loaded: LoadedModel) -> tuple[Mapping[str, object], Plan | None]:
     """Report and plan of the bundle that a model was loaded from; empty where it was none.
 
     Raises:
         ValueError: they are damaged.
     """
     folder = Path(loaded.name).expanduser()
-    report: dict[str, object] = {}
-    plan = None
-    if loaded.source == f"bundle {folder}":
-        if (folder / REPORT_FILE).is_file():
-            report = _report(folder / REPORT_FILE)
-        if (folder / PLAN_FILE).is_file():
-            plan = Plan.from_json((folder / PLAN_FILE).read_text(encoding="utf-8"))
-    return report, plan
-
-
-def _report(file: Path) -> dict[str, object]:
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(report, dict):
-        raise ValueError(f"{file} must hold a JSON object")
-    return report
+    if loaded.source != f"bundle {folder}":
+        return {}, None
+    report = find_report(folder)
+    return report.figures() if report else {}, Plan.find(folder / PLAN_FILE)
 
 
 def _write_onnx(model: ViT, preprocess: Preprocess | None, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from torch import Tensor
 from analysis import vit
 from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE, Preprocess
 from analysis.vit import ViT
-from pruning.bundle.card import card, without_places
+from pruning.bundle.card import card
 from pruning.bundle.layout import (
     CARD_FILE,
     CODE_FILE,
@@ -26,6 +25,7 @@ from pruning.bundle.layout import (
     REPORT_FILE,
     is_bundle,
 )
+from pruning.bundle.report import Report
 from pruning.bundle.staging import staged_folder
 from pruning.cut import Plan
 
@@ -51,7 +51,7 @@ def write_bundle(
     a bundle at that place is replaced as soon as the new one is complete.
 
     Raises:
-        ValueError: the folder holds something, or model, preprocessing and plan do not fit.
+        ValueError: the folder holds something, or model, preprocessing, report and plan do not fit.
         OutputError: the disk is full, or the place cannot be written to.
     """
     with staged_folder(folder, overwrite=overwrite) as stage:
@@ -72,16 +72,19 @@ def write_files(
     """Write a bundle's files into an existing folder, one after the other.
 
     Raises:
-        ValueError: model, preprocessing and plan do not fit, or the weights are not finite.
+        ValueError: model, preprocessing and plan do not fit, the report has other fields than a `Report`, or
+            the weights are not finite.
     """
     _require_fit(model, preprocess, plan)
-    pruned = plan is not None or "method" in report
-    report = without_places({"model": name} | dict(report))  # a bundle saved again knows its origin
+    told = Report.from_data(
+        {"model": name} | dict(report)
+    ).without_places()  # one saved again knows its origin
+    pruned = plan is not None or told.method is not None
     texts = {
         ARCHITECTURE_FILE: model.arch.to_json(),
         PREPROCESS_FILE: preprocess.to_json(),
-        REPORT_FILE: json.dumps(report, indent=2, allow_nan=False) + "\n",
-        CARD_FILE: card(name, model.arch, preprocess, report, pruned=pruned),
+        REPORT_FILE: told.to_json(),
+        CARD_FILE: card(name, model.arch, preprocess, told, pruned=pruned),
         CODE_FILE: _CODE.read_text(encoding="utf-8"),
         EXAMPLE_FILE: _EXAMPLE.read_text(encoding="utf-8"),
     }

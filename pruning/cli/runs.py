@@ -69,7 +69,8 @@ def _command(commands: Any, name: str, run: Command, help: str) -> argparse.Argu
 
 def _run(args: argparse.Namespace, progress: Progress) -> Result:
     done = runs.execute(args.folder, lock_handle=args.lock_handle, at_once=args.at_once, echo=progress)
-    return _where(done) | (runs.report(done) or {})
+    report = runs.report(done)
+    return _where(done) | (report.figures() if report else {})
 
 
 def _resume(args: argparse.Namespace, progress: Progress) -> Result:

@@ -7,16 +7,17 @@ asks the loss then runs measure by measure. Memory depends on the model, not on 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attention import BlockActivations, capture
+from analysis.formats import Stored
 from analysis.heads import SIMILARITIES, AllHeads, diagonal_blocks, loss, statistics
 from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
@@ -173,30 +174,44 @@ class HeadReading:
         return tuple(sign * value for value in self.values[measure])
 
     def to_json(self) -> str:
-        """Serialise; `from_json` gives the same back, similarities to five decimals."""
-        alike = {kind: [[round(v, 5) for v in row] for row in w.tolist()] for kind, w in self.alike.items()}
-        plain = {name: value for name, value in asdict(self).items() if name != "alike"}
-        return json.dumps(plain | {"alike": alike}) + "\n"
+        """Serialise; `read` gives the same back, similarities to five decimals."""
+        alike = {
+            kind: tuple(tuple(round(value, 5) for value in row) for row in weights.tolist())
+            for kind, weights in self.alike.items()
+        }
+        return _File(self.counts, self.images, self.values, self.model, alike).to_json()
 
     @classmethod
-    def from_json(cls, text: str) -> HeadReading:
-        """Rebuild from `to_json`.
+    def read(cls, file: Path) -> HeadReading:
+        """The reading that lies in a file.
 
         Raises:
-            ValueError: not JSON, or no such reading.
+            ValueError: there is none, or it is damaged.
         """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            heads = sum(data["counts"])
-            values = {name: tuple(map(float, row)) for name, row in data["values"].items()}
-            alike = {kind: torch.tensor(w, dtype=torch.float64) for kind, w in data["alike"].items()}
-            if any(len(row) != heads for row in values.values()):
-                raise TypeError(f"not every measure has a value for each of the {heads} heads")
-            if any(weights.shape != (heads, heads) for weights in alike.values()):
-                raise TypeError(f"similarities must be between {heads} heads")
-            return cls(tuple(data["counts"]), int(data["images"]), values, alike, str(data["model"]))
-        except (TypeError, LookupError, AttributeError, ValueError) as error:
-            raise ValueError(f"this is no reading of heads: {error}") from error
+        found = _File.read(file)
+        alike = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in found.alike.items()}
+        return cls(found.counts, found.images, found.values, alike, found.model)
+
+
+@dataclass(frozen=True)
+class _File(Stored):
+    """A `HeadReading` with its similarities as lists."""
+
+    counts: tuple[int, ...]
+    images: int
+    values: Mapping[str, tuple[float, ...]]
+    model: str
+    alike: Mapping[str, tuple[tuple[float, ...], ...]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        heads = sum(self.counts)
+        for name, row in self.values.items():
+            if len(row) != heads:
+                raise ValueError(f"`values.{name}` must have a value for each of the {heads} heads")
+        for kind, rows in self.alike.items():
+            if [len(row) for row in rows] != [heads] * heads:
+                raise ValueError(f"`alike.{kind}` must be between {heads} heads")
 
 
 def read_heads(model: ViT, batches: Batches) -> HeadReading:

@@ -1,7 +1,7 @@
 """Deciding and cutting: ratios, plans, locks, and the surgery that makes matrices smaller."""
 
 from pruning.cut.head_locks import Head, HeadLocks, format_heads, parse_heads
-from pruning.cut.plan import Indices, Plan, kept_heads, read_heads, within_heads
+from pruning.cut.plan import Indices, Plan, kept_heads, require_indices, within_heads
 from pruning.cut.ratios import PerBlock, Ratios, preset_ratios, presets, shrink
 from pruning.cut.selection import Scores, heads_only, select
 from pruning.cut.surgery import cut, mask, plan_gates
@@ -23,7 +23,7 @@ __all__ = [
     "plan_gates",
     "preset_ratios",
     "presets",
-    "read_heads",
+    "require_indices",
     "select",
     "shrink",
     "within_heads",

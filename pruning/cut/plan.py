@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from analysis.formats import Checked, Stored
 from analysis.vit import Architecture, BlockWidths
@@ -32,8 +31,8 @@ class BlockPlan(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_indices("heads", self.heads)
-        _require_indices("mlp", self.mlp)
+        require_indices("heads", self.heads)
+        require_indices("mlp", self.mlp)
         for name, per_head in (("qk", self.qk), ("v", self.v)):
             if len(per_head) != len(self.heads):
                 raise ValueError(
@@ -41,7 +40,7 @@ class BlockPlan(Checked):
                     f"got {len(per_head)}"
                 )
             for kept in per_head:
-                _require_indices(name, kept)
+                require_indices(name, kept)
             if len({len(kept) for kept in per_head}) > 1:
                 raise ValueError(f"every head of a block must keep the same number of {name} channels")
 
@@ -60,7 +59,7 @@ class Plan(Stored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_indices("embed", self.embed)
+        require_indices("embed", self.embed)
 
     @classmethod
     def keep_all(cls, dense: Architecture) -> Plan:
@@ -124,28 +123,15 @@ def kept_heads(plan: Plan | None, dense: Architecture, small: Architecture) -> t
     return tuple(tuple(range(a.heads)) if a.heads == b.heads else None for a, b in pairs)
 
 
-def read_heads(listed: Any) -> tuple[Indices | None, ...] | None:
-    """Which heads stay, per block, from a report; None where it says nothing.
+def require_indices(name: str, kept: Indices) -> None:
+    """Check that something is kept, each once and in rising order.
 
     Raises:
-        ValueError: something else stands there.
+        ValueError: it is not so.
     """
-    if listed is None:
-        return None
-    try:
-        heads = tuple(None if one is None else tuple(one) for one in listed)
-    except TypeError as error:
-        raise ValueError(f"heads must be a list for each block, got {listed!r}") from error
-    for one in heads:
-        if one is not None:
-            _require_indices("heads", one)
-    return heads
-
-
-def _require_indices(name: str, kept: Indices) -> None:
     if not kept:
         raise ValueError(f"a plan must keep something of {name}, got nothing")
-    if any(not isinstance(index, int) or index < 0 for index in kept):
+    if min(kept) < 0:
         raise ValueError(f"{name} must be whole numbers of at least 0")
     if any(first >= second for first, second in pairwise(kept)):
         raise ValueError(f"{name} must be in rising order without repeats")

@@ -8,6 +8,7 @@ from pruning.jobs.prune_job import Job, default_align, default_skip_unread, meth
 from pruning.jobs.prune_result import PruneResult, cost_report
 from pruning.jobs.recover import RecoverJob, Recovery, run_recover
 from pruning.jobs.registry import save
+from pruning.jobs.reports import read_report
 from pruning.jobs.run_prune import ROUGH_IMAGES, make_smaller, preview, prune, require_feasible
 from pruning.jobs.solve_budget import solve
 from pruning.jobs.survey import SurveyJob, kept_survey, run_survey, survey_key, surveyed
@@ -41,6 +42,7 @@ __all__ = [
     "prepare",
     "preview",
     "prune",
+    "read_report",
     "read_timings",
     "registry",
     "removed",

@@ -5,21 +5,21 @@ The command `bench` and the run both load models by `load_to_time` and time them
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 
+from analysis.formats import Stored
 from analysis.measure import Percentiles, Runner, Timing, judge, take_turns, torch_runner
 from analysis.models import load
 from analysis.vit import ViT
 from pruning.bundle import onnx_runner
-from pruning.files import read_result, replace_text
+from pruning.files import replace_text
 from pruning.progress import Monitor, Progress, quiet
 
 TIMINGS = "timings.json"  # in a run folder: what a bench measured
@@ -33,14 +33,17 @@ BACKENDS: dict[str, Callable[[ViT, int], Runner]] = {
 
 
 @dataclass(frozen=True)
-class BenchJob:
+class BenchJob(Stored):
     """Models to be timed in turns, at some batch sizes; frozen, hashable, to and from JSON.
 
     `threads` None means as many as torch takes.
 
     Raises:
-        ValueError: fewer than two models, one named twice, or a number below one.
+        ValueError: a value of another type, fewer than two models, one named twice, or a number below one.
     """
+
+    INDENT: ClassVar[int | None] = 2
+    NEEDED: ClassVar[tuple[str, ...]] = ("batches",)
 
     models: tuple[Named, ...]
     batches: tuple[int, ...] = (1, 8)
@@ -48,6 +51,7 @@ class BenchJob:
     rounds: int = 30
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.models) < 2 or len(set(self.models)) < len(self.models):
             raise ValueError(f"latency is measured of two models or more, each once, got {self.models}")
         if not self.batches or min(*self.batches, self.rounds, self.threads or 1, 1) < 1:
@@ -66,34 +70,28 @@ class BenchJob:
         words += ["--batch", ",".join(map(str, self.batches)), "--rounds", str(self.rounds)]
         return shlex.join([*words, *(["--threads", str(self.threads)] if self.threads else [])])
 
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal job back."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> BenchJob:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not such a job.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            models = tuple((str(name), weights) for name, weights in data.pop("models"))
-            return cls(models=models, batches=tuple(data.pop("batches")), **data)
-        except (TypeError, LookupError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not a job that times models: {error}") from error
-
 
 @dataclass(frozen=True)
-class Timings:
-    """What a bench measured: `ms[batch]` holds the percentiles of each of `models`, in their order."""
+class Timings(Stored):
+    """What a bench measured: `ms[batch]` holds the percentiles of each of `models`, in their order.
+
+    Raises:
+        ValueError: a value of another type, or not as many percentiles as models.
+    """
+
+    INDENT: ClassVar[int | None] = 1
 
     models: tuple[Named, ...]
     ms: Mapping[int, tuple[Percentiles, ...]]
     threads: int
     rounds: int
     torch: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for batch, row in self.ms.items():
+            if len(row) != len(self.models):
+                raise ValueError(f"`ms.{batch}` must have {len(self.models)} entries, one for each model")
 
     def of(self, model: Named, batch: int) -> Percentiles:
         """Percentiles of one model."""
@@ -102,27 +100,6 @@ class Timings:
     def between(self, a: Named, b: Named, batch: int) -> Timing:
         """Speed-up and verdict of a against b."""
         return judge(self.of(a, batch), self.of(b, batch))
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives equal timings back."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Timings:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not such timings.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            models = tuple((str(name), weights) for name, weights in data.pop("models"))
-            ms = {int(batch): tuple(Percentiles(**p) for p in row) for batch, row in data.pop("ms").items()}
-            if any(len(row) != len(models) for row in ms.values()):
-                raise TypeError(f"{len(models)} models were timed, and not each has its figures")
-            return cls(models=models, ms=ms, **data)
-        except (TypeError, LookupError, AttributeError, ValueError) as error:
-            raise ValueError(f"these are no timings: {error}") from error
 
 
 def run_bench(job: BenchJob, monitor: Monitor = Monitor()) -> Timings:
@@ -190,4 +167,4 @@ def read_timings(folder: Path) -> Timings:
     Raises:
         ValueError: there are none, or they are damaged.
     """
-    return read_result(folder / TIMINGS, Timings.from_json)
+    return Timings.read(folder / TIMINGS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ClassVar, TypeVar
 
+from analysis.formats import Stored
 from analysis.measure import Evaluation
 from pruning.files import replace_text
 from pruning.jobs.prune_result import PruneResult
@@ -18,39 +17,53 @@ EVALUATIONS = "evaluations.json"  # in a run folder: what each model said of eve
 Measured = TypeVar("Measured", PruneResult, RecoverResult)
 
 
+@dataclass(frozen=True)
+class Evaluations(Stored):
+    """How the models of a run did on its test images.
+
+    `before` is the dense model or the teacher, `start` the smaller one before fine-tuning if there was
+    any, `after` the result.
+
+    Raises:
+        ValueError: a value of another type, or not one of each list for every image.
+    """
+
+    MOST_BYTES: ClassVar[int] = 2**30
+
+    before: Evaluation
+    start: Evaluation | None
+    after: Evaluation
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for when in ("before", "start", "after"):
+            one: Evaluation | None = getattr(self, when)
+            if one is None:
+                continue
+            for name in ("predictions", "labels", "confidences"):
+                if len(getattr(one, name)) != one.images:
+                    raise ValueError(f"`{when}.{name}` must have one entry for each of {one.images} images")
+
+    @classmethod
+    def of(cls, result: PruneResult | RecoverResult) -> Evaluations:
+        """Those of a result."""
+        return cls(result.before, result.start, result.after)
+
+
 def save_evaluations(result: Measured, monitor: Monitor) -> Measured:
     """Keep in the monitor's folder, if it has one, what the report leaves out; returns the result.
 
-    `before` is the dense model or the teacher, `start` the smaller one before fine-tuning if there was
-    any, `after` the result. It is written before the bundle, so that a finished run always has it.
+    It is written before the bundle, so that a finished run always has it.
     """
-    if monitor.folder is None:
-        return result
-    found = {"before": result.before, "start": result.start, "after": result.after}
-    written = {when: None if one is None else asdict(one) for when, one in found.items()}
-    replace_text(monitor.folder / EVALUATIONS, json.dumps(written) + "\n")
+    if monitor.folder is not None:
+        replace_text(monitor.folder / EVALUATIONS, Evaluations.of(result).to_json())
     return result
 
 
-def read_evaluations(folder: Path) -> dict[str, Evaluation | None]:
+def read_evaluations(folder: Path) -> Evaluations:
     """What `save_evaluations` wrote into a run folder.
 
     Raises:
         ValueError: it is not there, or damaged.
     """
-    file = folder / EVALUATIONS
-    try:
-        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return {when: None if data[when] is None else _evaluation(data[when]) for when in _WHEN}
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
-    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-
-
-_WHEN = ("before", "start", "after")
-
-
-def _evaluation(data: Mapping[str, Any]) -> Evaluation:
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
-    return Evaluation(**values)
+    return Evaluations.read(folder / EVALUATIONS)

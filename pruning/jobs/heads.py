@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from analysis.data import ImageSet, open_data
+from analysis.formats import Stored
 from analysis.models import LoadedModel, load
 from pruning.criteria import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
-from pruning.files import read_result, replace_text
+from pruning.files import replace_text
 from pruning.progress import Monitor, Progress, quiet
 from pruning.tracked import RepeatableBatches, tracked
 
@@ -20,14 +20,16 @@ READING = "heads.json"  # in a run folder: what was measured
 
 
 @dataclass(frozen=True)
-class HeadsJob:
+class HeadsJob(Stored):
     """The model whose heads are measured, by every measure, and the images; frozen, hashable, JSON.
 
     `images` are taken from the calibration part of `data`, at most.
 
     Raises:
-        ValueError: fewer than one image.
+        ValueError: a value of another type, or fewer than one image.
     """
+
+    INDENT: ClassVar[int | None] = 2
 
     model: str
     data: str
@@ -36,7 +38,8 @@ class HeadsJob:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
+        super().__post_init__()
+        if self.images < 1:
             raise ValueError(f"heads are measured on at least 1 image, got {self.images!r}")
 
     def command(self) -> str:
@@ -45,23 +48,6 @@ class HeadsJob:
         words += ["--weights", self.weights] if self.weights else []
         words += ["--data", self.data, "--images", str(self.images)]
         return shlex.join([*words, *(["--seed", str(self.seed)] if self.seed else [])])
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal job back."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> HeadsJob:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not such a job.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            return cls(**data)
-        except (TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not a job that measures heads: {error}") from error
 
 
 def run_heads(job: HeadsJob, monitor: Monitor = Monitor()) -> HeadReading:
@@ -117,4 +103,4 @@ def open_reading(folder: Path) -> HeadReading:
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    return read_result(folder / READING, HeadReading.from_json)
+    return HeadReading.read(folder / READING)

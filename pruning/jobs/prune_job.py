@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import ClassVar
 
+from analysis.formats import Stored
 from analysis.vit import Architecture
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
-from pruning.cut import Head, HeadLocks, Ratios, format_heads, preset_ratios
+from pruning.cut import HeadLocks, Ratios, format_heads, preset_ratios
 from pruning.methods import METHODS, Request
 from pruning.options import Options, Value, parse_option
 from pruning.training import option_words, read_recovery
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Stored):
     """Everything a pruning run depends on; frozen, hashable, to and from JSON.
 
     `model`, `weights` and `data` are what the command line takes. Ratios are given, or named by
@@ -37,8 +37,11 @@ class Job:
     room for all tokens keeps them.
 
     Raises:
-        ValueError: an unknown method or option, or a value out of its range.
+        ValueError: a value of another type or out of its range, or an unknown method or option.
     """
+
+    INDENT: ClassVar[int | None] = 2
+    NEEDED: ClassVar[tuple[str, ...]] = ("ratios", "options")
 
     model: str
     data: str
@@ -59,6 +62,7 @@ class Job:
     skip_unread: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _known(self.method)
         if self.preset is not None and not self.ratios.removes_nothing:
             raise ValueError("give a preset or ratios, not both")
@@ -78,7 +82,7 @@ class Job:
             return
         if self.heads_by not in CRITERIA or "heads" not in CRITERIA[self.heads_by].ranks:
             able = ", ".join(name for name, criterion in CRITERIA.items() if "heads" in criterion.ranks)
-            raise ValueError(f"heads can be removed first by {able}, got {self.heads_by!r}")
+            raise ValueError(f"heads can be removed first by {able}, got heads_by {self.heads_by!r}")
         if not method.heads_first:
             raise ValueError(f"{self.method} ranks the heads itself: leave out heads-by")
         heads = self.ratios.heads
@@ -185,37 +189,6 @@ class Job:
         if self.recovery is not None:
             words += ["--recover", *option_words(self.recovery)]
         return shlex.join([*words, "--out", out])
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal Job back."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not a job.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            ratios: dict[str, Any] = data.pop("ratios")
-            ratios = {name: tuple(v) if isinstance(v, list) else v for name, v in ratios.items()}
-            options = tuple((name, value) for name, value in data.pop("options"))
-            budget = data.pop("budget", None)  # older jobs have none
-            budget = Budget(**budget) if budget else None
-            recovery = data.pop("recovery", None)
-            recovery = None if recovery is None else tuple((name, value) for name, value in recovery)
-            locks = {name: _heads(found) for name, found in data.pop("locks", {}).items()}
-            known: dict[str, Any] = {"options": options, "budget": budget, "recovery": recovery}
-            known["locks"] = HeadLocks(**locks)
-            return cls(**data, **known, ratios=Ratios(**ratios))
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not a PruneScope job: {error}") from error
-
-
-def _heads(listed: list[list[int]]) -> tuple[Head, ...]:
-    return tuple((block, head) for block, head in listed)
 
 
 def method_options(method: str, written: Iterable[tuple[str, str]]) -> tuple[tuple[str, Value], ...]:

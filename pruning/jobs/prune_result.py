@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,7 +44,7 @@ class PruneResult:
             "model": self.job.model,
             "method": self.job.method,
             "data": self.job.data,
-            "job": json.loads(self.job.to_json()),
+            "job": self.job.to_data(),
             "fine_tuned": self.job.trains,
         }
         report |= cost_report(self.dense.model.arch, self.pruned.model.arch)

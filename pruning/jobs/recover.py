@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from analysis.data import open_training
+from analysis.formats import Stored
 from analysis.measure import Agreement, Evaluation, agreement, evaluate
 from analysis.models import LoadedModel, load
 from pruning.cut import Plan
@@ -40,7 +40,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class RecoverJob:
+class RecoverJob(Stored):
     """Everything a recovery depends on; frozen, hashable, to and from JSON.
 
     The model `model`, usually a pruned one, is fine-tuned with `teacher`, usually the dense one. It
@@ -49,8 +49,11 @@ class RecoverJob:
     options; `limit` caps the test images.
 
     Raises:
-        ValueError: an unknown option, or a value out of its range.
+        ValueError: a value of another type or out of its range, or an unknown option.
     """
+
+    INDENT: ClassVar[int | None] = 2
+    NEEDED: ClassVar[tuple[str, ...]] = ("options",)
 
     model: str
     teacher: str
@@ -63,6 +66,7 @@ class RecoverJob:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 image, got {self.limit}")
         _ = self.recovery
@@ -86,23 +90,6 @@ class RecoverJob:
         for name, value in given.items():
             words += [f"--{name}", str(value)] if value else []
         return shlex.join([*words, *option_words(self.options), "--out", out])
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal job back."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> RecoverJob:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not a recovery job.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            return cls(options=tuple((name, value) for name, value in data.pop("options")), **data)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not a PruneScope recovery job: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -139,7 +126,7 @@ class RecoverResult:
             "model": self.job.teacher,
             "method": "recover",
             "data": self.job.test_data or self.job.data,
-            "job": json.loads(self.job.to_json()),
+            "job": self.job.to_data(),
             "fine_tuned": True,
             "recovery": asdict(self.job.recovery),
         }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from analysis.formats import Stored, dump, in_file, parse, read_text
 from analysis.models import LoadedModel
 from pruning.bundle import is_bundle, write_bundle
 from pruning.cut import Plan
@@ -51,13 +51,13 @@ def save(result: Result, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class RunKind:
-    """A kind of run: its job, a frozen dataclass with `to_json`, `from_json` and `command`, and its work.
+    """A kind of run: its job, a format with a `command`, and its work.
 
     `write` puts what `execute` gives into the run folder under the name `output`, where all of it appears
     at once: from then on the run needs no more work. `output` is a bundle or a file.
     """
 
-    job: type[Any]
+    job: type[Stored]
     execute: Callable[[Any, Monitor], Any]
     title: str
     output: str = BUNDLE
@@ -100,7 +100,7 @@ def pack(job: Any) -> str:
     Raises:
         ValueError: no kind of run takes such a job.
     """
-    return json.dumps({"kind": kind_of(job)} | json.loads(job.to_json()), indent=2) + "\n"
+    return dump({"kind": kind_of(job)} | job.to_data(), indent=2)
 
 
 def unpack(text: str) -> tuple[str, Any]:
@@ -109,14 +109,26 @@ def unpack(text: str) -> tuple[str, Any]:
     Raises:
         ValueError: not JSON, an unknown kind, or not a job of that kind.
     """
+    data = parse(text)
+    if not isinstance(data, dict) or "kind" not in data:
+        raise ValueError(f"this must be an object with a `kind`, one of {', '.join(RUN_KINDS)}")
+    name = data.pop("kind")
+    if not isinstance(name, str) or name not in RUN_KINDS:
+        raise ValueError(f"`kind` must be one of {', '.join(RUN_KINDS)}, got {name!r:.60}")
+    return name, RUN_KINDS[name].job.from_data(data)
+
+
+def read_job(file: Path) -> tuple[str, Any]:
+    """Kind and job that lie in a file.
+
+    Raises:
+        ValueError: it cannot be read, or as `unpack`.
+    """
+    text = read_text(file)
     try:
-        data: dict[str, Any] = json.loads(text)
-        name = data.pop("kind")
-        kind = RUN_KINDS[name]
-    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
-        listed = ", ".join(RUN_KINDS)
-        raise ValueError(f"a job is a JSON object with a kind, one of {listed}; this is not one") from error
-    return name, kind.job.from_json(json.dumps(data))
+        return unpack(text)
+    except ValueError as error:
+        raise in_file(file, error) from error
 
 
 def words(job: Any) -> str:

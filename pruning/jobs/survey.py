@@ -7,18 +7,17 @@ the command line and in the app, read it from there.
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import msgspec
 import torch
 from torch import Tensor
 
+from analysis.formats import Checked, Stored
 from pruning import cache
 from pruning.budget import Budget, Sensitivities
 from pruning.criteria import weights_id
@@ -37,15 +36,18 @@ _MEASURED_AS = 1  # raised when sensitivities are measured in another way, so th
 
 
 @dataclass(frozen=True)
-class SurveyJob:
+class SurveyJob(Stored):
     """What a survey depends on: the fields of a pruning job that play a part before anything is cut.
 
     `images` are the calibration images that sensitivities are measured on, at most; `removed` the
     heads that are locked to go, without which the model is measured.
 
     Raises:
-        ValueError: an unknown method or option, one that cannot narrow a single block, or no images.
+        ValueError: a value of another type, an unknown method or option, one that cannot narrow a single
+            block, or no images.
     """
+
+    INDENT: ClassVar[int | None] = 2
 
     model: str
     data: str
@@ -58,10 +60,11 @@ class SurveyJob:
     removed: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "removed", HeadLocks(remove=self.removed).remove)
         _ = self.pruning_job  # checks the rest
         require_narrowing(METHODS[self.method])
-        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
+        if self.images < 1:
             raise ValueError(f"images must be a whole number of at least 1, got {self.images!r}")
 
     @classmethod
@@ -114,25 +117,6 @@ class SurveyJob:
         for name, number in self.options:
             words += ["--option", f"{name}={number}"]
         return shlex.join(words)
-
-    def to_json(self) -> str:
-        """Serialise; `from_json` gives an equal job back."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> SurveyJob:
-        """Rebuild from `to_json`.
-
-        Raises:
-            ValueError: not JSON, or not such a job.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            options = tuple((name, value) for name, value in data.pop("options", ()))
-            removed = tuple((block, head) for block, head in data.pop("removed", ()))
-            return cls(options=options, removed=removed, **data)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is not a job that measures sensitivities: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -190,8 +174,8 @@ def kept_survey(run: Prepared, images: int | None = None) -> Survey | None:
     """The survey of a run's model if it was measured before; None if it was not, or is damaged."""
     file = cache.kept_file(_KIND, survey_key(run, images or _images(run)))
     try:
-        return _read(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it is measured again, and written anew
+        return read_survey(file) if file.exists() else None
+    except ValueError:  # it is measured again, and written anew
         return None
 
 
@@ -225,7 +209,8 @@ def save_survey(result: SurveyResult, file: Path) -> None:
 # ---- on disk
 
 
-class _Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True)
+class _Scores(Checked):
     """`Scores` as lists of numbers."""
 
     qk: tuple[tuple[tuple[float, ...], ...], ...]
@@ -235,28 +220,33 @@ class _Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embed: tuple[float, ...]
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    version: int
+@dataclass(frozen=True)
+class _File(Stored):
+    """What is kept of a survey."""
+
     sensitivities: Sensitivities
     scores: _Scores | None
 
 
 def _written(survey: Survey) -> str:
-    return msgspec.json.encode(_File(1, survey.sensitivities, _as_lists(survey.scores))).decode() + "\n"
+    return _File(survey.sensitivities, _as_lists(survey.scores)).to_json()
 
 
-def _read(text: str) -> Survey:
-    found = msgspec.json.decode(text, type=_File)
-    if found.version != 1:
-        raise ValueError(f"this survey is of version {found.version}, and this PruneScope reads version 1")
+def read_survey(file: Path) -> Survey:
+    """What `save_survey` wrote, or what was kept.
+
+    Raises:
+        ValueError: it is not there, or damaged.
+    """
+    found = _File.read(file)
     return Survey(found.sensitivities, None if found.scores is None else _as_scores(found.scores))
 
 
 def _as_lists(scores: Scores | None) -> _Scores | None:
     if scores is None:
         return None
-    rows = {name: tuple(block.tolist() for block in getattr(scores, name)) for name in _PER_BLOCK}
-    return msgspec.convert(rows | {"embed": scores.embed.tolist()}, _Scores)
+    rows: dict[str, Any] = {name: [block.tolist() for block in getattr(scores, name)] for name in _PER_BLOCK}
+    return _Scores(**rows, embed=tuple(scores.embed.tolist()))
 
 
 def _as_scores(lists: _Scores) -> Scores:

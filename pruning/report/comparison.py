@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,10 @@ from analysis.data import ImageSet
 from analysis.measure import Agreement, Cost, Evaluation, agreement, cost, ece, front
 from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, architecture
 from analysis.vit import Architecture
-from pruning.bundle import REPORT_FILE, is_bundle
-from pruning.cut import Indices, Plan, kept_heads, read_heads
-from pruning.jobs import Named, Timings
-from pruning.runs import FinishedRun, Heads, read_plan, stage
+from pruning.bundle import Report, is_bundle
+from pruning.cut import Indices, Plan, kept_heads
+from pruning.jobs import Named, Timings, read_report
+from pruning.runs import FinishedRun, Heads, read_plan
 from pruning.wording import base_name
 
 DENSE = "dense"
@@ -168,14 +167,11 @@ def of_bundle(folder: Path, result: Evaluation) -> ComparedModel:
     Raises:
         ValueError: it is no bundle, or damaged.
     """
-    try:
-        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        report = {}  # what is not known is left out
-    report = report if isinstance(report, dict) else {}
-    when = stage(report) if "method" in report else ""
-    arch, plan, heads = architecture(str(folder)), read_plan(folder), read_heads(report.get("heads"))
-    return ComparedModel(folder.name, folder.name, (str(folder), None), arch, result, when, plan, heads=heads)
+    report = read_report(folder) or Report()
+    when = report.stage if report.method else ""
+    arch, plan = architecture(str(folder)), read_plan(folder)
+    source = (str(folder), None)
+    return ComparedModel(folder.name, folder.name, source, arch, result, when, plan, heads=report.heads)
 
 
 def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]:

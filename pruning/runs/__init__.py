@@ -1,7 +1,7 @@
 """Run folders: started, watched, cancelled, resumed and read."""
 
 from pruning.runs import finished
-from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan, stage
+from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan
 from pruning.runs.folder import CANCEL, JOB, Run, list_runs, log, read, report, runs_root
 from pruning.runs.launch import cancel, resume, start
 from pruning.runs.metrics import Metrics, read_metrics
@@ -27,6 +27,5 @@ __all__ = [
     "report",
     "resume",
     "runs_root",
-    "stage",
     "start",
 ]

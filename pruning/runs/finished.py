@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +11,9 @@ from analysis.data import ImageSet, open_training
 from analysis.measure import Agreement, Evaluation, agreement
 from analysis.models import LoadedModel, architecture
 from analysis.vit import Architecture
-from pruning.bundle import PLAN_FILE, REPORT_FILE
-from pruning.cut import Indices, Plan, read_heads
-from pruning.jobs import Job, Named, RecoverJob, evaluations, image_sets
+from pruning.bundle import PLAN_FILE, Report
+from pruning.cut import Indices, Plan
+from pruning.jobs import Job, Named, RecoverJob, evaluations, image_sets, read_report
 from pruning.runs import folder as runs
 
 Heads = tuple[Indices | None, ...]  # of each block
@@ -73,7 +71,8 @@ class FinishedRun:
         Raises:
             ValueError: the report is damaged.
         """
-        return next((heads for place in self._bundles if (heads := read_kept(place)) is not None), None)
+        reports = (read_report(place) for place in self._bundles)
+        return next((report.heads for report in reports if report and report.heads is not None), None)
 
     @property
     def _bundles(self) -> list[Path]:
@@ -82,34 +81,28 @@ class FinishedRun:
         return [self.bundle, *([Path(self._placed(job.model))] if isinstance(job, RecoverJob) else [])]
 
     @cached_property
-    def report(self) -> Mapping[str, Any]:
+    def report(self) -> Report:
         """The figures that lie in the bundle."""
-        return runs.report(self.run) or {}
+        return runs.report(self.run) or Report()
 
     @cached_property
-    def _evaluations(self) -> dict[str, Evaluation | None]:
+    def _evaluations(self) -> evaluations.Evaluations:
         return evaluations.read_evaluations(self.run.folder)
 
     @property
     def before(self) -> Evaluation:
         """Accuracy of the dense model."""
-        return self._evaluation("before")
+        return self._evaluations.before
 
     @property
     def start(self) -> Evaluation | None:
         """Accuracy between pruning and fine-tuning, if the run fine-tuned."""
-        return self._evaluations["start"]
+        return self._evaluations.start
 
     @property
     def after(self) -> Evaluation:
         """Accuracy of the smaller model."""
-        return self._evaluation("after")
-
-    def _evaluation(self, when: str) -> Evaluation:
-        found = self._evaluations[when]
-        if found is None:
-            raise ValueError(f"{self.run.folder / evaluations.EVALUATIONS} is damaged: it has no {when!r}")
-        return found
+        return self._evaluations.after
 
     @cached_property
     def agreement(self) -> Agreement:
@@ -119,12 +112,12 @@ class FinishedRun:
     @property
     def seconds(self) -> float:
         """How long the work took."""
-        return float(self.report.get("seconds", self.run.seconds))
+        return self.run.seconds if self.report.seconds is None else self.report.seconds
 
     @property
     def when(self) -> str:
         """Before or after fine-tuning: said with every accuracy."""
-        return stage(self.report)
+        return self.report.stage
 
     @property
     def data(self) -> str:
@@ -164,38 +157,10 @@ def is_finished(run: runs.Run) -> bool:
     return run.state == "done" and isinstance(run.job, Job | RecoverJob) and run.bundle is not None
 
 
-def stage(report: Mapping[str, Any]) -> str:
-    """Whether the figures of a report were measured before or after fine-tuning."""
-    return "after fine-tuning" if report.get("fine_tuned") else "before fine-tuning"
-
-
-def read_kept(bundle: Path) -> Heads | None:
-    """Which heads stay, as a bundle's report says; None if it says nothing.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    file = bundle / REPORT_FILE
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        return read_heads(report.get("heads"))
-    except OSError:
-        return None
-    except (AttributeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-
-
 def read_plan(bundle: Path) -> Plan | None:
     """The plan that lies in a bundle, None if there is none.
 
     Raises:
         ValueError: it is damaged.
     """
-    try:
-        text = (bundle / PLAN_FILE).read_text(encoding="utf-8")
-    except OSError:
-        return None
-    try:
-        return Plan.from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{bundle / PLAN_FILE} is damaged: {error}") from error
+    return Plan.find(bundle / PLAN_FILE)

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.bundle import REPORT_FILE, is_bundle
-from pruning.jobs import registry
+from pruning.bundle import Report, is_bundle
+from pruning.jobs import read_report, registry
 from pruning.runs.file_lock import is_held
 from pruning.runs.status import ACTIVE, Status, this_host
 from pruning.wording import duration
@@ -106,7 +106,7 @@ class Run:
             "name": self.name,
             "folder": str(self.folder),
             "kind": self.kind,
-            "job": None if self.job is None else json.loads(self.job.to_json()),
+            "job": None if self.job is None else self.job.to_data(),
             "title": self.title,
             "state": self.state,
             "sentence": self.sentence,
@@ -171,21 +171,13 @@ def alive(folder: Path, status: Status) -> bool:
     return elsewhere and time.time() - status.beat < STALE
 
 
-def report(run: Run) -> dict[str, Any] | None:
+def report(run: Run) -> Report | None:
     """The figures before and after of a finished run, None before.
 
     Raises:
         ValueError: they are damaged.
     """
-    if run.bundle is None:
-        return None
-    try:
-        found: dict[str, Any] = json.loads((run.bundle / REPORT_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{run.bundle / REPORT_FILE} is damaged: {error}") from error
-    return found
+    return None if run.bundle is None else read_report(run.bundle)
 
 
 def log(folder: Path, lines: int = 50) -> str:
@@ -206,24 +198,21 @@ def _doing(status: Status) -> str:
 
 
 def _read_job(file: Path) -> tuple[str | None, Any | None, str | None]:
-    try:
-        return *registry.unpack(file.read_text(encoding="utf-8")), None
-    except FileNotFoundError:
+    if not file.exists():
         return None, None, f"{file.parent} holds no run, or one not copied whole: it has no {file.name}"
-    except (OSError, ValueError) as error:
-        return None, None, f"{file} cannot be read: {getattr(error, 'strerror', None) or error}"
+    try:
+        return *registry.read_job(file), None
+    except ValueError as error:
+        return None, None, str(error)
 
 
 def _read_status(folder: Path) -> tuple[Status, str | None]:
     """The status and, where it cannot be read, a sentence beside a stand-in."""
-    file = folder / STATUS
     try:
-        return Status.from_json(file.read_text(encoding="utf-8")), None
-    except FileNotFoundError:
-        return _stand_in(folder, "interrupted"), None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        return _stand_in(folder, "failed"), f"{file} cannot be read: {why}"
+        found = Status.find(folder / STATUS)
+    except ValueError as error:
+        return _stand_in(folder, "failed"), str(error)
+    return found or _stand_in(folder, "interrupted"), None
 
 
 def _stand_in(folder: Path, state: str) -> Status:

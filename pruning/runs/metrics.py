@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -10,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.formats import NotJson, Stored, dump, in_file
+
 METRICS = "metrics.jsonl"
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Stored):
     """The figures of one step of `what` was being done then, as the start number `attempt` told them."""
 
     what: str
@@ -24,37 +26,31 @@ class Point:
     values: Mapping[str, float]
 
     def to_json(self) -> str:
-        """Serialise; a value that is not finite becomes null."""
+        """Serialise as one line; a value that is not finite becomes null."""
         finite = {name: value if math.isfinite(value) else None for name, value in self.values.items()}
         axes: dict[str, Any] = {"what": self.what, "step": self.step, "time": self.time}
-        return json.dumps({**axes, "attempt": self.attempt, "values": finite})
+        return dump({"version": self.VERSION, **axes, "attempt": self.attempt, "values": finite})
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Point:
-        """Rebuild from `to_json`, without values that were not finite.
-
-        Raises:
-            ValueError: not JSON, or not a point of a curve.
-        """
-        try:
-            data: dict[str, Any] = json.loads(text)
-            numbers = {name: float(value) for name, value in data["values"].items() if value is not None}
-            when = int(data["step"]), float(data["time"]), int(data["attempt"])
-            return cls(str(data["what"]), *when, numbers)
-        except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
-            raise ValueError(f"this is not a point of a curve: {error}") from error
+    def upgraded(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Without values that were not finite."""
+        values = data.get("values")
+        if isinstance(values, dict):
+            data["values"] = {name: value for name, value in values.items() if value is not None}
+        return data
 
 
 @dataclass(frozen=True)
 class Metrics:
     """The figures of a run's curves so far, in the order of time; steps rise within each `what`.
 
-    `read_bytes` of the file are in it; `attempt` is the last start that added to it.
+    `read_bytes` and `lines` of the file are in it; `attempt` is the last start that added to it.
     """
 
     points: tuple[Point, ...] = ()
     read_bytes: int = 0
     attempt: int = 0
+    lines: int = 0
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -77,11 +73,20 @@ def read_metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
 
     Where a run went on from a checkpoint, what came after that in an earlier attempt is left out, and so
     is what is left of a line that a killed process was writing.
+
+    Raises:
+        ValueError: a whole line that is no point of a curve, or more than `MOST_BYTES` at once.
     """
+    file = folder / METRICS
     try:
-        with (folder / METRICS).open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) < known.read_bytes:
+        with file.open("rb") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            if end < known.read_bytes:
                 known = Metrics()  # another file
+            if end - known.read_bytes > MOST_BYTES:
+                raise ValueError(
+                    f"{file} is too large: {end:,} bytes, at most {MOST_BYTES:,} are read at once"
+                )
             stream.seek(known.read_bytes)
             fresh = stream.read()
     except OSError:
@@ -89,17 +94,19 @@ def read_metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
     whole = fresh[: fresh.rfind(b"\n") + 1]
     if not whole:
         return known
-    points, attempt = list(known.points), known.attempt
-    for line in whole.splitlines():
+    points, attempt, lines = list(known.points), known.attempt, whole.splitlines()
+    for number, line in enumerate(lines, known.lines + 1):
         try:
             point = Point.from_json(line)
-        except ValueError:
+        except NotJson:
             continue  # torn
+        except ValueError as error:
+            raise in_file(f"{file}, line {number}", error) from error
         if point.attempt > attempt:
             del points[_first_told_again(points, point) :]
         attempt = max(attempt, point.attempt)
         points.append(point)
-    return Metrics(tuple(points), known.read_bytes + len(whole), attempt)
+    return Metrics(tuple(points), known.read_bytes + len(whole), attempt, known.lines + len(lines))
 
 
 def _first_told_again(points: list[Point], fresh: Point) -> int:

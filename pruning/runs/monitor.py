@@ -102,7 +102,7 @@ class RunMonitor(Monitor):
                 self._status, step=step, epoch=self._status.epoch if epoch is None else epoch, figures=figures
             )
         point = Point(self._status.what, step, time.time(), self._status.attempt, values)
-        append_line(self.folder / METRICS, point.to_json())
+        append_line(self.folder / METRICS, point.to_json().rstrip("\n"))
         if self._boards is None:
             self._boards = TensorBoard(self.folder), MLflow(self.folder, self._job, self.note)
         for board in self._boards:

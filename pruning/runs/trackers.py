@@ -83,7 +83,7 @@ class MLflow:
             mlflow.set_experiment("prunescope")
         run = mlflow.start_run(run_name=folder.name)
         known.write_text(run.info.run_id + "\n", encoding="utf-8")
-        mlflow.log_params({name: _short(value) for name, value in job.items()})
+        mlflow.log_params({name: _short(value) for name, value in job.items() if name != "version"})
 
     def add(self, what: str, step: int, values: Mapping[str, float]) -> None:
         """Figures of one step."""

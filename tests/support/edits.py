@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def edits(data: Any) -> Iterator[Edit]:
 
 def places(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """The path to everything inside; of a list to its first and last."""
-    keys = data if isinstance(data, dict) else sorted({0, len(data) - 1} - {-1})
+    keys = data if isinstance(data, dict) else range(len(data))[:: max(len(data) - 1, 1)]
     for key in keys:
         yield (*path, key)
         if isinstance(data[key], dict | list):
@@ -81,35 +81,53 @@ def require_refused(
     file: Path,
     read: Callable[[], object],
     fine: Collection[str] = (),
+    depends: Collection[str] = (),
     named: Callable[[str], str] = lambda name: name,
 ) -> int:
     """Make every edit of a file in turn: each is a sentence that names file and field; returns how many.
 
-    `fine` are edits that the format allows, `name: what` with patterns in both, and that are read as well;
-    `named` gives the name that stands in the sentence, where it is not the field's own. Raises what `read`
-    raises, if that is anything but a ValueError.
+    `fine` are edits that the format allows, `name: what` with patterns in both: they are read as well.
+    Whether those in `depends` are depends on other fields. `named` gives the name that stands in the
+    sentence where it is not the field's own, or several with | between them. What `read` raises is raised,
+    if it is anything but a ValueError.
     """
     before = file.read_bytes()
     data, count = json.loads(before), 0
     allowed = [re.compile(pattern) for pattern in (*fine, "version: missing")]
-    unused = set(allowed)
     for edit in edits(data):
         file.write_text(json.dumps(edit.data), encoding="utf-8")
         sentence = _refusal(read)
-        fits = [pattern for pattern in allowed if pattern.fullmatch(f"{edit.name}: {edit.what}")]
-        unused -= set(fits)
-        if fits:
-            assert sentence is None, f"{edit.name}: {edit.what} is allowed: {sentence}"
+        said = f"{edit.name}: {edit.what}"
+        if any(re.fullmatch(pattern, said) for pattern in depends):
+            continue
+        if any(pattern.fullmatch(said) for pattern in allowed):
+            assert sentence is None, f"{said} is allowed: {sentence}"
             continue
         assert sentence is not None, f"{edit.name} was read as {edit.what}"
-        name = named(edit.name)
         assert file.name in sentence and "\n" not in sentence, sentence
-        assert re.search(rf"(?<![\w.\]]){re.escape(name)}(?![\w\[]|\.\w)", sentence), f"{edit}: {sentence}"
+        assert any(_stands_in(name, sentence) for name in named(edit.name).split("|")), f"{edit}: {sentence}"
         count += 1
-    assert not unused, unused
     file.write_bytes(before)
     read()
     return count
+
+
+def taken(kind: type, place: str = "", needed: Collection[str] = ()) -> list[str]:
+    """Edits that a dataclass takes: a field that has a default is missing, one that may be null is that."""
+    fine = []
+    for field in fields(kind):
+        name, annotation = re.escape(place + field.name), str(field.type)
+        if field.name not in needed and (field.default, field.default_factory) != (MISSING, MISSING):
+            fine.append(f"{name}: missing")
+        if annotation.endswith("| None"):
+            types = {"str": "text", "int": "whole", "float": "whole|number", "tuple[tuple[str,": "list"}
+            fine.append(f"{name}: (nothing|{types.get(annotation.split()[0], 'nothing')})")
+    return fine
+
+
+def _stands_in(name: str, sentence: str) -> bool:
+    """Whether a sentence has this very name, not one that it is a part of."""
+    return re.search(rf"(?<![\w.\]]){re.escape(name)}(?![\w\[]|\.\w)", sentence) is not None
 
 
 def _refusal(read: Callable[[], object]) -> str | None:

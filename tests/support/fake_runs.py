@@ -11,10 +11,11 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.formats import Stored
 from analysis.models.load import LoadedModel
 from analysis.models.preprocess import Preprocess
 from pruning.files import replace_text
@@ -29,23 +30,13 @@ PATIENCE = 120.0  # seconds; a process needs three to import what it needs, and 
 
 
 @dataclass(frozen=True)
-class FakeJob:
+class FakeJob(Stored):
     """Counts to `steps`, `pause` seconds each, keeping a checkpoint; `way` says what goes wrong."""
 
     steps: int = 3
     pause: float = 0.0
     way: str = ""
     method: str = "counting"
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> FakeJob:
-        try:
-            return cls(**json.loads(text))
-        except TypeError as error:
-            raise ValueError(f"not a fake job: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class FakeResult:
     plan: None = None
 
     def report(self) -> dict[str, Any]:
-        return {"method": "counting", "counted": self.counted}
+        return {"method": "counting", "images": self.counted}
 
 
 def count(job: FakeJob, monitor: Monitor) -> FakeResult:
@@ -125,4 +116,4 @@ def in_thread(folder: Path, **options: Any) -> threading.Thread:
 
 def point(step: int, attempt: int = 1, what: str = "Training", **values: float) -> str:
     """A line of metrics."""
-    return metrics.Point(what, step, 0.0, attempt, values).to_json() + "\n"
+    return metrics.Point(what, step, 0.0, attempt, values).to_json()

@@ -666,7 +666,8 @@ def test_every_field_of_a_bundle_is_held_to_its_type(bundle):
     optional = [field.name for field in fields(Architecture) if field.default is not MISSING]
     size = lambda name: re.sub(r"(_size)\[.\]", r"\1", name)
     assert (
-        require_refused(bundle / "architecture.json", read, [f"({'|'.join(optional)}): missing"], size) > 150
+        require_refused(bundle / "architecture.json", read, [f"({'|'.join(optional)}): missing"], (), size)
+        > 150
     )
     fine = ["(interpolation|crop_pct|crop_mode): missing"]
     assert require_refused(bundle / "preprocess.json", read, fine) > 80

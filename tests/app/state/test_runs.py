@@ -94,7 +94,7 @@ def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) 
 def test_a_measured_baseline_is_that_of_the_run() -> None:
     app = pruned()
     go(app, "")
-    found = evaluations.read_evaluations(only_run().folder)["before"]
+    found = evaluations.read_evaluations(only_run().folder).before
     assert found is not None
     assert app.metric[3].value == wording.percent(found.top1)
 
@@ -180,7 +180,7 @@ def test_a_damaged_run_is_one_sentence() -> None:
     run = left_behind()
     (run.folder / runs.JOB).write_text("{")
     app = start("recover")
-    assert "job.json cannot be read" in app.error[0].value
+    assert "job.json is not JSON" in app.error[0].value
     assert not app.exception and "run-panel-resume" not in [button.key for button in app.button]
     for page in ("prune", "compare", "export"):
         go(app, page)
@@ -249,11 +249,11 @@ def test_evaluations_come_back_as_they_were(tmp_path: Path) -> None:
     done = carry_out(SLOW)
     found = evaluations.read_evaluations(done.folder)
     report = json.loads((done.folder / runs.BUNDLE / "report.json").read_text())
-    assert found["start"] is None and found["before"] is not None and found["after"] is not None
-    assert (found["before"].top1, found["after"].top1) == (report["top1_before"], report["top1_after"])
-    assert found["after"].images == len(found["after"].predictions) == 10
+    assert found.start is None
+    assert (found.before.top1, found.after.top1) == (report["top1_before"], report["top1_after"])
+    assert found.after.images == len(found.after.predictions) == 10
     (done.folder / evaluations.EVALUATIONS).write_text('{"before": {}}')
-    with pytest.raises(ValueError, match=r"evaluations\.json is damaged"):
+    with pytest.raises(ValueError, match=r"evaluations\.json: `before.top1` is missing"):
         evaluations.read_evaluations(done.folder)
 
 

@@ -56,11 +56,11 @@ def test_models_stand_side_by_side(two: list[runs.Run]) -> None:
     for run, column in zip(two, table.columns[1:], strict=True):
         report = runs.report(run)
         assert report is not None
-        assert table.loc["Parameters", column].startswith(f"{report['params_after']:,} (-")
-        assert table.loc["Top-1", column].startswith(f"{100 * report['top1_after']:.1f}")
-        low, high = 100 * report["top1_low_after"], 100 * report["top1_high_after"]
+        assert table.loc["Parameters", column].startswith(f"{report.params_after:,} (-")
+        assert table.loc["Top-1", column].startswith(f"{100 * report.top1_after:.1f}")
+        low, high = 100 * report.top1_low_after, 100 * report.top1_high_after
         assert table.loc["95 % interval", column].startswith(f"{low:.1f} to {high:.1f}")
-        assert table.loc["Agreement with dense", column].startswith(f"{100 * report['agreement']:.1f}")
+        assert table.loc["Agreement with dense", column].startswith(f"{100 * report.agreement:.1f}")
     assert "Latency, batch 1" not in table.index
     assert "run 2" in text(app) and not app.error
     app.number_input(key="compare-block").set_value(0).run()
@@ -153,7 +153,7 @@ def test_damaged_timings_are_a_sentence(two: list[runs.Run]) -> None:
     (found.folder / TIMINGS).write_text("{")
     comparison._timings.clear()
     app = compare("Latency", chosen=two[:1])
-    assert "is damaged" in app.error[0].value and not app.exception
+    assert "timings.json is not JSON" in app.error[0].value and not app.exception
 
 
 def test_a_bundle_of_no_run_is_measured_on_the_same_images(two: list[runs.Run], tmp_path: Path) -> None:

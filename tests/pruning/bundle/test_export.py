@@ -202,7 +202,10 @@ def test_a_bundle_exported_again_keeps_its_plan_and_report(tmp_path: Path) -> No
     first = write_bundle(tmp_path / "first", small, PREPROCESS, name="demo", report=REPORT, plan=plan)
     loaded = read_bundle(first)
     second = export_formats(loaded, ["bundle"], tmp_path / "second")["bundle"]
-    assert json.loads((second / "report.json").read_text(encoding="utf-8")) == {"model": "demo"} | REPORT
+    assert (
+        json.loads((second / "report.json").read_text(encoding="utf-8"))
+        == {"version": 1, "model": "demo"} | REPORT
+    )
     assert Plan.from_json((second / "plan.json").read_text(encoding="utf-8")) == plan
     with pytest.raises(ValueError, match="already holds"):
         export_formats(loaded, ["bundle", "onnx"], second)
@@ -211,7 +214,8 @@ def test_a_bundle_exported_again_keeps_its_plan_and_report(tmp_path: Path) -> No
     assert "from `demo` with the method `snp`" in (second / "README.md").read_text(encoding="utf-8")
     for damage, message in (
         ("{", r"report\.json is not JSON"),
-        ("[]", r"report\.json must hold a JSON object"),
+        ("[]", r"report\.json must be an object, got a list"),
+        ('{"images": "20"}', r"report\.json: `images` must be a whole number or null, got text"),
     ):
         (first / "report.json").write_text(damage)
         with pytest.raises(ValueError, match=message):

@@ -79,7 +79,10 @@ def test_a_bundle_reads_back_bit_equal(save: Callable[..., Path], pruned: tuple[
     for name, value in small.state_dict().items():
         assert torch.equal(weights[name], value), name
     assert Plan.from_json((folder / "plan.json").read_text(encoding="utf-8")) == plan
-    assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == {"model": "demo"} | REPORT
+    assert (
+        json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        == {"version": 1, "model": "demo"} | REPORT
+    )
     expected = {*layout.FILES} - {*layout.EXPORTS}
     assert {path.name for path in folder.iterdir()} == expected
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever reads one reads all
@@ -88,13 +91,20 @@ def test_a_bundle_reads_back_bit_equal(save: Callable[..., Path], pruned: tuple[
 def test_no_folders_of_this_machine_travel_with_a_bundle(pruned, tmp_path: Path) -> None:
     model, plan = pruned
     paths = {"model": "/home/me/dense", "weights": "/home/me/w.pth", "calibration": "cifar10:/home/me/c"}
-    job = {**paths, "data": "/home/me/photos.zip", "method": "l1", "ratios": {"mlp": 0.5}, "seed": 0}
+    job = {
+        **paths,
+        "teacher": "hf-hub:owner/name",
+        "data": "/home/me/photos.zip",
+        "method": "l1",
+        "ratios": {"mlp": 0.5},
+        "seed": 0,
+    }
     report = {"model": "/home/me/dense", "data": "/home/me/photos.zip", "method": "l1", "job": job}
-    report |= {"recovery": {"epochs": 1}, "teacher": "hf-hub:owner/name"}
+    report |= {"recovery": {"epochs": 1}}
     folder = write_bundle(tmp_path / "b", model, PREPROCESS, name="dense, l1", report=report, plan=plan)
     told = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert told["model"] == "dense" and told["data"] == "photos.zip"
-    assert told["teacher"] == "hf-hub:owner/name" and told["recovery"] == {"epochs": 1}
+    assert told["recovery"] == {"epochs": 1}
     kept = {"model": "dense", "weights": "w.pth", "calibration": "cifar10", "data": "photos.zip"}
     assert told["job"] == job | kept
     assert not [path for path in folder.iterdir() if b"/home/me" in path.read_bytes()]

@@ -35,7 +35,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     folder = folder_of(tmp_path)
     assert main(["run", str(folder), "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
-    assert done["state"] == "done" and done["run"] == str(folder) and done["counted"] == 3
+    assert done["state"] == "done" and done["run"] == str(folder) and done["images"] == 3
     assert is_bundle(Path(done["out"]))
     assert main(["runs", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
@@ -131,7 +131,7 @@ def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data
     done = wait_for(lambda: (run := runs.read(folder)).state not in ("queued", "running") and run)
     assert done.state == "done", runs.log(folder)
     report = runs.report(done)
-    assert report["params_after"] < report["params_before"] and report["method"] == "l1"
+    assert report.params_after < report.params_before and report.method == "l1"
     assert done.status.workdir == str(tmp_path)
     assert str(done.bundle) in runs.log(folder)  # what the command prints
 

@@ -90,7 +90,7 @@ def test_a_job_carries_them_everywhere() -> None:
     old = json.loads(job.to_json())
     del old["locks"]
     assert Job.from_json(json.dumps(old)).locks == HeadLocks()
-    with pytest.raises(ValueError, match="not a PruneScope job"):
+    with pytest.raises(ValueError, match=r"no field `locks\.hold`"):
         Job.from_json(job.to_json().replace('"keep"', '"hold"'))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from analysis.vit import BlockWidths
-from pruning.cut.plan import BlockPlan, Plan, kept_heads, read_heads, within_heads
+from pruning.cut.plan import BlockPlan, Plan, kept_heads, within_heads
 from pruning.cut.surgery import cut
 from tests.support.edits import require_refused
 from tests.support.models import TINY, random_images, random_vit
@@ -92,17 +92,3 @@ def test_heads_that_stay_are_known_by_the_plan_or_where_none_is_gone() -> None:
     small = replace(TINY, blocks=(TINY.blocks[0], replace(TINY.blocks[1], heads=2)))
     assert kept_heads(None, TINY, small) == ((0, 1, 2), None)
     assert kept_heads(PLAN, TINY, PLAN.architecture(TINY)) == ((0, 2), (0, 2))
-
-
-def test_heads_in_a_report_are_read_or_refused() -> None:
-    assert read_heads(None) is None
-    assert read_heads([[0, 2], None]) == ((0, 2), None)
-    for damaged, message in (
-        (3, "heads must be a list for each block, got 3"),
-        ([1, 2], "heads must be a list for each block"),
-        ([[1, 0]], "heads must be in rising order"),
-        ([["0"]], "heads must be whole numbers"),
-        ([[]], "must keep something of heads"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            read_heads(damaged)

@@ -70,10 +70,45 @@ def test_impossible_jobs_are_refused(change: dict[str, object], message: str) ->
         replace(JOB, **change)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"ratios": {}, "options": []}'])
-def test_bad_json_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not a PruneScope job"):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "this is not JSON"),
+        ("[]", "this must be an object, got a list"),
+        ("{}", "`ratios` is missing"),
+        ('{"ratios": {}, "options": []}', "`model` is missing"),
+        ('{"model": "m", "data": "d", "ratios": {"qk": 2}, "options": []}', "`ratios`: ratio qk must be at"),
+    ],
+)
+def test_bad_json_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
         Job.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"align": "8"}, "`align` must be a whole number, got text"),
+        ({"compensate": "no"}, "`compensate` must be true or false, got text"),
+        ({"model": 5}, "`model` must be text, got a whole number"),
+        ({"limit": 20.0}, "`limit` must be a whole number or null, got a number"),
+        ({"seed": True}, "`seed` must be a whole number, got true or false"),
+        ({"seed": 10**30}, "`seed` must be a number of at most 64 bits"),
+        ({"ratios": 0.5}, "`ratios` must be an object, got a number"),
+        ({"budget": 1.0}, "`budget` must be an object or null, got a number"),
+        ({"locks": ((0, 1),)}, "`locks` must be an object, got a list"),
+        (
+            {"options": (("gamma", None),)},
+            r"`options\[0\]\[1\]` must be true or false, a whole number, a num",
+        ),
+        ({"options": (("gamma", "2"),)}, "gamma must be a whole number from 0 to 1024, got '2'"),
+        ({"recovery": (("lr", "fast"),)}, "lr must be a number from"),
+        ({"recovery": {}}, "`recovery` must be a list or null, got an object"),
+    ],
+)
+def test_what_the_command_line_and_pages_pass_in_is_checked(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        replace(JOB, **change)
 
 
 def test_the_command_shown_is_the_same_job(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -231,7 +231,7 @@ def test_bad_settings() -> None:
         Job("demo", "demo", recovery=(("temperature", 0),))
     with pytest.raises(ValueError, match=r"^limit must be at least 1 image, got 0$"):
         RecoverJob("a", "b", "demo", limit=0)
-    with pytest.raises(ValueError, match=r"^this is not a PruneScope recovery job: "):
+    with pytest.raises(ValueError, match=r"^`options` is missing$"):
         RecoverJob.from_json('{"model": "demo"}')
 
 
@@ -414,8 +414,8 @@ def test_each_training_of_a_run_has_curves_of_its_own(three: tuple[str, str, str
     assert where(found, "top1_dense") == {TRAINING: [0]}
     assert where(found, "primal_residual") == {STRUCTURING: [2]}
     report = runs.report(runs.read(tmp_path / "runs" / "one"))
-    assert report is not None and report["fine_tuned"] is True
-    assert report["job"]["model"] == "large" and str(tmp_path) not in json.dumps(report)
+    assert report is not None and report.fine_tuned is True and report.job is not None
+    assert report.job["model"] == "large" and str(tmp_path) not in report.to_json()
     assert not (tmp_path / "runs" / "one" / CHECKPOINTS).exists()  # nothing is left to go on with
     boards = [path.name for path in (tmp_path / "runs" / "one" / "tensorboard").iterdir()]
     assert sorted(boards) == ["training", "training-towards-the-structure"]

@@ -32,22 +32,28 @@ pytestmark = pytest.mark.usefixtures("fake_runs")
 def test_a_status_comes_back_from_json() -> None:
     written = status(state="running", what="Counting", share=0.5, figures={"loss": 1.5}, pid=7)
     assert Status.from_json(written.to_json()) == written
-    newer = json.dumps({**json.loads(written.to_json()), "mood": "good"})
-    assert Status.from_json(newer) == written
+    newer = json.dumps({**json.loads(written.to_json()), "mood": "good", "version": 2})
+    with pytest.raises(
+        ValueError, match=r"written by a later PruneScope \(version 2; this one reads up to 1\)"
+    ):
+        Status.from_json(newer)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not the status of a run"),
-        ('{"state": "running"', "not the status of a run"),
-        ("[1]", "not the status of a run"),
-        ('{"state": "running"}', "missing 3 required"),
+        ("", "this is not JSON"),
+        ('{"state": "running"', "this is not JSON"),
+        ("[1]", "this must be an object"),
+        ('{"state": "running"}', "`created` is missing"),
         ('{"state": "resting", "created": 1, "queued": 1, "beat": 1}', "one of queued, running"),
-        ('{"state": "done", "created": "1", "queued": 1, "beat": 1}', "created of a status must be float"),
-        ('{"state": "done", "created": NaN, "queued": 1, "beat": 1}', "created of a status must be float"),
-        ('{"state": "done", "created": 1, "queued": 1, "beat": 1, "pid": 1.5}', "pid of a status must be"),
-        ('{"state": "done", "created": 1, "queued": 1, "beat": 1, "figures": [1]}', "figures of a status"),
+        ('{"state": "done", "created": "1", "queued": 1, "beat": 1}', "`created` must be a number, got text"),
+        ('{"state": "done", "created": NaN, "queued": 1, "beat": 1}', "`created` must be a finite number"),
+        (
+            '{"state": "done", "created": 1, "queued": 1, "beat": 1, "pid": 1.5}',
+            "`pid` must be a whole number",
+        ),
+        ('{"state": "done", "created": 1, "queued": 1, "beat": 1, "figures": [1]}', "`figures` must be"),
     ],
 )
 def test_a_damaged_status_is_a_sentence(text: str, message: str) -> None:
@@ -119,12 +125,33 @@ def test_curves_are_read_as_they_grow(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_and_figures_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    torn = '{"step": 1, "time": 0, "att\n[1]\n{"step": 1}\n\xff\n'
+    torn = '{"step": 1, "time": 0, "att\n\n\xff\n'
     text = point(0, loss=2.0) + torn + point(2, loss=float("nan"), top1=float("inf"), gap=1.0)
     (tmp_path / metrics.METRICS).write_bytes(text.encode("latin1"))
     found = metrics.read_metrics(tmp_path)
     assert found.curve("loss") == ([0], [2.0]) and found.curve("gap") == ([2], [1.0])
     assert found.names == ("loss", "gap") and found.read_bytes == len(text)
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"step": 1}', point(2, loss=0.5).replace("2", '"2"', 1)])
+def test_a_line_that_was_edited_is_a_sentence(tmp_path: Path, line: str) -> None:
+    """What is torn is no JSON; what is whole and wrong was not written by a run."""
+    file = tmp_path / metrics.METRICS
+    file.write_text(point(0, loss=2.0))
+    known = metrics.read_metrics(tmp_path)
+    file.write_text(file.read_text() + point(1, loss=1.0) + line.rstrip("\n") + "\n")
+    for start in (metrics.Metrics(), known):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3(:| must be)"):
+            metrics.read_metrics(tmp_path, start)
+
+
+def test_too_long_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / metrics.METRICS).write_text(point(0, loss=2.0) * 3)
+    known = metrics.read_metrics(tmp_path)
+    monkeypatch.setattr(metrics, "MOST_BYTES", 100)
+    assert metrics.read_metrics(tmp_path, known) is known
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is too large: [\d]+ bytes, at most 100 are read"):
+        metrics.read_metrics(tmp_path)
 
 
 def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -> None:
@@ -261,9 +288,19 @@ def test_a_job_comes_back_with_its_kind() -> None:
         registry.pack("job")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"kind": "magic"}', '{"kind": []}', "[" * 100_000])
-def test_what_is_no_job_is_a_sentence(text: str) -> None:
-    with pytest.raises(ValueError, match="a kind, one of prune"):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "this is not JSON"),
+        ("[" * 100_000, "this is nested too deeply"),
+        ("[]", "this must be an object with a `kind`, one of prune, recover"),
+        ("3", "this must be an object with a `kind`"),
+        ("{}", "this must be an object with a `kind`"),
+        ('{"kind": "magic"}', "`kind` must be one of prune, recover, .*, got 'magic'"),
+        ('{"kind": []}', r"`kind` must be one of prune, recover, .*, got \[\]"),
+        ('{"kind": "prune"}', "`ratios` is missing"),
+    ],
+)
+def test_what_is_no_job_is_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}"):
         registry.unpack(text)
-    with pytest.raises(ValueError, match="not a PruneScope job"):
-        registry.unpack('{"kind": "prune"}')

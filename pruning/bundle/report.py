@@ -1,0 +1,119 @@
+"""`report.json`: the figures before and after, under the keys of the command line contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from analysis.formats import Checked, Stored, dump, plain
+from analysis.vit import BlockWidths
+from pruning.bundle.layout import REPORT_FILE
+from pruning.cut import Indices, Ratios, require_indices
+from pruning.wording import base_name
+
+_PLACES = ("model", "weights", "teacher", "teacher_weights", "data", "calibration", "test_data")
+
+
+@dataclass(frozen=True)
+class BudgetFigures(Checked):
+    """What was asked of a budget, what was got, and the widths of every block."""
+
+    kind: str
+    asked: int | float
+    got: int | float
+    predicted_kl: float
+    widths: tuple[BlockWidths, ...]
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Report(Stored):
+    """What a bundle tells of how it was made and how it does. What is not known is None, and is not written.
+
+    Accuracies are fractions; those that end in `pruned` were measured between pruning and fine-tuning.
+    Those without an ending are of a model that was trained and not pruned. `job` holds the fields of the job,
+    `heads` the heads of the dense model that stay in each block, None where that cannot be said of a block.
+    `ratios` and `preset` tell what was removed where there is no job that does.
+
+    Raises:
+        ValueError: a field of another type, or heads out of order.
+    """
+
+    INDENT: ClassVar[int | None] = 2
+
+    model: str | None = None
+    method: str | None = None
+    data: str | None = None
+    job: Mapping[str, Any] | None = None
+    fine_tuned: bool | None = None
+    recovery: Mapping[str, Any] | None = None
+    preset: str | None = None
+    ratios: Ratios | None = None
+    params_before: int | None = None
+    params_after: int | None = None
+    gmacs_before: float | None = None
+    gmacs_after: float | None = None
+    bytes_before: int | None = None
+    bytes_after: int | None = None
+    heads: tuple[Indices | None, ...] | None = None
+    budget: BudgetFigures | None = None
+    top1: float | None = None
+    top5: float | None = None
+    top1_low: float | None = None
+    top1_high: float | None = None
+    top1_before: float | None = None
+    top5_before: float | None = None
+    top1_low_before: float | None = None
+    top1_high_before: float | None = None
+    top1_pruned: float | None = None
+    top5_pruned: float | None = None
+    top1_low_pruned: float | None = None
+    top1_high_pruned: float | None = None
+    top1_after: float | None = None
+    top5_after: float | None = None
+    top1_low_after: float | None = None
+    top1_high_after: float | None = None
+    agreement: float | None = None
+    images: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for block in self.heads or ():
+            if block is not None:
+                require_indices("heads", block)
+
+    @property
+    def stage(self) -> str:
+        """Whether the figures were measured before or after fine-tuning."""
+        return "after fine-tuning" if self.fine_tuned else "before fine-tuning"
+
+    def figures(self) -> dict[str, Any]:
+        """What is known, by name."""
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: plain(value) for name, value in known.items() if value is not None}
+
+    def to_json(self) -> str:
+        """Serialise; `from_json` gives an equal report back."""
+        return dump({"version": self.VERSION} | self.figures(), self.INDENT)
+
+    def without_places(self) -> Report:
+        """The report as it may travel: models and data by their names, without the folders of one machine."""
+        top = {name: _named(name, getattr(self, name)) for name in ("model", "data")}
+        job = self.job and {name: _named(name, value) for name, value in self.job.items()}
+        return replace(self, job=job, **top)
+
+
+def find_report(bundle: Path) -> Report | None:
+    """The report that lies in a bundle, None if there is none; of its job only that it is one object.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return Report.find(bundle / REPORT_FILE)
+
+
+def _named(name: str, value: Any) -> Any:
+    return base_name(value) if name in _PLACES and isinstance(value, str) else value

@@ -1,0 +1,275 @@
+"""Every JSON file of runs and bundles: those of the previous release are read, and no edit slips through."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from analysis.models import Preprocess, architecture, load
+from analysis.vit import Architecture
+from pruning.budget.allocate import Budget
+from pruning.bundle.report import Report
+from pruning.criteria.magnitude import NoOptions
+from pruning.criteria.magnitude import l2 as l2_scores
+from pruning.cut.head_locks import HeadLocks
+from pruning.cut.ratios import Ratios
+from pruning.jobs import registry
+from pruning.jobs.bench import BenchJob, read_timings
+from pruning.jobs.evaluations import read_evaluations
+from pruning.jobs.heads import HeadsJob, open_reading
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob
+from pruning.jobs.reports import read_report
+from pruning.jobs.survey import SurveyJob, SurveyResult, read_survey, save_survey
+from pruning.methods import Survey
+from pruning.runs import finished, metrics
+from pruning.runs import folder as runs
+from pruning.runs.status import Status
+from tests.support.budgets import synthetic
+from tests.support.edits import require_refused, taken
+from tests.support.models import TINY, random_vit
+
+PREVIOUS = Path(__file__).parents[2] / "support" / "previous"  # run folders as the release before wrote them
+RUNS = sorted(path.name for path in PREVIOUS.iterdir())
+BUNDLES = [name for name in RUNS if (PREVIOUS / name / "bundle").is_dir()]
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A run folder of the previous release, with weights that fit the bundle in it."""
+    place = tmp_path / "runs" / request.param
+    shutil.copytree(PREVIOUS / request.param, place)
+    if (place / "bundle").is_dir():
+        arch = Architecture.from_json((place / "bundle" / "architecture.json").read_text())
+        save_file(dict(random_vit(arch).state_dict()), place / "bundle" / "model.safetensors")
+    return place
+
+
+of_runs = pytest.mark.parametrize("folder", RUNS, indirect=True)
+of_bundles = pytest.mark.parametrize("folder", BUNDLES, indirect=True)
+
+
+def renewed(file: Path, written: str) -> None:
+    """Write a file as today, which differs by the version alone."""
+    before, now = json.loads(file.read_text()), json.loads(written)
+    assert now == before | {"version": 1}
+    file.write_text(written)
+
+
+# ---- the files of the previous release
+
+
+@of_runs
+def test_runs_of_the_previous_release_are_read(folder: Path) -> None:
+    found = runs.read(folder)
+    assert found.problem is None and found.state == "done" and found.job is not None
+    assert found.status.workdir == "/somewhere" and "python -m pruning" in found.job.command()
+    renewed(folder / "job.json", registry.pack(found.job))
+    renewed(folder / "status.json", found.status.to_json())
+    assert runs.read(folder) == found
+    points = metrics.read_metrics(folder)
+    assert len(points.points) == (3 if (folder / metrics.METRICS).exists() else 0)
+
+
+@of_bundles
+def test_bundles_of_the_previous_release_are_read(folder: Path) -> None:
+    place = folder / "bundle"
+    loaded, report, plan = load(str(place)), read_report(place), finished.read_plan(place)
+    renewed(place / "preprocess.json", loaded.preprocess.to_json())
+    renewed(place / "architecture.json", loaded.model.arch.to_json())
+    assert report is not None
+    renewed(place / "report.json", report.to_json())
+    if plan is not None:
+        renewed(place / "plan.json", plan.to_json())
+    renewed(folder / "evaluations.json", read_evaluations(folder).to_json())
+    again = finished.FinishedRun(runs.read(folder))
+    assert (again.arch, again.report, again.plan) == (loaded.model.arch, report, plan)
+    assert again.report.top1_after == again.after.top1 and again.before.images == 6
+
+
+def test_results_of_the_previous_release_are_read(tmp_path: Path) -> None:
+    for name in ("bench/timings.json", "heads/heads.json"):
+        (tmp_path / Path(name).name).write_bytes((PREVIOUS / name).read_bytes())
+    renewed(tmp_path / "timings.json", read_timings(tmp_path).to_json())
+    renewed(tmp_path / "heads.json", open_reading(tmp_path).to_json())
+
+
+# ---- edits
+
+JOBS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "prune": (Job, ("ratios", "options")),
+    "budget": (Job, ("ratios", "options")),
+    "plain": (Job, ("ratios", "options")),
+    "recover": (RecoverJob, ("options",)),
+    "bench": (BenchJob, ("batches",)),
+    "heads": (HeadsJob, ()),
+}
+
+
+# a preset goes with no ratios and no budget, and heads are removed first by a few criteria only
+DEPENDS = ("(job.)?(preset|heads_by): text", "(job.)?budget.(gmacs|ms|params): .*")
+
+
+def of_job(name: str, place: str = "") -> list[str]:
+    """Edits that the job of a run takes."""
+    kind, needed = JOBS[name]
+    fine = taken(kind, place, needed)
+    if kind is Job:
+        fine += [*taken(Ratios, f"{place}ratios."), *taken(Budget, f"{place}budget."), *taken(HeadLocks)]
+        fine += taken(HeadLocks, f"{place}locks.")
+    return fine
+
+
+def in_job(name: str) -> str:
+    """How a job calls a field: an option by its name, and what is out of its range in words."""
+    inside = name.removeprefix("job.")
+    if name.startswith("recovery."):
+        return f"{name}|{inside.rpartition('.')[2]}"
+    if inside.endswith("][1]"):
+        return f"{name}|images|epochs|batch|warmup"
+    outer, _, inner = inside.partition(".")
+    return f"{name}|{inner}" if outer in ("ratios", "budget") else f"{name}|{inside}"
+
+
+def reading(folder: Path) -> Callable[[], None]:
+    """Reads a run folder as the app and the command line do; what cannot be read is an error here."""
+
+    def read() -> None:
+        found = runs.read(folder)
+        if found.problem is not None:
+            raise ValueError(found.problem)
+
+    return read
+
+
+@of_runs
+def test_no_edit_of_a_job_slips_through(folder: Path) -> None:
+    renewed(folder / "job.json", registry.pack(runs.read(folder).job))
+    fine = [*of_job(folder.name), r"models\[1\]\[1\]: text", r"models\[0\]\[1\]: text"]
+    assert require_refused(folder / "job.json", reading(folder), fine, DEPENDS, in_job) > 30
+
+
+@of_runs
+def test_no_edit_of_a_status_slips_through(folder: Path) -> None:
+    renewed(folder / "status.json", runs.read(folder).status.to_json())
+    fine = [*taken(Status), r"figures\.\w+: missing"]
+    assert require_refused(folder / "status.json", reading(folder), fine) > 80
+
+
+def test_no_edit_of_a_job_that_surveys_slips_through(tmp_path: Path) -> None:
+    job = SurveyJob("demo", "demo", "snp", options=(("images", 8),), removed=((0, 1),))
+    (tmp_path / "job.json").write_text(registry.pack(job))
+    assert require_refused(tmp_path / "job.json", reading(tmp_path), taken(SurveyJob), DEPENDS, in_job) > 50
+
+
+@of_bundles
+def test_no_edit_of_a_report_slips_through(folder: Path) -> None:
+    place = folder / "bundle"
+    report = read_report(place)
+    assert report is not None
+    renewed(place / "report.json", report.to_json())
+    fine = [*taken(Report), *of_job(folder.name, "job."), r"recovery\.\w+: missing", "job.version: missing"]
+    fine += [
+        r"heads\[\d\]: nothing",
+        r"budget\.batch: (missing|nothing|whole)",
+        r"budget\.(asked|got): number",
+    ]
+    assert require_refused(place / "report.json", lambda: read_report(place), fine, DEPENDS, in_job) > 150
+
+
+@of_bundles
+def test_no_edit_of_a_plan_slips_through(folder: Path) -> None:
+    place = folder / "bundle"
+    plan = finished.read_plan(place)
+    if plan is None:
+        assert folder.name == "recover"
+        return
+    renewed(place / "plan.json", plan.to_json())
+    assert require_refused(place / "plan.json", lambda: finished.read_plan(place)) > 200
+
+
+@of_bundles
+def test_no_edit_of_a_bundle_that_is_loaded_slips_through(folder: Path) -> None:
+    place = folder / "bundle"
+    loaded = load(str(place))
+    renewed(place / "architecture.json", loaded.model.arch.to_json())
+    renewed(place / "preprocess.json", loaded.preprocess.to_json())
+    size = lambda name: re.sub(r"(_size)\[.\]", r"\1", name)
+    read = lambda: architecture(str(place))
+    assert require_refused(place / "architecture.json", read, taken(Architecture), (), size) > 150
+    fine = taken(Preprocess, needed=("mean", "std", "labels"))
+    assert require_refused(place / "preprocess.json", lambda: load(str(place)), fine) > 80
+
+
+@of_bundles
+def test_no_edit_of_evaluations_slips_through(folder: Path) -> None:
+    renewed(folder / "evaluations.json", read_evaluations(folder).to_json())
+    named = lambda name: f"{name}|{name}.top1"
+    read = lambda: read_evaluations(folder)
+    assert require_refused(folder / "evaluations.json", read, ["start: nothing"], (), named) > 100
+
+
+def test_no_edit_of_a_result_slips_through(tmp_path: Path) -> None:
+    for name in ("bench/timings.json", "heads/heads.json"):
+        (tmp_path / Path(name).name).write_bytes((PREVIOUS / name).read_bytes())
+    renewed(tmp_path / "timings.json", read_timings(tmp_path).to_json())
+    fine = [r"models\[\d\]\[1\]: (text|nothing)", r"ms\.\d: missing"]
+    named = lambda name: f"{name}|{name.replace('ms.mood', 'ms')}"
+    assert require_refused(tmp_path / "timings.json", lambda: read_timings(tmp_path), fine, (), named) > 80
+    renewed(tmp_path / "heads.json", open_reading(tmp_path).to_json())
+    fine = [r"(values|alike)\.\w+: missing"]
+    assert require_refused(tmp_path / "heads.json", lambda: open_reading(tmp_path), fine) > 150
+
+
+def test_no_edit_of_a_survey_slips_through(tmp_path: Path) -> None:
+    file, model = tmp_path / "survey.json", random_vit(TINY)
+    found = Survey(synthetic(TINY), l2_scores(model, [], NoOptions()))
+    save_survey(SurveyResult("key", found, False, 0.0), file)
+    again = read_survey(file)
+    assert again.sensitivities == found.sensitivities and again.scores is not None
+    assert require_refused(file, lambda: read_survey(file), ["scores: nothing"]) > 150
+
+
+def test_no_edit_of_a_line_of_metrics_slips_through(tmp_path: Path) -> None:
+    edited, file = tmp_path / "edited" / metrics.METRICS, tmp_path / metrics.METRICS
+    edited.parent.mkdir()
+    lines = (PREVIOUS / "prune" / metrics.METRICS).read_text().splitlines()
+    edited.write_text(lines[0])
+
+    def read() -> None:
+        file.write_text(f"{lines[1]}\n{edited.read_text()}\n")
+        metrics.read_metrics(tmp_path)
+
+    fine = [r"values\.\w+: (missing|nothing)"]
+    assert require_refused(edited, read, fine) > 30
+
+
+@of_runs
+def test_files_of_a_later_release_are_refused_in_one_sentence(folder: Path) -> None:
+    for name in ("job.json", "status.json"):
+        before = (folder / name).read_text()
+        (folder / name).write_text(json.dumps(json.loads(before) | {"version": 2, "mood": "good"}))
+        said = runs.read(folder).problem
+        assert said == (
+            f"{folder / name} was written by a later PruneScope (version 2; this one reads up to 1): "
+            "update PruneScope"
+        )
+        (folder / name).write_text(before)
+
+
+def test_heads_in_a_report_must_be_in_order() -> None:
+    assert Report(heads=((0, 2), None)).heads == ((0, 2), None)
+    for heads, message in (
+        (((1, 0),), "heads must be in rising order"),
+        (((),), "must keep something of heads"),
+        (((-1, 0),), "heads must be whole numbers of at least 0"),
+        ((1, 2), r"`heads\[0\]` must be a list or null, got a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Report(heads=heads)
