@@ -30,7 +30,7 @@ CONTENT = {
     WEIGHTS_FILE: "the weights, float32",
     ARCHITECTURE_FILE: "all widths, block by block",
     CODE_FILE: "the model's code, one file that needs only torch",
-    EXAMPLE_FILE: f"a script that classifies a photo: python {EXAMPLE_FILE} photo.jpg",
+    EXAMPLE_FILE: f"classifies a photo: python {EXAMPLE_FILE} photo.jpg",
     PREPROCESS_FILE: "image size, normalisation, class names",
     PLAN_FILE: "which parts of the dense model were kept",
     REPORT_FILE: "size, compute and accuracy before and after",
