@@ -29,7 +29,7 @@ from analysis.measure import cost, evaluate
 from analysis.models import LoadedModel, Preprocess, load
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Budget
-from pruning.bundle import is_bundle, write_bundle
+from pruning.bundle import find_report, is_bundle, write_bundle
 from pruning.cut import Ratios
 from pruning.gohsp import GohspOptions, TrainingData, gohsp
 from pruning.jobs import Job, Prepared, make_smaller
@@ -168,9 +168,8 @@ class Bench:
 
     def figures(self, name: str) -> dict[str, float]:
         """The figures measured at the end of a phase."""
-        text = (self.folder / name / "model" / "report.json").read_text(encoding="utf-8")
-        figures: dict[str, float] = json.loads(text)
-        return figures
+        report = find_report(self.folder / name / "model")
+        return report.figures() if report else {}
 
     def recipe(self, epochs: float) -> Recovery:
         """The recipe for this many passes over the images, split into parts; top-1 is measured after each."""

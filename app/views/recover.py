@@ -15,7 +15,7 @@ from app.state.session import Choice
 from app.wording import plain
 from pruning import runs, wording
 from pruning.bundle import is_bundle
-from pruning.jobs import Job, RecoverJob, Recovery
+from pruning.jobs import Job, RecoverJob, Recovery, read_report
 from pruning.runs import Run
 from pruning.training import require_pair
 
@@ -183,7 +183,7 @@ def _dense_top1(run: Run) -> float | None:
     if run.state == "done":
         known = runs.report(run)
     elif isinstance(run.job, RecoverJob):
-        known = runs.report(runs.read(Path(run.job.model).parent))  # measured when the student was pruned
+        known = read_report(Path(run.job.model))  # measured when the student was pruned
     else:
         known = None
     return known.top1_before if known else None
@@ -191,11 +191,12 @@ def _dense_top1(run: Run) -> float | None:
 
 def _curves(folder: Path, dense: float | None) -> None:
     known: dict[Path, runs.Metrics] = st.session_state.setdefault("curves", {})
-    known[folder] = runs.read_metrics(folder, known.get(folder, runs.Metrics()))
-    measured = known[folder].curve("top1_dense")[1]
-    figure = charts.curves(known[folder], measured[-1] if measured else dense)
-    if figure is not None:
-        st.plotly_chart(figure, config=charts.CONFIG, key="curves")
+    with feedback.sentences():
+        known[folder] = runs.read_metrics(folder, known.get(folder, runs.Metrics()))
+        measured = known[folder].curve("top1_dense")[1]
+        figure = charts.curves(known[folder], measured[-1] if measured else dense)
+        if figure is not None:
+            st.plotly_chart(figure, config=charts.CONFIG, key="curves")
     with st.expander("Log", icon=":material/notes:", key="log"):
         st.code(runs.log(folder, LOG_LINES) or "nothing yet", language=None, wrap_lines=True, height=240)
 

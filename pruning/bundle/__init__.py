@@ -5,9 +5,12 @@ from pruning.bundle.export import FORMATS, ExportError, export_formats, export_o
 from pruning.bundle.layout import (
     CARD_FILE,
     CODE_FILE,
+    EVALUATIONS_FILE,
     EXAMPLE_FILE,
+    JOB_FILE,
     PLAN_FILE,
     REPORT_FILE,
+    STATUS_FILE,
     is_bundle,
     require_free,
 )
@@ -17,11 +20,14 @@ from pruning.bundle.write import write_bundle, zip_bundle
 __all__ = [
     "CARD_FILE",
     "CODE_FILE",
+    "EVALUATIONS_FILE",
     "EXAMPLE_FILE",
     "FORMATS",
+    "JOB_FILE",
     "LOADER",
     "PLAN_FILE",
     "REPORT_FILE",
+    "STATUS_FILE",
     "ExportError",
     "Report",
     "export_formats",

@@ -11,8 +11,14 @@ REPORT_FILE = "report.json"
 CARD_FILE = "README.md"
 CODE_FILE = "vit.py"
 EXAMPLE_FILE = "example.py"
+JOB_FILE = "job.json"
+STATUS_FILE = "status.json"
+EVALUATIONS_FILE = "evaluations.json"
 EXPORTS = ("model.onnx", "model.onnx.data", "model.pt2")  # what may lie beside a bundle's own files
 FILES = (*REQUIRED_FILES, PLAN_FILE, REPORT_FILE, CARD_FILE, CODE_FILE, EXAMPLE_FILE, *EXPORTS)
+# What a command leaves beside the bundle that it writes, so that the folder is a finished run too. It names
+# places on this machine, and does not travel.
+RECORDS = (JOB_FILE, STATUS_FILE, EVALUATIONS_FILE)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -35,7 +41,7 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise ValueError(f"{folder} already holds {content[0]}; choose a folder that does not exist yet")
-    foreign = [name for name in content if name not in (*FILES, "__pycache__")]
+    foreign = [name for name in content if name not in (*FILES, *RECORDS, "__pycache__")]
     if foreign or not is_bundle(folder):
         what = f"holds {foreign[0]}, which is no part of a bundle" if foreign else "is not a bundle"
         raise ValueError(f"{folder} {what}, so it is not overwritten; choose another folder")

@@ -43,12 +43,14 @@ def write_bundle(
     plan: Plan | None = None,
     half: bool = False,
     overwrite: bool = False,
+    records: Mapping[str, str] | None = None,
 ) -> Path:
     """Save a model so that it loads anywhere; all of the folder appears at once, or nothing.
 
     `name` is the model that was loaded, for the card; `report` the figures before and after, as
     `prune --json` names them. `half` stores float16, which loading casts back. With `overwrite`
-    a bundle at that place is replaced as soon as the new one is complete.
+    a bundle at that place is replaced as soon as the new one is complete. `records` are texts of other
+    files by name, of `layout.RECORDS`, which stay where the bundle was made.
 
     Raises:
         ValueError: the folder holds something, or model, preprocessing, report and plan do not fit.
@@ -56,6 +58,8 @@ def write_bundle(
     """
     with staged_folder(folder, overwrite=overwrite) as stage:
         write_files(stage, model, preprocess, name=name, report=report, plan=plan, half=half)
+        for file, text in (records or {}).items():
+            (stage / file).write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 

@@ -9,8 +9,9 @@ from pruning.cli.arguments import what_to_remove
 from pruning.cli.output import Result
 from pruning.cli.recover import end_helpers, given_recovery, say
 from pruning.cli.runs import detach
-from pruning.jobs import Job, method_options, prune, save
+from pruning.jobs import Job, method_options, prune
 from pruning.progress import PrintingMonitor, Progress
+from pruning.runs import save_output
 
 
 def _prune(args: argparse.Namespace, progress: Progress) -> Result:
@@ -33,7 +34,7 @@ def _prune(args: argparse.Namespace, progress: Progress) -> Result:
     _require_out(args)
     outcome = prune(job, progress=PrintingMonitor(progress, say))
     end_helpers()
-    save(outcome, args.out)
+    save_output(outcome, args.out)
     return outcome.report() | {"out": str(args.out)}
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from pruning.bundle import require_free
 from pruning.cli.runs import add_detach, detach
-from pruning.jobs import RecoverJob, run_recover, save
+from pruning.jobs import RecoverJob, run_recover
 from pruning.progress import PrintingMonitor
+from pruning.runs import save_output
 from pruning.training import recovery_options
 
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace, progress: Callable[[str, float], None]) -> dic
     require_free(args.out)  # now, not after minutes of work
     outcome = run_recover(job, PrintingMonitor(progress, say))
     end_helpers()
-    save(outcome, args.out)
+    save_output(outcome, args.out)
     return outcome.report() | {"out": str(args.out)}
 
 

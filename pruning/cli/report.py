@@ -22,7 +22,13 @@ def add_report(commands: Any) -> None:
     help = "Finished runs of one dense model side by side, as one HTML file to send to somebody."
     sub: argparse.ArgumentParser = commands.add_parser("report", help=help, description=help)
     sub.set_defaults(run=_report)
-    sub.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="run folders")
+    sub.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="run folders, or folders that prune and recover wrote to by --out",
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file")
     sub.add_argument("--image", type=int, default=0, metavar="N", help="test image whose maps are shown")
     sub.add_argument("--json", action="store_true", help="print one JSON object")
@@ -58,6 +64,7 @@ def compare_runs(folders: list[Path]) -> Comparison:
     load_once = cache(_load)
     loaded = load_once(first.origin)
     around = [run for root in dict.fromkeys(run.run.folder.parent for run in chosen) for run in _all(root)]
+    around += [run.run for run in chosen if run.run not in around]  # such as a folder whose name has a dot
     numbers = {run.folder: f"run {number}" for number, run in enumerate(around, 1)}
     dense = dense_of(first, loaded)
     others = tuple(smaller_of(run, numbers[run.run.folder], titles.job(run.job)) for run in chosen)

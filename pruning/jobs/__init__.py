@@ -6,7 +6,7 @@ from pruning.jobs.heads import HeadsJob, measure_heads, open_reading, run_heads,
 from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
 from pruning.jobs.prune_job import Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, cost_report
-from pruning.jobs.recover import RecoverJob, Recovery, run_recover
+from pruning.jobs.recover import RecoverJob, RecoverResult, Recovery, run_recover
 from pruning.jobs.registry import save
 from pruning.jobs.reports import read_report
 from pruning.jobs.run_prune import ROUGH_IMAGES, make_smaller, preview, prune, require_feasible
@@ -24,6 +24,7 @@ __all__ = [
     "Prepared",
     "PruneResult",
     "RecoverJob",
+    "RecoverResult",
     "Recovery",
     "SurveyJob",
     "Timings",

@@ -8,12 +8,13 @@ from typing import ClassVar, TypeVar
 
 from analysis.formats import Stored
 from analysis.measure import Evaluation
+from pruning.bundle import EVALUATIONS_FILE
 from pruning.files import replace_text
 from pruning.jobs.prune_result import PruneResult
 from pruning.jobs.recover import RecoverResult
 from pruning.progress import Monitor
 
-EVALUATIONS = "evaluations.json"  # in a run folder: what each model said of every test image
+EVALUATIONS = EVALUATIONS_FILE
 Measured = TypeVar("Measured", PruneResult, RecoverResult)
 
 

@@ -37,16 +37,25 @@ class Result(Protocol):
     def report(self) -> Mapping[str, Any]: ...
 
 
-def save(result: Result, folder: Path) -> None:
+def save(result: Result, folder: Path, records: Mapping[str, str] | None = None) -> None:
     """Write what a run produced as a bundle; all of the folder appears at once, or nothing.
+
+    `records` are texts of other files that lie beside the bundle's own.
 
     Raises:
         ValueError: the folder holds something.
         OutputError: the disk is full, or the place cannot be written to.
     """
     pruned = result.pruned
-    report = result.report()
-    write_bundle(folder, pruned.model, pruned.preprocess, name=pruned.name, report=report, plan=result.plan)
+    write_bundle(
+        folder,
+        pruned.model,
+        pruned.preprocess,
+        name=pruned.name,
+        report=result.report(),
+        plan=result.plan,
+        records=records,
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan
 from pruning.runs.folder import CANCEL, JOB, Run, list_runs, log, read, report, runs_root
 from pruning.runs.launch import cancel, resume, start
 from pruning.runs.metrics import Metrics, read_metrics
+from pruning.runs.output import save_output
 from pruning.runs.process import RunFailed, execute
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "report",
     "resume",
     "runs_root",
+    "save_output",
     "start",
 ]

@@ -77,7 +77,7 @@ def _anew(run: Run, at_once: int | None) -> Status:
         ValueError: it is done.
     """
     if run.state == "done":
-        place = run.folder / registry.RUN_KINDS[str(run.kind)].output
+        place = run.bundle or run.folder / registry.RUN_KINDS[str(run.kind)].output
         raise ValueError(f"{run.name} is done: its result lies in {place}")
     now = time.time()
     return Status(

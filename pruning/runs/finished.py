@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class FinishedRun:
     @property
     def bundle(self) -> Path:
         """The folder of the smaller model."""
-        return self.run.folder / runs.BUNDLE
+        return self.run.bundle or self.run.folder / runs.BUNDLE
 
     @property
     def origin(self) -> Named:
@@ -139,11 +139,14 @@ class FinishedRun:
         Raises:
             ValueError: they cannot be read any more.
         """
-        job = self.job
+        job = replace(self.job, data=self._placed(self.job.data))
         if isinstance(job, Job):
+            job = replace(job, calibration=job.calibration and self._placed(job.calibration))
             return image_sets(job, dense)[1]
         classes = dense.model.arch.num_classes
-        _, test = open_training(job.data, dense.preprocess, classes, job.test_data)
+        _, test = open_training(
+            job.data, dense.preprocess, classes, job.test_data and self._placed(job.test_data)
+        )
         return test.sample(job.limit, job.seed) if job.limit else test
 
     def _placed(self, spec: str) -> str:

@@ -1,8 +1,9 @@
 """Reads run folders: what the app and `python -m pruning runs` show. Nothing here writes.
 
 A run folder holds `job.json`, `status.json`, `metrics.jsonl`, `log.txt`, TensorBoard's files,
-checkpoints until it is done, and then `bundle/` or what else its kind leaves. It may have been half
-copied, come from another machine, or be written to this very moment: reading it gives a `Run`,
+checkpoints until it is done, and then `bundle/` or what else its kind leaves. The folder that a command
+writes to by `--out` is one as well: a bundle, and beside its files those of a finished run. It may have
+been half copied, come from another machine, or be written to this very moment: reading it gives a `Run`,
 whatever it holds.
 """
 
@@ -15,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.bundle import Report, is_bundle
+from pruning.bundle import JOB_FILE, STATUS_FILE, Report, is_bundle
 from pruning.jobs import read_report, registry
 from pruning.runs.file_lock import is_held
 from pruning.runs.status import ACTIVE, Status, this_host
 from pruning.wording import duration
 
-JOB, STATUS, LOG, LOCK, CANCEL = "job.json", "status.json", "log.txt", "lock", "cancel"
+JOB, STATUS, LOG, LOCK, CANCEL = JOB_FILE, STATUS_FILE, "log.txt", "lock", "cancel"
 BUNDLE = registry.BUNDLE
 STALE = 60.0  # seconds without a sign of life after which that is said
 
@@ -74,8 +75,8 @@ class Run:
 
     @property
     def bundle(self) -> Path | None:
-        """The smaller model, as soon as it is complete."""
-        return self.folder / BUNDLE if is_bundle(self.folder / BUNDLE) else None
+        """The smaller model, as soon as it is complete: inside the folder, or the folder itself."""
+        return next((place for place in (self.folder / BUNDLE, self.folder) if is_bundle(place)), None)
 
     @property
     def error(self) -> str | None:

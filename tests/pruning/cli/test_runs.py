@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from analysis.models.load import load
 from analysis.models.preprocess import Preprocess
-from pruning.bundle.layout import is_bundle
-from pruning.bundle.write import write_bundle
+from pruning.bundle.export import export_formats
+from pruning.bundle.layout import EXPORTS, FILES, RECORDS, is_bundle
+from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cli.main import main
 from pruning.jobs import registry
+from pruning.jobs.evaluations import read_evaluations
 from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
 from pruning.runs import launch, metrics, process
@@ -184,3 +190,57 @@ def test_a_run_cancelled_before_its_process_has_started_never_begins(tmp_path: P
     wait_for(lambda: not runs.read(run.folder).active)
     assert runs.read(run.folder).state == "cancelled"
     assert not (run.folder / runs.BUNDLE).exists()
+
+
+# ---- what a command writes into a folder of the user's choice
+
+
+def test_what_out_names_is_a_bundle_and_a_finished_run(
+    tmp_path: Path, tiny_data: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """`prune --out small`, then `report small`: also from elsewhere, and beside what a recovery left."""
+    monkeypatch.chdir(tmp_path)
+    model, data = f"./{tiny_data[0]}", f"./{tiny_data[1]}"
+    words = ["prune", "--model", model, "--data", data, "--method", "l1", "--mlp", "0.5", "--json"]
+    assert main([*words, "--out", "small"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    words = ["recover", "--model", "small", "--teacher", model, "--data", data, "--epochs", "1", "--json"]
+    words += ["--recover-option", "batch=10", "--recover-option", "checkpoint_seconds=3600"]
+    assert main([*words, "--out", ".better"]) == 0
+    capsys.readouterr()
+
+    found = runs.read("small")
+    assert (found.state, found.problem, found.bundle) == ("done", None, tmp_path / "small")
+    assert found.job.method == "l1" and found.seconds == pytest.approx(figures["seconds"])
+    assert read_evaluations(found.folder).after.top1 == figures["top1_after"]
+    assert [run.name for run in runs.list_runs(tmp_path)] == ["small"] and not found.resumable
+    for again in (launch.resume, process.execute):
+        with pytest.raises(ValueError, match=f"small is done: its result lies in {tmp_path / 'small'}$"):
+            again(found.folder)
+
+    monkeypatch.chdir("images")
+    for folders in (["../small"], ["../small", "../.better"]):
+        assert main(["report", *folders, "--out", str(tmp_path / "r.html")]) == 0
+        page = (tmp_path / "r.html").read_text(encoding="utf-8")
+        assert "L1 magnitude, mlp 50 %" in page and ("Recovery, 1 epoch" in page) is (len(folders) > 1)
+        assert str(tmp_path) not in page
+    capsys.readouterr()
+
+
+def test_what_names_places_does_not_travel(tmp_path: Path, tiny_data: tuple[str, str], capsys) -> None:
+    """The bundle is as before: it loads, its zip holds no record of the run, and it can be replaced."""
+    model, data = (str(tmp_path / name) for name in tiny_data)
+    words = ["prune", "--model", model, "--data", data, "--method", "l1", "--mlp", "0.5"]
+    assert main([*words, "--out", str(tmp_path / "small")]) == 0
+    assert set(RECORDS) < {path.name for path in (tmp_path / "small").iterdir()}
+    with zipfile.ZipFile(io.BytesIO(zip_bundle(tmp_path / "small"))) as archive:
+        names = {Path(name).name for name in archive.namelist()}
+        assert names == {*FILES} - {*EXPORTS} and not names & {*RECORDS}
+        assert all(str(tmp_path).encode() not in archive.read(name) for name in archive.namelist())
+    shutil.copytree(tmp_path / "small", tmp_path / "copied")
+    (tmp_path / "small").rename(tmp_path / "away")
+    loaded = load(str(tmp_path / "copied"))
+    export_formats(loaded, ["bundle"], tmp_path / "copied", overwrite=True)
+    assert not set(RECORDS) & {path.name for path in (tmp_path / "copied").iterdir()}
+    assert main([*words, "--out", str(tmp_path / "copied")]) == 2
+    assert "already holds" in capsys.readouterr().err
