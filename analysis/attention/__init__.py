@@ -1,4 +1,4 @@
-"""What attention does: captured, followed through the blocks, scored against objects, drawn."""
+"""Attention maps: capture, rollout and relevance, scores against object masks, pictures."""
 
 from analysis.attention import pictures, relevance, trace
 from analysis.attention.capture import BlockActivations, capture

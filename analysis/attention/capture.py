@@ -1,4 +1,4 @@
-"""Reads queries, keys, values and attention out of a model as it runs, one block at a time."""
+"""Capture the queries, keys, values and attention of a model during a forward pass, block by block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.vit import Attention, ViT
 
 @dataclass(frozen=True)
 class BlockActivations:
-    """What one block computed for one batch; attention maps are formed only when asked for."""
+    """The activations of one block for one batch; attention maps are computed on first access."""
 
     index: int
     q: Float[Tensor, "B H N Dqk"]
@@ -34,7 +34,7 @@ class BlockActivations:
 
 
 class Record:
-    """Runs batches through a model and yields what each block computed; made by `capture`."""
+    """Runs batches through a model and yields the activations of each block; created by `capture`."""
 
     def __init__(self, model: ViT) -> None:
         self._model = model
@@ -42,40 +42,40 @@ class Record:
 
     @property
     def logits(self) -> Float[Tensor, "B num_classes"]:
-        """Logits of the last batch that ran through to the end.
+        """Logits of the last batch whose blocks were all iterated over.
 
         Raises:
-            ValueError: no batch has been read to its last block yet.
+            ValueError: no batch has been iterated over to its last block yet.
         """
         if self._logits is None:
             raise ValueError("no logits yet: iterate over record(images) to the last block first")
         return self._logits
 
     def __call__(self, images: Float[Tensor, "B C Y X"]) -> Iterator[BlockActivations]:
-        """Yield the activations block by block; the N x N maps of a block go when you let go of them."""
+        """Yield the activations block by block; nothing here keeps a block's N x N maps alive."""
         self._logits = None
         x = self._model.embed(images)
         for index, block in enumerate(self._model.blocks):
             attn = block.attn
-            seen: dict[str, Tensor] = {}
-            with watch(attn, seen):
+            captured: dict[str, Tensor] = {}
+            with watch(attn, captured):
                 x = block(x)
-            q, k, v = attn.split_heads(seen["qkv"])
-            output = seen["proj"].unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            q, k, v = attn.split_heads(captured["qkv"])
+            output = captured["proj"].unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             yield BlockActivations(index, q, k, v, output, attn)
-            del seen, q, k, v, output  # or they would live on beside the next block's
+            del captured, q, k, v, output  # free them before the next block runs
         self._logits = self._model.classify(x)
 
 
 @contextmanager
-def watch(attn: Attention, seen: dict[str, Tensor]) -> Iterator[None]:
-    """Inside the `with`, a forward pass leaves in `seen` what comes out of `qkv` and goes into `proj`."""
+def watch(attn: Attention, captured: dict[str, Tensor]) -> Iterator[None]:
+    """Inside the `with`, forward passes store the output of `qkv` and the input of `proj` in `captured`."""
 
     def after_qkv(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        seen["qkv"] = output
+        captured["qkv"] = output
 
     def before_proj(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen["proj"] = inputs[0]
+        captured["proj"] = inputs[0]
 
     handles: list[RemovableHandle] = []
     try:
@@ -89,14 +89,14 @@ def watch(attn: Attention, seen: dict[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def capture(model: ViT) -> Iterator[Record]:
-    """Capture in evaluation mode and without gradients; the model is not touched.
+    """Capture activations in evaluation mode and without gradients; the model is left unchanged.
 
         with capture(model) as record:
             for block in record(images):
                 block.index, block.q, block.attention, block.head_output
             record.logits
 
-    Queries, keys and values are read off the fused model, so nothing is switched off for it.
+    Queries, keys and values are captured around the fused attention kernel, which stays on.
     """
     with torch.no_grad():
         yield Record(frozen_copy(model))

@@ -1,4 +1,8 @@
-"""Attention of one image as maps over its patches: every head from any token, and rollout."""
+"""Attention of one image as maps over its patches: per head from any query token, and rollout.
+
+A reading is a vector of weights over query tokens that sums to one: it picks a single token's row of an
+attention map, or a mean of several rows.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,10 @@ PATCH_MEAN = "mean over patches"
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Where the rows named by `query_rows(arch)` look, in every head.
+    """Attention of the rows named by `query_rows(arch)`, in every head.
 
     `blocks[l][h][r]` is the attention of row r to the patches, Y X. `on_prefix[l][h][r]` is the
-    rest: the share that stays on the prefix tokens.
+    rest: the share that goes to the prefix tokens.
     """
 
     blocks: tuple[Float[Tensor, "H R Y X"], ...]
@@ -29,10 +33,10 @@ class AttentionMaps:
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """What one reading sees in every head, and who sees it.
+    """Attention from one reading to the patches and from the patches to it, in every head.
 
-    `looks[l][h]` Y X is its attention to each patch, `on_prefix[l][h]` the share that stays on the
-    prefix tokens; `seen[l][h]` Y X is the attention that each patch pays to it.
+    `looks[l][h]` Y X is its attention to each patch, `on_prefix[l][h]` the share that goes to the
+    prefix tokens; `seen[l][h]` Y X is the attention of each patch to it.
     """
 
     looks: tuple[Float[Tensor, "H Y X"], ...]
@@ -41,28 +45,28 @@ class TokenMaps:
 
 
 def query_rows(arch: Architecture) -> tuple[str, ...]:
-    """Names of the rows that maps are read from: each prefix token, then the mean over patches."""
+    """Names of the rows that maps are made of: each prefix token, then the mean over patches."""
     return (*arch.prefix_names, PATCH_MEAN)
 
 
 def default_row(arch: Architecture) -> int:
-    """The row that the prediction is read from: the class token, or the patches where they are pooled."""
+    """Index of the row the prediction depends on: the class token, or the patches if they are pooled."""
     return 0 if arch.pool == "token" else len(arch.prefix_names)
 
 
 def row_readings(arch: Architecture) -> Float[Tensor, "R N"]:
-    """The rows of `query_rows` as readings: which tokens each is the mean of."""
+    """The rows of `query_rows` as readings: the weight of each query token in each of them."""
     prefix = range(len(arch.prefix_names))
     return torch.stack([*(one_token(arch, token) for token in prefix), mean_of_patches(arch)])
 
 
 def attention_maps(model: ViT, image: Float[Tensor, "C Y X"]) -> AttentionMaps:
-    """Maps of all heads for one image, holding the N x N attention of one block at a time."""
+    """Maps of all heads for one image; only one block's N x N attention is in memory at a time."""
     return maps_of(trace(model, image))
 
 
 def maps_of(seen: Trace) -> AttentionMaps:
-    """`attention_maps` of an image that has been through the model."""
+    """`attention_maps` of an image whose trace is available."""
     read, prefix = row_readings(seen.arch), len(seen.arch.prefix_names)
     rows = [read @ seen.attention(block) for block in range(seen.arch.depth)]  # each H R N
     return AttentionMaps(
@@ -72,16 +76,16 @@ def maps_of(seen: Trace) -> AttentionMaps:
 
 
 def token_maps(seen: Trace, read: Float[Tensor, " N"]) -> TokenMaps:
-    """Where a reading, the mean of the tokens by their weights in `read`, looks; and who looks at it."""
-    looks, on_prefix, by = [], [], []
+    """Attention from and to a reading, the mean of the tokens weighted by `read`."""
+    looks, on_prefix, looked_at = [], [], []
     prefix = len(seen.arch.prefix_names)
     for block in range(seen.arch.depth):
         attention = seen.attention(block)  # H N N
         row = read @ attention  # H N
         looks.append(to_patches(row, seen.arch))
         on_prefix.append(row[..., :prefix].sum(dim=-1))
-        by.append(to_patches(attention @ read, seen.arch))
-    return TokenMaps(tuple(looks), tuple(on_prefix), tuple(by))
+        looked_at.append(to_patches(attention @ read, seen.arch))
+    return TokenMaps(tuple(looks), tuple(on_prefix), tuple(looked_at))
 
 
 def rollout_maps(
@@ -116,7 +120,7 @@ def rollout_of(
     """
     depth, prefix = seen.arch.depth, len(seen.arch.prefix_names)
     if blocks is not None and not 1 <= blocks <= depth:
-        raise ValueError(f"rollout goes through 1 to {depth} blocks of this model, got {blocks}")
+        raise ValueError(f"rollout can use the first 1 to {depth} blocks of this model, got {blocks}")
     backwards = reversed(range(blocks or depth))
     steps = (mixed(seen.attention(block)[None], fuse, discard, prefix)[0] for block in backwards)
     return to_patches(rollout_from(read, steps), seen.arch)

@@ -1,7 +1,7 @@
-"""Maps against the mask of the object in the image: how much lies on it, and whether the peak does.
+"""Score maps against object masks: the share of the map's mass on the object, and the pointing game.
 
-A map has one value for each patch; a mask, one for each pixel of what the model sees. What a patch
-holds counts as spread evenly over its pixels [ours].
+A map has one value per patch, a mask one per pixel of the model's input. The value of a patch is taken
+as spread evenly over its pixels [ours].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from analysis.vit import Architecture, ViT
 
 
 def mask_seen(mask: NDArray[np.bool_], preprocess: Preprocess) -> Bool[Tensor, "Y X"]:
-    """Which pixels of what the model sees show the object, from the mask of the image as it came."""
+    """The object mask at the model's input size, from the mask of the original image."""
     drawn = Image.fromarray(np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
     return torch.from_numpy(np.asarray(preprocess.crop(drawn))[..., 0] >= 128)
 
@@ -32,27 +32,27 @@ def mask_seen(mask: NDArray[np.bool_], preprocess: Preprocess) -> Bool[Tensor, "
 def with_masks(
     images: ImageSet, preprocess: Preprocess, batch: int = 25
 ) -> Iterator[tuple[Float[Tensor, "B C Y X"], Bool[Tensor, "B Y X"]]]:
-    """Images of a set whose objects are known, ready for the model, with their masks.
+    """Preprocessed images of a set with their object masks, in batches.
 
     Raises:
-        ValueError: the objects are not known.
+        ValueError: the set has no object masks.
     """
     for start in range(0, len(images), batch):
-        some = range(start, min(start + batch, len(images)))
-        masks = [images.mask(i) for i in some]
+        indices = range(start, min(start + batch, len(images)))
+        masks = [images.mask(i) for i in indices]
         if any(mask is None for mask in masks):
-            raise ValueError(f"where the objects are is known for the demo scenes alone, got {images.name}")
-        inputs = torch.stack([preprocess(images.image(i)) for i in some])
+            raise ValueError(f"object masks are available for the demo scenes only, got {images.name}")
+        inputs = torch.stack([preprocess(images.image(i)) for i in indices])
         yield inputs, torch.stack([mask_seen(mask, preprocess) for mask in masks if mask is not None])
 
 
 def patch_cover(mask: Bool[Tensor, "*B Y X"], arch: Architecture) -> Float[Tensor, "*B rows columns"]:
     """Share of each patch's pixels that the object covers, 0 to 1.
 
-    Pixels beyond the last whole patch are seen by no patch and count for none.
+    Pixels beyond the last whole patch belong to no patch and are ignored.
 
     Raises:
-        ValueError: the mask has another size than the model's images.
+        ValueError: the mask does not have the size of the model's images.
     """
     if tuple(mask.shape[-2:]) != arch.image_size:
         raise ValueError(f"the mask must have the image's {arch.image_size} pixels, got {tuple(mask.shape)}")
@@ -64,10 +64,10 @@ def patch_cover(mask: Bool[Tensor, "*B Y X"], arch: Architecture) -> Float[Tenso
 def mass_on_object(
     maps: Float[Tensor, "*H rows columns"], cover: Float[Tensor, "*H rows columns"]
 ) -> Float[Tensor, "*H"]:
-    """Share of a map's mass that lies on the object: sum(map · cover) / sum(map) [ours].
+    """Share of a map's mass on the object: sum(map · cover) / sum(map) [ours].
 
-    Of a uniform map it is the object's share of the image, what is to be expected by chance. Only what
-    goes to patches counts. A map without any mass gives 0.
+    For a uniform map it equals the object's share of the image, the value expected by chance. Only
+    attention to patches counts. A map without any mass gives 0.
     """
     total = maps.sum(dim=(-2, -1))
     return (maps * cover).sum(dim=(-2, -1)) / total.clamp_min(torch.finfo(maps.dtype).tiny)
@@ -76,10 +76,10 @@ def mass_on_object(
 def points_at_object(
     maps: Float[Tensor, "*H rows columns"], cover: Float[Tensor, "*H rows columns"]
 ) -> Bool[Tensor, "*H"]:
-    """Pointing game (Zhang et al. 2018): whether the map's highest value lies on the object.
+    """Pointing game (Zhang et al. 2018): whether the map's highest value is on the object.
 
-    A hit is a patch that the object covers by at least half [ours: the paper's maps are finer]. By chance
-    it is hit as often as there are such patches.
+    A patch counts as a hit if the object covers at least half of it [ours: the paper's maps are finer].
+    The hit rate expected by chance is the share of such patches.
     """
     peaks = maps.flatten(-2).argmax(dim=-1, keepdim=True)
     return (cover.expand_as(maps).flatten(-2).gather(-1, peaks) >= 0.5)[..., 0]
@@ -87,10 +87,10 @@ def points_at_object(
 
 @dataclass(frozen=True)
 class ObjectAttention:
-    """Every head against the objects of many images, means over them.
+    """Object scores of every head, averaged over images.
 
     `mass[l][h]` and `pointing[l][h]` are shares from 0 to 1; `mass_by_chance` and
-    `pointing_by_chance` what a head that sees nothing would get.
+    `pointing_by_chance` are the scores of uniform attention and of a random patch.
     """
 
     mass: tuple[Float[Tensor, " H"], ...]
@@ -105,17 +105,18 @@ def object_attention(
     batches: Iterable[tuple[Float[Tensor, "B C Y X"], Bool[Tensor, "B Y X"]]],
     read: Float[Tensor, " N"],
 ) -> ObjectAttention:
-    """Mass on the object and pointing game of every head, seen from the tokens weighed by `read`.
+    """Mass on the object and pointing game of every head, for the query tokens weighted by `read`.
 
-    `batches` are images with the masks of their objects, as `with_masks` gives them; `read` comes from
-    `analysis.attention.trace`, or is a row of `maps.row_readings`. Leaves the model untouched.
+    `batches` are images with their object masks, as `with_masks` yields them; `read` comes from
+    `analysis.attention.trace`, or is a row of `maps.row_readings`. Leaves the model unchanged.
 
     Raises:
-        ValueError: no images, or a reading of another model's tokens.
+        ValueError: no images, or `read` does not have one weight per token of this model.
     """
     if tuple(read.shape) != (model.arch.num_tokens,):
         raise ValueError(
-            f"a reading of this model weighs {model.arch.num_tokens} tokens, got {tuple(read.shape)}"
+            f"read must have a weight for each of this model's {model.arch.num_tokens} tokens, "
+            f"got shape {tuple(read.shape)}"
         )
     mass = [torch.zeros(widths.heads) for widths in model.arch.blocks]
     pointing = [torch.zeros(widths.heads) for widths in model.arch.blocks]
@@ -131,7 +132,7 @@ def object_attention(
             halves += float((cover >= 0.5).float().mean(dim=(1, 2, 3)).sum())
             images += len(batch)
     if not images:
-        raise ValueError("attention to objects needs images with masks, got none")
+        raise ValueError("attention to objects is measured on images with masks, got none")
     return ObjectAttention(
         tuple(total / images for total in mass),
         tuple(total / images for total in pointing),

@@ -1,4 +1,4 @@
-"""Pictures out of numbers: heat maps, overlays, thumbnails."""
+"""Render maps as pictures: heat maps, overlays, thumbnails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.vit import Architecture
 
 Map = NDArray[np.float32]  # Y X
 
-# Anchors of matplotlib's colour maps, evenly spaced from low to high.
+# Evenly spaced samples of matplotlib's colour maps, from low to high.
 PALETTES: dict[str, tuple[str, ...]] = {
     "inferno": ("000004", "280b53", "65156e", "9f2a63", "d44842", "f57d15", "fac228", "fcffa4"),
     "magma": ("000004", "221150", "5f187f", "982d80", "d3436e", "f8765c", "febb81", "fcfdbf"),
@@ -38,22 +38,22 @@ class Style:
 
 
 def stretch(values: Map) -> Map:
-    """A map from its lowest to its highest value, 0 to 1; a flat map becomes 0."""
+    """Rescale a map so that its lowest value becomes 0 and its highest 1; a constant map becomes 0."""
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
 def colour(values: Map, palette: str) -> NDArray[np.uint8]:
-    """Values from 0 to 1 to colours, Y X 3."""
+    """Map values from 0 to 1 to colours, Y X 3."""
     return _table(palette)[np.rint(values * (_SHADES - 1)).astype(np.intp)]
 
 
-_SHADES = 1024  # more than an 8-bit picture can tell apart
+_SHADES = 1024  # finer than 8-bit colours can show
 
 
 @cache
 def _table(palette: str) -> NDArray[np.uint8]:
-    """The palette's colours from low to high: looking one up is far faster than interpolating it."""
+    """Lookup table of a palette, low to high: far faster than interpolating for every pixel."""
     anchors = np.array([list(bytes.fromhex(anchor)) for anchor in PALETTES[palette]])
     places, shades = np.linspace(0, 1, len(anchors)), np.linspace(0, 1, _SHADES)
     channels = [np.interp(shades, places, anchors[:, channel]) for channel in range(3)]
@@ -61,7 +61,7 @@ def _table(palette: str) -> NDArray[np.uint8]:
 
 
 def overlay(photo: Image.Image, values: Map, style: Style) -> Image.Image:
-    """A map over the photo it belongs to, at the photo's size."""
+    """Blend a map over its photo, at the photo's size."""
     plane = Image.fromarray(stretch(values).astype(np.float32))
     method = Image.Resampling.BICUBIC if style.smooth else Image.Resampling.NEAREST
     full = np.asarray(plane.resize(photo.size, method)).clip(0, 1)
@@ -69,7 +69,7 @@ def overlay(photo: Image.Image, values: Map, style: Style) -> Image.Image:
 
 
 def enlarge(photo: Image.Image, longest: int) -> Image.Image:
-    """Scale to a longest side; small images by whole pixels, so that they stay crisp."""
+    """Scale an image so that its longer side has `longest` pixels."""
     factor = longest / max(photo.size)
     size = round(photo.width * factor), round(photo.height * factor)
     method = Image.Resampling.LANCZOS if factor < 3 else Image.Resampling.BICUBIC
@@ -77,13 +77,13 @@ def enlarge(photo: Image.Image, longest: int) -> Image.Image:
 
 
 def covered(photo: Image.Image, preprocess: Preprocess, arch: Architecture) -> Image.Image:
-    """The part of a photo that the model's patches cover, at its resolution."""
+    """The part of a photo that the model's patches cover, at the model's resolution."""
     (rows, columns), (high, wide) = arch.grid, arch.patch_size
     return preprocess.crop(photo).crop((0, 0, columns * wide, rows * high))
 
 
 def thumbnail(photo: Image.Image, preprocess: Preprocess, side: int = 112) -> Image.Image:
-    """What the model sees of a photo, small."""
+    """A small picture of the part of a photo that the model sees."""
     return enlarge(preprocess.crop(photo), side)
 
 
@@ -96,7 +96,7 @@ def sheet(
 ) -> Image.Image:
     """Maps of all heads as one image, blocks from left to right, heads from top to bottom; None is blank.
 
-    It is at most `room` pixels wide, and a map at most `largest`.
+    The image is at most `room` pixels wide, each map at most `largest`.
     """
     gap = 2
     wide = max(1, min(largest, room // len(blocks) - gap))
@@ -125,7 +125,7 @@ def tiled(
 
 
 def data_uri(image: Image.Image) -> str:
-    """An image as text, for a chart's background or a page of its own; WebP keeps photos small."""
+    """An image as a data URI, for a chart's background or an HTML page; WebP keeps photos small."""
     content = BytesIO()
-    image.save(content, format="WEBP", quality=88, method=0)  # the fastest: somebody waits for it
+    image.save(content, format="WEBP", quality=88, method=0)  # 0 is fastest: the user is waiting
     return "data:image/webp;base64," + b64encode(content.getvalue()).decode()

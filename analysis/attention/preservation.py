@@ -1,4 +1,4 @@
-"""How far a smaller model's heads still look where they did."""
+"""How well a smaller model preserves the attention maps of the dense model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from analysis.attention.capture import capture
 from analysis.vit import ViT
 
-Kept = Sequence[Sequence[int] | None]  # per block, the dense head behind each head that is left
+Kept = Sequence[Sequence[int] | None]  # per block, the dense head that each remaining head comes from
 
 
 def preservation(
@@ -20,13 +20,13 @@ def preservation(
 ) -> tuple[Float[Tensor, " H"], ...]:
     """Attention preservation (methods.md, section 4): per block, one value per head of the dense model.
 
-    A value is the cosine between the head's N x N attention maps in both models, each taken as one
-    vector, averaged over the images. `kept[l]` names, for each head of block l of the small model, the
-    dense head it comes from; None where that is not known. Heads that are gone, and blocks of which
-    nothing is known, are nan.
+    A value is the cosine similarity between the head's N x N attention maps in both models, each
+    flattened to a vector, averaged over images. `kept[l]` gives, for each head of block l of the small
+    model, the dense head it comes from, or is None if that is not known. Values of removed heads, and
+    of blocks with None, are NaN.
 
     Raises:
-        ValueError: no images, models of different depth or tokens, or `kept` does not fit them.
+        ValueError: no images, models with different depths or token counts, or `kept` does not fit them.
     """
     _require_fit(dense, small, kept)
     totals = [torch.zeros(block.heads, dtype=torch.float64) for block in dense.arch.blocks]
@@ -39,13 +39,13 @@ def preservation(
                 if heads is not None:
                     both = a.attention[:, list(heads)].flatten(2), b.attention.flatten(2)  # B H NN
                     totals[a.index][list(heads)] += F.cosine_similarity(*both, dim=-1).sum(0).double().cpu()
-                del a, b  # or the maps of two blocks would be held at once
+                del a, b  # free these maps before the next block's are computed
     if not count:
         raise ValueError("attention is compared on images, got none")
-    return tuple(_blank(total / count, heads) for total, heads in zip(totals, kept, strict=True))
+    return tuple(_nan_except(total / count, heads) for total, heads in zip(totals, kept, strict=True))
 
 
-def _blank(values: Tensor, heads: Sequence[int] | None) -> Tensor:
+def _nan_except(values: Tensor, heads: Sequence[int] | None) -> Tensor:
     shown = torch.full_like(values, float("nan"), dtype=torch.float32)
     if heads is not None:
         shown[list(heads)] = values[list(heads)].float()
@@ -56,17 +56,17 @@ def _require_fit(dense: ViT, small: ViT, kept: Kept) -> None:
     first, second = dense.arch, small.arch
     if (first.depth, first.num_tokens) != (second.depth, second.num_tokens):
         raise ValueError(
-            f"both models must have as many blocks and tokens, got {first.depth} blocks of "
-            f"{first.num_tokens} tokens and {second.depth} of {second.num_tokens}"
+            f"both models must have the same number of blocks and tokens, got {first.depth} blocks with "
+            f"{first.num_tokens} tokens and {second.depth} with {second.num_tokens}"
         )
     if len(kept) != first.depth:
-        raise ValueError(f"kept must name the heads of all {first.depth} blocks, got {len(kept)}")
+        raise ValueError(f"kept must have an entry for each of the {first.depth} blocks, got {len(kept)}")
     for index, heads in enumerate(kept):
         if heads is None:
             continue
         there, left = first.blocks[index].heads, second.blocks[index].heads
         if len(heads) != left or len(set(heads)) != left or not set(heads) <= set(range(there)):
             raise ValueError(
-                f"block {index} has {left} heads left of {there}: kept must name as many of them, "
+                f"block {index} keeps {left} of {there} heads: kept must list that many different heads, "
                 f"got {tuple(heads)}"
             )

@@ -1,4 +1,4 @@
-"""Attention rollout: how much each input token can have reached each output token."""
+"""Attention rollout: how much each input token contributes to each output token through attention."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def rollout(
 ) -> Float[Tensor, "B N N"]:
     """Attention rollout (Abnar & Zuidema 2020): the product over blocks of rownorm(fuse_h(A) + I).
 
-    Row i of the result is where output token i got its content from; rows sum to one.
+    Row i of the result holds the contribution of each input token to output token i; rows sum to one.
     `maps` are the blocks' attention maps, first block first, and may be a generator: only the
-    running product is held. `fuse` joins the heads. `discard` drops that fraction of the lowest
-    fused entries of every row before normalising [ours: per row, so that no row is left without
-    any]; entries of the first `prefix` columns (class, distillation and register tokens) are
-    never dropped; of equal entries the first ones are.
+    running product is kept. `fuse` combines the heads. `discard` sets that fraction of the lowest
+    fused entries of every row to zero before normalising [ours: per row, so that no row loses all
+    its entries]; entries in the first `prefix` columns (class, distillation and register tokens) are
+    never discarded; among equal entries, those with lower indices are discarded first.
 
     Raises:
         ValueError: unknown fusion, discard outside [0, 1), or no maps.
@@ -46,7 +46,7 @@ def rollout(
 def mixed(
     block_maps: Float[Tensor, "B H N N"], fuse: str, discard: float, prefix: int
 ) -> Float[Tensor, "B N N"]:
-    """One block's step of rollout, rownorm(fuse_h(A) + I), as `rollout` says.
+    """One block's factor in the rollout, rownorm(fuse_h(A) + I); see `rollout` for the arguments.
 
     Raises:
         ValueError: unknown fusion, or discard outside [0, 1).
@@ -57,7 +57,7 @@ def mixed(
 
 
 def with_skip(fused: Float[Tensor, "B N N"], discard: float, prefix: int) -> Float[Tensor, "B N N"]:
-    """rownorm(fused + I), the lowest `discard` of every row dropped first: the skip connection counts as I.
+    """rownorm(fused + I) after discarding the lowest entries of every row; I is the skip connection.
 
     Raises:
         ValueError: discard outside [0, 1).
@@ -72,9 +72,9 @@ def with_skip(fused: Float[Tensor, "B N N"], discard: float, prefix: int) -> Flo
 def rollout_from(
     read: Float[Tensor, "R N"], backwards: Iterable[Float[Tensor, "N N"]]
 ) -> Float[Tensor, "R N"]:
-    """`read` times the product of the blocks' steps, which come last block first.
+    """`read` times the product of the blocks' factors, given last block first.
 
-    A few rows of a rollout cost a product of a few rows with each step, not of N x N with N x N.
+    Computing R rows of a rollout this way takes R x N by N x N products instead of N x N by N x N.
     """
     for step in backwards:
         read = read @ step
@@ -85,6 +85,6 @@ def _discard(fused: Tensor, fraction: float, prefix: int) -> Tensor:
     drop = int(fraction * (fused.shape[-1] - prefix))
     if drop == 0:
         return fused
-    # stable, as which of equal entries come first would otherwise depend on the machine
+    # stable: otherwise the order of equal entries would depend on the machine
     lowest = fused[..., prefix:].argsort(dim=-1, stable=True)[..., :drop] + prefix  # B N drop
     return fused.scatter(-1, lowest, 0.0)

@@ -1,4 +1,4 @@
-"""Rollout against the mask of the object in the image."""
+"""Score attention rollout against object masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.vit import ViT
 
 @dataclass(frozen=True)
 class RolloutScore:
-    """Mean share of rollout's mass on the object, and on how many of `images` its peak lies there."""
+    """Mean share of the rollout's mass on the object, and number of images whose peak is on it."""
 
     mass: float
     hits: int
@@ -26,7 +26,7 @@ class RolloutScore:
 
     @property
     def pointing(self) -> float:
-        """Share of the images on which the peak lies on the object."""
+        """Share of the images whose peak is on the object."""
         return self.hits / self.images
 
 
@@ -37,9 +37,9 @@ def rollout_on_object(
     read: Float[Tensor, " N"],
     fuse: str = "mean",
 ) -> RolloutScore:
-    """Mass on the object and pointing game of attention rollout, from the tokens weighed by `read`.
+    """Mass on the object and pointing game of attention rollout, for the tokens weighted by `read`.
 
-    `batches` are images with the masks of their objects, as `objects.with_masks` gives them.
+    `batches` are images with their object masks, as `objects.with_masks` yields them.
 
     Raises:
         ValueError: no images, or an unknown fusion.
@@ -56,5 +56,5 @@ def rollout_on_object(
             hits += int(points_at_object(planes, cover).sum())
             images += len(batch)
     if not images:
-        raise ValueError("rollout on objects needs images with masks, got none")
+        raise ValueError("rollout on objects is measured on images with masks, got none")
     return RolloutScore(mass / images, hits, images)

@@ -1,4 +1,4 @@
-"""One image's way through a model, kept small enough to hold many: from it every attention map is drawn."""
+"""A compact record of one image's forward pass from which every attention map can be computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analysis.vit import Architecture, ViT
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Queries and keys of every block for one image, and the logits (the features without a head).
+    """Queries and keys of every block for one image, and the logits (features if there is no head).
 
-    Where the maps of all heads hold L H N N values, these hold 2 L H N Dqk: of a ViT-B at 224 pixels
-    14 MB for 22, at 518 pixels 101 for 1081.
+    It holds 2 L H N Dqk values, the maps of all heads L H N N: for a ViT-B 14 MB instead of 22 at 224
+    pixels, and 101 MB instead of 1081 at 518 pixels.
     """
 
     arch: Architecture
@@ -36,52 +36,52 @@ class Trace:
         return self.logits.softmax(-1) if self.arch.num_classes else self.logits[:0]
 
     def top(self, count: int = 5) -> list[tuple[int, float]]:
-        """The likeliest classes with their probabilities, likeliest first; of equal ones the lower index."""
+        """The most probable classes with their probabilities, in descending order; ties by index."""
         best = self.probabilities.sort(descending=True, stable=True)
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))[:count]
 
 
 def held_bytes(arch: Architecture) -> int:
-    """Bytes that a `Trace` of this model holds, in float32."""
+    """Size in bytes of a `Trace` of this model, in float32."""
     values = sum(2 * arch.num_tokens * block.heads * block.qk for block in arch.blocks)
     return 4 * (values + (arch.num_classes or arch.embed_dim))
 
 
 def trace(model: ViT, image: Float[Tensor, "C Y X"]) -> Trace:
-    """Run one image through the model and keep its queries and keys; leaves the model untouched."""
+    """Run one image through the model and keep its queries and keys; leaves the model unchanged."""
     queries, keys = [], []
     with capture(model) as record:
         for block in record(image[None]):
-            queries.append(block.q[0].clone())  # a view would keep all of `qkv`
+            queries.append(block.q[0].clone())  # a view would keep all of `qkv` in memory
             keys.append(block.k[0].clone())
         return Trace(model.arch, tuple(queries), tuple(keys), record.logits[0])
 
 
 def token_names(arch: Architecture) -> tuple[str, ...]:
-    """Every token by name: those before the patches, then `patch ROW, COLUMN`, counted from 0."""
+    """Names of all tokens: the prefix tokens, then `patch ROW, COLUMN`, counted from 0."""
     rows, columns = arch.grid
     patches = (f"patch {y}, {x}" for y in range(rows) for x in range(columns))
     return (*arch.prefix_names, *patches)
 
 
 def to_patches(values: Float[Tensor, "*H N"], arch: Architecture) -> Float[Tensor, "*H Y X"]:
-    """One value for each token to those of the patches, as they lie in the image."""
+    """Drop the values of the prefix tokens and arrange those of the patches as in the image."""
     return values[..., len(arch.prefix_names) :].unflatten(-1, arch.grid)
 
 
 def one_token(arch: Architecture, token: int) -> Float[Tensor, " N"]:
-    """A reading at one token: 1 there.
+    """The reading of one token: weight 1 there, 0 elsewhere.
 
     Raises:
         ValueError: no such token.
     """
     if not 0 <= token < arch.num_tokens:
-        raise ValueError(f"a token of this model has a number from 0 to {arch.num_tokens - 1}, got {token}")
+        raise ValueError(f"the tokens of this model are numbered 0 to {arch.num_tokens - 1}, got {token}")
     return torch.eye(arch.num_tokens)[token]
 
 
 def mean_of_patches(arch: Architecture) -> Float[Tensor, " N"]:
-    """A reading at all patches alike: 1 / patches at each."""
+    """The mean over patches as a reading: 1 / patches on each patch, 0 on prefix tokens."""
     prefix = len(arch.prefix_names)
     read = torch.zeros(arch.num_tokens)
     read[prefix:] = 1 / (arch.num_tokens - prefix)

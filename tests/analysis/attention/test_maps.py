@@ -120,7 +120,7 @@ def test_tokens_are_named_and_numbered_as_they_lie_in_the_image() -> None:
     arch = model().arch
     assert token_names(arch)[:5] == ("class", "register 1", "register 2", "patch 0, 0", "patch 0, 1")
     assert token_names(arch)[-1] == "patch 1, 2" and len(token_names(arch)) == arch.num_tokens
-    with pytest.raises(ValueError, match="from 0 to 8, got 9"):
+    with pytest.raises(ValueError, match="numbered 0 to 8, got 9"):
         one_token(arch, 9)
 
 

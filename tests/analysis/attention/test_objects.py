@@ -99,9 +99,9 @@ def test_many_images_are_the_mean_over_each(name: str) -> None:
 def test_refusals(tiny: ViT) -> None:
     with pytest.raises(ValueError, match=r"the image's \(16, 24\) pixels"):
         patch_cover(torch.zeros(8, 8, dtype=torch.bool), TINY)
-    with pytest.raises(ValueError, match="needs images with masks"):
+    with pytest.raises(ValueError, match="measured on images with masks"):
         object_attention(tiny, [], torch.ones(7))
-    with pytest.raises(ValueError, match=r"weighs 7 tokens, got \(8,\)"):
+    with pytest.raises(ValueError, match=r"this model's 7 tokens, got shape \(8,\)"):
         object_attention(tiny, [], torch.ones(8))
 
 
@@ -126,5 +126,5 @@ def test_photos_have_no_masks(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "dog" / "a.png")
     preprocess = replace(load("demo").preprocess, labels=())
     photos = open_data(tmp_path, preprocess, 1)
-    with pytest.raises(ValueError, match="known for the demo scenes alone"):
+    with pytest.raises(ValueError, match="available for the demo scenes only"):
         next(with_masks(photos, preprocess))

@@ -86,10 +86,12 @@ def test_what_does_not_fit_is_refused(tiny: ViT, images: torch.Tensor) -> None:
     every = kept_heads(None, TINY, TINY)
     with pytest.raises(ValueError, match="got none"):
         preservation(tiny, tiny, [], every)
-    with pytest.raises(ValueError, match="as many blocks and tokens, got 2 blocks of 7 tokens and 2 of 8"):
+    with pytest.raises(
+        ValueError, match="same number of blocks and tokens, got 2 blocks with 7 tokens and 2 with 8"
+    ):
         preservation(tiny, random_vit(replace(TINY, distilled=True)), [images], every)
-    with pytest.raises(ValueError, match="all 2 blocks, got 1"):
+    with pytest.raises(ValueError, match="each of the 2 blocks, got 1"):
         preservation(tiny, tiny, [images], every[:1])
     for heads in ((0, 1), (0, 1, 1), (0, 1, 3)):
-        with pytest.raises(ValueError, match="block 1 has 3 heads left of 3"):
+        with pytest.raises(ValueError, match="block 1 keeps 3 of 3 heads"):
             preservation(tiny, tiny, [images], [(0, 1, 2), heads])

@@ -151,11 +151,11 @@ def test_leaves_the_model_untouched() -> None:
 
 def test_refuses_what_the_model_does_not_have() -> None:
     plain, image = random_vit(TINY), random_images(TINY)[0]
-    with pytest.raises(ValueError, match="from 0 to 9, got 10"):
+    with pytest.raises(ValueError, match="numbered 0 to 9, got 10"):
         gradients(plain, image, 10)
-    with pytest.raises(ValueError, match="logits are of mean, got 'class'"):
+    with pytest.raises(ValueError, match="classifier must be mean, got 'class'"):
         gradients(plain, image, 0, "class")
-    with pytest.raises(ValueError, match="model with classes"):
+    with pytest.raises(ValueError, match="model with a classifier"):
         gradients(random_vit(VARIANTS["no head"]), image, 0)
     with pytest.raises(ValueError, match="discard must be"):
         gradients(plain, image, 0).rollout(readout(TINY)[None], 1.0)
