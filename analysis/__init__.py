@@ -1,1 +1,1 @@
-"""Reads a Vision Transformer, never changes it."""
+"""Analyse Vision Transformers without changing them."""

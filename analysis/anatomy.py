@@ -1,4 +1,4 @@
-"""Glossary: the axes every signature and shape comment in the project uses.
+"""Glossary: the axes used in every signature and shape comment of the project.
 
 B  images of a batch                     L  blocks
 H  heads of a block                      N  tokens, prefix tokens included
@@ -6,7 +6,7 @@ D  channels of a head; Dqk for queries and keys, Dv for values, where they diffe
 E  embedding width (residual stream)     F  hidden neurons of an MLP
 C  image channels                        Y, X  image height and width in pixels
 
-The structures that can be removed, and the words for them everywhere:
+The structures that can be removed, under the names used everywhere:
 
 qk     query-key pairs of a head: channel i of its queries together with channel i of its keys
 v      value neurons of a head, with the columns of `proj` that read them

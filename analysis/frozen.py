@@ -1,4 +1,4 @@
-"""Models to try things on: modules of one's own around another model's weights."""
+"""Frozen copies of models that share their weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from analysis.vit import ViT
 
 
 def frozen_copy(model: ViT) -> ViT:
-    """A model of its own modules around the same weights, frozen and in evaluation mode.
+    """A copy with new modules and the same weight storage, frozen and in evaluation mode.
 
-    Modes, hooks and gradients stay away from `model`, which others may be running meanwhile;
-    frozen weights need no activations kept for their gradients, and no memory of their own.
+    Its mode, hooks and gradients do not affect `model`, which may be in use elsewhere at the same time.
+    The copy takes no memory for weights, and autograd keeps no activations for their gradients.
     """
     frozen: dict[int, Any] = {
         id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()

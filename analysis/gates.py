@@ -1,8 +1,8 @@
-"""Gates: a factor on every part of a model, 1 where it works as it is and 0 where it is silent.
+"""Gates: multiplicative factors on the parts of a model, 1 to leave a part as it is and 0 to silence it.
 
-This is the one way to silence a part without cutting it: single heads that are tried out, whatever a
-plan would drop, and the derivatives of the loss by its gates. A part whose gate is closed has no more
-effect than one that was cut away.
+Everything that silences parts without cutting them uses gates: trying a model without some heads,
+masking what a plan would remove, and derivatives of the loss with respect to parts. A part whose gate is
+0 affects the output exactly as little as one that was cut.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from analysis.vit import Architecture, Block, ViT
 
 @dataclass(frozen=True)
 class Gates:
-    """Factors by structure and block, `embed` once for all: a row for all images, or one for each of a batch.
+    """Gates by structure and block (`embed` for the whole network), one row for all images or one per image.
 
-    `qk` stands on a pair's term q_i k_i^T of the attention scores, `v` on a channel of a head's
-    output (the same as on the value neuron: attention is linear in it), `heads` on a head's
-    output, `mlp` on a neuron behind its activation. `embed` stands in every norm, the only places
-    where the residual stream is read; there a channel counts for mean and variance, too, as far as
-    its gate is open. A structure without gates stays as it is.
+    `qk` multiplies a pair's term q_i k_i^T of the attention scores, `v` a channel of a head's output
+    (equivalent to the value neuron, as attention is linear in it), `heads` a head's output, `mlp` a
+    neuron's activation. `embed` acts in every norm, the only places that read the residual stream:
+    there it also weights the channel in the mean and variance. A structure without gates is unchanged.
     """
 
     qk: tuple[Float[Tensor, "#B H Dqk"], ...] = ()
@@ -42,18 +41,18 @@ class Gates:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, structure by structure."""
+        """All gates, structure by structure."""
         return (*self.qk, *self.v, *self.mlp, *self.heads, *self.embed)
 
     def with_tensors(self, tensors: Iterable[Tensor]) -> Gates:
-        """The same structures with other values, in the order of `tensors`."""
-        left = iter(tensors)
-        every = (self.qk, self.v, self.mlp, self.heads, self.embed)
-        return Gates(*(tuple(next(left) for _ in old) for old in every))
+        """Gates of the same structures with these values, in the order of `self.tensors`."""
+        remaining = iter(tensors)
+        structures = (self.qk, self.v, self.mlp, self.heads, self.embed)
+        return Gates(*(tuple(next(remaining) for _ in gates) for gates in structures))
 
 
 def open_gates(arch: Architecture, structures: Iterable[str] = STRUCTURES, rows: int = 1) -> Gates:
-    """Gates of 1 on all parts of these structures."""
+    """Gates of value 1 on all parts of these structures."""
     shapes: dict[str, Any] = {
         "qk": [(widths.heads, widths.qk) for widths in arch.blocks],
         "v": [(widths.heads, widths.v) for widths in arch.blocks],
@@ -65,22 +64,24 @@ def open_gates(arch: Architecture, structures: Iterable[str] = STRUCTURES, rows:
 
 
 def head_gates(arch: Architecture, factors: Float[Tensor, "#B heads"]) -> Gates:
-    """Gates on heads from one factor for each, the heads of all blocks in a row.
+    """Gates on heads from a matrix with one column per head, the heads of all blocks in order.
 
     Raises:
-        ValueError: another number of factors than the model has heads.
+        ValueError: the number of columns is not the number of heads of the model.
     """
     counts = [widths.heads for widths in arch.blocks]
     if factors.ndim != 2 or factors.shape[1] != sum(counts):
-        raise ValueError(f"a mask of this model has {sum(counts)} factors a row, got {tuple(factors.shape)}")
+        raise ValueError(
+            f"a head mask of this model must have {sum(counts)} columns, got shape {tuple(factors.shape)}"
+        )
     return Gates(heads=factors.split(counts, dim=1))
 
 
 @contextmanager
 def gated(model: ViT, gates: Gates) -> Iterator[None]:
-    """Inside the `with`, the model computes with these gates.
+    """Apply these gates to the model inside the `with`.
 
-    Others must not be using it meanwhile: give a `frozen_copy` of a model that is shared.
+    The model must not be in use elsewhere at the same time: pass a `frozen_copy` of a shared model.
     """
     arch = model.arch
     with ExitStack() as hooks:
@@ -91,15 +92,15 @@ def gated(model: ViT, gates: Gates) -> Iterator[None]:
 
 
 def put_gates(model: ViT, gates: Gates) -> None:
-    """Put gates into a model for good: it is to be one's own copy."""
+    """Apply gates to a model permanently; pass a model that the caller owns, such as a copy."""
     for _ in _hooks(model, gates):
         pass
 
 
 def without_heads(model: ViT, gone: Iterable[tuple[int, int]]) -> ViT:
-    """A model with the same weights in which these heads, (block, head) each, give nothing.
+    """A model with the same weights in which the output of these heads, (block, head) each, is zero.
 
-    All heads of a block may go: its attention then adds `proj`'s bias alone.
+    All heads of a block may be removed: its attention then only adds `proj`'s bias.
 
     Raises:
         ValueError: the model has no such head.
@@ -115,53 +116,55 @@ def without_heads(model: ViT, gone: Iterable[tuple[int, int]]) -> ViT:
 
 
 def _hooks(model: ViT, gates: Gates) -> Iterator[RemovableHandle]:
-    """Register the hooks of these gates one by one."""
+    """Register the hooks for these gates, yielding their handles."""
     weight = next(model.parameters())
     gates = gates.with_tensors(gate.to(weight) for gate in gates.tensors)
     if gates.qk and model.arch.skip_unread:
-        # That shortcut goes round the layer whose outputs are gated. The logits are the same without it.
+        # skip_unread bypasses the `qkv` layer whose outputs are gated; the logits are the same without it
         model.arch = replace(model.arch, skip_unread=False)
     for index, block in enumerate(model.blocks):
         yield from _block_hooks(block, gates, index)
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)]
     for gate in gates.embed:
-        yield from (norm.register_forward_hook(_narrowed(gate)) for norm in norms)
+        yield from (norm.register_forward_hook(_gated_norm(gate)) for norm in norms)
 
 
 def _block_hooks(block: Block, gates: Gates, index: int) -> Iterator[RemovableHandle]:
     if gates.qk:
         queries = gates.qk[index].flatten(1)
-        rest = sum(block.attn.qkv_rows) - queries.shape[1]  # keys and values: open
-        yield block.attn.qkv.register_forward_hook(_times(F.pad(queries, (0, rest), value=1.0)))
+        rest = sum(block.attn.qkv_rows) - queries.shape[1]  # keys and values are not gated
+        yield block.attn.qkv.register_forward_hook(_gated_output(F.pad(queries, (0, rest), value=1.0)))
     if gates.v or gates.heads:
         channels = (
             gates.v[index] if gates.v else gates.heads[index].new_ones(1, block.attn.heads, block.attn.v_dim)
         )
         if gates.heads:
             channels = channels * gates.heads[index][..., None]
-        yield block.attn.proj.register_forward_pre_hook(_into(channels.flatten(1)))
+        yield block.attn.proj.register_forward_pre_hook(_gated_input(channels.flatten(1)))
     if gates.mlp:
-        yield block.mlp.act.register_forward_hook(_times(gates.mlp[index]))
+        yield block.mlp.act.register_forward_hook(_gated_output(gates.mlp[index]))
 
 
-def _times(gate: Float[Tensor, "#B channels"]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _gated_output(
+    gate: Float[Tensor, "#B channels"],
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
     return lambda _, __, output: output * gate[:, None]
 
 
-def _into(gate: Float[Tensor, "#B channels"]) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
+def _gated_input(gate: Float[Tensor, "#B channels"]) -> Callable[[nn.Module, tuple[Tensor, ...]], Tensor]:
     return lambda _, inputs: inputs[0] * gate[:, None]
 
 
-def _narrowed(gate: Float[Tensor, "#B E"]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """A norm in which a channel counts as far as its gate is open, mean and variance included [ours]."""
+def _gated_norm(gate: Float[Tensor, "#B E"]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Recompute a norm with every channel weighted by its gate, in the mean and variance as well [ours]."""
 
     def hook(norm: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        x = inputs[0]  # B N E, or B E behind pooling
-        own = gate[:, None] if x.ndim == 3 else gate
-        share, centred = own / own.sum(dim=-1, keepdim=True), isinstance(norm, nn.LayerNorm)
+        x = inputs[0]  # B N E, or B E after pooling
+        gates = gate[:, None] if x.ndim == 3 else gate
+        share, centred = gates / gates.sum(dim=-1, keepdim=True), isinstance(norm, nn.LayerNorm)
         if centred:
             x = x - (x * share).sum(dim=-1, keepdim=True)
         x = x * ((x.square() * share).sum(dim=-1, keepdim=True) + norm.eps).rsqrt() * norm.weight
-        return (x + norm.bias if centred else x) * own
+        return (x + norm.bias if centred else x) * gates
 
     return hook

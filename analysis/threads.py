@@ -1,4 +1,4 @@
-"""Torch's thread count, for the length of a `with`."""
+"""A context manager for torch's thread count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Compute on `count` threads inside the `with`; None leaves it as it is. Restores what was before.
+    """Run torch on `count` threads inside the `with`, or on as many as before if None; then restore.
 
     Raises:
         ValueError: a count below one.

@@ -1,4 +1,4 @@
-"""What single heads are worth, which are alike, and how far measures of them agree."""
+"""Importance of single heads, similarities between heads, and agreement between importance measures."""
 
 from analysis.heads import loss, statistics
 from analysis.heads.agreement import spearman

@@ -1,11 +1,11 @@
-"""The head graph: how alike the heads of a block are, as a Markov chain, and its stationary distribution.
+"""The head graph: similarities between the heads of a block, their Markov chain, its stationary distribution.
 
-GOHSP (Yin et al., AAAI 2023) takes the correlation between heads for a Markov chain run to
-convergence and its stationary distribution for their importance [paper]; which similarities,
-which direction an edge has, teleport and laziness are [ours].
+GOHSP (Yin et al., AAAI 2023) treats the correlations between heads as a Markov chain, runs it to
+convergence and takes its stationary distribution as the heads' importance [paper]. The choice of
+similarity, the direction of edges, teleport and laziness are [ours].
 
-`weights[i, j]` is the weight of the edge from head i to head j, from 0 to 1. Self loops are left out
-[ours]: that a head resembles itself says nothing about it, and it would only slow the chain down.
+`weights[i, j]` is the weight of the edge from head i to head j, from 0 to 1. Self-loops are left out
+[ours]: a head's similarity to itself carries no information and only slows down convergence.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from analysis.vit import ViT
 if TYPE_CHECKING:
     import networkx
 
-RIDGE = 1e-3  # of the mean variance of the predicting head's channels
-_ROUNDING = 1e-12  # of the second moments: a variance below this share of them is none
+RIDGE = 1e-3  # relative to the mean variance of the predicting head's channels
+_ROUNDING = 1e-12  # relative to the second moments: smaller variances are rounding errors
 
 
 def cosine(block: BlockActivations) -> Float[Tensor, "B H H"]:
-    """|cosine| of the heads' outputs of each image, taken as vectors of N Dv values.
+    """|cosine| of the heads' outputs for each image, flattened to vectors of N Dv values.
 
-    The absolute value [ours]: `proj` undoes a sign, so an opposite output is as alike as an equal one,
-    and a chain takes no negative weights. A head whose output is zero resembles none.
+    The absolute value is [ours]: `proj` can absorb a sign, so an opposite output is as similar as an
+    equal one, and a Markov chain needs non-negative weights. A head with zero output has similarity 0.
     """
     outputs = torch.nn.functional.normalize(block.head_output.double().flatten(2), dim=-1)  # B H N*Dv
     return (outputs @ outputs.transpose(-2, -1)).abs().clamp_max(1)
@@ -42,19 +42,19 @@ def cosine(block: BlockActivations) -> Float[Tensor, "B H H"]:
 def attention_overlap(block: BlockActivations) -> Float[Tensor, "B H H"]:
     """1 - Jensen-Shannon divergence of the heads' attention rows, mean over the query tokens of each image.
 
-    With logarithms to base 2 the divergence, and so the overlap, lies between 0 and 1.
+    With logarithms to base 2 the divergence, and hence the overlap, is between 0 and 1.
     """
     maps = block.attention
     entropy = bits(maps)  # B H
     rows = []
-    for head in range(maps.shape[1]):  # one head against all at a time: B H N N values, not B H H N N
+    for head in range(maps.shape[1]):  # one head against all others: B H N N values, not B H H N N
         mixed = bits((maps + maps[:, head : head + 1]) / 2)  # B H
         rows.append(1 - (mixed - (entropy + entropy[:, head : head + 1]) / 2))
     return torch.stack(rows, dim=1).clamp(0, 1)  # B H H
 
 
 class Similarity(Protocol):
-    """Gathers the edge weights of one block, batch by batch; memory depends on the widths alone."""
+    """Accumulates the edge weights of one block over batches; memory use depends on the widths only."""
 
     def add(self, block: BlockActivations) -> None: ...
 
@@ -62,7 +62,7 @@ class Similarity(Protocol):
 
 
 class ImageMean:
-    """Mean over images of a symmetric similarity that every image has by itself."""
+    """Mean over images of a symmetric similarity that is defined per image."""
 
     def __init__(self, measure: Callable[[BlockActivations], Float[Tensor, "B H H"]]) -> None:
         self._measure = measure
@@ -70,21 +70,22 @@ class ImageMean:
         self._images = 0
 
     def add(self, block: BlockActivations) -> None:
-        found = self._measure(block)
-        self._total = self._total + found.sum(dim=0).cpu()
-        self._images += len(found)
+        values = self._measure(block)
+        self._total = self._total + values.sum(dim=0).cpu()
+        self._images += len(values)
 
     def weights(self) -> Float[Tensor, "H H"]:
         return _without_loops(symmetric(torch.as_tensor(self._total) / self._images))
 
 
 class Predictability:
-    """R^2(i from j): the share of head i's variance that ridge regression on head j's output explains.
+    """R^2(i from j): the share of head i's variance explained by ridge regression on head j's output.
 
     weights[i, j] = 1 - E|y - W z|^2 / E|y|^2 with y head i's output and z head j's, both centred over
-    all tokens of all images, W = C_yz (C_zz + RIDGE mean(diag C_zz) I)^-1. The only asymmetric
-    similarity: from a head the walk goes to heads that predict it. Measured where it was fitted, so it
-    is somewhat high (by about Dv / tokens). A head that never varies neither predicts nor is predicted.
+    all tokens of all images, W = C_yz (C_zz + RIDGE mean(diag C_zz) I)^-1. This is the only asymmetric
+    similarity: the walk moves from a head to the heads that predict it. R^2 is computed on the data the
+    regression was fitted on, so it is biased upwards (by about Dv / tokens). A head with constant output
+    has weight 0 in both directions.
     """
 
     def __init__(self) -> None:
@@ -107,17 +108,17 @@ class Predictability:
         parts = covariance.unflatten(0, (self._heads, -1)).unflatten(2, (self._heads, -1))  # H D H D
         parts = parts.transpose(1, 2)  # H H D D
         variances = covariance.diagonal().unflatten(0, (self._heads, -1)).sum(dim=-1)  # H
-        # a difference of two large numbers: where so little is left of them, it is rounding
+        # a variance is a difference of two large numbers, so a tiny one is only rounding error
         noise = _ROUNDING * moments.diagonal().unflatten(0, (self._heads, -1)).sum(dim=-1)
-        still = variances <= noise
+        constant = variances <= noise
         explained = torch.stack([_explained_by(parts, j) for j in range(self._heads)], dim=1)
-        shares = (explained / variances[:, None]).masked_fill(still[:, None] | still, 0)
+        shares = (explained / variances[:, None]).masked_fill(constant[:, None] | constant, 0)
         return _without_loops(shares.clamp(0, 1))
 
 
 def _explained_by(parts: Float[Tensor, "H H D D"], j: int) -> Float[Tensor, " H"]:
-    """Variance of every head's output that ridge regression on head j's output explains."""
-    own, cross = parts[j, j], parts[:, j]  # D D; H D D: outputs of each head with those of head j
+    """Variance of every head's output that is explained by ridge regression on head j's output."""
+    own, cross = parts[j, j], parts[:, j]  # D D; H D D: covariance of each head's output with head j's
     ridge = RIDGE * own.diagonal().mean().clamp_min(torch.finfo(own.dtype).tiny)
     shrunk = own + ridge * torch.eye(len(own), dtype=own.dtype)
     weight = torch.linalg.solve_ex(shrunk, cross.transpose(1, 2))[0].transpose(1, 2)  # H D D
@@ -132,36 +133,37 @@ SIMILARITIES: dict[str, Callable[[], Similarity]] = {
 
 
 def similarities(model: ViT, batches: Batches, kind: str = "cosine") -> tuple[Float[Tensor, "H H"], ...]:
-    """Edge weights of every block's head graph, over all images; float64, zero on the diagonal.
+    """Edge weights of every block's head graph over all images, float64 with a zero diagonal.
 
     Raises:
         ValueError: an unknown similarity, no images, or activations that are not finite.
     """
     if kind not in SIMILARITIES:
         raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {kind!r}")
-    gathered = [SIMILARITIES[kind]() for _ in model.blocks]
+    accumulators = [SIMILARITIES[kind]() for _ in model.blocks]
     images = 0
     with capture(model) as record:
         for batch, _ in batches:
             for block in record(batch):
-                gathered[block.index].add(block)
+                accumulators[block.index].add(block)
             images += len(batch)
     if images == 0:
         raise ValueError("the head graph needs calibration images, got none")
-    weights = tuple(each.weights() for each in gathered)
+    weights = tuple(each.weights() for each in accumulators)
     if not all(bool(each.isfinite().all()) for each in weights):
         raise ValueError("similarities of heads must be finite; check the model's weights for NaN")
     return weights
 
 
 def transition(weights: Float[Tensor, "H H"], teleport: float = 0.0) -> Float[Tensor, "H H"]:
-    """P = (1 - teleport) rownorm(weights) + teleport / H; rows sum to one.
+    """Transition matrix P = (1 - teleport) rownorm(weights) + teleport / H; rows sum to one.
 
-    The diagonal of `weights` is left out. A head without any weight to others goes anywhere alike, as
-    in PageRank; a single head stays where it is.
+    The diagonal of `weights` is ignored. From a head without edges the walk moves to all heads with equal
+    probability, as in PageRank; with a single head it stays there.
 
     Raises:
-        ValueError: weights that are no square of finite numbers of at least 0, teleport outside [0, 1].
+        ValueError: weights that are not a square matrix of finite numbers of at least 0, or teleport
+            outside [0, 1].
     """
     _require_weights(weights)
     if not 0 <= teleport <= 1:
@@ -169,7 +171,7 @@ def transition(weights: Float[Tensor, "H H"], teleport: float = 0.0) -> Float[Te
     heads = len(weights)
     weights = _without_loops(weights.double())
     degree = weights.sum(dim=1, keepdim=True)
-    # a sum of tiny weights may be too small to divide by: such a head counts as one without weights
+    # a sum of tiny weights may be too small to divide by: such a head counts as one without edges
     chain = torch.where(degree > torch.finfo(torch.float64).tiny, weights / degree, 1 / heads)
     return (1 - teleport) * chain + teleport / heads
 
@@ -177,33 +179,33 @@ def transition(weights: Float[Tensor, "H H"], teleport: float = 0.0) -> Float[Te
 def stationary(
     chain: Float[Tensor, "H H"], tolerance: float = 1e-12, iterations: int = 100_000
 ) -> Float[Tensor, " H"]:
-    """pi = pi P by power iteration from the uniform distribution; sums to one.
+    """Stationary distribution pi = pi P, by power iteration from the uniform distribution; sums to one.
 
-    The steps are those of the lazy chain (P + I) / 2, which has the same pi and converges where P
-    itself goes round in a circle. Ends when the sum of |pi P - pi| is at most `tolerance`.
+    Iterates the lazy chain (P + I) / 2, which has the same pi and converges for a periodic P, too. Stops
+    when the sum of |pi P - pi| is at most `tolerance`.
 
     Raises:
-        ValueError: `chain` is no transition matrix, has no single stationary distribution, or does
-            not converge within `iterations`.
+        ValueError: `chain` is not a transition matrix, its stationary distribution is not unique, or
+            the iteration does not converge within `iterations`.
     """
     _require_weights(chain)
     if not torch.allclose(chain.sum(dim=1), torch.ones(len(chain), dtype=chain.dtype), atol=1e-6):
-        raise ValueError("every row of a transition matrix must sum to 1: make it by transition()")
-    import networkx  # here and below: the app's first page must not wait for it
+        raise ValueError("every row of a transition matrix must sum to 1: compute it with transition()")
+    import networkx  # imported late, here and below: slow, and the app's first page does not need it
 
     graph = networkx.from_numpy_array(chain.numpy(), create_using=networkx.DiGraph)
     if networkx.number_attracting_components(graph) > 1:
         raise ValueError(
-            "the chain falls apart into groups of heads with no way between them, so that it has no "
-            "single stationary distribution: use a teleport above 0"
+            "the head graph has disconnected groups of heads, so its stationary distribution is not "
+            "unique: use a teleport above 0"
         )
     chain = chain.double()
-    mass = torch.full((len(chain),), 1 / len(chain), dtype=torch.float64)
+    pi = torch.full((len(chain),), 1 / len(chain), dtype=torch.float64)
     for _ in range(iterations):
-        moved = mass @ chain
-        if (moved - mass).abs().sum() <= tolerance:
-            return moved / moved.sum()
-        mass = (mass + moved) / 2
+        following = pi @ chain
+        if (following - pi).abs().sum() <= tolerance:
+            return following / following.sum()
+        pi = (pi + following) / 2
     raise ValueError(
         f"the chain did not converge to {tolerance:g} within {iterations} iterations: use a higher teleport"
     )
@@ -233,10 +235,10 @@ def head_graph(weights: Float[Tensor, "H H"], names: Sequence[str]) -> networkx.
 
 
 def symmetric(weights: Float[Tensor, "H H"]) -> Float[Tensor, "H H"]:
-    """The mean of both directions, the same in both to the last bit.
+    """(weights + weights^T) / 2, symmetric to the last bit.
 
-    A similarity that is symmetric by definition does not come out so by itself: each of its halves is
-    summed in an order of its own, and not every processor's matrix product gives both the same rounding.
+    A similarity that is symmetric by definition need not be computed as such: matrix products on some
+    processors sum the two halves in different orders, and so round them differently.
     """
     return (weights + weights.T) / 2
 
@@ -247,6 +249,6 @@ def _without_loops(weights: Tensor) -> Tensor:
 
 def _require_weights(weights: Tensor) -> None:
     if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or not len(weights):
-        raise ValueError(f"a head graph needs a square of weights, got shape {tuple(weights.shape)}")
+        raise ValueError(f"a head graph needs a square matrix of weights, got shape {tuple(weights.shape)}")
     if not bool((weights.isfinite() & (weights >= 0)).all()):
         raise ValueError("weights between heads must be finite and at least 0")

@@ -1,6 +1,7 @@
-"""Heads that are alike, in all blocks: similarities between any two, neighbours, groups, a layout.
+"""Similarities between all heads of a model, across blocks: nearest heads, groups, layout of the graph.
 
-The heads of all blocks stand in one row, block after block, and a similarity is a square over them.
+The heads of all blocks are indexed consecutively, block after block; a similarity is a square matrix
+over that index.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from analysis.vit import Architecture
 if TYPE_CHECKING:
     import networkx
 
-QUERIES = 64  # rows of an attention map that heads of different blocks are compared on, at most
-_LAYOUT = 3  # neighbours that pull a head, in a layout
+QUERIES = 64  # at most so many rows of an attention map are compared between blocks
+_LAYOUT = 3  # nearest neighbours whose edges determine a head's position in the layout
 
 Head = tuple[int, int]  # block, and head within it
 
 
 def head_names(arch: Architecture) -> tuple[Head, ...]:
-    """All heads in the order of a similarity's rows."""
+    """All heads in the order of the rows of a similarity matrix."""
     return tuple((block, head) for block, widths in enumerate(arch.blocks) for head in range(widths.heads))
 
 
 class AllHeads:
-    """Gathers one kind of similarity between all heads of a model; told of every block in its order.
+    """Accumulates one kind of similarity between all heads of a model, from its blocks in order.
 
-    Within a block it is the head graph's (`analysis.heads.graph`), from all there is. Heads of different
-    blocks are compared image by image: by `cosine` of their outputs, where missing channels count as
-    zero [ours], or by the overlap of their `attention` on `QUERIES` rows, evenly spread [ours].
-    Predictability has no value across blocks; it stays zero there.
+    Within a block it is the similarity of the head graph (`analysis.heads.graph`). Heads of different
+    blocks are compared per image: by the `cosine` of their outputs, padded with zeros to the same width
+    [ours], or by the overlap of their `attention` on `QUERIES` evenly spaced rows [ours].
+    Predictability is not defined across blocks and is zero there.
     """
 
     def __init__(self, arch: Architecture, kind: str) -> None:
@@ -50,7 +51,7 @@ class AllHeads:
         self._images = 0
 
     def add(self, block: BlockActivations) -> None:
-        """Take in a block; after the last one of a batch, the blocks are compared with each other."""
+        """Add the activations of a block; with the last block of a batch, compare the blocks."""
         self._within[block.index].add(block)
         if self._across is None:
             return
@@ -63,7 +64,7 @@ class AllHeads:
             self._images += len(heads)
 
     def weights(self) -> Float[Tensor, "heads heads"]:
-        """The similarity of every pair, 0 to 1; zero on the diagonal, symmetric but for predictability.
+        """The similarity of every pair, 0 to 1; zero on the diagonal; symmetric except predictability.
 
         Raises:
             ValueError: nothing was added, or activations were not finite.
@@ -86,7 +87,7 @@ def _cosines(outputs: Float[Tensor, "heads values"]) -> Float[Tensor, "heads hea
     return (outputs @ outputs.T).abs().clamp_max(1)
 
 
-def _some_rows(block: BlockActivations, _: int) -> Float[Tensor, "B H rows N"]:
+def _sampled_rows(block: BlockActivations, _: int) -> Float[Tensor, "B H rows N"]:
     tokens = block.q.shape[2]
     rows = torch.linspace(0, tokens - 1, min(tokens, QUERIES)).round().long()
     return block.attention[:, :, rows.to(block.q.device)]
@@ -103,44 +104,44 @@ def _overlaps(maps: Float[Tensor, "heads rows N"]) -> Float[Tensor, "heads heads
 
 ACROSS: dict[str, tuple[Callable[[BlockActivations, int], Tensor], Callable[[Tensor], Tensor]]] = {
     "cosine": (_outputs, _cosines),
-    "attention": (_some_rows, _overlaps),
+    "attention": (_sampled_rows, _overlaps),
 }
 
 
 def diagonal_blocks(
     weights: Float[Tensor, "heads heads"], counts: Sequence[int]
 ) -> tuple[Float[Tensor, "H H"], ...]:
-    """Each block's own part of a similarity of all heads."""
+    """The diagonal block of a similarity matrix for each block of the model."""
     parts = weights.split(list(counts))
     return tuple(part.split(list(counts), dim=1)[index] for index, part in enumerate(parts))
 
 
 def nearest(weights: Float[Tensor, "heads heads"], head: int, count: int) -> list[tuple[int, float]]:
-    """The heads most like one, likest first, with their similarity; those that resemble it at all."""
+    """The `count` heads most similar to one, with their similarities in descending order; zeros left out."""
     order = symmetric(weights)[head].sort(descending=True, stable=True)
     pairs = zip(order.indices.tolist(), order.values.tolist(), strict=True)
     return [(other, value) for other, value in pairs if other != head and value > 0][:count]
 
 
 def groups(weights: Float[Tensor, "heads heads"], threshold: float = 0.0) -> list[int]:
-    """The group of every head: communities of the graph of similarities of at least `threshold`.
+    """The group number of every head: communities of the graph of similarities of at least `threshold`.
 
-    By modularity, with Louvain's method (Blondel et al. 2008) as networkx has it; groups are
-    numbered by their first head. A head that resembles no other that much is a group of its own.
+    Found by modularity with the Louvain method (Blondel et al. 2008) of networkx; groups are numbered
+    by their first head. A head without a similarity of at least `threshold` forms its own group.
     """
-    import networkx  # here and below: the app's first page must not wait for it
+    import networkx  # imported late, here and below: slow, and the app's first page does not need it
 
-    graph = _joined(weights, threshold)
-    found = networkx.community.louvain_communities(graph, seed=0)
-    number = {head: place for place, heads in enumerate(sorted(found, key=min)) for head in heads}
+    graph = _graph(weights, threshold)
+    communities = networkx.community.louvain_communities(graph, seed=0)
+    number = {head: place for place, heads in enumerate(sorted(communities, key=min)) for head in heads}
     return [number[head] for head in range(len(weights))]
 
 
 def layout(weights: Float[Tensor, "heads heads"]) -> list[tuple[float, float]]:
-    """A place for every head, from -1 to 1, such that each is near those it resembles most.
+    """A position for every head, coordinates from -1 to 1, near the heads most similar to it.
 
-    networkx' spring layout on every head's nearest few; the same for the same similarities,
-    whatever threshold edges are drawn at.
+    networkx's spring layout of the graph of each head's nearest neighbours. It depends on the
+    similarities only, not on the threshold at which edges are drawn.
     """
     import networkx
 
@@ -148,13 +149,13 @@ def layout(weights: Float[Tensor, "heads heads"]) -> list[tuple[float, float]]:
     graph.add_nodes_from(range(len(weights)))
     for head in range(len(weights)):
         graph.add_weighted_edges_from((head, other, w) for other, w in nearest(weights, head, _LAYOUT))
-    places = networkx.spring_layout(graph, iterations=400, seed=0, method="force")
-    across, down = ([float(places[head][axis]) for head in range(len(weights))] for axis in (0, 1))
-    return list(zip(_spread(across), _spread(down), strict=True))
+    positions = networkx.spring_layout(graph, iterations=400, seed=0, method="force")
+    across, down = ([float(positions[head][axis]) for head in range(len(weights))] for axis in (0, 1))
+    return list(zip(_rescaled(across), _rescaled(down), strict=True))
 
 
-def _spread(values: list[float]) -> list[float]:
-    """From -1 to 1; all in the middle where they are one."""
+def _rescaled(values: list[float]) -> list[float]:
+    """Rescale to the range -1 to 1; equal values all become 0."""
     low, high = min(values), max(values)
     return [2 * (value - low) / (high - low) - 1 if high > low else 0.0 for value in values]
 
@@ -162,15 +163,15 @@ def _spread(values: list[float]) -> list[float]:
 def edges(
     weights: Float[Tensor, "heads heads"], threshold: float, most: int | None = None
 ) -> list[tuple[int, int, float]]:
-    """Pairs of heads at least `threshold` alike, likest first, `most` of them; each pair once."""
-    listed = _joined(weights, threshold).edges(data="weight")
-    return sorted(listed, key=lambda edge: (-edge[2], edge[0], edge[1]))[:most]
+    """Pairs of heads with similarity of at least `threshold`, in descending order, at most `most` of them."""
+    pairs = _graph(weights, threshold).edges(data="weight")
+    return sorted(pairs, key=lambda edge: (-edge[2], edge[0], edge[1]))[:most]
 
 
-def _joined(weights: Tensor, threshold: float) -> networkx.Graph:
+def _graph(weights: Tensor, threshold: float) -> networkx.Graph:
     import networkx
 
-    mutual = symmetric(weights)  # only predictability tells one direction from the other
+    mutual = symmetric(weights)  # predictability depends on the direction
     graph = networkx.Graph()
     graph.add_nodes_from(range(len(weights)))
     rows, columns = torch.nonzero(torch.triu((mutual >= threshold) & (mutual > 0), 1), as_tuple=True)

@@ -1,6 +1,6 @@
-"""What a head's attention rows are like, image by image: how sharp, how far, how much on prefix tokens.
+"""Per-image statistics of a head's attention rows: confidence, entropy, distance, mass on prefix tokens.
 
-None of it needs labels. A row is what one query token gives to all tokens; it sums to one.
+None of them needs labels. A row is the attention of one query token to all tokens; it sums to one.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from analysis.vit import Architecture
 
 
 def confidence(block: BlockActivations, arch: Architecture) -> Float[Tensor, "B H"]:
-    """Mean over rows of their largest entry (Voita et al. 2019), 0 to 1."""
+    """Largest entry of each row (Voita et al. 2019), mean over rows, 0 to 1."""
     return block.attention.amax(dim=-1).mean(dim=-1)
 
 
 def entropy(block: BlockActivations, arch: Architecture) -> Float[Tensor, "B H"]:
-    """Mean over rows of their entropy in bits: 0 looks at one token, log2 N at all alike."""
+    """Entropy of each row in bits, mean over rows: 0 for a single token, log2 N for uniform attention."""
     return bits(block.attention)
 
 
 def bits(rows: Float[Tensor, "*B N M"]) -> Float[Tensor, "*B"]:
-    """Entropy of rows in bits, mean over rows."""
+    """Entropy of rows of probabilities in bits, mean over rows."""
     return torch.special.entr(rows).sum(dim=-1).double().mean(dim=-1) / math.log(2)
 
 
 def attended_distance(block: BlockActivations, arch: Architecture) -> Float[Tensor, "B H"]:
-    """Mean distance from patch to attended patch, weighted by attention; the unit is a patch.
+    """Mean distance between query patch and attended patch, weighted by attention, in units of patches.
 
-    As in Dosovitskiy et al. 2021 (figure 7), in patches; attention from and to prefix tokens has no
-    distance and is left out, so that every pair of patches counts by the attention on it [ours].
+    As in Dosovitskiy et al. 2021 (figure 7), but in patches; attention from and to prefix tokens has no
+    distance and is left out, so that every pair of patches is weighted by its attention [ours].
     """
     prefix = len(arch.prefix_names)
     between = block.attention[..., prefix:, prefix:]  # B H P P
-    places = torch.cartesian_prod(*(torch.arange(size) for size in arch.grid)).to(between)  # P 2
-    far = torch.cdist(places, places)
+    positions = torch.cartesian_prod(*(torch.arange(size) for size in arch.grid)).to(between)  # P 2
+    distances = torch.cdist(positions, positions)
     total = between.sum(dim=(-2, -1)).clamp_min(torch.finfo(between.dtype).tiny)
-    return (between * far).sum(dim=(-2, -1)) / total
+    return (between * distances).sum(dim=(-2, -1)) / total
 
 
 def prefix_mass(block: BlockActivations, arch: Architecture) -> Float[Tensor, "B H"]:
-    """Mean over rows of the share that goes to prefix tokens, 0 to 1; 0 where there are none."""
+    """Share of attention on prefix tokens, mean over rows, 0 to 1; 0 if the model has none."""
     return block.attention[..., : len(arch.prefix_names)].sum(dim=-1).mean(dim=-1)

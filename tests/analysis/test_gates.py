@@ -166,7 +166,7 @@ def test_no_hook_is_left_behind_by_gates_that_do_not_fit(tiny: ViT) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 5), (6,), (2, 7)])
 def test_another_number_of_heads_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="a mask of this model has 6 factors a row"):
+    with pytest.raises(ValueError, match="a head mask of this model must have 6 columns"):
         head_gates(TINY, torch.ones(shape))
 
 

@@ -47,5 +47,5 @@ def test_what_gives_no_order_agrees_with_nothing() -> None:
 
 @pytest.mark.parametrize("columns", [{}, {"a": [1.0]}, {"a": [1.0, 2.0], "b": [1.0]}])
 def test_what_cannot_be_ranked_is_refused(columns: dict[str, list[float]]) -> None:
-    with pytest.raises(ValueError, match="at least 2 heads in columns of one length"):
+    with pytest.raises(ValueError, match="must have the same length, at least 2 heads"):
         spearman(columns)

@@ -208,7 +208,7 @@ def test_heads_nothing_leads_to_have_no_mass() -> None:
 def test_a_chain_in_pieces_is_refused_and_teleport_mends_it() -> None:
     pieces = torch.zeros(4, 4)
     pieces[0, 1] = pieces[1, 0] = pieces[2, 3] = pieces[3, 2] = 1
-    with pytest.raises(ValueError, match=r"falls apart into groups .* use a teleport above 0"):
+    with pytest.raises(ValueError, match=r"disconnected groups .* use a teleport above 0"):
         stationary(transition(pieces))
     torch.testing.assert_close(
         stationary(transition(pieces, 0.1)), torch.full((4,), 0.25, dtype=torch.float64)
@@ -238,7 +238,7 @@ def test_the_graph_is_the_weights() -> None:
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: transition(torch.ones(2, 3)), r"square of weights, got shape \(2, 3\)"),
+        (lambda: transition(torch.ones(2, 3)), r"square matrix of weights, got shape \(2, 3\)"),
         (lambda: transition(-torch.ones(2, 2)), "finite and at least 0"),
         (lambda: transition(torch.full((2, 2), torch.nan)), "finite and at least 0"),
         (lambda: transition(torch.ones(2, 2), 1.5), "teleport must be from 0 to 1, got 1.5"),
