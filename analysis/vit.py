@@ -1,7 +1,7 @@
-"""The model itself: a plain Vision Transformer in which every block has widths of its own.
+"""The model: a plain Vision Transformer whose blocks may each have different widths.
 
-This one file needs only torch. A copy of it travels inside every exported bundle, so that a
-pruned model loads anywhere without the project that pruned it:
+This file needs only torch. Every exported bundle includes a copy of it, so that a pruned model can be
+loaded without the project that pruned it:
 
     from safetensors.torch import load_file
     from vit import Architecture, ViT
@@ -46,17 +46,16 @@ class BlockWidths:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that shapes a `ViT`, as data: frozen, hashable, to and from JSON.
+    """The hyperparameters of a `ViT`: frozen, hashable, stored as JSON.
 
-    `scale` is the factor on the attention scores. It belongs to the model as trained,
-    1/sqrt(head_dim of the dense model), and stays whatever the query-key width becomes.
-    `distilled` adds DeiT's distillation token and second head; `registers` are DINOv2's.
-    `pos_embed_prefix` says whether the position embedding covers the prefix tokens;
-    `norm_before_pool` whether the last norm stands before pooling (timm's `norm`) or after it
-    (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (root mean square alone: no centring,
-    no bias). `num_classes` 0 means no head: the output is the pooled feature. With `skip_unread` the
-    last block computes the tokens that the classifier reads and leaves out the others, which nobody
-    reads behind it, and all keys and values: the same logits for less work. It needs pool "token".
+    `scale` is the factor on the attention scores: 1/sqrt(head_dim) of the dense model as trained, also
+    after query-key pairs were removed. `distilled` adds DeiT's distillation token and second head;
+    `registers` is the number of DINOv2's register tokens. `pos_embed_prefix` states whether the position
+    embedding covers the prefix tokens; `norm_before_pool` whether the final norm comes before pooling
+    (timm's `norm`) or after it (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (RMSNorm: no
+    centring, no bias). `num_classes` 0 means no head: the output is the pooled feature. With
+    `skip_unread` the last block computes only the tokens that the classifier reads, and no keys or
+    values, for the same logits with less work. It needs pool "token".
 
     Raises:
         ValueError: a field of another type, a width below one, or a combination that is no network.
@@ -131,7 +130,7 @@ class Architecture:
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens that the last block computes: with `skip_unread` the classifier's, the first ones."""
+        """Number of tokens the last block computes: with `skip_unread` only those the classifier reads."""
         return 1 + self.distilled if self.skip_unread else self.num_tokens
 
     def to_json(self) -> str:
@@ -247,7 +246,7 @@ class PatchEmbed(nn.Module):
             arch.embed_dim,
             kernel_size=arch.patch_size,
             stride=arch.patch_size,
-            # a norm right behind makes the bias redundant; timm's CLIP models have none
+            # a norm right after it makes the bias redundant; timm's CLIP models have none
             bias=not arch.pre_norm,
         )
 
@@ -258,8 +257,9 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention whose query-key and value widths may differ.
 
-    Rows of `qkv` are timm's order: all heads' queries, all heads' keys, all heads' values.
-    `fused` False computes softmax(q k^T) v in plain products: what FLOP counters and ONNX need.
+    Rows of `qkv` are in timm's order: all heads' queries, all heads' keys, all heads' values.
+    With `fused` False, softmax(q k^T) v is computed as plain matrix products, as FLOP counters and
+    ONNX need it.
     """
 
     def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
@@ -272,7 +272,7 @@ class Attention(nn.Module):
 
     @property
     def qkv_rows(self) -> tuple[int, int, int]:
-        """Rows of `qkv` that are queries, keys and values."""
+        """Numbers of rows of `qkv` that are queries, keys and values."""
         return self.heads * self.qk_dim, self.heads * self.qk_dim, self.heads * self.v_dim
 
     def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -283,43 +283,43 @@ class Attention(nn.Module):
         return q, k, v
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """Attention maps softmax(scale q k^T), rows summing to one: B H N N."""
+        """Attention maps softmax(scale q k^T), whose rows sum to one: B H N N."""
         return ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
 
     def forward(self, x: Tensor, count: int | None = None) -> Tensor:
-        """Attention of the first `count` tokens (None: of all) to all tokens: B N E -> B count E."""
-        out = self._all(x) if count is None else self._few(x, count)  # B H count Dv
+        """Attention of the first `count` tokens (None: all) to all tokens: B N E -> B count E."""
+        out = self._all(x) if count is None else self._first(x, count)  # B H count Dv
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _all(self, x: Tensor) -> Tensor:
         q, k, v = self.split_heads(self.qkv(x))
         return self._fused(q, k, v) if self.fused else self.weights(q, k) @ v
 
-    def _few(self, x: Tensor, count: int) -> Tensor:
-        """The same for few tokens, without a key or a value of any other.
+    def _first(self, x: Tensor, count: int) -> Tensor:
+        """Head outputs of the first tokens, without computing keys or values.
 
-        With the projections absorbed as in multi-head latent attention (DeepSeek-V2, 2024):
-        q . (Wk x) = (Wk^T q) . x, and the sum of a Wv x is Wv times the sum of a x. The bias of the
-        keys adds the same to all scores of a query, that of the values to their mean.
+        The projections are absorbed as in multi-head latent attention (DeepSeek-V2, 2024):
+        q . (Wk x) = (Wk^T q) . x, and the sum of a Wv x is Wv times the sum of a x. The keys' bias adds
+        a constant to all scores of a query, which softmax ignores; the values' bias is added to the output.
         """
         heads = self.heads
-        on_q, on_k, on_v = self.qkv.weight.split(self.qkv_rows)
-        for_q, _, for_v = self.qkv.bias.split(self.qkv_rows) if self.qkv.bias is not None else (None,) * 3
+        w_q, w_k, w_v = self.qkv.weight.split(self.qkv_rows)
+        b_q, _, b_v = self.qkv.bias.split(self.qkv_rows) if self.qkv.bias is not None else (None,) * 3
 
         def by_head(z: Tensor, weight: Tensor) -> Tensor:
-            """Each head's own product, weights as they lie: B H count I and H I O -> B H count O."""
+            """Multiply each head by its own weights: B H count I and H I O -> B H count O."""
             flat = z.transpose(0, 1).flatten(1, 2) @ weight  # H B*count O
             return flat.unflatten(1, (-1, count)).transpose(0, 1)
 
-        q = F.linear(x[:, :count], on_q, for_q).unflatten(-1, (heads, -1)).transpose(1, 2)  # B H count Dqk
-        q = by_head(q, on_k.unflatten(0, (heads, -1))).flatten(1, 2)  # B H*count E
+        q = F.linear(x[:, :count], w_q, b_q).unflatten(-1, (heads, -1)).transpose(1, 2)  # B H count Dqk
+        q = by_head(q, w_k.unflatten(0, (heads, -1))).flatten(1, 2)  # B H*count E
         mixed = (self.weights(q, x) @ x).unflatten(1, (heads, count))  # B H count E
-        out = by_head(mixed, on_v.unflatten(0, (heads, -1)).mT)  # B H count Dv
-        return out if for_v is None else out + for_v.view(heads, 1, -1)
+        out = by_head(mixed, w_v.unflatten(0, (heads, -1)).mT)  # B H count Dv
+        return out if b_v is None else out + b_v.view(heads, 1, -1)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # The fast kernels want Dqk = Dv. Zero channels change neither q k^T nor the first
-        # Dv channels of the result, and padding costs far less than leaving the kernel.
+        # The fast kernels need Dqk = Dv. Zero channels change neither q k^T nor the first Dv channels
+        # of the result, and padding costs far less than falling back to the slow kernel.
         width = max(self.qk_dim, self.v_dim)
         q, k, v = (F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)[..., : self.v_dim]
@@ -368,7 +368,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """A Vision Transformer of the given `Architecture`: images B C H W -> logits B num_classes."""
+    """A Vision Transformer with the given `Architecture`: images B C H W -> logits B num_classes."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -386,7 +386,7 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(arch)
         self.norm_pre = _norm(arch) if arch.pre_norm else nn.Identity()
         blocks = nn.ModuleList(Block(arch, widths) for widths in arch.blocks)
-        self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]  # the list says Module
+        self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]  # ModuleList yields Module
         self.norm = _norm(arch) if arch.norm_before_pool else nn.Identity()
         self.fc_norm = nn.Identity() if arch.norm_before_pool else _norm(arch)
 
@@ -397,7 +397,7 @@ class ViT(nn.Module):
         self.head_dist = head() if arch.distilled else None
 
     def init_weights(self) -> None:
-        """Set the weights for training from scratch, as timm does: truncated normal, std 0.02."""
+        """Initialise the weights for training from scratch, as timm does: truncated normal, std 0.02."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -405,10 +405,10 @@ class ViT(nn.Module):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images B C H W to the tokens that enter the first block, B N E.
+        """Embed images B C H W as the tokens that enter the first block, B N E.
 
         Raises:
-            ValueError: the images have another size than the model.
+            ValueError: the images do not have the model's image size.
         """
         if tuple(images.shape[-2:]) != self.arch.image_size:
             raise ValueError(
@@ -422,7 +422,7 @@ class ViT(nn.Module):
         return self.norm_pre(x + self.pos_embed if self.arch.pos_embed_prefix else x)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Tokens behind the last block, B N E, to logits B num_classes (two heads: their mean)."""
+        """Logits B num_classes from the output of the last block, B N E (with two heads, their mean)."""
         x = self.norm(x)
         if self.head_dist is not None:
             return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
@@ -438,7 +438,7 @@ class ViT(nn.Module):
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:
-        """Compute attention in plain products inside the `with`; restores what was before."""
+        """Compute attention as plain matrix products inside the `with`, then restore the setting."""
         modules = [module for module in self.modules() if isinstance(module, Attention)]
         before = [module.fused for module in modules]
         try:

@@ -1,4 +1,4 @@
-"""Where models come from: the demo, timm, the hub, weights files, bundles; and their preprocessing."""
+"""Load models and their preprocessing: the demo, timm, the hub, weights files, bundles."""
 
 from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
 from analysis.models.load import DEMO, LoadedModel, architecture, load, suggested

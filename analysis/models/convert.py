@@ -1,4 +1,4 @@
-"""timm's plain Vision Transformers in the form of `vit.py`; all others refused by name with the reason."""
+"""Convert timm's plain Vision Transformers to `vit.py`; refuse all other models with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from analysis.vit import Architecture, BlockWidths, ViT
 
-TOLERANCE = 1e-4  # on the logits, relative to the largest; two float32 forwards differ by about 1e-6
+TOLERANCE = 1e-4  # relative to the largest logit; two float32 implementations differ by about 1e-6
 
 _OTHER_CLASSES = {
     "Eva": "it belongs to timm's Eva family (rotary position embedding RoPE, SwiGLU, split q, k and v)",
@@ -24,12 +24,12 @@ _OTHER_BLOCKS = {
     "ParallelScalingBlock": "attention and MLP run in parallel",
     "DiffParallelScalingBlock": "attention and MLP run in parallel, with differential attention",
     "ParallelThingsBlock": "several attentions and MLPs run in parallel",
-    "ResPostBlock": "the norms stand behind attention and MLP",
+    "ResPostBlock": "its norms come after attention and MLP",
 }
 
 
 class UnsupportedModelError(ValueError):
-    """The model has a part that a plain Vision Transformer cannot express."""
+    """A model with a part that a plain Vision Transformer does not have."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
@@ -39,9 +39,9 @@ class UnsupportedModelError(ValueError):
 
 
 def from_timm(timm_model: nn.Module) -> ViT:
-    """Convert a timm Vision Transformer and check that both give the same logits.
+    """Convert a timm Vision Transformer and check that both compute the same logits.
 
-    The timm model is left as found; the ViT holds float32 copies of its weights, in eval mode.
+    The timm model is left unchanged; the ViT is in evaluation mode with float32 copies of its weights.
 
     Raises:
         UnsupportedModelError: the model has a part that `ViT` cannot express.
@@ -57,7 +57,7 @@ def from_timm(timm_model: nn.Module) -> ViT:
 
 
 def architecture_of(timm_model: nn.Module) -> Architecture:
-    """The `Architecture` of a timm Vision Transformer, from its structure alone (meta device will do).
+    """The `Architecture` of a timm Vision Transformer, which may be on the meta device.
 
     Raises:
         UnsupportedModelError: the model has a part that `ViT` cannot express.
@@ -70,8 +70,8 @@ def architecture_of(timm_model: nn.Module) -> Architecture:
         ours = {name: tuple(value.shape) for name, value in ViT(arch).state_dict().items()}
     theirs = {name: tuple(value.shape) for name, value in _state(timm_model)}
     if ours != theirs:
-        strange = min(set(ours.items()) ^ set(theirs.items()))[0]
-        raise UnsupportedModelError(_name(timm_model), f"its parameter {strange} has no place in a plain ViT")
+        unmatched = min(set(ours.items()) ^ set(theirs.items()))[0]
+        raise UnsupportedModelError(_name(timm_model), f"its parameter {unmatched} does not fit a plain ViT")
     return arch
 
 
@@ -103,7 +103,7 @@ def _read_architecture(m: Any) -> Architecture:
 
 
 def _obstacles(m: Any) -> Iterator[str]:
-    """What about the model a plain ViT cannot express; nothing when it can."""
+    """Reasons why a plain ViT cannot express the model; none if it can."""
     from timm.models.vision_transformer import VisionTransformer
 
     if not isinstance(m, VisionTransformer):
@@ -137,14 +137,14 @@ def _embedding_obstacles(m: Any) -> Iterator[str]:
 
     embed = m.patch_embed
     if type(embed) is not PatchEmbed:
-        yield f"its patch embedding is not one plain convolution (patch_embed is a {type(embed).__name__})"
+        yield f"its patch embedding is not a single convolution (patch_embed is a {type(embed).__name__})"
         return
     if not isinstance(embed.norm, nn.Identity):
         yield "its patch embedding ends in a norm (patch_embed.norm)"
     if embed.img_size is None or embed.grid_size != tuple(
         size // patch for size, patch in zip(embed.img_size, embed.patch_size, strict=True)
     ):
-        yield "its patch embedding pads images or takes any size (patch_embed)"
+        yield "its patch embedding pads images or accepts any image size (patch_embed)"
     if m.pos_embed is None:
         yield "it has no learned position embedding (pos_embed)"
     if not isinstance(m.norm_pre, nn.Identity | nn.LayerNorm):
@@ -208,14 +208,14 @@ def _end_obstacles(m: Any) -> Iterator[str]:
 
 
 def _activation(module: nn.Module) -> str | None:
-    """Our name of an activation module, by timm's or torch's class; None for others."""
+    """The name in `vit.ACTIVATIONS` of timm's or torch's activation module; None for others."""
     if isinstance(module, nn.GELU):
         return "gelu_tanh" if module.approximate == "tanh" else "gelu"
     return {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}.get(type(module).__name__)
 
 
 def _verify(model: ViT, timm_model: nn.Module) -> None:
-    """Compare logits on random images; what the structure did not tell must not slip through."""
+    """Compare logits on random images, to catch differences that the checks above do not look for."""
     twin: Any = copy.deepcopy(timm_model).to("cpu", torch.float32).eval()
     shape = (2, model.arch.in_channels, *model.arch.image_size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -224,7 +224,9 @@ def _verify(model: ViT, timm_model: nn.Module) -> None:
     difference = float((got - expected).abs().max())
     # "not <=" so that NaN fails too
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise UnsupportedModelError(_name(timm_model), f"converted, its logits differ by {difference:.2g}")
+        raise UnsupportedModelError(
+            _name(timm_model), f"its logits differ by {difference:.2g} after conversion"
+        )
 
 
 def _state(timm_model: nn.Module) -> list[tuple[str, torch.Tensor]]:

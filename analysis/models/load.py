@@ -1,6 +1,6 @@
-"""Where models come from: the demo, timm, the Hugging Face hub, local weights, bundles.
+"""Load a model by name: the demo, timm, the Hugging Face hub, local weights, bundles.
 
-Whatever the source, the result is a `ViT` with its preprocessing; nothing later depends on timm.
+Whatever the source, the result is a `ViT` with its preprocessing; no later step depends on timm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode and float32, what it does to images, and where it came from."""
+    """A model in evaluation mode and float32, its preprocessing, and the source it was loaded from."""
 
     model: ViT
     preprocess: Preprocess
@@ -43,7 +43,7 @@ class LoadedModel:
 
 
 def suggested() -> tuple[str, ...]:
-    """Names worth offering for choice, the demo first; all of them are covered by tests."""
+    """Model names to suggest to the user, the demo first; tests cover all of them."""
     return (
         "demo",
         "deit_tiny_patch16_224",
@@ -71,36 +71,36 @@ def load(
 ) -> LoadedModel:
     """Load a model by name: "demo", a timm name, "hf-hub:..." or the path of a bundle folder.
 
-    Without `weights` those of the hub are used. `image_size` (rows, columns) resamples the position
-    embedding. With `weights`, the number of classes is that of the file; 0 drops the head.
+    Without `weights`, those on the hub are used. `image_size` (rows, columns) resamples the position
+    embedding. The default number of classes is that of the weights; `num_classes` 0 drops the head.
 
     Raises:
-        ValueError: unknown name, unreachable or unfit weights, a broken bundle.
-        UnsupportedModelError: a model that is no plain Vision Transformer.
+        ValueError: unknown name, weights that are unavailable or do not fit, or a broken bundle.
+        UnsupportedModelError: the model is not a plain Vision Transformer.
     """
     folder = _bundle_folder(name)
     if folder is None:
         model, preprocess, source = load_timm(name, weights, image_size, num_classes)
         return LoadedModel(model, preprocess, name, source)
     if any(option is not None for option in (weights, image_size, num_classes)):
-        raise ValueError(f"{name} brings its own weights, image size and classes; leave those options out")
+        raise ValueError(f"{name} has its own weights, image size and classes; leave those options out")
     return replace(read_bundle(folder), name=name)
 
 
 def architecture(
     name: str, *, image_size: tuple[int, int] | None = None, num_classes: int | None = None
 ) -> Architecture:
-    """The architecture behind a name, without weights; "hf-hub:" names apart, without network.
+    """The architecture of a model by name, without its weights; only "hf-hub:" names need the network.
 
     Raises:
         ValueError: unknown name, or a broken bundle.
-        UnsupportedModelError: a model that is no plain Vision Transformer.
+        UnsupportedModelError: the model is not a plain Vision Transformer.
     """
     folder = _bundle_folder(name)
     if folder is None:
         return architecture_of(skeleton(name, image_size, num_classes))
     if image_size is not None or num_classes is not None:
-        raise ValueError(f"{name} brings its own image size and classes; leave those options out")
+        raise ValueError(f"{name} has its own image size and classes; leave those options out")
     return _bundle_architecture(folder)
 
 
@@ -138,7 +138,7 @@ def _bundle_preprocess(folder: Path, arch: Architecture) -> Preprocess:
 
 
 def _bundle_folder(name: str) -> Path | None:
-    """The folder a name stands for, or None for a name of timm or the hub."""
+    """The bundle folder that a name refers to, or None for a timm or hub name."""
     if name == "demo":
         return DEMO
     if not name or name.startswith(HUB):

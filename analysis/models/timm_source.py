@@ -1,4 +1,4 @@
-"""Models by timm's names: their structure, their weights from the hub or a file, their preprocessing."""
+"""Load models by timm's names: structure, weights from the hub or a file, and preprocessing."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def load_timm(
     """Model, preprocessing and a description of the source, for a timm or "hf-hub:" name.
 
     Raises:
-        ValueError: unknown name, or weights that cannot be had or do not fit.
-        UnsupportedModelError: a model that is no plain Vision Transformer.
+        ValueError: unknown name, or weights that are unavailable or do not fit.
+        UnsupportedModelError: the model is not a plain Vision Transformer.
     """
     model = skeleton(name, image_size, num_classes)
     if weights is None:
@@ -51,15 +51,15 @@ def load_timm(
 
 
 def skeleton(name: str, image_size: tuple[int, int] | None, num_classes: int | None) -> Any:
-    """The timm model without weights (on the meta device); known to be a plain Vision Transformer.
+    """The timm model without weights (on the meta device), checked to be a plain Vision Transformer.
 
     Raises:
-        ValueError: unknown name, or a size or number of classes that cannot be.
-        UnsupportedModelError: a model that is no plain Vision Transformer.
+        ValueError: unknown name, or an invalid image size or number of classes.
+        UnsupportedModelError: the model is not a plain Vision Transformer.
     """
     _require_known(name)
     model = _create(name)
-    arch = architecture_of(model)  # before the options, which other networks do not know
+    arch = architecture_of(model)  # before passing options that other networks do not accept
     options: dict[str, Any] = {}
     if image_size is not None:
         _require_size(image_size, arch.patch_size)
@@ -72,7 +72,7 @@ def skeleton(name: str, image_size: tuple[int, int] | None, num_classes: int | N
 
 
 def is_timm(name: str) -> bool:
-    """Whether timm knows a model of that name, whatever the tag behind the dot."""
+    """Whether timm has a model of that name; a tag after the dot is ignored."""
     import timm
 
     return bool(timm.is_model(name.partition(".")[0]))
@@ -93,7 +93,7 @@ def _require_known(name: str) -> None:
 
     if name.startswith(HUB):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name.removeprefix(HUB)):
-            raise ValueError(f"a model on the hub is written {HUB}OWNER/NAME, got {name!r}")
+            raise ValueError(f"a model on the hub is named {HUB}OWNER/NAME, got {name!r}")
         return
     if not is_timm(name):
         base = name.partition(".")[0]
@@ -102,7 +102,7 @@ def _require_known(name: str) -> None:
     base, _, tag = name.partition(".")
     known = timm.list_models(f"{base}.*", pretrained=True)
     if tag and name not in known:
-        raise ValueError(f"{base} has no weights tagged {tag!r}; there are {', '.join(known) or 'none'}")
+        raise ValueError(f"{base} has no weights tagged {tag!r}; available are {', '.join(known) or 'none'}")
 
 
 def _require_size(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
@@ -110,8 +110,8 @@ def _require_size(image_size: tuple[int, int], patch_size: tuple[int, int]) -> N
         size < patch or size % patch for size, patch in zip(image_size, patch_size, strict=True)
     ):
         raise ValueError(
-            f"image_size must be two multiples of the patch size {patch_size[0]} x {patch_size[1]}, "
-            f"rows first, got {image_size}"
+            f"image_size must be two numbers, rows first, that are multiples of the patch size "
+            f"{patch_size[0]} x {patch_size[1]}, got {image_size}"
         )
 
 
@@ -119,23 +119,23 @@ def _hub_weights(name: str, config: dict[str, Any], num_classes: int | None) -> 
     from timm.models import load_state_dict_from_hf
 
     if not config.get("hf_hub_id"):
-        raise ValueError(f"there are no weights for {name} on the hub; give {_LOCAL}")
+        raise ValueError(f"there are no weights for {name} on the hub; use {_LOCAL}")
     if num_classes not in (None, 0, config["num_classes"]):
         raise ValueError(
             f"the weights of {name} on the hub have {config['num_classes']} classes, not {num_classes}; "
-            f"leave the number of classes out or give {_LOCAL} trained for it"
+            f"leave out the number of classes or use {_LOCAL} trained for it"
         )
-    place = (config["hf_hub_id"], config.get("hf_hub_filename"))
+    location = (config["hf_hub_id"], config.get("hf_hub_filename"))
     with _hub_access(name, "the weights of", _LOCAL):
-        loaded = load_state_dict_from_hf(*(part for part in place if part))
+        loaded = load_state_dict_from_hf(*(part for part in location if part))
     return unpack(loaded, name)
 
 
 @contextmanager
-def _hub_access(name: str, what: str, instead: str) -> Iterator[None]:
-    """Turn what goes wrong with the hub into one sentence; without network use its cache at once.
+def _hub_access(name: str, what: str, alternative: str) -> Iterator[None]:
+    """Turn errors of the hub into one sentence; without network access use the local cache immediately.
 
-    Left to itself, huggingface_hub retries for the better part of a minute before it gives up.
+    By default huggingface_hub retries for most of a minute before it gives up.
     """
     from huggingface_hub import constants
 
@@ -144,25 +144,25 @@ def _hub_access(name: str, what: str, instead: str) -> Iterator[None]:
     constants.HF_HUB_OFFLINE = not reachable
     try:
         yield
-    except Exception as error:  # of its HTTP library, its own, or from a configuration that is not timm's
+    except Exception as error:  # from the HTTP library, huggingface_hub, or a configuration not timm's
         if not reachable:
             raise ValueError(
-                f"{what} {name} must come from the Hugging Face hub, which cannot be reached, "
-                f"and are not in its local cache; connect to the network or give {instead}"
+                f"the Hugging Face hub cannot be reached, and {what} {name} cannot be found in its "
+                f"local cache; connect to the network or use {alternative}"
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         if isinstance(error, KeyError):
-            reason = "its config.json describes no timm model"
+            reason = "its config.json does not describe a timm model"
         raise ValueError(
-            f"the Hugging Face hub did not give {what} {name} ({reason[:200]}); "
-            f"check the name and your access, or give {instead}"
+            f"the Hugging Face hub did not provide {what} {name} ({reason[:200]}); "
+            f"check the name and your access, or use {alternative}"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
 def _hub_answers() -> bool:
-    """Whether the hub can be reached; known within `PROBE_SECONDS`, proxies included."""
+    """Whether the hub responds within `PROBE_SECONDS`, directly or through a proxy."""
     answers: list[object] = []
 
     def probe() -> None:
@@ -170,10 +170,10 @@ def _hub_answers() -> bool:
 
         try:
             answers.append(get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS))
-        except Exception:  # whatever it is, the answer is no
+        except Exception:  # any error means that the hub cannot be reached
             return
 
-    # a thread, because looking up a host name heeds no timeout
+    # in a thread, because the timeout does not apply to looking up the host name
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
@@ -181,33 +181,30 @@ def _hub_answers() -> bool:
 
 
 def _require_same_patches(state: dict[str, Tensor], model: Any, source: Path, *, resample: bool) -> None:
-    """timm would resample either in silence, and a model that is subtly another would come out."""
+    """Refuse patches of another size, which timm would silently resample into a different model."""
     kernel, ours = state.get("patch_embed.proj.weight"), model.patch_embed.proj.weight
     if kernel is not None and kernel.ndim == 4 and kernel.shape[2:] != ours.shape[2:]:
         got, want = (f"{k.shape[2]} x {k.shape[3]}" for k in (kernel, ours))
-        raise ValueError(f"{source} holds weights for patches of {got} pixels, the model takes {want}")
+        raise ValueError(f"{source} has weights for patches of {got} pixels, the model needs {want}")
     tokens = state.get("pos_embed")
-    if (
-        resample or tokens is None or tokens.ndim != 3 or "mask_token" in state
-    ):  # original DINOv2: other tokens
+    original_dinov2 = "mask_token" in state  # counts its tokens differently
+    if resample or tokens is None or tokens.ndim != 3 or original_dinov2:
         return
     if tokens.shape[1] != model.pos_embed.shape[1]:
         raise ValueError(
-            f"{source} has a position embedding of {tokens.shape[1]} tokens, the model of "
-            f"{model.pos_embed.shape[1]}: it is of another architecture, or needs image_size to be set"
+            f"{source} has a position embedding for {tokens.shape[1]} tokens, the model has "
+            f"{model.pos_embed.shape[1]}: it is of another architecture, or image_size must be set"
         )
 
 
 def _adapt(state: dict[str, Tensor], model: Any, source: object) -> dict[str, Tensor]:
-    """Bring original checkpoints (DeiT, DINOv2, CLIP, JAX-style) to timm's names, and to the image size."""
+    """Convert original checkpoints (DeiT, DINOv2, CLIP, JAX) to timm's names and the image size."""
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     try:
         adapted: dict[str, Tensor] = checkpoint_filter_fn(state, model, adapt_layer_scale=True)
-    except Exception as error:  # the filter stumbles in many ways over what is no such checkpoint
-        raise ValueError(
-            f"{source} does not hold the weights of a Vision Transformer like this one"
-        ) from error
+    except Exception as error:  # the filter raises all kinds of errors on other checkpoints
+        raise ValueError(f"{source} does not hold weights for this Vision Transformer") from error
     unused = ["attn_pool."]  # SigLIP's pooling, left out of its average-pooled variants
     if model.num_classes == 0:
         unused += ["head.", "head_dist."]

@@ -1,4 +1,4 @@
-"""Weight files: read without running anything in them, and checked tensor by tensor."""
+"""Read weights files without executing any code in them, and check every tensor."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 PICKLED = (".pth", ".pt", ".bin")
-# where training scripts keep the weights inside a checkpoint, the averaged ones first, as timm does
-_NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "encoder")
-_WRAPPERS = ("module.", "_orig_mod.")  # what parallel and compiled modules put before every name
+# keys under which training scripts store the weights in a checkpoint, averaged weights first, as in timm
+_NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "encoder")
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes added by DistributedDataParallel and torch.compile
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Named float32 tensors of a .safetensors file or a .pth, .pt or .bin checkpoint.
 
-    Checkpoints are unpacked from the usual nests (`model`, `state_dict`, `model_ema`) and from the
-    prefixes of DistributedDataParallel and torch.compile.
+    The weights may be nested in the checkpoint under the usual keys (`model`, `state_dict`,
+    `model_ema`); the prefixes of DistributedDataParallel and torch.compile are removed.
 
     Raises:
-        ValueError: no such file, not readable, refused because it could run code, or not weights.
+        ValueError: the file does not exist, cannot be read, could run code, or does not hold weights.
     """
     file = file.expanduser()
     if file.suffix not in (".safetensors", *PICKLED):
@@ -37,10 +37,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def unpack(loaded: Any, source: object) -> dict[str, Tensor]:
-    """The named tensors inside a loaded checkpoint, floats as float32.
+    """The named tensors of a loaded checkpoint, floating-point ones converted to float32.
 
     Raises:
-        ValueError: an entry is no tensor, or holds NaN or infinity.
+        ValueError: an entry is not a tensor, or has values that are NaN or infinite.
     """
     state: dict[str, Tensor] = {}
     for name, value in _unwrap(loaded, source).items():
@@ -48,15 +48,15 @@ def unpack(loaded: Any, source: object) -> dict[str, Tensor]:
             raise ValueError(f"{source}: weights must be tensors, {name!r} is a {type(value).__name__}")
         state[name] = value.to(torch.float32) if value.is_floating_point() else value
         if not state[name].isfinite().all():
-            raise ValueError(f"{source}: all weights must be finite, {name!r} holds NaN or infinity")
+            raise ValueError(f"{source}: all weights must be finite, {name!r} has NaN or infinite values")
     return state
 
 
 def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object) -> None:
-    """Check that names and shapes are exactly those of the model, and all tensors floats.
+    """Check that names and shapes are exactly those of the model, and that all tensors are floating-point.
 
     Raises:
-        ValueError: naming the first tensor that does not fit, with counts.
+        ValueError: names the first tensor that does not match, and how many there are.
     """
     shapes = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     missing = [name for name in expected if name not in state]
@@ -64,7 +64,7 @@ def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
     problems = []
     if shapes:
         got, want = (" x ".join(map(str, s[shapes[0]].shape)) for s in (state, expected))
-        problems.append(f"{len(shapes)} of another shape (first {shapes[0]!r}: {got}, must be {want})")
+        problems.append(f"{len(shapes)} with a wrong shape (first {shapes[0]!r}: {got}, must be {want})")
     if missing:
         problems.append(f"{len(missing)} missing (first {missing[0]!r})")
     if unknown:
@@ -74,9 +74,9 @@ def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
             f"{source} holds the weights of another architecture: "
             f"of {len(expected)} tensors expected, {', '.join(problems)}"
         )
-    whole = next((name for name, value in state.items() if not value.is_floating_point()), None)
-    if whole is not None:
-        raise ValueError(f"{source}: weights must be floats, {whole!r} is {state[whole].dtype}")
+    integer = next((name for name, value in state.items() if not value.is_floating_point()), None)
+    if integer is not None:
+        raise ValueError(f"{source}: weights must be floats, {integer!r} is {state[integer].dtype}")
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -97,33 +97,33 @@ def _read_pickled(file: Path) -> Any:
     if start != b"PK" and not start.startswith(b"\x80"):  # zip archive, or a pickle of protocol 2 and up
         raise ValueError(f"{file} is not a PyTorch checkpoint; give one, or a .safetensors file")
     try:
-        # Namespace: training scripts store their arguments with it; rebuilding one runs nothing
+        # training scripts often store their arguments as a Namespace; unpickling one runs no code
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about TorchScript and pickle protocols, both refused below
+            warnings.simplefilter("ignore")  # about TorchScript and pickle protocols, handled below
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused because it holds more than tensors and could run code when loaded; "
-            "convert it to .safetensors where you trust it"
+            "if you trust it, convert it to .safetensors"
         ) from error
-    except Exception as error:  # torch passes on whatever its reader stumbles over
-        what = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"{file} cannot be read as a PyTorch checkpoint ({what[:120]})") from error
+    except Exception as error:  # torch raises all kinds of errors on damaged files
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(f"{file} cannot be read as a PyTorch checkpoint ({reason[:120]})") from error
 
 
 def _unwrap(loaded: Any, source: object) -> dict[str, Any]:
     while isinstance(loaded, dict):
-        nest = next((name for name in _NESTS if isinstance(loaded.get(name), dict)), None)
-        if nest is None:
+        key = next((name for name in _NESTED_KEYS if isinstance(loaded.get(name), dict)), None)
+        if key is None:
             break
-        loaded = loaded[nest]
+        loaded = loaded[key]
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(name, str) for name in loaded):
         raise ValueError(f"{source} must hold named tensors (a state_dict), got {type(loaded).__name__}")
     return _without_wrappers(loaded) if any(name.startswith(_WRAPPERS) for name in loaded) else loaded
 
 
 def _without_wrappers(loaded: dict[str, Any]) -> dict[str, Any]:
-    from timm.models import clean_state_dict  # takes over a second to import, and few files need it
+    from timm.models import clean_state_dict  # imported late: takes over a second, and few files need it
 
     state: dict[str, Any] = clean_state_dict(loaded)
     return state

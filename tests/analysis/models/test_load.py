@@ -136,7 +136,7 @@ REFUSED = {
     "parallel": ("vit_pwee_patch16_reg1_gap_256", {}, "run in parallel"),
     "parallel block": ("vit_tiny_patch16_224", {"block_fn": ParallelScalingBlock}, "run in parallel"),
     "several": ("vit_small_patch16_18x2_224", {}, "several attentions"),
-    "post-norm": ("vit_base_patch16_rpn_224", {}, "norms stand behind"),
+    "post-norm": ("vit_base_patch16_rpn_224", {}, "norms come after"),
     "swin": ("swin_tiny_patch4_window7_224", {}, "windowed attention"),
     "swin v2": ("swinv2_tiny_window8_256", {}, "windowed attention"),
     "sam": ("samvit_base_patch16", {}, "windowed attention"),
@@ -206,9 +206,9 @@ def test_suggested_names_are_supported(name):
             "deit_tiny_patch16_244",
             "no model named 'deit_tiny_patch16_244'; did you mean deit_tiny_patch16_224",
         ),
-        ("hf-hub:vit_tiny", "written hf-hub:OWNER/NAME, got 'hf-hub:vit_tiny'"),
+        ("hf-hub:vit_tiny", "named hf-hub:OWNER/NAME, got 'hf-hub:vit_tiny'"),
         ("", "did you mean deit_tiny_patch16_224"),
-        ("deit_tiny_patch16_224.nonsense", "no weights tagged 'nonsense'; there are .*fb_in1k"),
+        ("deit_tiny_patch16_224.nonsense", "no weights tagged 'nonsense'; available are .*fb_in1k"),
         ("timm/vit_tiny_patch16_224", "no bundle folder at timm/vit_tiny.*hf-hub:"),
     ],
 )
@@ -396,7 +396,7 @@ def test_weights_must_be_finite(value, tiny_state, tmp_path):
     state["blocks.3.mlp.fc1.bias"][5] = value
     save_file(state, tmp_path / "nan.safetensors")
     with pytest.raises(
-        ValueError, match=r"must be finite, 'blocks\.3\.mlp\.fc1\.bias' holds NaN or infinity"
+        ValueError, match=r"must be finite, 'blocks\.3\.mlp\.fc1\.bias' has NaN or infinite values"
     ):
         load_tiny(tmp_path / "nan.safetensors")
 
@@ -415,12 +415,12 @@ def test_checkpoints_of_another_architecture(tiny_state, tmp_path):
         (
             "vit_small_patch16_224",
             size,
-            r"of 152 .*, 79 of another shape \(first 'cls_token': 1 x 1 x 64, .*, 72 missing \(first",
+            r"of 152 .*, 79 with a wrong shape \(first 'cls_token': 1 x 1 x 64, .*, 72 missing \(first",
         ),
         ("vit_small_patch14_reg4_dinov2", {"image_size": (56, 56)}, "patches of 16 x 16 pixels"),
-        ("deit_tiny_distilled_patch16_224", size, "does not hold the weights of a Vision Transformer"),
-        ("vit_base_patch32_224", size, "patches of 16 x 16 pixels, the model takes 32 x 32"),
-        ("test_vit", {}, "position embedding of 17 tokens, the model of 101: .*image_size"),
+        ("deit_tiny_distilled_patch16_224", size, "does not hold weights for this Vision Transformer"),
+        ("vit_base_patch32_224", size, "patches of 16 x 16 pixels, the model needs 32 x 32"),
+        ("test_vit", {}, "position embedding for 17 tokens, the model has 101: .*image_size"),
     ]
     for name, options, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -431,7 +431,7 @@ def test_checkpoints_of_another_architecture(tiny_state, tmp_path):
     with pytest.raises(ValueError, match=r"80 missing \(first 'cls_token'\), 2 unknown \(first '.*'\)"):
         load_tiny(file)
     save_file({"patch_embed.proj.weight": torch.zeros(5, 7)}, file)
-    with pytest.raises(ValueError, match="does not hold the weights of a Vision Transformer"):
+    with pytest.raises(ValueError, match="does not hold weights for this Vision Transformer"):
         load_tiny(file)
 
 
@@ -469,8 +469,11 @@ def no_network(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("deit_tiny_patch16_224", r"the weights of deit_tiny_patch16_224 must come from .*--weights FILE"),
-        ("vit_base_patch32_clip_224.openai", r"the weights of .* cannot be reached"),
+        ("deit_tiny_patch16_224", r"the weights of deit_tiny_patch16_224 cannot be found .*--weights FILE"),
+        (
+            "vit_base_patch32_clip_224.openai",
+            r"cannot be reached, and the weights of vit_base_patch32_clip_224",
+        ),
         ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "the configuration of hf-hub:timm/.* a timm name"),
     ],
 )
@@ -521,7 +524,7 @@ def test_pretrained_weights(hub):
 
 def test_hub_troubles(hub):
     hub(OSError("404 Client Error.\nEntry not found"))
-    with pytest.raises(ValueError, match=r"did not give the weights of test_vit \(404 Client Error\.\)"):
+    with pytest.raises(ValueError, match=r"did not provide the weights of test_vit \(404 Client Error\.\)"):
         load("test_vit")
     hub({"norm.weight": torch.tensor([float("nan")])})
     with pytest.raises(ValueError, match="must be finite"):
@@ -547,7 +550,7 @@ def test_a_hub_id(monkeypatch, hub, tmp_path):
     assert loaded.preprocess.labels == ("a", "b", "c")
     assert loaded.source == "hub someone/some-vit"
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["ViTForImageClassification"]}))
-    with pytest.raises(ValueError, match="describes no timm model"):
+    with pytest.raises(ValueError, match="does not describe a timm model"):
         load("hf-hub:someone/some-vit")
 
 
@@ -604,9 +607,9 @@ def test_the_demo_is_a_bundle(bundle, monkeypatch):
 
 def test_bundles_bring_everything(bundle):
     for options in ({"weights": bundle / "model.safetensors"}, {"image_size": (8, 8)}, {"num_classes": 3}):
-        with pytest.raises(ValueError, match="brings its own"):
+        with pytest.raises(ValueError, match="has its own"):
             load(str(bundle), **options)
-    with pytest.raises(ValueError, match="brings its own"):
+    with pytest.raises(ValueError, match="has its own"):
         architecture(str(bundle), num_classes=3)
 
 
@@ -640,11 +643,11 @@ def test_bundle_weights_must_fit_and_be_finite(bundle):
     file = bundle / "model.safetensors"
     save_file(state | {"head.weight": torch.zeros(3, 5)}, file)
     with pytest.raises(
-        ValueError, match=r"1 of another shape \(first 'head\.weight': 3 x 5, must be 3 x 6\)"
+        ValueError, match=r"1 with a wrong shape \(first 'head\.weight': 3 x 5, must be 3 x 6\)"
     ):
         read_bundle(bundle)
     save_file(state | {"head.bias": torch.full((3,), float("nan"))}, file)
-    with pytest.raises(ValueError, match=r"'head\.bias' holds NaN"):
+    with pytest.raises(ValueError, match=r"'head\.bias' has NaN"):
         read_bundle(bundle)
 
 

@@ -81,7 +81,7 @@ def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
         ({"model": "/no/such/bundle"}, "there is no bundle folder at /no/such/bundle"),
         ({"data": "/no/such/images.zip"}, "/no/such/images.zip"),
         ({"limit": "many"}, "limit must be a whole number of at least 1, got 'many'"),
-        ({"weights": "/tmp/w.pth"}, "brings its own weights"),
+        ({"weights": "/tmp/w.pth"}, "has its own weights"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence_and_the_demo(address: dict[str, str], sentence: str) -> None:
