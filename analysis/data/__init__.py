@@ -1,4 +1,4 @@
-"""Image sets: where images come from, how they are divided, labelled and batched."""
+"""Image sets: opening, splitting, labelling and batching."""
 
 from analysis.data.batches import batches, read_ahead
 from analysis.data.image_set import ImageSet

@@ -1,4 +1,4 @@
-"""Batches of images, preprocessed, read ahead of the model that takes them."""
+"""Batches of preprocessed images, optionally prefetched by worker processes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def batches(
 ) -> Iterator[tuple[Float[Tensor, "B C Y X"], Int[Tensor, " B"]]]:
     """Images and labels, batch by batch, in the order of the set.
 
-    `limit` takes `images.sample(limit)`, in the order of the sample, where the set is larger.
-    `workers` processes decode ahead; 0 decodes here.
+    If the set has more than `limit` images, `images.sample(limit)` is used, in the order of the sample.
+    `workers` processes prefetch batches; with 0 they are read in this process.
 
     Raises:
         ValueError: no images, or a limit or batch size below 1.
-        BadImageError: an image cannot be read; on the way, from the iterator.
+        BadImageError: an image cannot be read; raised during iteration.
     """
     if not len(images):
         raise ValueError(f"{images.name}: there are no images")
@@ -37,16 +37,17 @@ def batches(
 def read_ahead(
     dataset: Dataset[tuple[Tensor, int] | BadImageError], workers: int, **loader: Any
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a data set that gives a `BadImageError` in the place of what it cannot read.
+    """Batches of a data set whose items may be a `BadImageError` in place of an unreadable image.
 
-    `workers` processes read ahead, 0 reads here; `loader` are options of torch's DataLoader.
+    `workers` processes prefetch batches; with 0 they are read in this process. `loader` are options of
+    torch's DataLoader.
 
     Raises:
-        BadImageError: when the batch with the unreadable image is due.
+        BadImageError: on reaching the batch with the unreadable image.
     """
-    # An exception that leaves a worker process comes back as its whole traceback in the message.
-    # So an unreadable image travels as a value and is raised on this side.
-    generator = torch.Generator()  # without its own, a loader draws from the global stream
+    # An exception raised in a worker process arrives with its whole traceback in the message. So the
+    # worker returns the exception as a value instead, and it is raised here.
+    generator = torch.Generator()  # otherwise the loader draws from torch's global generator
     return _unwrap(
         DataLoader(dataset, num_workers=workers, collate_fn=_collate, generator=generator, **loader)
     )

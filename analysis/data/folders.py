@@ -1,4 +1,4 @@
-"""Image sets found on disk: a folder of class folders, a zip of one, CIFAR-10."""
+"""Image sets on disk: a folder of class folders, a zip of one, CIFAR-10."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from analysis.models import Preprocess
 # ---- folders and zips
 
 
-_ACCEPTED = "data is 'demo', a folder of class folders with images, a zip of one, or 'cifar10:FOLDER'"
+_ACCEPTED = "data must be 'demo', a folder of class folders with images, a zip of one, or 'cifar10:FOLDER'"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Folder:
 
 
 def _existing(text: str) -> Path:
-    with suppress(OSError, RuntimeError):  # a name the system cannot hold, an unknown ~user
+    with suppress(OSError, RuntimeError):  # a name the file system does not allow, an unknown ~user
         path = Path(text).expanduser()
         if text.strip() and (path.is_dir() or path.is_file()):
             return path
@@ -65,9 +65,9 @@ def _list_folder(path: Path) -> dict[str, str]:
 
 
 def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Files and folders below a folder, named as in a zip: a folder ends in a slash."""
+    """All files and folders in a folder, named as in a zip: the name of a folder ends in a slash."""
     real = os.path.realpath(folder)
-    if real in above:  # a link back up
+    if real in above:  # a symbolic link to a parent folder
         return
     with os.scandir(folder) as listing:
         for entry in listing:
@@ -79,36 +79,36 @@ def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) ->
 
 
 def _layout(entries: Iterable[str], where: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Where the class folders lie, image names from there, and the class folders, both sorted.
+    """The folder that contains the class folders, image names relative to it, and class folders; sorted.
 
-    Class folders are those at the first level where there is more than one way to go.
+    Class folders are those at the first level with more than one entry.
 
     Raises:
         ValueError: no images, or no class folders.
     """
-    shown = [entry for entry in entries if not _is_clutter(entry)]
-    images = [entry for entry in shown if entry.lower().endswith(EXTENSIONS)]
+    visible = [entry for entry in entries if not _is_hidden(entry)]
+    images = [entry for entry in visible if entry.lower().endswith(EXTENSIONS)]
     if not images:
-        if any(entry.lower().endswith(".zip") for entry in shown):
-            raise ValueError(f"{where} holds zips instead of images: open one of those zips itself")
-        raise ValueError(f"{where} {'holds no images' if shown else 'is empty'}: {_ACCEPTED}")
+        if any(entry.lower().endswith(".zip") for entry in visible):
+            raise ValueError(f"{where} contains zips instead of images: open one of the zips instead")
+        raise ValueError(f"{where} {'contains no images' if visible else 'is empty'}: {_ACCEPTED}")
     top = _top(images)
     names = sorted(image[len(top) :] for image in images if "/" in image[len(top) :])
     if not names:
         raise ValueError(
-            f"{where} holds {len(images)} images but no class folders; each image must lie in the "
+            f"{where} contains {len(images)} images but no class folders; each image must be in the "
             "folder of its class, as class/name.jpg"
         )
-    below = {entry[len(top) :] for entry in shown if entry.startswith(top)}
+    below = {entry[len(top) :] for entry in visible if entry.startswith(top)}
     return top, tuple(names), tuple(sorted({e.partition("/")[0] for e in below if "/" in e}))
 
 
-def _is_clutter(entry: str) -> bool:
+def _is_hidden(entry: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in entry.split("/"))
 
 
 def _top(images: Sequence[str]) -> str:
-    """Folders that hold everything, above the class folders: `data/set/` of data/set/cat/1.jpg."""
+    """The path to the class folders, shared by all images: `data/set/` for data/set/cat/1.jpg."""
     top = ""
     while True:
         rest = [image[len(top) :] for image in images]
@@ -122,12 +122,12 @@ def _top(images: Sequence[str]) -> str:
 
 
 def _find_cifar10(folder: Path, side: str) -> tuple[str, Path]:
-    """Name and path of the train or test side.
+    """Name and path of the training or test images.
 
     Raises:
-        ValueError: not there, or only as pickles.
+        ValueError: they do not exist, or only as pickles.
     """
-    # the JPEG copies are another data set than the lossless original: the name says so
+    # JPEG copies differ from the lossless original, so the name states which data set this is
     for name, path in (
         ("CIFAR-10 (JPEG)", folder / f"cifar10-jpeg-{side}.zip"),
         ("CIFAR-10", folder / side),
@@ -137,6 +137,6 @@ def _find_cifar10(folder: Path, side: str) -> tuple[str, Path]:
     needed = f"cifar10:FOLDER needs cifar10-jpeg-{side}.zip or {side}/ with class folders in FOLDER"
     if folder.name == "cifar-10-batches-py" or (folder / "cifar-10-batches-py").exists():
         raise ValueError(
-            f"{needed}; cifar-10-batches-py holds pickles, which can run code and are never read"
+            f"{needed}; cifar-10-batches-py contains pickles, which are not read because they can run code"
         )
-    raise ValueError(f"{needed}, found neither in {str(folder)!r}")
+    raise ValueError(f"{needed}; neither is in {str(folder)!r}")

@@ -1,7 +1,7 @@
-"""Where images come from: the demo scenes, a folder of class folders, a zip of one, CIFAR-10.
+"""A labelled set of images, with reproducible subsets and samples.
 
-Item names are `class/name.jpg`, and everything drawn at random (which images calibrate, which
-are sampled) depends on them and a seed alone: a folder, its zip and a copy elsewhere agree.
+Item names are `class/name.jpg`. Random choices (calibration images, samples) depend only on the item
+names and a seed, so a folder, a zip of it and a copy on another machine give the same ones.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from PIL import Image
 
 from analysis.data import scenes
 
-FINGERPRINTED = 4096  # images whose content is read to tell one set from another, at most
+FINGERPRINTED = 4096  # at most so many images are read for the fingerprint of a set
 
 
 class Source(Protocol):
-    """Images by number: their names, `class/name.jpg`, and what they show."""
+    """Images by index, with their names, `class/name.jpg`."""
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -31,15 +31,15 @@ class Source(Protocol):
     def image(self, item: int) -> Image.Image: ...
 
     def content(self, item: int) -> bytes:
-        """What tells this image's content from any other's: the bytes of its file."""
+        """Bytes that identify the image's content: those of its file."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images with labels: `classes` names every logit of the model, a label is an index into it.
+    """Images with labels: `classes` has a name for each logit of the model, a label is an index into it.
 
-    `source_labels` belong to all images of `source`; `indices` are those of the set, in its order.
+    `source_labels` are the labels of all images of `source`; `indices` select the images of this set.
     """
 
     name: str
@@ -55,12 +55,12 @@ class ImageSet:
         """Image `i` of the set, RGB.
 
         Raises:
-            BadImageError: it cannot be read.
+            BadImageError: the image cannot be read.
         """
         return self.source.image(self.indices[i])
 
     def label(self, i: int) -> int:
-        """Class of image `i`, in the order of the model's logits."""
+        """Class of image `i`, as an index into the model's logits."""
         return self.source_labels[self.indices[i]]
 
     def item_name(self, i: int) -> str:
@@ -69,18 +69,18 @@ class ImageSet:
 
     @property
     def rendered(self) -> bool:
-        """Whether the project draws these images itself: clean, upright, never short of more."""
+        """Whether these images are rendered by this project: noise-free, upright and unlimited in number."""
         return isinstance(self.source, _Scenes)
 
     def mask(self, i: int) -> NDArray[np.bool_] | None:
-        """Which pixels of image `i` show its object (rows, columns); known for demo scenes only."""
+        """Mask of the object in image `i` (rows, columns); None except for demo scenes."""
         return self.source.mask(self.indices[i]) if isinstance(self.source, _Scenes) else None
 
     def fingerprint(self) -> str:
-        """A short name for these images in this order: their names, labels and content.
+        """A short hash of the names, labels and content of these images, in this order.
 
-        A copy elsewhere and a zip of it have the same; one changed picture makes another. Of more than
-        `FINGERPRINTED` images the content of so many is read, evenly drawn.
+        A copy or a zip of the same images has the same fingerprint. Of a larger set, the content of
+        only `FINGERPRINTED` images, sampled evenly over the classes, is read.
 
         Raises:
             BadImageError: a file cannot be read.
@@ -97,34 +97,34 @@ class ImageSet:
         return replace(self, indices=tuple(self.indices[i] for i in indices))
 
     def sample(self, n: int, seed: int = 0) -> ImageSet:
-        """At most `n` images in which every class has its share, the same ones for the same seed.
+        """A stratified sample of at most `n` images, the same ones for the same seed.
 
-        So has the beginning of the sample, however short.
+        The first images of the sample are a stratified sample as well, for any number of them.
 
         Raises:
             ValueError: `n` is below 1.
         """
         if n < 1:
             raise ValueError(f"a sample needs at least 1 image, got {n}")
-        return self.subset(_spread([self.item_name(i) for i in range(len(self))], f"sample {seed}")[:n])
+        return self.subset(_stratified([self.item_name(i) for i in range(len(self))], f"sample {seed}")[:n])
 
 
-# ---- dividing and sampling
+# ---- splitting and sampling
 
 
-def _spread(names: Sequence[str], seed: str) -> list[int]:
-    """All indices, in an order whose every beginning holds the same share of every class.
+def _stratified(names: Sequence[str], seed: str) -> list[int]:
+    """All indices in an order in which every prefix has the same share of every class.
 
-    Each class is shuffled by a hash of its names and laid out evenly over [0, 1).
+    Each class is shuffled by a hash of its names and spread evenly over [0, 1).
     """
     keys = [hashlib.blake2b(f"{seed}:{name}".encode(errors="surrogateescape")).digest() for name in names]
     folders = [name.partition("/")[0] for name in names]
     sizes, ranks = Counter(folders), Counter[str]()
-    places = []
+    positions = []
     for i in sorted(range(len(names)), key=keys.__getitem__):
-        places.append(((ranks[folders[i]] + 0.5) / sizes[folders[i]], keys[i], i))
+        positions.append(((ranks[folders[i]] + 0.5) / sizes[folders[i]], keys[i], i))
         ranks[folders[i]] += 1
-    return [i for _, _, i in sorted(places)]
+    return [i for _, _, i in sorted(positions)]
 
 
 # ---- the demo scenes
@@ -136,17 +136,17 @@ class _Scenes:
     names: tuple[str, ...]
 
     def image(self, item: int) -> Image.Image:
-        # training scenes are drawn anew each time: 20,000 of them would take 245 MB
-        draw = scenes.render if self.split == "train" else _kept
-        return Image.fromarray(draw(self.split, item).image)
+        # training scenes are rendered again each time: caching 20,000 of them would take 245 MB
+        render = scenes.render if self.split == "train" else _cached
+        return Image.fromarray(render(self.split, item).image)
 
     def content(self, item: int) -> bytes:
-        return f"{self.split} {item}".encode()  # the same scene for ever
+        return f"{self.split} {item}".encode()  # split and index determine the scene
 
     def mask(self, item: int) -> NDArray[np.bool_]:
         return scenes.render(self.split, item).mask
 
 
 @lru_cache(maxsize=scenes.TEST_IMAGES + scenes.CALIBRATION_IMAGES)
-def _kept(split: str, item: int) -> scenes.Scene:
+def _cached(split: str, item: int) -> scenes.Scene:
     return scenes.render(split, item)

@@ -1,4 +1,4 @@
-"""Reads one image, however odd, as 8-bit RGB; what cannot be read is refused in one sentence."""
+"""Read an image file of any common format as 8-bit RGB, or raise an error of one sentence."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64_000_000
-MAX_ASPECT = 100  # resizing the short side of a thread-like image to 224 would take gigabytes
+MAX_ASPECT = 100  # resizing the short side of an extremely narrow image to 224 would take gigabytes
 
-# Pillow knows many more, some of which start other programs (EPS runs Ghostscript): the formats
-# that photographs come in are enough.
+# Pillow reads many more formats, some of which start other programs (EPS runs Ghostscript). These are
+# the ones photos come in.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg"),
     "PNG": (".png",),
@@ -30,20 +30,20 @@ EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in
 
 
 class BadImageError(ValueError):
-    """A file that cannot be read as an image; its message is one sentence for the user."""
+    """A file cannot be read as an image; the message is one sentence for the user."""
 
 
 def read_image(source: Path | BinaryIO | bytes, name: str | None = None) -> Image.Image:
-    """Read an image as RGB, upright; of an animation, the first frame.
+    """Read an image as RGB, rotated upright; of an animation, the first frame.
 
     Transparent parts become white. Greyscale of more than 8 bits is scaled from its full range
-    (integers 0 to 65535, floats 0 to 1 or 0 to 255), or from lowest to highest where values lie
-    outside of it [ours]. A stream is read from its start and left open. `name` is what errors
-    call the image, by default the name of the file.
+    (integers 0 to 65535, floats 0 to 1 or 0 to 255), or from minimum to maximum if values are
+    outside it [ours]. A stream is read from its start and left open. `name` is the image's name in
+    error messages, by default the file name.
 
     Raises:
-        BadImageError: no image, damaged, empty, above `MAX_PIXELS`, or longer than `MAX_ASPECT`
-            times its width.
+        BadImageError: not an image, damaged, empty, larger than `MAX_PIXELS`, or with an aspect ratio
+            above `MAX_ASPECT`.
     """
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), name or "the image")
@@ -59,7 +59,7 @@ def read_image(source: Path | BinaryIO | bytes, name: str | None = None) -> Imag
 
 def _read(file: BinaryIO, name: str) -> Image.Image:
     with warnings.catch_warnings():
-        # Pillow warns of large images and of odd metadata; the first is bounded here, the second harmless
+        # Pillow warns about large images and invalid metadata; size is checked here, metadata is harmless
         warnings.filterwarnings("ignore", module=r"PIL\b")
         image = _decode(file, name)
         orientation = _orientation(image)
@@ -81,12 +81,12 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BadImageError(_unidentified(file, name)) from error
     except Image.DecompressionBombError as error:
-        pixels = re.search(r"\d+", str(error))  # too many for Pillow to say how wide and high
+        pixels = re.search(r"\d+", str(error))  # Pillow's message has the number of pixels only
         size = f"{int(pixels[0]) / 1e6:.0f} megapixels" if pixels else "far more"
         raise BadImageError(_too_large(name, size)) from error
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+    except Exception as error:  # Pillow raises all kinds of errors on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImageError(f"{name} is damaged or cut short: {reason}") from error
+        raise BadImageError(f"{name} is damaged or incomplete: {reason}") from error
 
 
 def _check_size(image: Image.Image, name: str) -> None:
@@ -95,8 +95,8 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise BadImageError(_too_large(name, f"{image.width} x {image.height}"))
     if long > MAX_ASPECT * short:
         raise BadImageError(
-            f"{name} is too thin: an image may be at most {MAX_ASPECT} times as long as wide, "
-            f"got {image.width} x {image.height}"
+            f"{name} is too narrow: the long side of an image may be at most {MAX_ASPECT} times the "
+            f"short side, got {image.width} x {image.height}"
         )
 
 
@@ -116,7 +116,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (ValueError, TypeError, LookupError, SyntaxError, OSError, struct.error):
-        return 1  # damaged metadata says nothing about the pixels: show them as they lie
+        return 1  # damaged metadata: use the pixels as they are stored
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -125,11 +125,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         if not image.has_transparency_data:
             return image.convert("RGB")
-        seen = image.convert("RGBA")
+        rgba = image.convert("RGBA")
     except ValueError as error:
-        raise BadImageError(f"{name} has colours of mode {image.mode}, which cannot become RGB") from error
-    white = Image.new("RGB", seen.size, "white")
-    white.paste(seen, mask=seen.getchannel("A"))
+        raise BadImageError(
+            f"{name} has colours of mode {image.mode}, which cannot be converted to RGB"
+        ) from error
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
     return white
 
 
@@ -138,7 +140,7 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     values = np.asarray(image, dtype=np.float32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise BadImageError(f"{name} holds values that are not finite numbers")
+        raise BadImageError(f"{name} has values that are not finite numbers")
     for full in (1.0, 255.0) if image.mode == "F" else (65535.0,):
         if low >= 0 and high <= full:
             low, high = 0.0, full

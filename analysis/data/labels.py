@@ -1,4 +1,4 @@
-"""Which logit a folder of images stands for, from the folder's name."""
+"""Match class folders to the model's logits by their names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from analysis.models import Preprocess
 def match_folders(
     where: str, used: Sequence[str], folders: Sequence[str], preprocess: Preprocess, num_classes: int
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Index among the logits of each class folder in use, and a name for every logit.
+    """The logit index of each class folder in use, and a name for every logit.
 
-    The first of these that fits decides: WordNet ids, for a model of 1000 classes; the names in
-    `preprocess.labels`, whatever their case, spaces and underscores; class numbers; and, for a
-    model whose classes have no names, the order given. `folders` are those in use and the empty
-    ones, which count in that order only. `num_classes` 0 means no head: any folders will do.
+    The first rule that applies is used: WordNet ids, for a model with 1000 classes; the names in
+    `preprocess.labels`, ignoring case and treating spaces and underscores alike; class numbers; and,
+    for a model whose classes have no names, the order given. `folders` also include empty folders,
+    which matter for that order only. `num_classes` 0 means no head: any folders are accepted.
 
     Raises:
         ValueError: the folders are not classes of the model.
@@ -41,7 +41,7 @@ def match_folders(
 def _by_wordnet(
     where: str, used: Sequence[str], preprocess: Preprocess
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    from timm.data import ImageNetInfo  # lazily: timm takes half a second to import
+    from timm.data import ImageNetInfo  # imported late: timm takes half a second to import
 
     info = ImageNetInfo()
     index_of = {name: i for i, name in enumerate(info.label_names())}
@@ -57,12 +57,12 @@ def _by_name(used: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
         return re.sub(r"[\s_]+", " ", name).strip().casefold()
 
     index_of = {plain(label): i for i, label in enumerate(labels)}
-    counts = Counter(plain(label) for label in labels)  # ImageNet has two classes "crane": neither is meant
+    counts = Counter(plain(label) for label in labels)  # ImageNet has two classes "crane": ambiguous
     return {folder: index_of[plain(folder)] for folder in used if counts[plain(folder)] == 1}
 
 
 def _are_anonymous(labels: Sequence[str]) -> bool:
-    """Whether the names say no more than a number does, as in `LABEL_3`."""
+    """Whether the labels are mere numbers, as in `LABEL_3`."""
     return all(re.fullmatch(r"(class|label)?[\s_]*\d+", label, re.IGNORECASE) for label in labels)
 
 
@@ -70,14 +70,14 @@ def _mismatch(
     where: str, used: Sequence[str], strays: Sequence[str], labels: Sequence[str], num_classes: int
 ) -> str:
     if len(strays) < len(used):
-        found = f"{where} has class folders that are no class of the model ({_some(strays)})"
+        problem = f"{where} has class folders that are not classes of the model ({_some(strays)})"
     else:
-        found = f"{where} has {len(used)} class folders ({_some(used)}), none of them a class of the model"
+        problem = f"{where} has {len(used)} class folders ({_some(used)}), none of them a class of the model"
     expected = f"{num_classes} classes" + (f" ({_some(labels)})" if labels else "")
     wordnet = ", WordNet ids such as n01440764" if num_classes == 1000 else ""
     return (
-        f"{found}, which has {expected}: folders must carry the names of its classes"
-        f"{wordnet} or numbers from 0 to {num_classes - 1}"
+        f"{problem}, which has {expected}: folders must be named after its classes"
+        f"{wordnet} or with numbers from 0 to {num_classes - 1}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Opens image sets by name, and divides them into calibration, training and test images."""
+"""Open image sets by name and split them into calibration, training and test images."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from pathlib import Path
 
 from analysis.data import scenes
 from analysis.data.folders import _existing, _find_cifar10, _open_files
-from analysis.data.image_set import ImageSet, _Scenes, _spread
+from analysis.data.image_set import ImageSet, _Scenes, _stratified
 from analysis.data.labels import match_folders
 from analysis.models import Preprocess
 
 SPLITS = ("all", "calibration", "test", "train", "heldout")
-CALIBRATION_IMAGES = 512  # at most; never more than half of a set
-TRAIN_SCENES = 20_000  # as many as a few minutes of training see
+CALIBRATION_IMAGES = 512  # at most, and never more than half of a set
+TRAIN_SCENES = 20_000  # as many as a few minutes of training use
 
 
 def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split: str = "all") -> ImageSet:
-    """Open images for a model with these classes (`num_classes` 0: no head, any images will do).
+    """Open images for a model with these classes (`num_classes` 0: no head, any images are accepted).
 
     `spec` is `demo`, a folder of class folders, a zip of one, or `cifar10:FOLDER`, a folder with
     cifar10-jpeg-train.zip and cifar10-jpeg-test.zip, or train/ and test/.
 
-    Splits `calibration` and `test` have no image in common. Scenes and CIFAR-10 come divided
-    (`all` is then `test`); of a folder or zip, calibration takes up to `CALIBRATION_IMAGES` and
-    at most half of the images, the same share of every class, chosen by their names [ours].
-    For training, `train` and `heldout` have none in common: of a folder or zip, `train` is half of
-    the images, those of `calibration` among them, and `heldout` the others; elsewhere `heldout` is
-    `test`, and `train` the training images (`TRAIN_SCENES` of the demo).
+    Splits `calibration` and `test` are disjoint. The demo scenes and CIFAR-10 are already split
+    (`all` is then `test`). Of a folder or zip, `calibration` is up to `CALIBRATION_IMAGES` and at
+    most half of the images, stratified by class and chosen by a hash of their names [ours].
+    For training, `train` and `heldout` are disjoint: of a folder or zip, `train` is one half of the
+    images, including those of `calibration`, and `heldout` the other; otherwise `heldout` is `test`,
+    and `train` the training images (`TRAIN_SCENES` of the demo).
 
-    Class folders become labels by `labels.match_folders`.
+    Class folders are matched to labels by `labels.match_folders`.
 
     Raises:
-        ValueError: nothing usable there, not safe to open, or other classes than the model's.
+        ValueError: no usable images, not safe to open, or classes that are not the model's.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -51,7 +51,7 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
 def open_training(
     spec: str, preprocess: Preprocess, num_classes: int, test: str | None = None
 ) -> tuple[ImageSet, ImageSet]:
-    """Images to train on and images to measure on: `train` and `heldout` of one set, or all of two.
+    """Training and test images: `train` and `heldout` of one set, or all images of two sets.
 
     Raises:
         ValueError: as `open_data`, or the same set twice.
@@ -60,7 +60,7 @@ def open_training(
         train, heldout = (open_data(spec, preprocess, num_classes, split) for split in ("train", "heldout"))
         return train, heldout
     if test == spec:
-        raise ValueError(f"the test images must be others than the training images, got {spec!r} for both")
+        raise ValueError(f"test and training images must differ, got {spec!r} for both")
     divided = spec == "demo" or spec.startswith("cifar10:")
     train = open_data(spec, preprocess, num_classes, "train" if divided else "all")
     return train, open_data(test, preprocess, num_classes)
@@ -69,9 +69,9 @@ def open_training(
 def _divide(images: ImageSet, split: str) -> ImageSet:
     half = len(images) // 2
     if not half:
-        raise ValueError(f"{images.name} must hold at least 2 images to be divided, got {len(images)}")
+        raise ValueError(f"{images.name} must have at least 2 images to be split, got {len(images)}")
     count = half if split in ("train", "heldout") else min(CALIBRATION_IMAGES, half)
-    order = _spread(images.source.names, "split")
+    order = _stratified(images.source.names, "split")
     return images.subset(sorted(order[:count] if split in ("calibration", "train") else order[count:]))
 
 

@@ -1,9 +1,9 @@
-"""Scenes: the demo data set, rendered by the project itself.
+"""Scenes: the demo data set, rendered by this project.
 
-Each scene is one bright shape on a dark, cluttered, textured background, 64 x 64 pixels, with the
-mask of the shape known, so that attention can be scored against it. A scene depends on its split
-and index alone: the same pair gives the same image for ever. Every random number comes from
-`Generator.random`, the one stream numpy does not change between releases.
+Each scene is one bright shape on a dark, cluttered, textured background, 64 x 64 pixels, with a known
+mask of the shape, so that attention can be scored against it. A scene depends only on its split and
+index. Every random number comes from `Generator.random`, the one stream numpy does not change between
+releases.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SPLITS = {"train": 0, "calibration": 1, "test": 2}
 TEST_IMAGES = 2000
 CALIBRATION_IMAGES = 512
 
-_OVERSAMPLE = 4  # shapes are drawn this many times larger, then averaged: smooth edges
+_OVERSAMPLE = 4  # shapes are drawn this many times larger, then averaged, for smooth edges
 _MARGIN = 2  # pixels between a shape and the border
 
-Points = NDArray[np.float64]  # vertices (x, y), a shape fits the unit circle
+Points = NDArray[np.float64]  # vertices (x, y), inside the unit circle
 Plane = NDArray[np.float64]  # SIZE x SIZE, 0 to 1
 Colour = NDArray[np.float64]  # 3 values, 0 to 1
 
@@ -68,7 +68,7 @@ def _arrow() -> Points:
     return np.array([(1, 0), (0.05, 0.75), (0.05, 0.3), (-1, 0.3), (-1, -0.3), (0.05, -0.3), (0.05, -0.75)])
 
 
-# Name -> outlines: the first is filled, the second, where there is one, is cut out of it.
+# Name -> outlines: the first is filled, the second, if any, is cut out of it.
 SHAPES: dict[str, tuple[Points, ...]] = {
     "circle": (_disc(0.95),),
     "triangle": (_regular(3),),
@@ -85,7 +85,7 @@ CLASSES = tuple(SHAPES)
 
 
 class _Dice:
-    """Draws from one seeded stream; `between(a, b)` is uniform in [a, b)."""
+    """Random draws from one seeded stream; `between(a, b)` is uniform in [a, b)."""
 
     def __init__(self, split: str, index: int) -> None:
         if split not in SPLITS:
@@ -106,7 +106,7 @@ class _Dice:
 
 
 def render(split: str, index: int) -> Scene:
-    """Render scene `index` of a split. Classes take turns, so every split is balanced.
+    """Render scene `index` of a split. Classes alternate, so every split is balanced.
 
     Raises:
         ValueError: unknown split or negative index.
@@ -139,7 +139,7 @@ def _resize(plane: Plane) -> Plane:
 
 
 def _ramp(angle: float) -> Plane:
-    """A plane rising from 0 to 1 along a direction."""
+    """A linear gradient from 0 to 1 along a direction."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) - 0.5
     return 0.5 + (x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)
 
@@ -154,7 +154,7 @@ def _clouds(dice: _Dice) -> Plane:
 
 
 def _texture(dice: _Dice) -> Plane:
-    """A plane of pattern, 0 to 1: a ramp, stripes, clouds or a weave."""
+    """A random pattern with values from 0 to 1: a ramp, stripes, clouds or a weave."""
     patterns: tuple[Callable[[], Plane], ...] = (
         lambda: _ramp(dice.between(0, 2 * np.pi)),
         lambda: _waves(dice, 5, 11),
@@ -172,7 +172,7 @@ def _background(dice: _Dice, hue: float) -> NDArray[np.float64]:
 
 
 def _fragment(dice: _Dice, canvas: NDArray[np.float64], hue: float) -> NDArray[np.float64]:
-    """A small muted piece of clutter: a chip of some shape, or a stroke."""
+    """Add a small muted piece of clutter: a fragment of some shape, or a stroke."""
     outline = SHAPES[CLASSES[dice.whole(0, len(CLASSES))]][0]
     if dice.between(0, 1) < 0.5:
         first = dice.whole(0, len(outline))
@@ -199,7 +199,7 @@ def _rotate(points: Points, angle: float) -> Points:
 
 
 def _place(dice: _Dice, outlines: tuple[Points, ...]) -> Plane:
-    """Draw a shape at a random size, rotation (within 35 degrees) and place, wholly inside."""
+    """Draw a shape at a random size, rotation (within 35 degrees) and position, entirely in the image."""
     radius = dice.between(13, 25)
     angle = np.deg2rad(dice.between(-35, 35))
     turned = [_rotate(points, angle) * radius for points in outlines]
@@ -210,7 +210,7 @@ def _place(dice: _Dice, outlines: tuple[Points, ...]) -> Plane:
 
 
 def _draw(outlines: tuple[Points, ...]) -> Plane:
-    """Share of each pixel that lies inside the first outline and outside the second."""
+    """Share of each pixel that is inside the first outline and outside the second."""
     large = Image.new("L", (SIZE * _OVERSAMPLE, SIZE * _OVERSAMPLE))
     pen = ImageDraw.Draw(large)
     for points, fill in zip(outlines, (255, 0), strict=False):
@@ -219,7 +219,7 @@ def _draw(outlines: tuple[Points, ...]) -> Plane:
 
 
 def _shadow(canvas: NDArray[np.float64], coverage: Plane) -> NDArray[np.float64]:
-    """Darken what lies just below and right of the shape, which lifts it off the clutter."""
+    """Darken the pixels just below and to the right of the shape, which sets it off from the clutter."""
     soft = np.zeros_like(coverage)
     for step in (1, 2, 3):
         soft[step:, step:] += coverage[:-step, :-step] / 3

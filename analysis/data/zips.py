@@ -1,4 +1,4 @@
-"""Images inside a zip, read member by member: nothing is unpacked, nothing harmful is opened."""
+"""Read images from a zip without extracting it, and refuse zips that are not safe to open."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL import Image
 
 from analysis.data.images import BadImageError, read_image
 
-MAX_ZIP_BYTES = 64 * 2**30  # a zip may declare this much unpacked, a member that much
-MAX_MEMBER_BYTES = 256 * 2**20
-MAX_COMPRESSION = 200  # images hardly compress: more than this is a bomb
-_COMPRESSION_COUNTS_FROM = 2**20  # a small flat picture may compress like a bomb
+MAX_ZIP_BYTES = 64 * 2**30  # uncompressed size of a zip
+MAX_MEMBER_BYTES = 256 * 2**20  # uncompressed size of one file in it
+MAX_COMPRESSION = 200  # images hardly compress: a higher ratio is a zip bomb
+_COMPRESSION_COUNTS_FROM = 2**20  # a small image of one colour may compress as much as a zip bomb
 
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -30,25 +30,27 @@ _ZIP_ERRORS = (
     EOFError,
     LookupError,
     ValueError,
-    RuntimeError,  # NotImplementedError (a compression Python has not) is one
+    RuntimeError,  # includes NotImplementedError, for compression methods Python does not support
 )
 
 
 def list_zip(path: Path) -> dict[str, str]:
-    """Members of a zip that is safe to open: name with plain slashes -> name in the zip.
+    """The files of a zip that is safe to open: name with forward slashes -> name in the zip.
 
     Raises:
-        ValueError: no zip, damaged, encrypted, or built to do harm.
+        ValueError: not a zip, damaged, encrypted, or not safe to open.
     """
     members = _members(path)
     _check_bounds(members, path)
     names = {}
     for member in members:
-        inside = PureWindowsPath(member.filename)  # knows both slashes and drive letters
+        inside = PureWindowsPath(member.filename)  # handles both kinds of slashes, and drive letters
         if inside.anchor or ".." in inside.parts:
-            raise ValueError(f"{path.name} is not safe to open: {member.filename!r} leads out of the zip")
+            raise ValueError(
+                f"{path.name} is not safe to open: the path {member.filename!r} leads out of the zip"
+            )
         if member.flag_bits & 1:
-            raise ValueError(f"{path.name} is encrypted: make a zip of the images without a password")
+            raise ValueError(f"{path.name} is encrypted: create a zip of the images without a password")
         names["/".join(inside.parts) + "/" * member.is_dir()] = member.filename
     return names
 
@@ -78,12 +80,12 @@ def _check_bounds(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
 def _check_size(name: str, size: int, packed: int, bound: int) -> None:
     if size > bound:
         raise ValueError(
-            f"{name} is not safe to open: it unpacks to {_size(size)}, at most {_size(bound)} may"
+            f"{name} is not safe to open: it unpacks to {_size(size)}, the limit is {_size(bound)}"
         )
     if size > _COMPRESSION_COUNTS_FROM and size > MAX_COMPRESSION * packed:
         raise ValueError(
             f"{name} is not safe to open: {_size(packed)} unpack to {_size(size)}, "
-            f"at most {MAX_COMPRESSION} times as much may"
+            f"the limit is {MAX_COMPRESSION} times as much"
         )
 
 
@@ -99,10 +101,10 @@ def _one_line(error: Exception) -> str:
 
 
 class ZippedImages:
-    """A source of images inside a zip, for any thread or process.
+    """Images in a zip, which any thread or process may read.
 
-    An open archive is kept, as reading the table of contents of 50,000 members takes a while. It
-    belongs to one process: a forked one shares the file's position with its parent and opens its own.
+    The archive stays open, because reading a directory of 50,000 files takes a while. Each process
+    opens its own: after a fork the file position would be shared with the parent.
     """
 
     def __init__(self, path: Path, names: tuple[str, ...], members: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What a model costs and how well it does: parameters, MACs, latency, accuracy and its interval."""
+"""Measures of a model: parameters, MACs, latency, accuracy with its interval, calibration, confusion."""
 
 from analysis.measure.confidence import BINS, Bin, ece, reliability
 from analysis.measure.confusion import PairChange, confusion, confusion_changes

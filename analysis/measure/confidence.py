@@ -1,4 +1,4 @@
-"""Whether a model is right as often as it is sure: reliability and calibration error."""
+"""Calibration of a model's confidence: reliability diagram and expected calibration error."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose confidence lies above `low` and at most at `high`, all as fractions.
+    """Images whose confidence is above `low` and at most `high`, all as fractions.
 
-    `confidence` is their mean confidence and `accuracy` the share of them that is right; both are zero
-    where there are no images.
+    `confidence` is their mean confidence and `accuracy` the share predicted correctly; both are zero
+    if there are no images.
     """
 
     low: float
@@ -27,15 +27,15 @@ class Bin:
 
     @property
     def accuracy(self) -> float:
-        """Share of the images that is right."""
+        """Share of the images that are predicted correctly."""
         return self.right / self.images if self.images else 0.0
 
 
 def reliability(result: Evaluation, bins: int = BINS) -> tuple[Bin, ...]:
-    """Images by the confidence of their prediction, in bins of equal width (Guo et al. 2017, section 2).
+    """Images in bins of equal width by the confidence of their prediction (Guo et al. 2017, section 2).
 
     Raises:
-        ValueError: no bins, or an evaluation without the confidence of every image.
+        ValueError: no bins, or an evaluation that lacks confidences.
     """
     if bins < 1:
         raise ValueError(f"at least 1 bin is needed, got {bins}")
@@ -57,11 +57,12 @@ def _bin(result: Evaluation, images: Sequence[int], place: int, bins: int) -> Bi
 
 
 def ece(result: Evaluation, bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al. 2017, equation 3), a fraction: the gap between how often the
-    model is right and how sure it is, averaged over the images.
+    """Expected calibration error (Guo et al. 2017, equation 3), a fraction.
+
+    It is the gap between accuracy and mean confidence in each bin, averaged over images.
 
     Raises:
         ValueError: as `reliability`.
     """
-    found = reliability(result, bins)
-    return sum(b.images * abs(b.accuracy - b.confidence) for b in found) / result.images
+    diagram = reliability(result, bins)
+    return sum(b.images * abs(b.accuracy - b.confidence) for b in diagram) / result.images

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and how that changes from one model to another."""
+"""Confusion matrices, and how confusions change from one model to another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.measure.evaluate import Evaluation, require_same_images
 
 @dataclass(frozen=True)
 class PairChange:
-    """How many images of class `label` were called `predicted` before and after."""
+    """Number of images of class `label` that were predicted as `predicted`, before and after."""
 
     label: int
     predicted: int
@@ -23,7 +23,7 @@ class PairChange:
 
     @property
     def change(self) -> int:
-        """Images more than before."""
+        """Increase in the number of images."""
         return self.after - self.before
 
 
@@ -31,22 +31,22 @@ def confusion(result: Evaluation, classes: int) -> Int[Tensor, "classes classes"
     """Images by true class (rows) and predicted class (columns).
 
     Raises:
-        ValueError: a class beyond `classes`.
+        ValueError: an image has a class of `classes` or more.
     """
     highest = max(*result.labels, *result.predictions, 0)
     if highest >= classes:
-        raise ValueError(f"there is an image of class {highest}, and there are only {classes} classes")
-    places = torch.tensor(result.labels) * classes + torch.tensor(result.predictions)
-    return places.bincount(minlength=classes**2).unflatten(0, (classes, classes))
+        raise ValueError(f"an image has class {highest}, but there are only {classes} classes")
+    pairs = torch.tensor(result.labels) * classes + torch.tensor(result.predictions)
+    return pairs.bincount(minlength=classes**2).unflatten(0, (classes, classes))
 
 
 def confusion_changes(before: Evaluation, after: Evaluation) -> tuple[PairChange, ...]:
-    """Wrong pairs of true and predicted class whose number changed, the largest change first.
+    """Confused pairs of true and predicted class whose number of images changed, largest change first.
 
-    Between equal changes those that became more come first, then the classes' order decides.
+    Among changes of the same size, increases come first, then the order of the classes decides.
 
     Raises:
-        ValueError: they are not of the same images.
+        ValueError: the evaluations are not of the same images.
     """
     require_same_images(before, after)
     first, second = (Counter(zip(r.labels, r.predictions, strict=True)) for r in (before, after))
@@ -55,5 +55,5 @@ def confusion_changes(before: Evaluation, after: Evaluation) -> tuple[PairChange
         for label, predicted in {*first, *second}
         if label != predicted
     ]
-    moved = [pair for pair in pairs if pair.change]
-    return tuple(sorted(moved, key=lambda p: (-abs(p.change), -p.change, p.label, p.predicted)))
+    changed = [pair for pair in pairs if pair.change]
+    return tuple(sorted(changed, key=lambda p: (-abs(p.change), -p.change, p.label, p.predicted)))

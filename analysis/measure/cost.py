@@ -1,4 +1,4 @@
-"""What a model costs, from its `Architecture` alone: parameters, MACs, bytes."""
+"""Parameters, MACs and bytes of a model, computed from its `Architecture`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PartCost:
 
 @dataclass(frozen=True)
 class BlockCost:
-    """Cost of one block; `attention` is qkv, the two attention products and proj."""
+    """Cost of one block; `attention` covers qkv, the two attention products and proj."""
 
     attention: PartCost
     mlp: PartCost
@@ -34,7 +34,7 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a network for one image. `stem` is patches, tokens and position embedding."""
+    """Cost of a network for one image; `stem` covers patch embedding, tokens and position embedding."""
 
     stem: PartCost
     blocks: tuple[BlockCost, ...]
@@ -64,10 +64,10 @@ class Cost:
 def cost(arch: Architecture) -> Cost:
     """Count parameters and MACs analytically (methods.md section 5).
 
-    MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F; where the last block
-    computes M tokens only, M E H (2 Dqk + Dv) + 2 H M N E + M H Dv E + 2 M E F. Norms,
-    activations, softmax and bias additions are no multiply-accumulates and count zero, as in the
-    papers and in torch's FlopCounterMode (which counts two FLOPs per MAC).
+    MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F. A last block that
+    computes only M tokens takes M E H (2 Dqk + Dv) + 2 H M N E + M H Dv E + 2 M E F. Norms,
+    activations, softmax and bias additions count zero, as in the papers and in torch's
+    FlopCounterMode (which counts two FLOPs per MAC).
     """
     last = arch.depth - 1
     computed = (arch.computed_tokens if index == last else arch.num_tokens for index in range(arch.depth))
@@ -88,17 +88,17 @@ def _block(arch: Architecture, widths: BlockWidths, computed: int) -> BlockCost:
     tokens, embed = arch.num_tokens, arch.embed_dim
     qkv_rows = widths.heads * (2 * widths.qk + widths.v)
     values = widths.heads * widths.v
-    besides = _norm(arch) + (embed if arch.layer_scale else 0)
+    norm_and_scale = _norm(arch) + (embed if arch.layer_scale else 0)
     if computed == tokens:
         products = widths.heads * tokens**2 * (widths.qk + widths.v)
-    else:  # with the tokens themselves, in place of keys and values
+    else:  # products with the tokens themselves instead of keys and values
         products = 2 * widths.heads * computed * tokens * embed
     attention = PartCost(
-        params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + besides,
+        params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + norm_and_scale,
         macs=embed * computed * (qkv_rows + values) + products,
     )
     mlp = PartCost(
-        params=widths.mlp * (2 * embed + 1) + embed + besides,
+        params=widths.mlp * (2 * embed + 1) + embed + norm_and_scale,
         macs=2 * computed * embed * widths.mlp,
     )
     return BlockCost(attention, mlp)
@@ -111,5 +111,5 @@ def _head(arch: Architecture) -> PartCost:
 
 
 def _norm(arch: Architecture) -> int:
-    """Parameters of one norm: a gain, and in a LayerNorm a bias."""
+    """Parameters of one norm: the gain and, for LayerNorm, the bias."""
     return arch.embed_dim * (2 if arch.norm == "layer" else 1)

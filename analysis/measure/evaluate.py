@@ -1,4 +1,4 @@
-"""Accuracy with its uncertainty, and how far two models agree image by image."""
+"""Accuracy with its confidence interval, and agreement of two models image by image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Batches = Iterable[tuple[Tensor, Tensor]]  # images B C Y X, labels B
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on `images` images as fractions; `top1_low` and `top1_high` bound it at 95 %.
+    """Accuracy on `images` images as fractions; `top1_low` to `top1_high` is its 95 % interval.
 
-    `predictions` and `labels` hold one class index per image, in the order of the batches;
+    `predictions` and `labels` have one class index per image, in the order of the batches;
     `confidences` the softmax value of each prediction.
     """
 
@@ -34,10 +34,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two models on the same images: share of equal predictions, and which images flipped.
+    """Two models on the same images: share of equal predictions, and the images whose prediction flipped.
 
-    `flips` are indices of images with different predictions; `lost` those of them that only the
-    first model got right, `gained` those that only the second did.
+    `flips` are the indices of images with different predictions; `lost` those that only the first
+    model predicts correctly, `gained` those that only the second does.
     """
 
     share: float
@@ -57,15 +57,14 @@ def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     share, spread = right / total, z * z / total
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
-    # 0 and 1 solve the equation where all or none are right; rounding would leave the share outside
+    # with all or none right, 0 and 1 are exact bounds; rounding errors could put the share outside them
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
-    """Top-1 and top-5 of a model that is in evaluation mode; `seconds` include reading the images.
+    """Top-1 and top-5 accuracy of a model in evaluation mode; `seconds` include reading the images.
 
-    Classes are ranked by their logits; of equal ones the lower index comes first. With fewer than five
-    classes, top-5 counts the classes there are.
+    Classes are ranked by their logits, ties by index. With fewer than five classes, top-5 is 1.
 
     Raises:
         ValueError: no images, or logits that are not finite.
@@ -81,7 +80,7 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
                     "and the mean and standard deviation of its preprocessing"
                 )
             ranks.append(_rank(logits, label))
-            chosen.append(logits.argmax(dim=-1))  # of equal ones the first
+            chosen.append(logits.argmax(dim=-1))  # the first of equal logits
             confidences.append(logits.softmax(dim=-1).amax(dim=-1))
             labels.append(label)
     if not labels:
@@ -103,17 +102,17 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
 
 
 def _rank(logits: Tensor, label: Tensor) -> Tensor:
-    """How many classes come before the right one, by logit and then by index: B."""
+    """Number of classes ranked before the true one, by logit and then by index: B."""
     own = logits.gather(-1, label[:, None])
     earlier = torch.arange(logits.shape[-1], device=logits.device) < label[:, None]
     return ((logits > own) | ((logits == own) & earlier)).sum(dim=-1)
 
 
 def agreement(first: Evaluation, second: Evaluation) -> Agreement:
-    """Compare two evaluations of the same images.
+    """Compare the predictions of two evaluations of the same images.
 
     Raises:
-        ValueError: they are not of the same images.
+        ValueError: the evaluations are not of the same images.
     """
     require_same_images(first, second)
     triples = list(zip(first.predictions, second.predictions, first.labels, strict=True))
@@ -130,7 +129,7 @@ def require_same_images(first: Evaluation, second: Evaluation) -> None:
     """Check that two evaluations can be compared image by image.
 
     Raises:
-        ValueError: they are not of the same images.
+        ValueError: the evaluations are not of the same images.
     """
     if first.labels != second.labels:
         raise ValueError("both evaluations must be of the same images in the same order")

@@ -1,4 +1,4 @@
-"""Latency of models against each other, measured in turns on this machine."""
+"""Latency of models on this machine, measured in alternation so that they can be compared."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from analysis.threads import threads as limited
 
 Runner = Callable[[Tensor], object]  # one forward pass
-ShareDone = Callable[[float], None]  # share done, 0 to 1
+ShareDone = Callable[[float], None]  # called with the share done, 0 to 1
 
 NOT_DISTINGUISHABLE = "not distinguishable"
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Milliseconds of one forward pass of a whole batch."""
+    """Percentiles of the time of one forward pass of a whole batch, in milliseconds."""
 
     p10: float
     p50: float
@@ -28,9 +28,9 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Timing:
-    """Two runners at one batch size. `speedup` is b's median over a's: how much faster a is.
+    """Two runners at one batch size; `speedup` is b's median over a's: how many times faster a is.
 
-    `verdict` is "faster" or "slower" of a against b, or "not distinguishable" where the
+    `verdict` is "faster" or "slower", of a compared with b, or "not distinguishable" if the
     p10 to p90 intervals overlap.
     """
 
@@ -41,7 +41,7 @@ class Timing:
 
 
 def torch_runner(model: nn.Module) -> Runner:
-    """Forward passes of a torch model, without gradients."""
+    """A runner for a torch model, without gradients."""
 
     def run(images: Tensor) -> object:
         with torch.inference_mode():
@@ -61,17 +61,17 @@ def bench(
     warmup: int = 3,
     progress: ShareDone = lambda _: None,
 ) -> dict[int, Timing]:
-    """Time a and b in turns, so that whatever else the machine does hits both alike.
+    """Time a and b in alternation, so that other load on the machine affects both alike.
 
-    As `take_turns`, which says what the arguments mean.
+    See `take_turns` for the arguments.
 
     Raises:
         ValueError: a batch size, round or thread count below one.
     """
-    found = take_turns(
+    measured = take_turns(
         (a, b), image_shape, batches, threads=threads, rounds=rounds, warmup=warmup, progress=progress
     )
-    return {batch: judge(*times) for batch, times in found.items()}
+    return {batch: judge(*times) for batch, times in measured.items()}
 
 
 def take_turns(
@@ -84,11 +84,10 @@ def take_turns(
     warmup: int = 3,
     progress: ShareDone = lambda _: None,
 ) -> dict[int, tuple[Percentiles, ...]]:
-    """Time any number of runners in turns: for each batch size, percentiles of each.
+    """Time any number of runners in alternation; for each batch size, return the percentiles of each.
 
-    `image_shape` is C Y X. Each round runs all of them once, and each round begins with the next one, so
-    that none always follows the same. `threads` sets torch's thread count for the duration; None leaves
-    it as it is.
+    `image_shape` is C Y X. Each round runs every runner once, starting with a different one, so that the
+    order varies. `threads` sets torch's thread count for the duration; None leaves it unchanged.
 
     Raises:
         ValueError: no runner, or a batch size, round or thread count below one.
@@ -97,7 +96,7 @@ def take_turns(
         raise ValueError("there is nothing to time")
     if not batches or min(*batches, rounds, threads or 1, 1) < 1:
         raise ValueError("batch sizes, rounds and threads must be at least 1")
-    found = {}
+    measured = {}
     with limited(threads):
         for done, batch in enumerate(batches):
             images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
@@ -105,16 +104,16 @@ def take_turns(
             for turn in range(-warmup, rounds):
                 for place in range(len(runners)):
                     which = (turn + place) % len(runners)
-                    spent = _milliseconds(runners[which], images)
+                    elapsed = _milliseconds(runners[which], images)
                     if turn >= 0:
-                        samples[which].append(spent)
+                        samples[which].append(elapsed)
                 progress((done + (turn + warmup + 1) / (warmup + rounds)) / len(batches))
-            found[batch] = tuple(map(percentiles, samples))
-    return found
+            measured[batch] = tuple(map(percentiles, samples))
+    return measured
 
 
 def judge(a: Percentiles, b: Percentiles) -> Timing:
-    """Speed-up and verdict of a against b."""
+    """Speed-up and verdict of a compared with b."""
     if a.p90 < b.p10:
         verdict = "faster"
     elif b.p90 < a.p10:
@@ -125,7 +124,7 @@ def judge(a: Percentiles, b: Percentiles) -> Timing:
 
 
 def percentiles(samples: Sequence[float]) -> Percentiles:
-    """Percentiles of samples in milliseconds, interpolated between neighbours."""
+    """Percentiles of samples in milliseconds, with linear interpolation."""
     values = torch.tensor(samples, dtype=torch.float64)
     p10, p50, p90 = values.quantile(values.new_tensor([0.1, 0.5, 0.9])).tolist()
     return Percentiles(p10, p50, p90)

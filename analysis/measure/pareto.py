@@ -1,4 +1,4 @@
-"""What cannot be had better for less."""
+"""The Pareto front of cost and value."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 def front(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     """Indices of the points (cost, value) on the Pareto front, cheapest first.
 
-    On the front is what no other point beats: one that costs no more and is worth no less, and is
-    better in one of the two. Of equal points all are on it.
+    A point is on the front if no other point dominates it, that is, has at most its cost and at least its
+    value and is strictly better in one of them. Equal points are all on the front.
     """
-    found: list[int] = []
-    best = -float("inf")  # value of what costs less
+    on_front: list[int] = []
+    best = -float("inf")  # highest value at a lower cost
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     for index in order:
         if points[index][1] > best:
             best = points[index][1]
-            found.append(index)
-        elif found and points[index] == points[found[-1]]:
-            found.append(index)
-    return tuple(found)
+            on_front.append(index)
+        elif on_front and points[index] == points[on_front[-1]]:
+            on_front.append(index)
+    return tuple(on_front)

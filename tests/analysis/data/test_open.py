@@ -176,7 +176,7 @@ def test_division_with_one_image_a_class(tmp_path: Path) -> None:
     calibration, test = (open_data(root, PLAIN, 9, split) for split in ("calibration", "test"))
     assert len(calibration) == 4 and len(test) == 5
     assert not set(names(calibration)) & set(names(test))
-    with pytest.raises(ValueError, match=r"set must hold at least 2 images to be divided, got 1$"):
+    with pytest.raises(ValueError, match=r"set must have at least 2 images to be split, got 1$"):
         open_data(make_folder(tmp_path / "one" / "set", many({"0": 1})), PLAIN, 9, "test")
 
 
@@ -267,7 +267,7 @@ def test_model_without_head_takes_any_folders(tmp_path: Path) -> None:
             3,
             r"none of them a class of the model, which has 3 classes \(zebra, cat, great",
         ),
-        (["cat", "dog"], PETS, 3, r"class folders that are no class of the model \(dog\)"),
+        (["cat", "dog"], PETS, 3, r"class folders that are not classes of the model \(dog\)"),
         (
             ["crane"],
             Preprocess((8, 8), labels=("crane", "crane")),
@@ -275,7 +275,7 @@ def test_model_without_head_takes_any_folders(tmp_path: Path) -> None:
             r"set\.zip has 1 class folders \(crane\)",
         ),
         (["1", "2", "3", "4"], PLAIN, 3, r"has 4 class folders \(1, 2, 3, 4\), none"),
-        (["cat"], PLAIN, 1000, r"WordNet ids such as n01440764 or numbers from 0 to 999$"),
+        (["cat"], PLAIN, 1000, r"WordNet ids such as n01440764 or with numbers from 0 to 999$"),
     ],
 )
 def test_other_classes(
@@ -299,14 +299,16 @@ def test_cifar10_sides(tmp_path: Path) -> None:
 def test_cifar10_folders(tmp_path: Path) -> None:
     make_folder(tmp_path / "train", many({"cat": 3, "dog": 3}))
     assert len(open_data(f"cifar10:{tmp_path}", PLAIN, 2, "calibration")) == 6
-    with pytest.raises(ValueError, match=r"needs cifar10-jpeg-test\.zip or test/ .* found neither"):
+    with pytest.raises(ValueError, match=r"needs cifar10-jpeg-test\.zip or test/ .* neither is in"):
         open_data(f"cifar10:{tmp_path}", PLAIN, 2, "test")
 
 
 def test_cifar10_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     for folder in (tmp_path, tmp_path / "cifar-10-batches-py"):
-        with pytest.raises(ValueError, match=r"holds pickles, which can run code and are never read"):
+        with pytest.raises(
+            ValueError, match=r"contains pickles, which are not read because they can run code"
+        ):
             open_data(f"cifar10:{folder}", PLAIN, 10)
 
 
@@ -318,7 +320,7 @@ def test_cifar10_pickles_are_refused(tmp_path: Path) -> None:
 )
 def test_missing(spec: str) -> None:
     with pytest.raises(
-        ValueError, match=r"there is no file or folder .*: data is 'demo', a folder of class folders"
+        ValueError, match=r"there is no file or folder .*: data must be 'demo', a folder of class folders"
     ):
         open_data(spec, PLAIN, 2)
 
@@ -332,12 +334,12 @@ def test_unknown_split() -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"is empty: data is"),
-        ({"readme.txt": b"x"}, r"holds no images: data is"),
-        ({"a.png": b"", "b.png": b""}, r"holds 2 images but no class folders; .* as class/name\.jpg$"),
+        ({}, r"is empty: data must be"),
+        ({"readme.txt": b"x"}, r"contains no images: data must be"),
+        ({"a.png": b"", "b.png": b""}, r"contains 2 images but no class folders; .* as class/name\.jpg$"),
         (
             {"a/train.zip": b"", "test.ZIP": b""},
-            r"holds zips instead of images: open one of those zips itself$",
+            r"contains zips instead of images: open one of the zips instead$",
         ),
     ],
 )
@@ -369,7 +371,7 @@ def test_encrypted_zip(tmp_path: Path) -> None:
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
     with pytest.raises(
-        ValueError, match=r"^a\.zip is encrypted: make a zip of the images without a password$"
+        ValueError, match=r"^a\.zip is encrypted: create a zip of the images without a password$"
     ):
         open_data(path, PLAIN, 2)
 
@@ -395,7 +397,7 @@ def test_zip_that_climbs_out(name: str, tmp_path: Path) -> None:
 def test_compression_bomb(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", {"cat/1.png": bytes(3 * 2**20)})
     with pytest.raises(
-        ValueError, match=r"not safe to open: .* KiB unpack to 3 MiB, at most 200 times as much may$"
+        ValueError, match=r"not safe to open: .* KiB unpack to 3 MiB, the limit is 200 times as much$"
     ):
         open_data(path, PLAIN, 1)
 
@@ -414,13 +416,13 @@ def test_zip_that_declares_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = make_zip(tmp_path / "a.zip", many({"cat": 40}))
     declare(path, 2 * 2**30)
     with pytest.raises(
-        ValueError, match=r"^a\.zip is not safe to open: it unpacks to 80 GiB, at most 64 GiB may$"
+        ValueError, match=r"^a\.zip is not safe to open: it unpacks to 80 GiB, the limit is 64 GiB$"
     ):
         open_data(path, PLAIN, 1)
     path = make_zip(tmp_path / "a.zip", many({"cat": 1}))
     declare(path, 300 * 2**20)
     monkeypatch.setattr(zips, "MAX_COMPRESSION", 10**9)
-    with pytest.raises(ValueError, match=r"'cat/000\.png' .* unpacks to 300 MiB, at most 256 MiB may$"):
+    with pytest.raises(ValueError, match=r"'cat/000\.png' .* unpacks to 300 MiB, the limit is 256 MiB$"):
         open_data(path, PLAIN, 1)
 
 
@@ -429,7 +431,7 @@ def test_overlapping_members(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", many({"cat": 40}))
     declare(path, 100 * 2**10)
     with pytest.raises(
-        ValueError, match=r"^a\.zip is not safe to open: .* unpack to 3\.91 MiB, at most 200 times"
+        ValueError, match=r"^a\.zip is not safe to open: .* unpack to 3\.91 MiB, the limit is 200 times"
     ):
         open_data(path, PLAIN, 1)
 

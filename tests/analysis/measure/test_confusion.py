@@ -56,5 +56,5 @@ def test_what_grew_comes_before_what_shrank_as_much() -> None:
 def test_other_images_or_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="same images"):
         confusion_changes(evaluation([0], [0]), evaluation([1], [0]))
-    with pytest.raises(ValueError, match="class 3, and there are only 3 classes"):
+    with pytest.raises(ValueError, match="class 3, but there are only 3 classes"):
         confusion(evaluation([0, 1], [0, 3]), 3)

@@ -245,9 +245,7 @@ def test_training_images(tmp_path: Path) -> None:
     assert len(train) == len(test) == 30 and not names[0] & names[1]
     train, test = open_training(first, PREPROCESS, 10, second)
     assert len(train) == len(test) == 60
-    with pytest.raises(
-        ValueError, match=r"^the test images must be others than the training images, got 'x'"
-    ):
+    with pytest.raises(ValueError, match=r"^test and training images must differ, got 'x' for both"):
         open_training("x", PREPROCESS, 10, "x")
     train, test = open_training("demo", PREPROCESS, 10, first)
     assert train.item_name(0) == "circle/train-00000" and len(train) == 20_000 and len(test) == 60
