@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -229,17 +230,12 @@ def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> tuple[lis
     for seed in seeds:
         names = {way: f"{way}-{seed}" for way in TITLES}
         cut, small = f"{names['gohsp']}-cut", f"{names['spectral']}-cut"
-        whole = bench.phase(
-            names["dense"], lambda curve, s=seed: bench.recovered(curve, start, start, rest, s)
-        )
-        narrow = bench.phase(cut, lambda curve, s=seed: bench.gohsp(curve, start, before, s))
-        ours = bench.phase(
-            names["gohsp"], lambda curve, n=narrow, s=seed: bench.recovered(curve, n, start, after, s)
-        )
-        projected = bench.phase(small, lambda curve, s=seed: bench.spectral(curve, start, s))
-        spectral = bench.phase(
-            names["spectral"], lambda curve, n=projected, s=seed: bench.recovered(curve, n, start, rest, s)
-        )
+        recovered = partial(bench.recovered, teacher=start, seed=seed)
+        whole = bench.phase(names["dense"], partial(recovered, student=start, recipe=rest))
+        narrow = bench.phase(cut, partial(bench.gohsp, start=start, recipe=before, seed=seed))
+        ours = bench.phase(names["gohsp"], partial(recovered, student=narrow, recipe=after))
+        projected = bench.phase(small, partial(bench.spectral, start=start, seed=seed))
+        spectral = bench.phase(names["spectral"], partial(recovered, student=projected, recipe=rest))
         named = f", seed {seed}" if len(seeds) > 1 else ""
         parts = f"{begun:,} + {bench.seen(before):,} + {bench.seen(after):,}"
         both = f"{begun:,} + {bench.seen(rest):,}"

@@ -86,7 +86,8 @@ def narrowed(dense: nn.Module, ratio: float, setting: Setting) -> nn.Module:
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     ignored = [model.head]
     if setting.inner:
-        ignored += [layer for block in model.blocks for layer in (block.attn.proj, block.mlp.fc2)]
+        blocks: Any = model.blocks
+        ignored += [layer for block in blocks for layer in (block.attn.proj, block.mlp.fc2)]
     pruner = tp.pruner.MetaPruner(
         model,
         torch.randn(1, 3, 224, 224),

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from pages import MINUTE, browser, idle, server
 from PIL import Image
@@ -103,7 +104,8 @@ def shoot(page: Page, address: str, ready: str, theme: str, file: Path, tallest:
 
 def in_few_colours(picture: Image.Image) -> Image.Image:
     """Reduce to 256 colours: the commonest unchanged, so that flat areas stay flat; gradients dithered."""
-    counted = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
+    counts: Any = picture.getcolors(picture.width * picture.height)
+    counted = sorted(counts, reverse=True)
     flat = [channel for _, colour in counted[:COMMON] for channel in colour]
     others = picture.quantize(256 - COMMON, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
     palette = Image.new("P", (1, 1))

@@ -17,6 +17,7 @@ import sys
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -130,7 +131,7 @@ def train(args: argparse.Namespace) -> tuple[ViT, float]:
     """Train, from the checkpoint if there is one; returns the averaged (EMA) model and the seconds spent."""
     torch.manual_seed(args.seed)
     student = Student()
-    ema = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    ema: Any = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.999))
     decayed = [p for p in student.parameters() if p.ndim > 1]
     others = [p for p in student.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
@@ -151,7 +152,8 @@ def train(args: argparse.Namespace) -> tuple[ViT, float]:
     for step, (images, label, share) in enumerate(loader, start=start):
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, args.steps, args.lr)
-        loss = loss_of(*forward(images), label, share)
+        logits, patch_logits = forward(images)
+        loss = loss_of(logits, patch_logits, label, share)
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()

@@ -46,7 +46,7 @@ def images() -> torch.Tensor:
     return random_images(TINY)
 
 
-@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.fixture(params=VARIANTS.values(), ids=list(VARIANTS))
 def variant(request: pytest.FixtureRequest) -> ViT:
     return random_vit(request.param)
 

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_padding_keeps_the_fast_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     original = torch.nn.functional.scaled_dot_product_attention
 
-    def spy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **settings: float) -> torch.Tensor:
+    def spy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **settings: Any) -> torch.Tensor:
         seen.append({q.shape[-1], k.shape[-1], v.shape[-1]})
         return original(q, k, v, **settings)
 
@@ -73,7 +74,8 @@ def test_tokens_are_prefix_then_patches() -> None:
     assert arch.prefix_names == ("class", "register 1", "register 2")
     assert arch.grid == (2, 3)
     assert tokens.shape == (4, arch.num_tokens, 24)
-    torch.testing.assert_close(tokens[0, :1], (model.cls_token + model.pos_embed[:, :1])[0])
+    expected = model.get_parameter("cls_token") + model.pos_embed[:, :1]
+    torch.testing.assert_close(tokens[0, :1], expected[0])
 
 
 def test_architecture_survives_json() -> None:
@@ -94,7 +96,7 @@ def test_rms_norm_divides_by_the_root_mean_square_alone() -> None:
     x = model.embed(random_images(arch)) + 3  # far from centred
     for norm in (model.blocks[0].norm1, model.blocks[1].norm2, model.norm):
         assert [name for name, _ in norm.named_parameters()] == ["weight"]
-        expected = x / (x.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * norm.weight
+        expected = x / (x.square().mean(dim=-1, keepdim=True) + 0.1).sqrt() * norm.get_parameter("weight")
         torch.testing.assert_close(norm(x), expected)
 
 
@@ -145,8 +147,9 @@ def test_every_field_is_held_to_its_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [field.name for field in fields(Architecture)])
 def test_what_code_passes_in_is_checked_too(name: str) -> None:
     for value in (None, "8" if name != "pool" else 8, [3, 4]):
+        change: dict[str, Any] = {name: value}
         with pytest.raises(ValueError, match=name):
-            replace(TINY, **{name: value})
+            replace(TINY, **change)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_what_code_passes_in_is_checked_too(name: str) -> None:
         ({"skip_unread": True, "pool": "avg"}, "skip_unread needs pool 'token'"),
     ],
 )
-def test_impossible_architectures_are_refused(change: dict[str, object], message: str) -> None:
+def test_impossible_architectures_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
 
@@ -190,6 +193,6 @@ def test_init_weights_leaves_no_symmetry() -> None:
     torch.manual_seed(0)
     model = ViT(TINY)
     model.init_weights()
-    assert model.cls_token.std() > 0 and model.head.weight.std() > 0
+    assert all(model.get_parameter(name).std() > 0 for name in ("cls_token", "head.weight"))
     assert not bool(model.blocks[0].attn.qkv.bias.any())
     torch.testing.assert_close(model.norm.weight, torch.ones(24))

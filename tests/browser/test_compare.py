@@ -122,7 +122,7 @@ def open_offline(page: Page, file: Path) -> None:
     reader.on("pageerror", lambda error: troubles.append(str(error)))
     reader.on("requestfailed", lambda request: troubles.append(request.url[:100]))
     for theme in ("light", "dark"):
-        reader.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        reader.emulate_media(color_scheme=theme)
         reader.goto(file.as_uri())
         reader.get_by_role("heading", name="demo and run").wait_for()
         reader.screenshot(path=file.with_suffix(f".{theme}.png"), full_page=True)

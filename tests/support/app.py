@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +47,13 @@ def at_work(job: Any = SLOW, **said: Any) -> Iterator[runs.Run]:
     folder, lock = launch._create(job, runs.runs_root(), 1)
     with lock:
         now = time.time()
-        told = {"what": "Training", "share": 0.25, "remaining": 300.0, "began": now - 100} | said
-        status = Status("running", now - 100, now - 100, now, host="here", **told)
+        told: dict[str, Any] = {
+            "what": "Training",
+            "share": 0.25,
+            "remaining": 300.0,
+            "began": now - 100,
+        } | said
+        status = Status("running", now - 100, now - 100, now, host="here", **(told | said))
         (folder / runs.STATUS).write_text(status.to_json())
         session_runs.forget_listed()
         yield runs.read(folder)
@@ -80,9 +85,14 @@ def go(app: AppTest, page: str) -> AppTest:
     return app
 
 
+def elements(app: AppTest, kind: str) -> Sequence[Any]:
+    """All of a kind, also of those that `AppTest` has no attribute for."""
+    return app.get(kind)
+
+
 def text(app: AppTest) -> str:
     kinds = ("header", "subheader", "markdown", "caption", "info", "error", "metric")
-    return "\n".join(str(element.value) for kind in kinds for element in app.get(kind))
+    return "\n".join(str(element.value) for kind in kinds for element in elements(app, kind))
 
 
 def bundle(arch: Architecture, folder: Path, seed: int) -> Path:

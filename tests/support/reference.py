@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from analysis.attention.capture import capture
-from analysis.vit import ViT
+from analysis.vit import Architecture, ViT
+from pruning.cut.plan import BlockPlan
 
 
 def pair_scores(q: Tensor, k: Tensor, gamma: int) -> Tensor:
@@ -44,10 +46,11 @@ def rollout(maps: list[Tensor], fuse: str, discard: float, prefix: int) -> Tenso
     n = maps[0].shape[-1]
     total = [[float(i == j) for j in range(n)] for i in range(n)]
     for block in maps:
-        join = {"mean": lambda values: sum(values) / len(values), "max": max, "min": min}[fuse]
+        joins: dict[str, Callable[[list[float]], float]]
+        joins = {"mean": lambda values: sum(values) / len(values), "max": max, "min": min}
         rows = []
         for i in range(n):
-            row = [join([float(head[i, j]) for head in block]) for j in range(n)]
+            row = [joins[fuse]([float(head[i, j]) for head in block]) for j in range(n)]
             droppable = sorted(range(prefix, n), key=lambda j: row[j])
             for j in droppable[: int(discard * (n - prefix))]:
                 row[j] = 0.0
@@ -61,7 +64,7 @@ def block_forward(
     x: Tensor,
     state: dict[str, Tensor],
     heads: list[int],
-    plan_block: object,
+    plan_block: BlockPlan,
     widths: tuple[int, int],
     scale: float,
     eps: float,
@@ -139,7 +142,7 @@ def total_distances(weight: Tensor) -> Tensor:
 Gates = dict[tuple[str, int, int, int], float]  # (structure, block, head, channel); absent is open
 
 
-def gated_logits(state: dict[str, Tensor], arch: object, image: Tensor, gates: Gates) -> Tensor:
+def gated_logits(state: dict[str, Tensor], arch: Architecture, image: Tensor, gates: Gates) -> Tensor:
     """Logits of one image C Y X from a state dict, every part multiplied by its gate."""
     kind = image.dtype
     embed = torch.tensor([gates.get(("embed", 0, 0, e), 1.0) for e in range(arch.embed_dim)], dtype=kind)
@@ -178,7 +181,7 @@ def gated_logits(state: dict[str, Tensor], arch: object, image: Tensor, gates: G
     return logits
 
 
-def _tokens(state: dict[str, Tensor], arch: object, image: Tensor) -> Tensor:
+def _tokens(state: dict[str, Tensor], arch: Architecture, image: Tensor) -> Tensor:
     (rows, columns), (high, wide) = arch.grid, arch.patch_size
     filters, patches = state["patch_embed.proj.weight"], []
     for i in range(rows):
@@ -190,7 +193,7 @@ def _tokens(state: dict[str, Tensor], arch: object, image: Tensor) -> Tensor:
     return torch.cat([*prefix, x]) + position if arch.pos_embed_prefix else torch.cat([*prefix, x + position])
 
 
-def _gated_norm(x: Tensor, state: dict[str, Tensor], name: str, arch: object, gate: Tensor) -> Tensor:
+def _gated_norm(x: Tensor, state: dict[str, Tensor], name: str, arch: Architecture, gate: Tensor) -> Tensor:
     """A norm whose mean and variance weigh each channel by its gate, and whose output is gated too."""
     if f"{name}.weight" not in state:
         return x

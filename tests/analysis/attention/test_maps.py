@@ -54,7 +54,7 @@ def test_maps_are_the_rows_of_the_attention(image: torch.Tensor) -> None:
         for head in range(full.shape[1]):
             for row in range(4):
                 # rows: class, two registers, mean of the six patches; patches 3 to a line
-                whole = full[0, head, row] if row < 3 else sum(full[0, head, 3 + i] for i in range(6)) / 6
+                whole = full[0, head, row] if row < 3 else full[0, head, 3:].mean(dim=0)
                 for y in range(2):
                     for x in range(3):
                         torch.testing.assert_close(maps[head, row, y, x], whole[3 + 3 * y + x])
@@ -73,8 +73,8 @@ def test_probabilities_are_those_of_the_model(image: torch.Tensor) -> None:
 
 def test_of_equally_likely_classes_the_first_come_first(image: torch.Tensor) -> None:
     vit = model(num_classes=40)
-    vit.head.weight.data.zero_()
-    vit.head.bias.data.zero_()
+    for name in ("head.weight", "head.bias"):
+        vit.get_parameter(name).data.zero_()
     assert [index for index, _ in trace(vit, image).top(30)] == list(range(30))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def plan_of(arch: Architecture) -> Plan:
 
 
 @pytest.mark.parametrize("change", [{}, {"distilled": True}, {"registers": 3}, {"pool": "avg"}])
-def test_against_maps_by_hand(change: dict[str, object]) -> None:
+def test_against_maps_by_hand(change: dict[str, Any]) -> None:
     arch = replace(TINY, **change)
     dense, plan = random_vit(arch), plan_of(arch)
     small = cut(dense, plan)
@@ -76,8 +77,8 @@ def test_a_model_preserves_itself_and_is_left_as_found(tiny: ViT, images: torch.
     before = {name: value.clone() for name, value in other.state_dict().items()}
     for values in preservation(tiny, tiny, [images], kept_heads(None, TINY, TINY)):
         torch.testing.assert_close(values, torch.ones(3))
-    values = preservation(tiny, other, [images], [(2, 0, 1), None])
-    assert (values[0] < 1).all() and values[1].isnan().all()
+    first, second = preservation(tiny, other, [images], [(2, 0, 1), None])
+    assert (first < 1).all() and second.isnan().all()
     assert other.training and not tiny.training
     torch.testing.assert_close(dict(other.state_dict()), before)
 

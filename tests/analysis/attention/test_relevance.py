@@ -40,7 +40,9 @@ def slopes(model: ViT, image: Tensor, label: int, classifier: str) -> list[tuple
         if model.head_dist is not None:
             logits = (logits + model.head_dist(x[1])) / 2
     else:
-        logits = model.head(x[0]) if classifier == "class" else model.head_dist(x[1])
+        reader, token = (model.head, 0) if classifier == "class" else (model.head_dist, 1)
+        assert reader is not None
+        logits = reader(x[token])
     model.zero_grad()
     logits[label].backward()
     found, counts = iter(maps), [widths.heads for widths in model.arch.blocks]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -71,7 +73,7 @@ def test_maps_are_left_untouched() -> None:
         ({"discard": -0.1}, "discard must be at least 0"),
     ],
 )
-def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rollout(random_maps(), **settings)
 

@@ -87,7 +87,7 @@ def test_integrated_gradients_are_slopes_along_the_path(steps: int) -> None:
     for block, head in every:
         expected = 0.0
         for point, weight in zip(points, weights, strict=True):
-            place = (point + 1) / 2
+            place = float(point + 1) / 2
             on_path = dict.fromkeys(every, place)
             up = likelihood(on_path | {(block, head): place + step})
             down = likelihood(on_path | {(block, head): place - step})

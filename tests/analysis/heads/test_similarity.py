@@ -102,7 +102,7 @@ def test_groups_that_are_there_are_found() -> None:
 
 def modularity(weights: torch.Tensor, groups: list[int]) -> float:
     """Newman's modularity from its sum over all pairs."""
-    total = degree = 0.0
+    total = 0.0
     degree = [float(row.sum()) for row in weights]
     twice = sum(degree)
     for i, j in itertools.product(range(len(weights)), repeat=2):

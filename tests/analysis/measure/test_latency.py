@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_thread_count_is_set_and_restored() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"batches": [0]}, {"batches": []}, {"rounds": 0}, {"threads": -1}])
-def test_bad_settings_are_refused(settings: dict[str, object]) -> None:
+def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         bench(sleeper(0), sleeper(0), SHAPE, **settings)
 

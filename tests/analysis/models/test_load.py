@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -112,7 +113,8 @@ def test_conversion_leaves_the_timm_model_and_copies():
 
 def test_conversion_notices_what_the_structure_does_not_tell():
     theirs = timm_model("vit_tiny_patch16_224", **SMALL)
-    theirs.blocks[1].attn.register_forward_hook(lambda module, args, out: out * 1.5)
+    attention = theirs.get_submodule("blocks.1.attn")
+    attention.register_forward_hook(lambda module, args, out: out * 1.5)
     with pytest.raises(UnsupportedModelError, match="logits differ"):
         from_timm(theirs)
 
@@ -411,7 +413,7 @@ def test_checkpoints_of_another_architecture(tiny_state, tmp_path):
     file = tmp_path / "other.safetensors"
     save_file(tiny_state, file)
     size = {"image_size": (64, 64)}
-    cases = [
+    cases: list[tuple[str, dict[str, Any], str]] = [
         (
             "vit_small_patch16_224",
             size,

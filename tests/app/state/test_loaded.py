@@ -103,7 +103,7 @@ def test_uploads_are_not_in_the_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     state: dict[str, Any] = {}
-    monkeypatch.setattr(session.st, "session_state", state)
+    monkeypatch.setattr("streamlit.session_state", state)
     here = str(uploads.workspace() / "0123" / "photos.zip")
     plain = Choice(str(tiny_bundle), None, str(photos), 7)
     assert choice_address._without_uploads(plain) == plain

@@ -16,7 +16,8 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from analysis.attention.pictures import covered
-from analysis.models.load import load
+from analysis.attention.trace import Trace
+from analysis.models.load import LoadedModel, load
 from analysis.vit import Architecture, BlockWidths
 from app.parts import picker, pictures
 from app.state import uploads, viewed_image
@@ -26,7 +27,7 @@ from app.views.attention import charts as attention_charts
 from app.views.attention import controls, page, queries
 from app.views.attention.map_picture import MapPicture
 from pruning.bundle.write import write_bundle
-from tests.support.app import MAIN, go, photo, start, text
+from tests.support.app import MAIN, elements, go, photo, start, text
 from tests.support.models import VARIANTS, random_vit
 
 
@@ -197,9 +198,12 @@ def test_a_picture_is_read_once_and_what_shows_it_asks_the_session_for_nothing(
 ) -> None:
     asked: list[object] = []
     trace_of = viewed_image.trace_of
-    monkeypatch.setattr(
-        viewed_image, "trace_of", lambda image, loaded: asked.append(image.key) or trace_of(image, loaded)
-    )
+
+    def noted(image: ViewedImage, loaded: LoadedModel) -> Trace:
+        asked.append(image.key)
+        return trace_of(image, loaded)
+
+    monkeypatch.setattr(viewed_image, "trace_of", noted)
     app = start("attention")
     assert asked == [("demo", 0)]
     app.selectbox(key="through").set_value("relevance").run()
@@ -219,7 +223,9 @@ def test_a_picture_is_read_once_and_what_shows_it_asks_the_session_for_nothing(
 def test_several_photos_are_paged_through_and_kept() -> None:
     app = start("attention", Choice(data=None))
     assert "Upload" in app.info[0].value
-    app.get("file_uploader")[0].set_value([photo("a.png", "red"), photo("b.png", "blue", (2000, 500))]).run()
+    elements(app, "file_uploader")[0].set_value(
+        [photo("a.png", "red"), photo("b.png", "blue", (2000, 500))]
+    ).run()
     app.button(key="photo-number-next").click().run()
     assert "b.png" in text(app)
     kept: dict[str, ViewedImage] = app.session_state["own photos"]

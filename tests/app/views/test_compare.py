@@ -13,7 +13,8 @@ from streamlit.testing.v1 import AppTest
 from analysis.measure.confidence import reliability
 from analysis.measure.evaluate import Agreement, evaluate, wilson
 from analysis.models.load import read_bundle
-from app.state import comparison
+from app.state import comparison, session_runs
+from app.state.finished_runs import OpenedRun
 from app.state.session import Choice
 from app.views.compare import charts as compare_charts
 from app.views.compare import predictions as compare_predictions
@@ -64,7 +65,7 @@ def test_models_stand_side_by_side(two: list[runs.Run]) -> None:
     assert "Latency, batch 1" not in table.index
     assert "run 2" in text(app) and not app.error
     app.number_input(key="compare-block").set_value(0).run()
-    kept = comparison.OpenedRun(two[1]).plan
+    kept = OpenedRun(two[1]).plan
     assert kept is not None and len(kept.blocks[0].heads) == 2
     for head in range(3):
         app.number_input(key="compare-head").set_value(head).run()
@@ -181,7 +182,7 @@ def test_a_bundle_of_no_run_is_measured_on_the_same_images(two: list[runs.Run], 
 def evaluate_on(run: runs.Run, bundle: Path) -> float:
     """Top-1 of a bundle on the images of a run, image by image."""
     loaded = read_bundle(bundle)
-    test = comparison.OpenedRun(run).open_tested(loaded)
+    test = OpenedRun(run).open_tested(loaded)
     right = 0
     for i in range(len(test)):
         with torch.inference_mode():
@@ -194,8 +195,9 @@ def test_runs_of_other_images_are_another_group(two: list[runs.Run], tiny_bundle
     other = carry_out(Job(str(tiny_bundle), str(photos), "l2", ratios=Ratios(mlp=0.25), limit=6))
     app = compare(chosen=two)
     groups = app.selectbox(key="compare-group")
-    assert len(groups.options) == 2 and "12 images" in groups.options[groups.value]
-    groups.set_value(1 - groups.value).run()
+    shown: Any = groups.value
+    assert len(groups.options) == 2 and "12 images" in groups.options[shown]
+    groups.set_value(1 - shown).run()
     assert app.multiselect(key="compare-runs").value == [str(other.folder)]
     assert not app.error and not app.exception
 
@@ -205,7 +207,7 @@ def test_a_new_run_joins_those_that_were_compared(
 ) -> None:
     app = compare(chosen=two)
     new = carry_out(Job(str(tiny_bundle), str(photos), "l2", ratios=Ratios(mlp=0.25), limit=12))
-    comparison.session_runs.forget_listed()
+    session_runs.forget_listed()
     app.run()
     assert app.multiselect(key="compare-runs").value == [str(run.folder) for run in (new, *two)]
     app.multiselect(key="compare-runs").set_value([]).run()
@@ -223,7 +225,7 @@ def test_demo_scenes_are_scored_by_their_objects() -> None:
     go(app, "compare")
     assert app.table[0].value.loc["File on disk", "dense"].endswith("half precision")
     assert not app.error and not app.exception
-    run = comparison.OpenedRun(runs.list_runs()[0])
+    run = OpenedRun(runs.list_runs()[0])
     scenes = run.open_tested(run.dense)
     for name, loaded in (("dense", run.dense), ("run 1", run.pruned)):
         found = on_objects(loaded, scenes, lambda *_: None, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -166,7 +167,8 @@ def test_convex_curves_are_solved_as_well_as_by_trying_everything_up_to_one_step
 def _fewer(item: Item) -> Item:
     """Four widths of an item, evenly spaced, so that everything can be tried."""
     places = range(4) if len(item.widths) < 8 else range(0, 8, 2)
-    return item._replace(**{name: tuple(getattr(item, name)[i] for i in places) for name in _COLUMNS})
+    fewer: dict[str, Any] = {name: tuple(getattr(item, name)[i] for i in places) for name in _COLUMNS}
+    return item._replace(**fewer)
 
 
 _COLUMNS = ("widths", "savings", "losses")

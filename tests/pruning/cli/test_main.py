@@ -36,6 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    code: object
     try:
         code = main(words)
     except SystemExit as stop:  # argparse's way

@@ -149,7 +149,7 @@ def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
     assert run.active and run.folder.parent == tmp_path / "runs"
     state = lambda: runs.read(run.folder).state
     wait_for(lambda: len(metrics.read_metrics(run.folder).points) > 5)
-    assert state() == "running" and os.getsid(runs.read(run.folder).status.pid) != os.getsid(0)
+    assert state() == "running" and os.getsid(pid_of(run)) != os.getsid(0)
     asked = time.monotonic()
     launch.cancel(run)
     wait_for(lambda: state() == "cancelled")
@@ -161,7 +161,7 @@ def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is running already"):
         launch.resume(run)
     wait_for(lambda: len(metrics.read_metrics(run.folder).points) > first + 5)
-    pid = runs.read(run.folder).status.pid
+    pid = pid_of(run)
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: state() == "interrupted")
     assert runs.read(run.folder).sentence.startswith("interrupted: its process is gone")
@@ -173,6 +173,12 @@ def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
     assert runs.read(run.folder).status.attempt == 3
     begins = [line.rpartition("from ")[2] for line in runs.log(run.folder).splitlines() if " from " in line]
     assert begins[0] == "0" and len(begins) == 3 and 0 < int(begins[1]) < int(begins[2])
+
+
+def pid_of(run: runs.Run) -> int:
+    pid = runs.read(run.folder).status.pid
+    assert pid is not None
+    return pid
 
 
 def exists(pid: int) -> bool:

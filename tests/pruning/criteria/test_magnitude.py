@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -65,5 +67,6 @@ def test_random_depends_on_its_seed_alone(tiny: ViT) -> None:
 
 
 def test_options_keep_their_range() -> None:
+    wrong: dict[str, Any] = {"seed": 1.5}
     with pytest.raises(ValueError, match="seed must be a whole number"):
-        SeedOptions(seed=1.5)
+        SeedOptions(**wrong)

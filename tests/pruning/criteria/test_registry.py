@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from analysis.anatomy import STRUCTURES
 from analysis.models.load import LoadedModel
 from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
-from pruning.criteria.registry import CRITERIA, STRUCTURES
+from pruning.criteria.registry import CRITERIA
 from pruning.criteria.snp import SnpOptions
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.selection import select
@@ -71,7 +73,8 @@ def test_what_a_criterion_does_not_rank_cannot_be_narrowed(ratios: Ratios, lost:
         job.target(TINY)
     loaded = LoadedModel(random_vit(TINY), Preprocess(TINY.image_size), "tiny", "made for a test")
     with pytest.raises(ValueError, match=message):  # as a budget does, with a target of its own
-        run = Prepared(job, loaded, None, None)
+        unread: Any = None  # images that nobody asks for
+        run = Prepared(job, loaded, unread, unread)
         make_smaller(run, target=shrink(TINY, ratios))
     assert replace(job, method="taylor").target(TINY) == shrink(TINY, ratios)
     assert replace(job, ratios=Ratios(heads=0.4)).target(TINY) == shrink(TINY, Ratios(heads=0.4))
@@ -79,5 +82,5 @@ def test_what_a_criterion_does_not_rank_cannot_be_narrowed(ratios: Ratios, lost:
 
 def test_options_are_frozen() -> None:
     with pytest.raises(AttributeError):
-        SnpOptions().gamma = 3
+        SnpOptions().gamma = 3  # type: ignore[misc]
     assert replace(SnpOptions(), gamma=3).gamma == 3

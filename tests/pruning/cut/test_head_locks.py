@@ -22,12 +22,13 @@ from pruning.cut.surgery import cut
 from pruning.jobs.inputs import prepare
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller, prune
+from pruning.options import Value
 from tests.support.jobs import ARCH, BUDGET, dense
 from tests.support.models import TINY, VARIANTS, random_images, random_vit
 
 LOCKS = HeadLocks(keep=((1, 2),), remove=((0, 1),))
 FEW = (("images", 8),)
-METHODS = {
+METHODS: dict[str, tuple[tuple[str, Value], ...]] = {
     "snp": FEW,
     "l2": (),
     "taylor": FEW,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_every_field_is_held_to_its_type(tmp_path: Path) -> None:
         ({"v": ((1,),)}, "one list for each of the 2 heads"),
     ],
 )
-def test_impossible_blocks_are_refused(change: dict[str, object], message: str) -> None:
+def test_impossible_blocks_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(BLOCK, **change)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,8 +60,9 @@ def test_one_number_per_block() -> None:
 def test_impossible_ratios_are_refused(name: str, value: object) -> None:
     number = type(value) in (int, float)
     must = f"ratio {name} must be at least 0 and below 1" if number else f"`{name}` must be a number"
+    wrong: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=must):
-        Ratios(**{name: value})
+        Ratios(**wrong)
 
 
 def test_presets_are_held_to_their_types(tmp_path: Path) -> None:
@@ -128,13 +130,8 @@ def test_keeps_the_highest_against_sorting() -> None:
 
 
 def test_equal_scores_keep_the_lower_index() -> None:
-    flat = Scores(
-        *(
-            tuple(torch.ones_like(part) for part in group)
-            for group in (make_scores().qk, make_scores().v, make_scores().mlp, make_scores().heads)
-        ),
-        torch.ones(24),
-    )
+    ones = lambda *shape: (torch.ones(shape),) * 2
+    flat = Scores(ones(3, 8), ones(3, 8), ones(32), ones(3), torch.ones(24))
     plan = select(flat, TINY, shrink(TINY, Ratios(0.5, 0.5, 0.5, embed=0.5, heads=0.34)))
     assert plan.embed == tuple(range(12))
     for block in plan.blocks:
@@ -145,8 +142,9 @@ def test_equal_scores_keep_the_lower_index() -> None:
 def test_many_equal_scores_keep_the_lowest_indices() -> None:
     """So many that a sort which does not keep their order would show it."""
     wide = replace(TINY, blocks=(BlockWidths(1, 1, 1, 5000),))
-    ones = [(torch.ones(*shape),) for shape in ((1, 1), (1, 1), (5000,), (1,))]
-    plan = select(Scores(*ones, torch.ones(24)), wide, shrink(wide, Ratios(mlp=0.4)))
+    ones = lambda *shape: (torch.ones(shape),)
+    flat = Scores(ones(1, 1), ones(1, 1), ones(5000), ones(1), torch.ones(24))
+    plan = select(flat, wide, shrink(wide, Ratios(mlp=0.4)))
     assert plan.blocks[0].mlp == tuple(range(3000))
 
 

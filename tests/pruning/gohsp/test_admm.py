@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pruning.gohsp.admm import Admm, AdmmOptions, Structure, constrained, hard_p
 from pruning.training.objective import Objective
 from tests.support.models import TINY, random_images, random_vit
 
+UNREAD = torch.empty(0)  # images and labels that `Squares` does not ask for
 RATIOS = Ratios(heads=(0.4, 0.0), v=0.25, mlp=(0.4, 0.6), qk=0.3)
 
 
@@ -31,18 +33,18 @@ def values(model: ViT) -> dict[str, torch.Tensor]:
 # ---- the projection
 
 
-def groups(arch: Architecture, block: int) -> dict[str, list[list[tuple[str, tuple[object, ...]]]]]:
+def groups(arch: Architecture, block: int) -> dict[str, list[list[tuple[str, Any]]]]:
     """Twin: every weight of each group by name and index, written down from the layout of `qkv`."""
     widths, prefix = arch.blocks[block], f"blocks.{block}."
     heads, keys = widths.heads, widths.heads * widths.qk
 
-    def row(layer: str, number: int) -> list[tuple[str, tuple[object, ...]]]:
-        found: list[tuple[str, tuple[object, ...]]] = [(f"{prefix}{layer}.weight", (number,))]
+    def row(layer: str, number: int) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = [(f"{prefix}{layer}.weight", (number,))]
         if arch.qkv_bias or layer != "attn.qkv":
             found.append((f"{prefix}{layer}.bias", (number,)))
         return found
 
-    def column(layer: str, number: int) -> tuple[str, tuple[object, ...]]:
+    def column(layer: str, number: int) -> tuple[str, Any]:
         return f"{prefix}{layer}.weight", (slice(None), number)
 
     pairs = [
@@ -59,7 +61,7 @@ def groups(arch: Architecture, block: int) -> dict[str, list[list[tuple[str, tup
     return {"qk": pairs, "v": channels, "mlp": neurons}
 
 
-def norm(weights: dict[str, torch.Tensor], group: list[tuple[str, tuple[object, ...]]]) -> float:
+def norm(weights: dict[str, torch.Tensor], group: list[tuple[str, Any]]) -> float:
     return math.sqrt(sum(float(weights[name][index].double().pow(2).sum()) for name, index in group))
 
 
@@ -165,11 +167,11 @@ class Squares(Objective):
     def state_dict(self) -> dict[str, object]:
         return {"seen": len(self.steps)}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.state = state
 
 
-def admm(model: ViT, **options: float) -> tuple[Admm, Squares]:
+def admm(model: ViT, **options: Any) -> tuple[Admm, Squares]:
     inner = Squares(values(random_vit(TINY, seed=9)))
     return Admm(inner, model, structure(TINY), AdmmOptions(**options)), inner
 
@@ -186,7 +188,7 @@ def test_the_penalty_is_its_formula(tiny: ViT) -> None:
             size += w**2
     assert float(figures["penalty"]) == pytest.approx(penalty, rel=1e-4)
     assert float(figures["primal_residual"]) == pytest.approx(math.sqrt(distance / size), rel=1e-4)
-    assert float(figures["task_loss"]) == pytest.approx(float(inner.loss(tiny, None, None)[0].detach()))
+    assert float(figures["task_loss"]) == pytest.approx(float(inner.loss(tiny, UNREAD, UNREAD)[0].detach()))
     assert float(loss.detach()) == pytest.approx(float(figures["task_loss"]) + penalty, rel=1e-5)
     assert figures["own"] == 1.0
     loss.backward()
@@ -228,7 +230,7 @@ def test_exact_minimisation_ends_in_the_structure(tiny: ViT) -> None:
             for name, weight in constrained(tiny).items():
                 pull = objective.z[name] - objective.u[name]
                 weight.copy_((inner.target[name] + objective.rho * pull) / (1 + objective.rho))
-        residuals.append(float(objective.loss(tiny, None, None)[1]["primal_residual"]))
+        residuals.append(float(objective.loss(tiny, UNREAD, UNREAD)[1]["primal_residual"]))
         figures = objective.after_epoch(tiny, epoch)
         assert figures["inner"] == epoch
         gaps.append(figures["constraint_gap"])
@@ -262,15 +264,15 @@ def test_a_checkpoint_brings_everything_back(tiny: ViT) -> None:
             weight.mul_(1.1)
     state = objective.state_dict()
     other, its_inner = admm(random_vit(TINY, seed=7), growth=2.0)
-    assert float(other.loss(tiny, None, None)[0].detach()) != float(
-        objective.loss(tiny, None, None)[0].detach()
+    assert float(other.loss(tiny, UNREAD, UNREAD)[0].detach()) != float(
+        objective.loss(tiny, UNREAD, UNREAD)[0].detach()
     )
     other.load_state_dict(state)
     assert its_inner.state == {"seen": 2}
     for one in (objective, other):
         one.update(tiny)
-    assert float(other.loss(tiny, None, None)[0].detach()) == float(
-        objective.loss(tiny, None, None)[0].detach()
+    assert float(other.loss(tiny, UNREAD, UNREAD)[0].detach()) == float(
+        objective.loss(tiny, UNREAD, UNREAD)[0].detach()
     )
     assert other.rho == objective.rho == 4e-3
 

@@ -89,7 +89,7 @@ def test_without_a_classifier_all_errors_count_alike() -> None:
 
 def test_a_prediction_that_nothing_moves_leaves_all_errors_alike() -> None:
     model = random_vit(TINY)
-    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.get_parameter("head.weight"))
     with torch.no_grad():
         streams = Streams(Activations(), model, batches(random_images(TINY)), 4, share=0)
     for root in error_roots(model, streams):

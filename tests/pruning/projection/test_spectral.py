@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,8 +91,8 @@ def test_layer_scale_near_zero_does_no_harm(name: str) -> None:
     model = random_vit(VARIANTS[name])
     with torch.no_grad():
         for block in model.blocks:
-            block.ls1.gamma[::3] = 0
-            block.ls2.gamma[1::3] = 1e-30
+            block.get_parameter("ls1.gamma")[::3] = 0
+            block.get_parameter("ls2.gamma")[1::3] = 1e-30
     images = random_images(model.arch, count=24)
     small = spectral(model, batches(images, 8), narrowed(model.arch, 0.8, 0.8, 0.8))
     assert apart(small(images), model(images)) < 0.4
@@ -346,7 +346,7 @@ def test_weights_that_are_not_finite_are_an_error(tiny: ViT) -> None:
         (lambda: SpectralOptions(focus=91), "focus must be a whole number from 0 to 90"),
     ],
 )
-def test_options_keep_their_range(make: object, message: str) -> None:
+def test_options_keep_their_range(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -41,7 +41,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, file: str
     """The error injected where one file is written; the room kept for the last words is enough."""
     folder = folder_of(tmp_path, FakeJob(100, pause=0.02))
     monkeypatch.setattr("pruning.runs.monitor.BEAT", 0.05)
-    write, sync, writes = os.write, os.fsync, []
+    writes: list[bool] = []
 
     def full_when(handle: int) -> None:
         path = str(Path(f"/proc/self/fd/{handle}").readlink()) if Path("/proc").exists() else file
@@ -50,8 +50,15 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, file: str
         if full and sum(writes) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "write", lambda handle, data: (full_when(handle), write(handle, data))[1])
-    monkeypatch.setattr(os, "fsync", lambda handle: (full_when(handle), sync(handle))[1])
+    def checked(given: Callable[..., Any]) -> Callable[..., Any]:
+        def call(handle: int, *rest: object) -> Any:
+            full_when(handle)
+            return given(handle, *rest)
+
+        return call
+
+    monkeypatch.setattr(os, "write", checked(os.write))
+    monkeypatch.setattr(os, "fsync", checked(os.fsync))
     with pytest.raises(OutputError, match="the disk is full: free some space"):
         process.execute(folder)
     check_failed_by_a_full_disk(folder)

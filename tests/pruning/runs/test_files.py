@@ -220,7 +220,7 @@ def test_a_phase_keeps_its_pace_through_another_and_begins_anew_when_it_falls_ba
     testing = [("test", 0.5 * i, 30.0 + 5 * i) for i in range(3)]
     pace = told(*training, *testing, ("train", 0.4, 50.0))
     rate, left = pace.estimate(50.0)  # a step in 20 seconds where others took 10
-    assert 0.005 < rate < 0.01 and 60 < left < 120
+    assert rate is not None and left is not None and 0.005 < rate < 0.01 and 60 < left < 120
     assert told(*testing, ("test", 0.0, 60.0)).estimate(60.0) == (None, None)
 
 

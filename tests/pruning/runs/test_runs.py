@@ -7,7 +7,9 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from analysis.models.preprocess import Preprocess
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.jobs import registry
-from pruning.progress import Cancelled
+from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
 from pruning.runs import launch, metrics, process
 from pruning.runs.file_lock import FileLock, is_held
@@ -215,8 +217,12 @@ def test_a_folder_taken_elsewhere_opens_and_goes_on_there(tmp_path: Path) -> Non
 
 def test_relative_paths_begin_where_the_job_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    kind = replace(FAKE, execute=lambda job, monitor: (seen.append(Path.cwd()), count(job, monitor))[1])
-    monkeypatch.setitem(registry.RUN_KINDS, "fake", kind)
+
+    def noted(job: FakeJob, monitor: Monitor) -> Any:
+        seen.append(Path.cwd())
+        return count(job, monitor)
+
+    monkeypatch.setitem(registry.RUN_KINDS, "fake", replace(FAKE, execute=noted))
     folder, before = folder_of(tmp_path), Path.cwd()
     write_status(folder, workdir=str(tmp_path))
     process.execute(folder)
@@ -273,6 +279,10 @@ def test_nothing_runs_twice(tmp_path: Path) -> None:
     assert runs.read(folder).state == "done" and runs.read(folder).status.attempt == 1
 
 
+def waits(folder: Path) -> bool:
+    return "Waiting for another run" in runs.read(folder).sentence
+
+
 def test_runs_take_turns_in_the_order_they_came(tmp_path: Path) -> None:
     first, second, third, beside = (
         folder_of(tmp_path, FakeJob(40, pause=0.05), name) for name in ("first", "b", "a", "beside")
@@ -281,7 +291,7 @@ def test_runs_take_turns_in_the_order_they_came(tmp_path: Path) -> None:
     wait_for(lambda: runs.read(first).state == "running")
     for folder in (second, third):  # by time, not by name
         threads.append(in_thread(folder))
-        wait_for(lambda folder=folder: "Waiting for another run" in runs.read(folder).sentence)
+        wait_for(partial(waits, folder))
     threads.append(in_thread(beside, at_once=2))
     wait_for(lambda: runs.read(beside).state == "running")
     assert [runs.read(folder).state for folder in (first, second, third)] == ["running", "queued", "queued"]
@@ -292,7 +302,7 @@ def test_runs_take_turns_in_the_order_they_came(tmp_path: Path) -> None:
         thread.join()
     one, two = runs.read(first).status, runs.read(second).status
     assert runs.read(first).state == runs.read(second).state == "done"
-    assert two.began >= one.ended
+    assert two.began is not None and one.ended is not None and two.began >= one.ended
 
 
 def test_a_longer_waiting_run_goes_first_and_a_dead_one_holds_nobody_up(tmp_path: Path) -> None:
