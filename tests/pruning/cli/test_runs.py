@@ -13,6 +13,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data
         process.execute(folder)
     done = wait_for(lambda: (run := runs.read(folder)).state not in ("queued", "running") and run)
     assert done.state == "done", runs.log(folder)
-    report = runs.report(done)
+    report: Any = runs.report(done)
     assert report.params_after < report.params_before and report.method == "l1"
     assert done.status.workdir == str(tmp_path)
     assert str(done.bundle) in runs.log(folder)  # what the command prints
@@ -217,7 +218,8 @@ def test_what_out_names_is_a_bundle_and_a_finished_run(
 
     found = runs.read("small")
     assert (found.state, found.problem, found.bundle) == ("done", None, tmp_path / "small")
-    assert found.job.method == "l1" and found.seconds == pytest.approx(figures["seconds"])
+    assert found.job is not None and found.job.method == "l1"
+    assert found.seconds == pytest.approx(figures["seconds"])
     assert read_evaluations(found.folder).after.top1 == figures["top1_after"]
     assert [run.name for run in runs.list_runs(tmp_path)] == ["small"] and not found.resumable
     for again in (launch.resume, process.execute):

@@ -151,7 +151,8 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
     done = process.execute(folder, echo=lambda what, share: heard.append((what, share)))
     assert heard == [("Counting", i / 4) for i in range(4)] + [("Writing the result", 0.0)]
     assert done == runs.read(folder) and done.state == "done" and not done.resumable
-    assert done.bundle is not None and runs.report(done).images == 4
+    report = runs.report(done)
+    assert done.bundle is not None and report is not None and report.images == 4
     assert done.status.attempt == 1 and done.status.pid == os.getpid()
     assert (done.status.step, done.status.epoch, done.status.share) == (3, 1.0, 1.0)
     assert done.status.figures == {"loss": 0.25, "epoch": 1.0}
