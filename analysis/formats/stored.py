@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import msgspec
 
@@ -24,16 +25,17 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        for name, kind in _annotations(type(self)).items():  # type: ignore[arg-type]  # mypy: cache and hash
+        for name, kind, plain_types in _annotations(type(self)):  # type: ignore[arg-type]  # a type has a hash
             given = getattr(self, name)
+            if type(given) in plain_types:
+                if type(given) is int:
+                    require_usual(given, name)
+                continue
             try:
                 value = msgspec.convert(given, kind, strict=True)
             except msgspec.ValidationError:
                 value = typed(_usual(given), kind, name)
-            if isinstance(value, int):
-                require_usual(value, name)
-            if value is not given:
-                object.__setattr__(self, name, value)
+            object.__setattr__(self, name, value)
 
 
 class Stored(Checked):
@@ -107,9 +109,16 @@ class Stored(Checked):
 
 
 @cache
-def _annotations(kind: type) -> dict[str, Any]:
+def _annotations(kind: type) -> tuple[tuple[str, Any, tuple[type, ...]], ...]:
+    """Name and type of each field, and the classes whose instances are of that type without a closer look."""
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return tuple((field.name, hints[field.name], _plain_types(hints[field.name])) for field in fields(kind))
+
+
+def _plain_types(hint: Any) -> tuple[type, ...]:
+    """The scalars and dataclasses among the members of a union, or of what is none."""
+    members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return tuple(one for one in members if one in (bool, int, float, str, NoneType) or is_dataclass(one))
 
 
 def _usual(value: Any) -> Any:

@@ -45,7 +45,7 @@ def parse(text: str | bytes) -> Any:
     """
     try:
         whole = text if isinstance(text, str) else text.decode()
-        return json.loads(whole, object_pairs_hook=_each_once)
+        return _DECODER.decode(whole)
     except UnicodeDecodeError as error:
         raise NotJson(f"this is not UTF-8 text: {error}") from error
     except RecursionError as error:
@@ -66,6 +66,9 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _Twice(f"`{next(n for n in names if names.count(n) > 1)}` stands twice in one object")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_each_once)
 
 
 def dump(data: object, indent: int | None = None, ascii_only: bool = True) -> str:

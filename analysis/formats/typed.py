@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -74,7 +73,8 @@ def typed(value: Any, kind: Any, place: str = "") -> Any:
         made = msgspec.convert(value, kind, strict=True, str_keys=True)
     except msgspec.ValidationError as error:
         raise ValueError(_sentence(error, value, kind, place)) from error
-    _require_known(value, made, place)
+    if type(value) in _HOLDERS:
+        _require_known(value, made, place)
     return made
 
 
@@ -84,33 +84,55 @@ def require_usual(value: Any, place: str) -> None:
     Raises:
         ValueError: there is one.
     """
+    if _are_usual((value,)):
+        return
     if isinstance(value, dict | list):
         for name, one in value.items() if isinstance(value, dict) else enumerate(value):
-            if not isinstance(one, str | bool | None):
-                require_usual(one, _inside(place, name))
-    elif isinstance(value, float) and not math.isfinite(value):
+            require_usual(one, _inside(place, name))
+    elif isinstance(value, float):
         raise ValueError(f"`{place}` must be a finite number, got {value}")
-    elif isinstance(value, int) and abs(value) >= _MOST_INTEGER:
+    else:
         raise ValueError(
             f"`{place}` must be a number of at most 64 bits, got one of {len(str(value))} digits"
         )
 
 
+def _are_usual(values: Iterable[Any]) -> bool:
+    """Whether `require_usual` has nothing to say of any of these: quick, as that is the rule."""
+    for value in values:
+        kind = type(value)
+        if kind is float:
+            if not math.isfinite(value):
+                return False
+        elif kind is int:
+            if not -_MOST_INTEGER < value < _MOST_INTEGER:
+                return False
+        elif (kind is dict and not _are_usual(value.values())) or (kind is list and not _are_usual(value)):
+            return False
+    return True
+
+
 def _require_known(given: Any, made: Any, place: str) -> None:
     """Refuse a field that the dataclasses of `made`, which came of `given`, do not have."""
+    parts: Iterator[tuple[Any, Any, Any]]
     if isinstance(given, list):
-        if any(isinstance(one, dict | list) for one in given):
-            for index, (one, value) in enumerate(zip(given, made, strict=True)):
-                _require_known(one, value, _inside(place, index))
-    elif isinstance(given, dict) and isinstance(made, Mapping):
-        for (name, one), value in zip(given.items(), made.values(), strict=True):
-            _require_known(one, value, _inside(place, name))
-    elif isinstance(given, dict) and is_dataclass(made):
-        known = {field.name for field in fields(made)}
-        for name, one in given.items():
+        if _HOLDERS.isdisjoint(map(type, given)):
+            return
+        parts = zip(range(len(given)), given, made, strict=False)  # a head that was named twice is there once
+    elif isinstance(made, Mapping):
+        parts = zip(given, given.values(), made.values(), strict=True)
+    else:
+        known = made.__dataclass_fields__
+        for name in given:
             if name not in known:
                 raise ValueError(f"there is no field `{_inside(place, name)}`")
-            _require_known(one, getattr(made, name), _inside(place, name))
+        parts = zip(given, given.values(), [getattr(made, name) for name in given], strict=True)
+    for name, one, value in parts:
+        if type(one) in _HOLDERS:
+            _require_known(one, value, _inside(place, name))
+
+
+_HOLDERS = {dict, list}
 
 
 # ---- sentences

@@ -89,6 +89,8 @@ def test_a_job_carries_them_everywhere() -> None:
     assert Job.from_json(job.to_json()) == job and hash(job) != hash(replace(job, locks=HeadLocks()))
     assert "--keep-heads 1.2 --remove-heads 0.1" in job.command()
     old = json.loads(job.to_json())
+    old["locks"]["keep"] *= 2
+    assert Job.from_json(json.dumps(old)) == job
     del old["locks"]
     assert Job.from_json(json.dumps(old)).locks == HeadLocks()
     with pytest.raises(ValueError, match=r"no field `locks\.hold`"):
