@@ -37,7 +37,12 @@ class _Folder:
             raise BadImageError(f"{self.names[item]} cannot be read: {error.strerror}") from error
 
 
-def _existing(text: str) -> Path:
+def existing_path(text: str) -> Path:
+    """The file or folder that a user named.
+
+    Raises:
+        ValueError: it does not exist.
+    """
     with suppress(OSError, RuntimeError):  # a name the file system does not allow, an unknown ~user
         path = Path(text).expanduser()
         if text.strip() and (path.is_dir() or path.is_file()):
@@ -45,7 +50,12 @@ def _existing(text: str) -> Path:
     raise ValueError(f"there is no file or folder {text!r}: {_ACCEPTED}")
 
 
-def _open_files(name: str, path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:
+def open_files(name: str, path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:
+    """The images of a folder or zip of class folders.
+
+    Raises:
+        ValueError: no images or class folders, not safe to open, or other classes than the model's.
+    """
     entries = _list_folder(path) if path.is_dir() else list_zip(path)
     where = path.name or str(path)
     top, names, folders = _layout(entries, where)
@@ -121,7 +131,7 @@ def _top(images: Sequence[str]) -> str:
 # ---- CIFAR-10
 
 
-def _find_cifar10(folder: Path, side: str) -> tuple[str, Path]:
+def find_cifar10(folder: Path, side: str) -> tuple[str, Path]:
     """Name and path of the training or test images.
 
     Raises:

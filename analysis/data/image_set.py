@@ -70,11 +70,11 @@ class ImageSet:
     @property
     def rendered(self) -> bool:
         """Whether these images are rendered by this project: noise-free, upright and unlimited in number."""
-        return isinstance(self.source, _Scenes)
+        return isinstance(self.source, SceneSource)
 
     def mask(self, i: int) -> NDArray[np.bool_] | None:
         """Mask of the object in image `i` (rows, columns); None except for demo scenes."""
-        return self.source.mask(self.indices[i]) if isinstance(self.source, _Scenes) else None
+        return self.source.mask(self.indices[i]) if isinstance(self.source, SceneSource) else None
 
     def fingerprint(self) -> str:
         """A short hash of the names, labels and content of these images, in this order.
@@ -106,13 +106,14 @@ class ImageSet:
         """
         if n < 1:
             raise ValueError(f"a sample needs at least 1 image, got {n}")
-        return self.subset(_stratified([self.item_name(i) for i in range(len(self))], f"sample {seed}")[:n])
+        names = [self.item_name(i) for i in range(len(self))]
+        return self.subset(stratified_order(names, f"sample {seed}")[:n])
 
 
 # ---- splitting and sampling
 
 
-def _stratified(names: Sequence[str], seed: str) -> list[int]:
+def stratified_order(names: Sequence[str], seed: str) -> list[int]:
     """All indices in an order in which every prefix has the same share of every class.
 
     Each class is shuffled by a hash of its names and spread evenly over [0, 1).
@@ -131,7 +132,9 @@ def _stratified(names: Sequence[str], seed: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Scenes:
+class SceneSource:
+    """Demo scenes of a split, drawn when they are asked for."""
+
     split: str
     names: tuple[str, ...]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.data import scenes
-from analysis.data.folders import _existing, _find_cifar10, _open_files
-from analysis.data.image_set import ImageSet, _Scenes, _stratified
+from analysis.data.folders import existing_path, find_cifar10, open_files
+from analysis.data.image_set import ImageSet, SceneSource, stratified_order
 from analysis.data.labels import match_folders
 from analysis.models import Preprocess
 
@@ -41,10 +41,10 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
     scheme, _, folder = text.partition("cifar10:")
     if folder and not scheme:
         side = "train" if split in ("calibration", "train") else "test"
-        name, path = _find_cifar10(_existing(folder), side)
-        return _open_files(name, path, preprocess, num_classes)
-    path = _existing(text)
-    images = _open_files(path.name or text, path, preprocess, num_classes)
+        name, path = find_cifar10(existing_path(folder), side)
+        return open_files(name, path, preprocess, num_classes)
+    path = existing_path(text)
+    images = open_files(path.name or text, path, preprocess, num_classes)
     return images if split == "all" else _divide(images, split)
 
 
@@ -71,7 +71,7 @@ def _divide(images: ImageSet, split: str) -> ImageSet:
     if not half:
         raise ValueError(f"{images.name} must have at least 2 images to be split, got {len(images)}")
     count = half if split in ("train", "heldout") else min(CALIBRATION_IMAGES, half)
-    order = _stratified(images.source.names, "split")
+    order = stratified_order(images.source.names, "split")
     return images.subset(sorted(order[:count] if split in ("calibration", "train") else order[count:]))
 
 
@@ -84,4 +84,4 @@ def _open_scenes(preprocess: Preprocess, num_classes: int, split: str) -> ImageS
     folders = [shapes[i % len(shapes)] for i in range(count)]
     names = tuple(f"{folder}/{split}-{i:05d}" for i, folder in enumerate(folders))
     labels = tuple(index_of[folder] for folder in folders)
-    return ImageSet("demo scenes", classes, _Scenes(split, names), labels, tuple(range(count)))
+    return ImageSet("demo scenes", classes, SceneSource(split, names), labels, tuple(range(count)))

@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from pruning.budget import BUDGET_UNITS, Budget
+from pruning.bundle import require_free
 from pruning.cli.output import Result
-from pruning.cli.recover import name_value
 from pruning.cut import Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
 from pruning.jobs import default_align, default_skip_unread
 from pruning.methods import METHODS
 
 
 def what_to_remove(args: argparse.Namespace) -> Result:
+    """The fields of a job that `add_ratios` asks for.
+
+    Raises:
+        ValueError: values out of their range.
+    """
     ratios = {field.name: getattr(args, field.name) for field in fields(Ratios)}
     budget = {field.name: getattr(args, f"budget_{field.name}") for field in fields(Budget)}
     given = {name: value for name, value in budget.items() if value is not None}
@@ -31,6 +37,7 @@ def what_to_remove(args: argparse.Namespace) -> Result:
 
 
 def given_heads(text: str) -> tuple[Head, ...]:
+    """Heads as B.H,..., for `argparse`."""
     try:
         return parse_heads(text)
     except ValueError as error:
@@ -42,7 +49,17 @@ def _per_block(text: str) -> PerBlock:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
+def name_value(text: str) -> tuple[str, str]:
+    """An option as NAME=VALUE, for `argparse`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"write NAME=VALUE, got {text!r}")
+    return name, value
+
+
 def listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
+    """Values with commas between them, for `argparse`; only those `allowed`, if any are."""
+
     def parse(text: str) -> list[Any]:
         values = [kind(word) for word in text.split(",")]
         for value in values:
@@ -53,12 +70,43 @@ def listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[
     return parse
 
 
+def as_text(path: Path | None) -> str | None:
+    """A path as jobs hold it."""
+    return str(path) if path else None
+
+
+def require_out(args: argparse.Namespace) -> None:
+    """Check --out now, not after minutes of work.
+
+    Raises:
+        ValueError: it is missing, or something is there already.
+    """
+    if args.out is None:
+        raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
+    require_free(args.out)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add --data and --seed."""
+    parser.add_argument(
+        "--data", required=True, metavar="D", help="demo, an image folder, a zip of one, or cifar10:FOLDER"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """Add --limit."""
+    parser.add_argument("--limit", type=int, metavar="N", help="test on at most N images")
+
+
 def add_method(parser: argparse.ArgumentParser) -> None:
+    """Add --method and --option."""
     parser.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--option", type=name_value, action="append", default=[], metavar="NAME=VALUE")
 
 
 def add_ratios(parser: argparse.ArgumentParser) -> None:
+    """Add what says how much is removed: ratios, a preset or a budget, and locked heads."""
     parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
     parser.add_argument(
         "--align", type=int, metavar="N", help="round widths to multiples of N (1; with a budget 8)"

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
 from analysis.measure import judge
+from pruning.cli.arguments import as_text, listed
 from pruning.cli.output import Result
-from pruning.jobs import load_to_time, time_models
+from pruning.jobs import BACKENDS, load_to_time, time_models
 from pruning.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All that `bench` takes besides --model, --weights and --json."""
+    parser.add_argument("--against", required=True, metavar="B", help="the model to compare with")
+    parser.add_argument("--against-weights", type=Path, metavar="FILE")
+    parser.add_argument("--batch", type=listed(int), default=[1, 8], metavar="1,8")
+    parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--backend", type=listed(str, tuple(BACKENDS)), default=["torch"], metavar=",".join(BACKENDS)
+    )
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
@@ -20,7 +34,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         ValueError: bad input of any kind, in one sentence.
     """
     named = [(args.model, args.weights), (args.against, args.against_weights)]
-    models = load_to_time([(name, str(weights) if weights else None) for name, weights in named])
+    models = load_to_time([(name, as_text(weights)) for name, weights in named])
     threads = args.threads or torch.get_num_threads()
     results: Result = {"a": args.model, "b": args.against, "threads": threads, "rounds": args.rounds}
     for backend in args.backend:

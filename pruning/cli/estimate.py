@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 
 from analysis.models import architecture
-from pruning.cli.arguments import what_to_remove
+from pruning.cli.arguments import add_method, add_ratios, what_to_remove
 from pruning.cli.output import Result
 from pruning.jobs import Job, cost_report, method_options
 from pruning.progress import Progress
 
 
-def _estimate(args: argparse.Namespace, progress: Progress) -> Result:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All that `estimate` takes besides --model, --weights and --json."""
+    add_method(parser)
+    add_ratios(parser)
+
+
+def run(args: argparse.Namespace, progress: Progress) -> Result:
+    """What the smaller model would cost; nothing is loaded but architectures.
+
+    Raises:
+        ValueError: bad input of any kind, in one sentence.
+    """
     dense = architecture(args.model)
     options = method_options(args.method, args.option)
     job = Job(model=args.model, data="", method=args.method, options=options, **what_to_remove(args))

@@ -7,13 +7,25 @@ import argparse
 from analysis.data import open_data
 from analysis.measure import evaluate
 from analysis.models import load
+from pruning.cli.arguments import add_data, add_limit
 from pruning.cli.output import Result
 from pruning.jobs import require_classifier
 from pruning.progress import Progress
 from pruning.tracked import tracked
 
 
-def _evaluate(args: argparse.Namespace, progress: Progress) -> Result:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All that `evaluate` takes besides --model, --weights and --json."""
+    add_data(parser)
+    add_limit(parser)
+
+
+def run(args: argparse.Namespace, progress: Progress) -> Result:
+    """Accuracy on the images, with its interval.
+
+    Raises:
+        ValueError: bad input of any kind, in one sentence.
+    """
     loaded = load(args.model, args.weights)
     require_classifier(loaded)
     images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)

@@ -5,25 +5,21 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from analysis.head_grid import by_block
+from pruning.cli.arguments import add_data, as_text
+from pruning.cli.output import Result
 from pruning.cli.runs import add_detach, detach
 from pruning.jobs import HeadsJob, run_heads, save_reading
 from pruning.progress import Progress, as_monitor
 
-Result = dict[str, Any]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes besides model and weights."""
-    parser.add_argument(
-        "--data", required=True, metavar="D", help="demo, an image folder, a zip of one, or cifar10:FOLDER"
-    )
+    """All that `heads` takes besides --model, --weights and --json."""
+    add_data(parser)
     parser.add_argument(
         "--images", type=int, default=HeadsJob.images, metavar="N", help="calibration images to measure on"
     )
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
     add_detach(parser)
 
@@ -36,7 +32,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         OSError: `out` could not be written.
     """
     given = {field.name: getattr(args, field.name) for field in fields(HeadsJob)}
-    job = HeadsJob(**given | {"weights": str(args.weights) if args.weights else None})
+    job = HeadsJob(**given | {"weights": as_text(args.weights)})
     if args.detach:
         return detach(job, args)
     found = run_heads(job, as_monitor(progress))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ from pruning.budget import amount
 Result = dict[str, Any]
 
 
-class _Bars:
+class ProgressBars:
     """Progress on standard error: one tqdm bar for each thing that is being done."""
 
     def __init__(self) -> None:
@@ -30,11 +31,25 @@ class _Bars:
         self._bar.update(round(share * 100) - self._bar.n)
 
     def close(self) -> None:
+        """End the bar that is shown, if any."""
         if self._bar is not None:
             self._bar.close()
 
 
-def _print(result: Result, as_json: bool) -> None:
+def say(line: str) -> None:
+    """A line on standard error, from the first of several processes."""
+    if not int(os.environ.get("RANK", "0")):
+        sys.stderr.write(line + "\n")
+
+
+def end_other_processes() -> None:
+    """End every process of `accelerate launch` or `torchrun` but the first, which alone writes the result."""
+    if int(os.environ.get("RANK", "0")):
+        sys.exit(0)
+
+
+def print_result(result: Result, as_json: bool) -> None:
+    """A command's result on standard output: one JSON object, or a line for each value."""
     if as_json:
         print(json.dumps(result))
         return

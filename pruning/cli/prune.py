@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from pruning.bundle import require_free
-from pruning.cli.arguments import what_to_remove
-from pruning.cli.output import Result
-from pruning.cli.recover import end_helpers, given_recovery, say
-from pruning.cli.runs import detach
+from pruning.cli.arguments import (
+    add_calibration,
+    add_data,
+    add_limit,
+    add_method,
+    add_ratios,
+    as_text,
+    require_out,
+    what_to_remove,
+)
+from pruning.cli.output import Result, end_other_processes, say
+from pruning.cli.recover import add_recovery, given_recovery
+from pruning.cli.runs import add_detach, detach
 from pruning.jobs import Job, method_options, prune
 from pruning.progress import PrintingMonitor, Progress
 from pruning.runs import save_output
 
 
-def _prune(args: argparse.Namespace, progress: Progress) -> Result:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All that `prune` takes besides --model, --weights and --json."""
+    add_data(parser)
+    add_limit(parser)
+    add_method(parser)
+    add_ratios(parser)
+    parser.add_argument(
+        "--compensate", action="store_true", help="refit proj and fc2 by least squares after choosing"
+    )
+    parser.add_argument("--heads-by", metavar="NAME", help="criterion that removes the heads first")
+    add_calibration(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR")
+    add_recovery(parser)
+    add_detach(parser)
+
+
+def run(args: argparse.Namespace, progress: Progress) -> Result:
+    """Make the smaller model and write its bundle, or begin a run that does.
+
+    Raises:
+        ValueError: bad input of any kind, in one sentence.
+        OSError: the bundle could not be written.
+    """
     job = Job(
         model=args.model,
         data=args.data,
         method=args.method,
-        weights=str(args.weights) if args.weights else None,
+        weights=as_text(args.weights),
         options=method_options(args.method, args.option),
         calibration=args.calibration,
         limit=args.limit,
@@ -31,14 +62,8 @@ def _prune(args: argparse.Namespace, progress: Progress) -> Result:
     )
     if args.detach:
         return detach(job, args)
-    _require_out(args)
+    require_out(args)
     outcome = prune(job, progress=PrintingMonitor(progress, say))
-    end_helpers()
+    end_other_processes()
     save_output(outcome, args.out)
     return outcome.report() | {"out": str(args.out)}
-
-
-def _require_out(args: argparse.Namespace) -> None:
-    if args.out is None:
-        raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
-    require_free(args.out)  # now, not after minutes of work

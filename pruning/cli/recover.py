@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pruning.bundle import require_free
+from pruning.cli.arguments import add_limit, as_text, name_value, require_out
+from pruning.cli.output import Result, end_other_processes, say
 from pruning.cli.runs import add_detach, detach
 from pruning.jobs import RecoverJob, run_recover
-from pruning.progress import PrintingMonitor
+from pruning.progress import PrintingMonitor, Progress
 from pruning.runs import save_output
 from pruning.training import recovery_options
 
 
-def run(args: argparse.Namespace, progress: Callable[[str, float], None]) -> dict[str, Any]:
+def run(args: argparse.Namespace, progress: Progress) -> Result:
     """Carry out `recover`, write the bundle and return the report; processes but the first end here."""
     job = RecoverJob(
         model=args.model,
         teacher=args.teacher,
         data=args.data,
-        weights=str(args.weights) if args.weights else None,
-        teacher_weights=str(args.teacher_weights) if args.teacher_weights else None,
+        weights=as_text(args.weights),
+        teacher_weights=as_text(args.teacher_weights),
         test_data=args.test,
         options=given_options(args),
         limit=args.limit,
@@ -32,19 +30,11 @@ def run(args: argparse.Namespace, progress: Callable[[str, float], None]) -> dic
     )
     if args.detach:
         return detach(job, args)
-    if args.out is None:
-        raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
-    require_free(args.out)  # now, not after minutes of work
+    require_out(args)
     outcome = run_recover(job, PrintingMonitor(progress, say))
-    end_helpers()
+    end_other_processes()
     save_output(outcome, args.out)
     return outcome.report() | {"out": str(args.out)}
-
-
-def say(line: str) -> None:
-    """A line on standard error, from the first of several processes."""
-    if not int(os.environ.get("RANK", "0")):
-        sys.stderr.write(line + "\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-weights", type=Path, metavar="FILE")
     parser.add_argument("--data", required=True, metavar="D", help="images to train on")
     parser.add_argument("--test", metavar="D2", help="other images to test on; else a part of D is held out")
-    parser.add_argument("--limit", type=int, metavar="N", help="test on at most N images")
+    add_limit(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, metavar="DIR")
     add_options(parser)
@@ -99,17 +89,3 @@ def given_options(args: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
     """
     epochs = {} if args.epochs is None else {"epochs": args.epochs}
     return tuple((dict(recovery_options(args.recovery)) | epochs).items())
-
-
-def name_value(text: str) -> tuple[str, str]:
-    """An option as NAME=VALUE, for `argparse`."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"write NAME=VALUE, got {text!r}")
-    return name, value
-
-
-def end_helpers() -> None:
-    """Under `accelerate launch` or `torchrun` every process comes here, and the first alone goes on."""
-    if int(os.environ.get("RANK", "0")):
-        sys.exit(0)

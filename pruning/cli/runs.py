@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pruning import runs
+from pruning.cli.output import Result
 from pruning.progress import Progress
 
-Result = dict[str, Any]
 Command = Callable[[argparse.Namespace, Progress], Result]
 
 
@@ -45,7 +45,7 @@ def detach(job: Any, args: argparse.Namespace) -> Result:
         OutputError: the folder of runs cannot be written to.
     """
     if args.out is not None:
-        raise ValueError("--detach keeps the bundle in the run's folder: leave --out away")
+        raise ValueError("--detach keeps the bundle in the run's folder: leave out --out")
     return _where(runs.start(job, args.root, at_once=args.at_once))
 
 

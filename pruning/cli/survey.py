@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import argparse
 
-from pruning.cli.output import Result
-from pruning.cli.recover import say
+from pruning.cli.arguments import (
+    add_budget_images,
+    add_calibration,
+    add_data,
+    add_locked_heads,
+    add_method,
+    as_text,
+)
+from pruning.cli.output import Result, say
 from pruning.cli.runs import add_detach, detach
 from pruning.jobs import SurveyJob, method_options, run_survey
 from pruning.progress import PrintingMonitor, Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes besides model, weights, method, images to survey on and locked heads."""
+    """All that `survey` takes besides --model, --weights and --json."""
+    add_data(parser)
+    add_method(parser)
+    add_calibration(parser)
+    add_budget_images(parser)
+    add_locked_heads(parser, "remove")
     parser.set_defaults(out=None)  # the result is kept, and needs no place of its own
     add_detach(parser)
 
@@ -27,7 +39,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         model=args.model,
         data=args.data,
         method=args.method,
-        weights=str(args.weights) if args.weights else None,
+        weights=as_text(args.weights),
         options=method_options(args.method, args.option),
         calibration=args.calibration,
         images=SurveyJob.images if args.budget_images is None else args.budget_images,

@@ -16,11 +16,17 @@ from pruning.runs.folder import Run
 from pruning.runs.status import Status, this_host
 
 
-def _folder(run: Run | Path | str) -> Path:
+def run_folder(run: Run | Path | str) -> Path:
+    """The folder of a run, or the whole path of one that is given."""
     return run.folder if isinstance(run, Run) else Path(run).expanduser().resolve()
 
 
-def _at_once(given: int | None) -> int:
+def runs_at_once(given: int | None) -> int:
+    """How many runs may share a device: as given, or $PRUNESCOPE_AT_ONCE, or 1.
+
+    Raises:
+        ValueError: not a number of at least 1.
+    """
     text = os.environ.get("PRUNESCOPE_AT_ONCE") or "1"
     if given is None and not text.isdecimal():
         raise ValueError(f"PRUNESCOPE_AT_ONCE must be a number of runs, got {text!r}")
@@ -31,8 +37,12 @@ def _at_once(given: int | None) -> int:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Inside the `with`, a folder that cannot be written to is a sentence."""
+def writing_to(folder: Path) -> Iterator[None]:
+    """Inside the `with`, failing to write is an error that names the folder.
+
+    Raises:
+        OutputError: `folder` could not be written to.
+    """
     try:
         yield
     except OutputError:
@@ -41,23 +51,25 @@ def _writing(folder: Path) -> Iterator[None]:
         raise OutputError(f"{folder} could not be written to: {error.strerror or error}") from error
 
 
-def _workdir(status: Status) -> Path:
-    """Where relative paths of the job begin: where it was made, if that is there."""
+def working_directory(status: Status) -> Path:
+    """The folder that relative paths of the job start from: where it was made, if that still exists."""
     place = Path(status.workdir or Path.cwd())
     return place if place.is_dir() else Path.cwd()
 
 
 @contextmanager
-def _claimed(folder: Path, handle: int | None = None) -> Iterator[FileLock]:
-    """The folder's lock, taken, or taken over by its `handle`; a wish to cancel goes with the old holder.
+def claimed_folder(folder: Path, handle: int | None = None) -> Iterator[FileLock]:
+    """Hold the folder's lock inside the `with`: taken, or taken over from the starting process by `handle`.
+
+    A request to cancel that was meant for the last process is dropped.
 
     Raises:
-        ValueError: the folder is not there, or somebody holds it.
+        ValueError: there is no such run folder, or another process holds it.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; `python -m pruning runs` lists the runs there are")
     found = runs.read(folder)
-    if found.job is None:  # before a file is written into what is none of ours
+    if found.job is None:  # no run folder: nothing is written into it
         raise ValueError(str(found.problem))
     with FileLock(folder / runs.LOCK) as lock:
         if handle is not None:
@@ -70,8 +82,8 @@ def _claimed(folder: Path, handle: int | None = None) -> Iterator[FileLock]:
         yield lock
 
 
-def _anew(run: Run, at_once: int | None) -> Status:
-    """The status of a run that is started once more.
+def restarted_status(run: Run, at_once: int | None) -> Status:
+    """The status of a run that is started again.
 
     Raises:
         ValueError: it is done.
@@ -87,6 +99,6 @@ def _anew(run: Run, at_once: int | None) -> Status:
         now,
         host=this_host(),
         attempt=run.status.attempt,
-        at_once=run.status.at_once if at_once is None else _at_once(at_once),
-        workdir=str(_workdir(run.status)),
+        at_once=run.status.at_once if at_once is None else runs_at_once(at_once),
+        workdir=str(working_directory(run.status)),
     )

@@ -72,7 +72,7 @@ class FileLock:
         except OSError:
             same = False
         if not same:
-            raise ValueError(f"handle {handle} is not a lock on {self.path}; leave --lock-handle away")
+            raise ValueError(f"handle {handle} is not a lock on {self.path}; leave out --lock-handle")
         os.set_inheritable(handle, False)
         self._keep(handle)
 

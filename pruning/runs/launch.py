@@ -16,7 +16,14 @@ from typing import Any
 from pruning.files import OutputError, replace_text
 from pruning.jobs import registry
 from pruning.runs import folder as runs
-from pruning.runs.claim import _anew, _at_once, _claimed, _folder, _workdir, _writing
+from pruning.runs.claim import (
+    claimed_folder,
+    restarted_status,
+    run_folder,
+    runs_at_once,
+    working_directory,
+    writing_to,
+)
 from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
 from pruning.runs.status import Status, this_host
@@ -38,7 +45,7 @@ def start(job: Any, root: Path | str | None = None, *, at_once: int | None = Non
         ValueError: no kind of run takes such a job, or `root` is a file.
         OutputError: the folder cannot be written to, or its disk is full.
     """
-    folder, lock = _create(job, runs.runs_root(root), _at_once(at_once))
+    folder, lock = _create(job, runs.runs_root(root), runs_at_once(at_once))
     with lock:
         _spawn(folder, lock)
     return runs.read(folder)
@@ -51,9 +58,9 @@ def resume(run: Run | Path | str, *, at_once: int | None = None) -> Run:
         ValueError: it is done, its process lives, or there is no job in the folder.
         OutputError: the folder cannot be written to.
     """
-    folder = _folder(run)
-    with _writing(folder), _claimed(folder) as lock:
-        status = _anew(runs.read(folder), at_once)
+    folder = run_folder(run)
+    with writing_to(folder), claimed_folder(folder) as lock:
+        status = restarted_status(runs.read(folder), at_once)
         _require_room(folder)
         replace_text(folder / runs.STATUS, status.to_json())
         _spawn(folder, lock)
@@ -67,10 +74,10 @@ def cancel(run: Run | Path | str) -> None:
         ValueError: its process does not live.
         OutputError: the folder cannot be written to.
     """
-    found = runs.read(_folder(run))
+    found = runs.read(run_folder(run))
     if not found.active:
         raise ValueError(f"{found.name} is {found.state}; only a run that waits or works can be cancelled")
-    with _writing(found.folder):
+    with writing_to(found.folder):
         (found.folder / runs.CANCEL).touch()
 
 
@@ -82,7 +89,7 @@ def _create(job: Any, root: Path, at_once: int) -> tuple[Path, FileLock]:
     stage = root / f".{uuid.uuid4().hex[:8]}.part"
     lock = FileLock(stage / runs.LOCK)
     try:
-        with _writing(root):
+        with writing_to(root):
             stage.mkdir(parents=True)
             _require_room(root)
             (stage / runs.JOB).write_text(text, encoding="utf-8", newline="\n")
@@ -129,7 +136,7 @@ def _spawn(folder: Path, lock: FileLock) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=_workdir(status),
+                cwd=working_directory(status),
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
                 start_new_session=True,
                 pass_fds=(lock.handle(),),

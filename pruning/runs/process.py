@@ -20,7 +20,7 @@ from pruning.files import OutputError, disk_full
 from pruning.jobs import registry
 from pruning.progress import Cancelled
 from pruning.runs import folder as runs
-from pruning.runs.claim import _anew, _claimed, _folder, _workdir
+from pruning.runs.claim import claimed_folder, restarted_status, run_folder, working_directory
 from pruning.runs.folder import Run
 from pruning.runs.monitor import RunMonitor
 from pruning.runs.queue import device, wait_for_turn
@@ -51,13 +51,13 @@ def execute(
         OSError: files that could not be written or read.
         RunFailed: anything nobody foresaw.
     """
-    folder = _folder(Path(folder))
-    with _claimed(folder, lock_handle):
+    folder = run_folder(Path(folder))
+    with claimed_folder(folder, lock_handle):
         run = runs.read(folder)
-        status = _anew(run, at_once) if lock_handle is None else run.status
+        status = restarted_status(run, at_once) if lock_handle is None else run.status
         status = replace(status, attempt=status.attempt + 1, pid=os.getpid(), device=device())
         monitor = RunMonitor(folder, status, job=run.as_dict()["job"], echo=echo)
-        with contextlib.chdir(_workdir(status)):
+        with contextlib.chdir(working_directory(status)):
             _to_the_end(run, monitor)
         return runs.read(folder)
 
