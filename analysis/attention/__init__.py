@@ -3,7 +3,6 @@
 from analysis.attention import pictures, relevance, trace
 from analysis.attention.capture import BlockActivations, capture
 from analysis.attention.maps import (
-    PATCH_MEAN,
     AttentionMaps,
     TokenMaps,
     attention_maps,
@@ -46,7 +45,6 @@ from analysis.attention.trace import Trace, mean_of_patches, one_token, token_na
 __all__ = [
     "FUSIONS",
     "PALETTES",
-    "PATCH_MEAN",
     "AttentionMaps",
     "BlockActivations",
     "Gradients",

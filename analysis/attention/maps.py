@@ -16,12 +16,10 @@ from analysis.attention.rollout import mixed, rollout_from
 from analysis.attention.trace import Trace, mean_of_patches, one_token, to_patches, trace
 from analysis.vit import Architecture, ViT
 
-PATCH_MEAN = "mean over patches"
-
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Attention of the rows named by `query_rows(arch)`, in every head.
+    """Attention of the rows of `row_readings(arch)`, in every head.
 
     `blocks[l][h][r]` is the attention of row r to the patches, Y X. `on_prefix[l][h][r]` is the
     rest: the share that goes to the prefix tokens.
@@ -44,18 +42,13 @@ class TokenMaps:
     seen: tuple[Float[Tensor, "H Y X"], ...]
 
 
-def query_rows(arch: Architecture) -> tuple[str, ...]:
-    """Names of the rows that maps are made of: each prefix token, then the mean over patches."""
-    return (*arch.prefix_names, PATCH_MEAN)
-
-
 def default_row(arch: Architecture) -> int:
     """Index of the row the prediction depends on: the class token, or the patches if they are pooled."""
     return 0 if arch.pool == "token" else len(arch.prefix_names)
 
 
 def row_readings(arch: Architecture) -> Float[Tensor, "R N"]:
-    """The rows of `query_rows` as readings: the weight of each query token in each of them."""
+    """Readings, as weights of the query tokens: each prefix token, then the mean over patches."""
     prefix = range(len(arch.prefix_names))
     return torch.stack([*(one_token(arch, token) for token in prefix), mean_of_patches(arch)])
 
@@ -88,21 +81,9 @@ def token_maps(seen: Trace, read: Float[Tensor, " N"]) -> TokenMaps:
     return TokenMaps(tuple(looks), tuple(on_prefix), tuple(looked_at))
 
 
-def rollout_maps(
-    model: ViT,
-    image: Float[Tensor, "C Y X"],
-    *,
-    fuse: str = "mean",
-    discard: float = 0.0,
-    blocks: int | None = None,
-) -> Float[Tensor, "R Y X"]:
-    """Rollout of one image through the first `blocks` blocks (all by default), for the rows of `query_rows`.
-
-    Raises:
-        ValueError: unknown fusion, discard outside [0, 1), or no such number of blocks.
-    """
-    read = row_readings(model.arch)
-    return rollout_of(trace(model, image), read, fuse=fuse, discard=discard, blocks=blocks)
+def rollout_maps(model: ViT, image: Float[Tensor, "C Y X"]) -> Float[Tensor, "R Y X"]:
+    """`rollout_of` one image, with the mean over heads, read from the rows of `row_readings`."""
+    return rollout_of(trace(model, image), row_readings(model.arch))
 
 
 def rollout_of(

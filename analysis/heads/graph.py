@@ -10,8 +10,8 @@ similarity, the direction of edges, teleport and laziness are [ours].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,6 @@ from analysis.attention import BlockActivations, capture
 from analysis.heads.statistics import bits
 from analysis.measure import Batches
 from analysis.vit import ViT
-
-if TYPE_CHECKING:
-    import networkx
 
 RIDGE = 1e-3  # relative to the mean variance of the predicting head's channels
 _ROUNDING = 1e-12  # relative to the second moments: smaller variances are rounding errors
@@ -191,7 +188,7 @@ def stationary(
     _require_weights(chain)
     if not torch.allclose(chain.sum(dim=1), torch.ones(len(chain), dtype=chain.dtype), atol=1e-6):
         raise ValueError("every row of a transition matrix must sum to 1: compute it with transition()")
-    import networkx  # imported late, here and below: slow, and the app's first page does not need it
+    import networkx  # imported late: slow, and the app's first page does not need it
 
     graph = networkx.from_numpy_array(chain.numpy(), create_using=networkx.DiGraph)
     if networkx.number_attracting_components(graph) > 1:
@@ -209,29 +206,6 @@ def stationary(
     raise ValueError(
         f"the chain did not converge to {tolerance:g} within {iterations} iterations: use a higher teleport"
     )
-
-
-def head_graph(weights: Float[Tensor, "H H"], names: Sequence[str]) -> networkx.DiGraph:
-    """The weights as a graph with an edge, attribute `weight`, from each head to each it resembles.
-
-    Self loops and edges of weight zero are left out.
-
-    Raises:
-        ValueError: unusable weights, or not one name of its own for each head.
-    """
-    _require_weights(weights)
-    if len(set(names)) != len(weights) or len(names) != len(weights):
-        raise ValueError(f"{len(weights)} heads need as many different names, got {', '.join(names)}")
-    import networkx
-
-    graph = networkx.DiGraph()
-    graph.add_nodes_from(names)
-    for i, source in enumerate(names):
-        for j, target in enumerate(names):
-            weight = float(weights[i, j])
-            if i != j and weight > 0:
-                graph.add_edge(source, target, weight=weight)
-    return graph
 
 
 def symmetric(weights: Float[Tensor, "H H"]) -> Float[Tensor, "H H"]:

@@ -11,7 +11,7 @@ from pruning.jobs.registry import save
 from pruning.jobs.reports import read_report
 from pruning.jobs.run_prune import ROUGH_IMAGES, make_smaller, preview, prune, require_feasible
 from pruning.jobs.solve_budget import solve
-from pruning.jobs.survey import SurveyJob, kept_survey, run_survey, survey_key, surveyed
+from pruning.jobs.survey import SurveyJob, kept_survey, run_survey
 from pruning.jobs.titles import job, removed
 
 __all__ = [
@@ -55,8 +55,6 @@ __all__ = [
     "save",
     "save_reading",
     "solve",
-    "survey_key",
-    "surveyed",
     "time_models",
     "titles",
 ]

@@ -1,6 +1,5 @@
 """Run folders: started, watched, cancelled, resumed and read."""
 
-from pruning.runs import finished
 from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan
 from pruning.runs.folder import CANCEL, JOB, Run, list_runs, log, read, report, runs_root
 from pruning.runs.launch import cancel, resume, start
@@ -18,7 +17,6 @@ __all__ = [
     "RunFailed",
     "cancel",
     "execute",
-    "finished",
     "is_finished",
     "list_runs",
     "log",

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from analysis.attention import PATCH_MEAN, mean_of_patches, one_token, token_names
+from analysis.attention import mean_of_patches, one_token, token_names
 from analysis.vit import Architecture
+
+PATCH_MEAN = "mean over patches"
 
 
 @dataclass(frozen=True, eq=False)

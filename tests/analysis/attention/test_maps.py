@@ -7,11 +7,11 @@ import torch
 
 from analysis.attention.capture import capture
 from analysis.attention.maps import (
-    PATCH_MEAN,
     attention_maps,
     default_row,
-    query_rows,
     rollout_maps,
+    rollout_of,
+    row_readings,
     token_maps,
 )
 from analysis.attention.rollout import rollout
@@ -125,28 +125,36 @@ def test_tokens_are_named_and_numbered_as_they_lie_in_the_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "rows", "read"),
+    ("changes", "prefix", "read"),
     [
-        ({}, ("class", "register 1", "register 2", PATCH_MEAN), 0),
-        ({"distilled": True, "registers": 0}, ("class", "distillation", PATCH_MEAN), 0),
-        ({"pool": "avg", "registers": 0}, ("class", PATCH_MEAN), 1),
-        ({"pool": "avg", "class_token": False, "registers": 0}, (PATCH_MEAN,), 0),
+        ({}, ("class", "register 1", "register 2"), 0),
+        ({"distilled": True, "registers": 0}, ("class", "distillation"), 0),
+        ({"pool": "avg", "registers": 0}, ("class",), 1),
+        ({"pool": "avg", "class_token": False, "registers": 0}, (), 0),
     ],
 )
-def test_rows_are_named_and_the_default_is_what_is_classified(
-    changes: dict[str, object], rows: tuple[str, ...], read: int, image: torch.Tensor
+def test_rows_are_each_prefix_token_and_the_mean_of_patches_and_the_default_is_what_is_classified(
+    changes: dict[str, object], prefix: tuple[str, ...], read: int, image: torch.Tensor
 ) -> None:
     vit = model(**changes)
-    assert query_rows(vit.arch) == rows
+    assert token_names(vit.arch)[: len(prefix)] == prefix
+    expected = [one_token(vit.arch, token) for token in range(len(prefix))] + [mean_of_patches(vit.arch)]
+    assert torch.equal(row_readings(vit.arch), torch.stack(expected))
     assert default_row(vit.arch) == read
-    assert attention_maps(vit, image).blocks[0].shape == (2, len(rows), 2, 3)
+    assert attention_maps(vit, image).blocks[0].shape == (2, len(prefix) + 1, 2, 3)
+
+
+def test_rollout_maps_are_those_of_the_mean_over_heads(image: torch.Tensor) -> None:
+    vit = model()
+    got = rollout_of(trace(vit, image), row_readings(vit.arch), fuse="mean", discard=0.0, blocks=2)
+    assert torch.equal(rollout_maps(vit, image), got)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, None])
 def test_rollout_stops_where_it_is_told(blocks: int | None, image: torch.Tensor) -> None:
     vit = model()
     full = rollout(attention(vit, image)[:blocks], fuse="max", discard=0.3, prefix=3)[0]
-    found = rollout_maps(vit, image, fuse="max", discard=0.3, blocks=blocks)
+    found = rollout_of(trace(vit, image), row_readings(vit.arch), fuse="max", discard=0.3, blocks=blocks)
     torch.testing.assert_close(found[0].flatten(), full[0, 3:])
     torch.testing.assert_close(found[3].flatten(), full[3:, 3:].mean(0))
 
@@ -154,14 +162,15 @@ def test_rollout_stops_where_it_is_told(blocks: int | None, image: torch.Tensor)
 @pytest.mark.parametrize("blocks", [0, 3])
 def test_rollout_refuses_blocks_that_are_not_there(blocks: int, image: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="1 to 2 blocks"):
-        rollout_maps(model(), image, blocks=blocks)
+        vit = model()
+        rollout_of(trace(vit, image), row_readings(vit.arch), blocks=blocks)
 
 
 def test_reading_leaves_the_model_as_it_was(image: torch.Tensor) -> None:
     vit = model().train()
     before = {name: value.clone() for name, value in vit.state_dict().items()}
     attention_maps(vit, image)
-    rollout_maps(vit, image, blocks=1)
+    rollout_maps(vit, image)
     assert vit.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in vit.modules())
     torch.testing.assert_close(dict(vit.state_dict()), before)

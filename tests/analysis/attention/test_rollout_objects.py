@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.attention.maps import default_row, rollout_maps, row_readings
+from analysis.attention.maps import default_row, rollout_of, row_readings
 from analysis.attention.rollout_objects import rollout_on_object
+from analysis.attention.trace import trace
 from analysis.vit import Architecture
 from tests.support.models import TINY, random_images, random_masks, random_vit
 
@@ -23,7 +24,7 @@ def test_against_each_image_alone(arch: Architecture, fuse: str) -> None:
     )
     mass, hits = 0.0, 0
     for image, mask in zip(images, masks, strict=True):
-        plane = rollout_maps(model, image, fuse=fuse)[row]  # 2 3
+        plane = rollout_of(trace(model, image), row_readings(arch), fuse=fuse)[row]  # 2 3
         on, total, peak = 0.0, 0.0, (0, 0)
         for y in range(16):
             for x in range(24):
