@@ -12,15 +12,13 @@ from pruning.cli.arguments import (
     add_method,
     add_ratios,
     as_text,
-    require_out,
     what_to_remove,
 )
-from pruning.cli.output import Result, end_other_processes, say
+from pruning.cli.output import Result, say
 from pruning.cli.recover import add_recovery, given_recovery
-from pruning.cli.runs import add_detach, detach
+from pruning.cli.runs import add_detach, make_bundle
 from pruning.jobs import Job, method_options, prune
 from pruning.progress import PrintingMonitor, Progress
-from pruning.runs import save_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +58,4 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         heads_by=args.heads_by,
         **what_to_remove(args),
     )
-    if args.detach:
-        return detach(job, args)
-    require_out(args)
-    outcome = prune(job, progress=PrintingMonitor(progress, say))
-    end_other_processes()
-    save_output(outcome, args.out)
-    return outcome.report() | {"out": str(args.out)}
+    return make_bundle(job, args, lambda: prune(job, progress=PrintingMonitor(progress, say)))

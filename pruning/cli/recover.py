@@ -6,17 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pruning.cli.arguments import add_limit, as_text, name_value, require_out
-from pruning.cli.output import Result, end_other_processes, say
-from pruning.cli.runs import add_detach, detach
+from pruning.cli.arguments import add_limit, as_text, name_value
+from pruning.cli.output import Result, say
+from pruning.cli.runs import add_detach, make_bundle
 from pruning.jobs import RecoverJob, run_recover
 from pruning.progress import PrintingMonitor, Progress
-from pruning.runs import save_output
 from pruning.training import recovery_options
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """Carry out `recover`, write the bundle and return the report; processes but the first end here."""
+    """Fine-tune the model and write its bundle, or begin a run that does.
+
+    Raises:
+        ValueError: bad input of any kind, in one sentence.
+        OSError: the bundle could not be written.
+    """
     job = RecoverJob(
         model=args.model,
         teacher=args.teacher,
@@ -28,13 +32,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         limit=args.limit,
         seed=args.seed,
     )
-    if args.detach:
-        return detach(job, args)
-    require_out(args)
-    outcome = run_recover(job, PrintingMonitor(progress, say))
-    end_other_processes()
-    save_output(outcome, args.out)
-    return outcome.report() | {"out": str(args.out)}
+    return make_bundle(job, args, lambda: run_recover(job, PrintingMonitor(progress, say)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pruning import runs
-from pruning.cli.output import Result
+from pruning.cli.arguments import require_out
+from pruning.cli.output import Result, end_other_processes
+from pruning.jobs import PruneResult, RecoverResult
 from pruning.progress import Progress
 
+Made = PruneResult | RecoverResult
 Command = Callable[[argparse.Namespace, Progress], Result]
 
 
@@ -47,6 +50,24 @@ def detach(job: Any, args: argparse.Namespace) -> Result:
     if args.out is not None:
         raise ValueError("--detach keeps the bundle in the run's folder: leave out --out")
     return _where(runs.start(job, args.root, at_once=args.at_once))
+
+
+def make_bundle(job: Any, args: argparse.Namespace, work: Callable[[], Made]) -> Result:
+    """Do the work of a job that makes a smaller model and write its bundle, or begin a run that does.
+
+    Of several processes the first alone comes back.
+
+    Raises:
+        ValueError: bad input of any kind, in one sentence.
+        OSError: the bundle, or the folder of runs, could not be written.
+    """
+    if args.detach:
+        return detach(job, args)
+    require_out(args)
+    made = work()
+    end_other_processes()
+    runs.save_output(made, args.out)
+    return made.report() | {"out": str(args.out)}
 
 
 def add_at_once(parser: argparse.ArgumentParser) -> None:
