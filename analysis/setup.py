@@ -1,4 +1,4 @@
-"""What a process needs before it computes: `setup` for programs, and a repair of torchvision for everyone."""
+"""Process set-up before torch is loaded, and a workaround for mismatched builds of torch and torchvision."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFin
 
 
 def setup() -> None:
-    """Set this process up; every program of the project calls it before anything loads torch.
+    """Set up this process; every entry point of the project calls it before anything imports torch.
 
-    Threads of OpenMP spin while they wait for each other. Where other programs want the processor, too,
-    GNU's default of 300,000 turns makes a forward pass many times slower; 10,000 cost an idle machine
-    nothing. The number is read when torch is loaded.
+    OpenMP threads spin while they wait for each other. With libgomp's default of 300,000 spins a forward
+    pass is many times slower on a machine that is busy with anything else; 10,000 spins are no slower on
+    an idle machine. The setting is read when torch is loaded.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-@cache  # a Library's operators vanish with the object, so it is kept
+@cache  # the operators exist only as long as the Library object
 def mend_torchvision() -> object:
-    """Make sure that torchvision can be imported, also where its operators do not fit the installed torch.
+    """Make torchvision importable even if its compiled operators do not match the installed torch.
 
-    A CPU build of torch beside the package index's CUDA build of torchvision cannot load
-    torchvision's operators, and `import torchvision` (so `import timm`) dies on
-    "operator torchvision::nms does not exist". Only its Python transforms are used here, so
-    declaring the two operators it asks for loses nothing. torchvision itself takes over a second to
-    import: that is left to whoever needs it.
+    A CPU build of torch cannot load the operators of the CUDA build of torchvision that the package
+    index serves, and `import torchvision` (hence `import timm`) fails with "operator torchvision::nms
+    does not exist". This project uses only torchvision's Python transforms, so declaring the schemas of
+    the two missing operators is enough. torchvision is not imported here, because that takes over a
+    second and not every command needs it.
     """
-    import torch  # here, because `setup` must come before it
+    import torch  # imported late, because `setup` must run first
 
     spec = importlib.util.find_spec("torchvision") if "torchvision" not in sys.modules else None
     if spec is None or not spec.submodule_search_locations:
-        return None  # imported already, or not there, which importing it will say
+        return None  # already imported, or not installed: the import that needs it will raise
     folder = FileFinder(spec.submodule_search_locations[0], (ExtensionFileLoader, EXTENSION_SUFFIXES))
     operators = folder.find_spec("_C")
     try:

@@ -1,1 +1,1 @@
-"""Makes a smaller Vision Transformer, never changes the one it is given."""
+"""Prune Vision Transformers; the model passed in is never changed."""

@@ -8,6 +8,6 @@ from analysis.setup import setup
 
 if __name__ == "__main__":
     setup()
-    from pruning.cli import main  # loads torch, so not before
+    from pruning.cli import main  # imports torch, so it must come after setup
 
     sys.exit(main())

@@ -1,7 +1,7 @@
-"""Results that took long to measure, kept on this machine under a key of all they depend on.
+"""A cache of results that take long to measure, under keys that cover everything they depend on.
 
-They lie in `$PRUNESCOPE_CACHE`, or `prunescope` in the user's cache folder. Everything in it can be
-measured again: deleting it loses time and nothing else.
+It is in `$PRUNESCOPE_CACHE`, by default `prunescope` in the user's cache folder. It can be deleted at
+any time; its content is then measured again.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from pathlib import Path
 
 from pruning.files import replace_text
 
-MOST = 200  # results of a kind that are kept; the oldest go first
+MOST = 200  # results of one kind that are kept; the oldest are deleted
 
 
 def cache_folder() -> Path:
-    """Where results are kept; it need not exist yet."""
-    given = os.environ.get("PRUNESCOPE_CACHE")
-    if given:
-        return Path(given).expanduser()
+    """The cache folder, which may not exist yet."""
+    configured = os.environ.get("PRUNESCOPE_CACHE")
+    if configured:
+        return Path(configured).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "prunescope"
 
 
 def kept_file(kind: str, key: str) -> Path:
-    """Where a result of this kind and key lies, if it was kept."""
+    """The file for a result of this kind and key, whether or not it exists."""
     return cache_folder() / kind / f"{key}.json"
 
 
 def keep(kind: str, key: str, text: str) -> Path:
-    """Keep a result; the file appears whole, and the oldest beyond `MOST` go.
+    """Write a result atomically, and delete the oldest ones if there are more than `MOST`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     file = kept_file(kind, key)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_text(file, text)
-    for old in sorted(file.parent.glob("*.json"), key=_age, reverse=True)[MOST:]:
-        with suppress(OSError):  # another process was faster
+    for old in sorted(file.parent.glob("*.json"), key=_modified, reverse=True)[MOST:]:
+        with suppress(OSError):  # another process may have deleted it
             old.unlink()
     return file
 
 
-def _age(file: Path) -> float:
+def _modified(file: Path) -> float:
     try:
         return file.stat().st_mtime
     except OSError:

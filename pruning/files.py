@@ -1,4 +1,4 @@
-"""Writing files safely: replaced atomically, appended whole, with full disks recognised."""
+"""Write files safely: replace them atomically, append whole lines, detect full disks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 
 
 class OutputError(OSError):
-    """A folder or file that could not be written; its message is one sentence for the user."""
+    """A folder or file could not be written; the message is one sentence for the user."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a small file: whoever reads it finds all of the old text or all of the new.
+    """Replace a small file atomically: readers see either the old text or the new.
 
     Raises:
-        OSError: it could not be written; what was there stays, and nothing is left beside it.
+        OSError: the file could not be written; the old one is unchanged, and no temporary file is left.
     """
     partial = path.with_name(f".{path.name}.part")
     try:
@@ -36,19 +36,19 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line; what a killed process left of one before stays apart from it.
+    """Append a line, on a new line even if a killed process left an incomplete one before it.
 
     Raises:
-        OSError: it could not be written; the file is as it was.
+        OSError: the line could not be written; the file is unchanged.
     """
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         end = os.lseek(handle, 0, os.SEEK_END)
-        torn = end > 0 and os.pread(handle, 1, end - 1) != b"\n"
-        left = b"\n" * torn + line.encode("utf-8", "replace") + b"\n"
+        incomplete = end > 0 and os.pread(handle, 1, end - 1) != b"\n"
+        remaining = b"\n" * incomplete + line.encode("utf-8", "replace") + b"\n"
         try:
-            while left:  # a disk that is nearly full takes a part
-                left = left[os.write(handle, left) :]
+            while remaining:  # a disk that is nearly full may write only a part
+                remaining = remaining[os.write(handle, remaining) :]
         except OSError:
             with suppress(OSError):
                 os.truncate(handle, end)
@@ -58,12 +58,12 @@ def append_line(path: Path, line: str) -> None:
 
 
 def disk_full(error: BaseException, folder: Path) -> bool:
-    """Whether an error comes from a full disk; libraries hide that behind errors of their own."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if getattr(seen, "errno", None) in FULL or "No space left" in str(seen):
+    """Whether an error was caused by a full disk; libraries often wrap that in errors of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "errno", None) in FULL or "No space left" in str(cause):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     if not isinstance(error, OSError | RuntimeError) or "writ" not in str(error):
         return False
     with suppress(OSError):

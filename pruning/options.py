@@ -1,7 +1,7 @@
-"""Settings as data: dataclass fields that carry their range and a sentence.
+"""Options as dataclasses whose fields carry their range and a help text.
 
-Pages draw their widgets from them and the command line reads them, so that a new setting is one
-field. The kind of a field is that of its default: int, float, bool, or str with listed choices.
+The app draws widgets from the fields and the command line parses values by them, so a new option is one
+new field. The type of a field is that of its default: int, float, bool, or str with a list of choices.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ Value = int | float | bool | str
 
 @dataclass(frozen=True)
 class Options:
-    """Base of every group of settings.
+    """Base class of all options.
 
     Raises:
-        ValueError: a value of another kind, out of its range, or none of its choices.
+        ValueError: a value has the wrong type, is out of range, or is not one of the choices.
     """
 
     def __post_init__(self) -> None:
@@ -25,70 +25,70 @@ class Options:
             _require(option, getattr(self, option.name))
 
     def changed(self) -> tuple[tuple[str, Value], ...]:
-        """Names and values that are not at their default."""
+        """Names and values of the options that differ from their defaults."""
         defaults = {option.name: option.default for option in fields(self)}
         return tuple((name, value) for name, value in asdict(self).items() if value != defaults[name])
 
     @property
     def calibration_images(self) -> int | None:
-        """How many calibration images these settings ask for; None: all there are."""
+        """Number of calibration images to use; None: all available."""
         return None
 
     @property
     def trains(self) -> bool:
-        """Whether training images are learned from."""
+        """Whether the method trains on training images."""
         return False
 
     @property
     def removes(self) -> float:
-        """The share of all parameters that these settings remove by themselves, without any ratio."""
+        """Share of all parameters that these options remove even if all ratios are 0."""
         return 0.0
 
     def quick(self, images: int) -> Self:
-        """The same on at most `images` calibration images and without training, for a rough try."""
+        """The same options with at most `images` calibration images and no training, for a quick estimate."""
         return self
 
 
 class ImageOptions(Options):
-    """Base of settings with a field `images`: how many calibration images are read."""
+    """Base class of options with a field `images`, the number of calibration images."""
 
     images: int
 
     @property
     def calibration_images(self) -> int | None:
-        """The field's value."""
+        """The value of the field `images`."""
         return self.images
 
     def quick(self, images: int) -> Self:
-        """The same on fewer images."""
+        """The same options with at most `images` images."""
         fewer: dict[str, Any] = {"images": min(self.images, images)}
         return replace(self, **fewer)
 
 
 def option_field(default: float, low: float, high: float, help: str) -> Any:
-    """A whole number from `low` to `high`, or any number between if the default is a float."""
+    """An option from `low` to `high`: an integer, or any number if the default is a float."""
     return field(default=default, metadata={"low": low, "high": high, "help": help})
 
 
 def switch_field(default: bool, help: str) -> Any:
-    """On or off."""
+    """An option that is on or off."""
     return field(default=default, metadata={"help": help})
 
 
 def choice_field(default: str, choices: tuple[str, ...], help: str) -> Any:
-    """One of a few words."""
+    """An option that is one of `choices`."""
     return field(default=default, metadata={"choices": choices, "help": help})
 
 
 def parse_option(kind: type[Options], name: str, text: str) -> Value:
-    """The value that a user wrote for option `name`.
+    """Parse the text that the user entered for option `name`.
 
     Raises:
-        ValueError: no such option, or not a value of its kind.
+        ValueError: no such option, or a value of the wrong type.
     """
     known = {option.name: option for option in fields(kind)}
     if name not in known:
-        raise ValueError(f"there is no option {name!r}; there are {', '.join(known) or 'none'}")
+        raise ValueError(f"there is no option {name!r}; available are {', '.join(known) or 'none'}")
     default: Any = known[name].default
     if isinstance(default, str):
         return text

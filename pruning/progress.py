@@ -1,4 +1,4 @@
-"""What a long computation tells the outside, and what it asks: one object handed down to it."""
+"""Progress reporting and cancellation of long computations."""
 
 from __future__ import annotations
 
@@ -7,58 +7,59 @@ from pathlib import Path
 
 
 class Cancelled(Exception):
-    """The user asked for an end; what is there is kept."""
+    """The user cancelled the computation; results written so far are kept."""
 
 
 class Monitor:
-    """Tells nobody and is never cancelled; a run folder's monitor writes files (`pruning.runs`).
+    """Receives progress, metrics and log lines; this base class ignores them and never cancels.
 
-    Calling it is telling progress, so that it goes wherever a `Progress` is wanted.
+    The monitor of a run folder writes them to files (`pruning.runs`). Calling a monitor reports progress,
+    so it can be passed wherever a `Progress` is expected.
     """
 
-    folder: Path | None = None  # where checkpoints may be kept, None: nowhere
+    folder: Path | None = None  # where checkpoints are written; None: no checkpoints
 
     def __call__(self, what: str, share: float) -> None:
-        """What is being done and the share of it done, 0 to 1.
+        """Report the current activity and the share of it done, 0 to 1.
 
         Raises:
-            Cancelled: the user asked for an end.
+            Cancelled: the user cancelled the computation.
         """
 
     def metrics(self, step: int, **values: float) -> None:
-        """Figures of one step, as of a training curve."""
+        """Report the metrics of one step, such as a point of a training curve."""
 
     def note(self, line: str) -> None:
-        """A line for the log."""
+        """Write a line to the log."""
 
 
 class PrintingMonitor(Monitor):
-    """Passes progress on, and measured accuracies and notes line by line."""
+    """Forwards progress to one function, and accuracies and log lines to another."""
 
     def __init__(self, progress: Callable[[str, float], None], say: Callable[[str], object]) -> None:
         self.progress, self.say = progress, say
 
     def __call__(self, what: str, share: float) -> None:
-        """Pass it on."""
+        """Forward progress."""
         self.progress(what, share)
 
     def metrics(self, step: int, **values: float) -> None:
-        """Say the accuracy, if it is among them."""
+        """Print the accuracy, if it is among the metrics."""
         if "top1" in values:
             self.say(f"step {step}: top-1 {values['top1']:.2%}")
 
     def note(self, line: str) -> None:
-        """Say it."""
+        """Print the line."""
         self.say(line)
 
 
 def as_monitor(progress: Callable[[str, float], None]) -> Monitor:
-    """A monitor out of whatever wants to know the progress; the other news is dropped."""
+    """Return `progress` itself if it is a monitor, else one that forwards only progress to it."""
     return progress if isinstance(progress, Monitor) else PrintingMonitor(progress, lambda line: None)
 
 
-Progress = Callable[[str, float], None]  # what is being done, and the share of it done, 0 to 1
+Progress = Callable[[str, float], None]  # called with the current activity and the share of it done, 0 to 1
 
 
 def quiet(what: str, share: float) -> None:
-    """Progress nobody asked for."""
+    """A `Progress` that ignores what it is called with."""

@@ -1,4 +1,4 @@
-"""Random state: fingerprints of inputs, saving and restoring, seeding for a `with`."""
+"""Fingerprints of values, and random state: save, restore and seed it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ State = dict[str, Any]  # tensors, numbers, strings, and lists, tuples and dicts
 
 
 def fingerprint(*parts: object) -> str:
-    """A short name for these values; other values, another name."""
+    """A short hash of these values."""
     return hashlib.blake2b(repr(parts).encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 def random_state() -> State:
-    """Where the global random streams of python, numpy and torch (processor) stand."""
+    """The state of the global random generators of python, numpy and torch."""
     numpy: dict[str, Any] = np.random.get_state(legacy=False)
     return {
         "python": random.getstate(),
-        # plain loading refuses numpy's arrays, and rightly
+        # as a tensor, because loading with weights_only=True refuses numpy arrays
         "numpy": (
             torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
             int(numpy["state"]["pos"]),
@@ -37,7 +37,7 @@ def random_state() -> State:
 
 
 def set_random_state(state: State) -> None:
-    """Put the global random streams back to where `random_state` found them."""
+    """Restore the global random generators to a state returned by `random_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     key, position, has_gauss, value = state["numpy"]
@@ -49,13 +49,13 @@ def set_random_state(state: State) -> None:
 
 @contextmanager
 def seeded(*words: object) -> Iterator[None]:
-    """Inside the `with`, the processor's random streams depend on these words alone; restored after."""
+    """Seed the CPU's random generators from these words inside the `with`, then restore their state."""
     seed = int(fingerprint("seed", *words), 16)
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed % 2**63)  # not CUDA's: worker processes must not touch it
+        torch.default_generator.manual_seed(seed % 2**63)  # CPU only: worker processes must not use CUDA
         yield
     finally:
         random.setstate(before[0])

@@ -1,4 +1,4 @@
-"""Batches of images that report how far they have been read."""
+"""Batches of images that report progress while they are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 32
 def tracked(
     images: ImageSet, loaded: LoadedModel, what: str, progress: Progress, size: int = BATCH
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `size`, preprocessed for a model; `progress` is told the share read so far."""
+    """Batches of `size` images, preprocessed for a model; reports the share read so far to `progress`."""
     done = 0
     progress(what, 0.0)
     for batch, labels in batches(images, loaded.preprocess, size):
@@ -28,7 +28,7 @@ def tracked(
 
 @dataclass(frozen=True)
 class RepeatableBatches:
-    """Batches that can be read more than once: every reading begins anew."""
+    """Batches that can be iterated over more than once; every iteration calls `read` again."""
 
     read: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: units, separators, intervals."""
+"""Format numbers for people: units, separators, intervals."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from analysis.measure import Evaluation
 
 
 def base_name(name: str) -> str:
-    """A model's or data set's name without the folders that lead to it on one machine.
+    """The name of a model or data set without the folders it is in on this machine.
 
-    Of cifar10:FOLDER the folder is left out whole; names on the hub stay as they are.
+    For cifar10:FOLDER the whole folder is left out; hub names are returned unchanged.
     """
     if name.startswith("hf-hub:"):
         return name
@@ -18,7 +18,7 @@ def base_name(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people."""
+    """A duration in the largest suitable unit."""
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -59,7 +59,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """Relative change, signed; a real minus sign would not be read as negative by `st.metric`."""
+    """Relative change, signed; with a hyphen, as `st.metric` does not take a minus sign as negative."""
     return f"{100 * (after - before) / before:+.1f}{NBSP}%"
 
 
@@ -69,11 +69,11 @@ def points(before: float, after: float) -> str:
 
 
 def interval(result: Evaluation) -> str:
-    """The 95 % interval of top-1 and the number of images it rests on."""
+    """The 95 % interval of top-1 and the number of images it is based on."""
     low, high = 100 * result.top1_low, 100 * result.top1_high
     return f"{low:.1f} to {high:.1f}{NBSP}%, {count(result.images)} images"
 
 
 def milliseconds(value: float) -> str:
-    """A latency with sensible digits."""
+    """A latency with two decimals below 10 ms and one above."""
     return f"{value:,.2f}{NBSP}ms" if value < 10 else f"{value:,.1f}{NBSP}ms"

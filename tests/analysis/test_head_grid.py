@@ -10,7 +10,7 @@ from analysis.head_grid import by_block, head_grid
 def test_a_row_of_heads_falls_into_blocks() -> None:
     assert by_block("abcdef", (3, 1, 2)) == [["a", "b", "c"], ["d"], ["e", "f"]]
     for values in ("abcde", "abcdefg"):
-        with pytest.raises(ValueError, match=f"6 heads need as many values, got {len(values)}"):
+        with pytest.raises(ValueError, match=f"one value for each of 6 heads, got {len(values)}"):
             by_block(values, (3, 1, 2))
 
 

@@ -56,7 +56,7 @@ def test_written_values(name: str, text: str, value: Value) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("depth", "1", "there is no option 'depth'; there are epochs, rate, ema, form"),
+        ("depth", "1", "there is no option 'depth'; available are epochs, rate, ema, form"),
         ("epochs", "1.5", "epochs must be a whole number, got '1.5'"),
         ("rate", "fast", "rate must be a number, got 'fast'"),
         ("ema", "perhaps", "ema must be on or off, got 'perhaps'"),
