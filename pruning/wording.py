@@ -6,6 +6,14 @@ from pathlib import Path
 
 from analysis.measure import Evaluation
 
+STRUCTURE_NAMES = {
+    "qk": "query-key pairs",
+    "v": "value channels",
+    "mlp": "MLP neurons",
+    "heads": "heads",
+    "embed": "residual channels",
+}
+
 
 def base_name(name: str) -> str:
     """The name of a model or data set without the folders it is in on this machine.

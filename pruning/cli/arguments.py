@@ -1,4 +1,4 @@
-"""Command line arguments that several commands share."""
+"""Command line arguments shared by several commands."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from pruning.cli.output import Result
 from pruning.cut import Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
 from pruning.jobs import default_align, default_skip_unread
 from pruning.methods import METHODS
+from pruning.wording import STRUCTURE_NAMES
 
 
-def what_to_remove(args: argparse.Namespace) -> Result:
-    """The fields of a job that `add_ratios` asks for.
+def removal_fields(args: argparse.Namespace) -> Result:
+    """The fields of a `Job` that say what to remove, from the arguments of `add_ratios`.
 
     Raises:
-        ValueError: values out of their range.
+        ValueError: a value out of its range.
     """
     ratios = {field.name: getattr(args, field.name) for field in fields(Ratios)}
     budget = {field.name: getattr(args, f"budget_{field.name}") for field in fields(Budget)}
     given = {name: value for name, value in budget.items() if value is not None}
-    asked = Budget(**given) if given else None
+    requested = Budget(**given) if given else None
     return {
         "ratios": Ratios(**{name: value for name, value in ratios.items() if value is not None}),
         "preset": args.preset,
-        "budget": asked,
-        "align": default_align(asked) if args.align is None else args.align,
+        "budget": requested,
+        "align": default_align(requested) if args.align is None else args.align,
         "locks": HeadLocks(args.keep_heads, args.remove_heads),
-        "skip_unread": default_skip_unread(asked) if args.skip_unread is None else args.skip_unread,
+        "skip_unread": default_skip_unread(requested) if args.skip_unread is None else args.skip_unread,
     }
 
 
-def given_heads(text: str) -> tuple[Head, ...]:
-    """Heads as B.H,..., for `argparse`."""
+def head_list(text: str) -> tuple[Head, ...]:
+    """Parse heads written as BLOCK.HEAD,..., for `argparse`."""
     try:
         return parse_heads(text)
     except ValueError as error:
@@ -50,39 +51,39 @@ def _per_block(text: str) -> PerBlock:
 
 
 def name_value(text: str) -> tuple[str, str]:
-    """An option as NAME=VALUE, for `argparse`."""
+    """Parse an option NAME=VALUE, for `argparse`."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"write NAME=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
     return name, value
 
 
-def listed(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
-    """Values with commas between them, for `argparse`; only those `allowed`, if any are."""
+def comma_separated(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
+    """A parser of comma-separated values, for `argparse`; with `allowed`, each must be one of these."""
 
     def parse(text: str) -> list[Any]:
         values = [kind(word) for word in text.split(",")]
         for value in values:
             if allowed and value not in allowed:
-                raise argparse.ArgumentTypeError(f"{value!r} is none of {', '.join(allowed)}")
+                raise argparse.ArgumentTypeError(f"must be one of {', '.join(allowed)}, got {value!r}")
         return values
 
     return parse
 
 
 def as_text(path: Path | None) -> str | None:
-    """A path as jobs hold it."""
+    """A path as the string that jobs hold."""
     return str(path) if path else None
 
 
 def require_out(args: argparse.Namespace) -> None:
-    """Check --out now, not after minutes of work.
+    """Check --out before the work begins, not after minutes of it.
 
     Raises:
-        ValueError: it is missing, or something is there already.
+        ValueError: it is missing, or names a folder that is not empty.
     """
     if args.out is None:
-        raise ValueError("say where the bundle goes: --out DIR, or --detach for a run of its own")
+        raise ValueError("specify --out DIR for the bundle, or --detach to start a run")
     require_free(args.out)
 
 
@@ -91,7 +92,14 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, metavar="D", help="demo, an image folder, a zip of one, or cifar10:FOLDER"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed(parser)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add --seed."""
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of random choices (default: 0)"
+    )
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
@@ -102,32 +110,45 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
 def add_method(parser: argparse.ArgumentParser) -> None:
     """Add --method and --option."""
     parser.add_argument("--method", default="snp", metavar="NAME", help=f"one of {', '.join(METHODS)}")
-    parser.add_argument("--option", type=name_value, action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--option",
+        type=name_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set an option of the method; may be repeated",
+    )
 
 
 def add_ratios(parser: argparse.ArgumentParser) -> None:
-    """Add what says how much is removed: ratios, a preset or a budget, and locked heads."""
+    """Add the arguments that say what to remove: a preset, ratios or a budget, and locked heads."""
     parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
     parser.add_argument(
-        "--align", type=int, metavar="N", help="round widths to multiples of N (1; with a budget 8)"
+        "--align",
+        type=int,
+        metavar="N",
+        help="round widths to multiples of N (default: 8 with a budget, else 1)",
     )
     parser.add_argument(
         "--skip-unread",
         action=argparse.BooleanOptionalAction,
-        help="the last block computes only tokens the classifier reads (on for a budget of GMACs)",
+        help="compute only tokens that the classifier reads in the last block (default with a GMACs budget)",
     )
     for field in fields(Ratios):
         kind = float if field.name == "embed" else _per_block
         parser.add_argument(
-            f"--{field.name}", type=kind, metavar="R", help=f"fraction of {field.name} to remove"
+            f"--{field.name}",
+            type=kind,
+            metavar="R",
+            help=f"fraction of {STRUCTURE_NAMES[field.name]} to remove",
         )
     for verb in ("keep", "remove"):
         add_locked_heads(parser, verb)
     for name, unit in BUDGET_UNITS.items():
         parser.add_argument(
-            f"--budget-{name}", type=float, metavar="X", help=f"find widths for at most X {unit}"
+            f"--budget-{name}", type=float, metavar="X", help=f"find widths that need at most X {unit}"
         )
-    parser.add_argument("--budget-batch", type=int, metavar="N", help="images at once, for a budget in ms")
+    parser.add_argument("--budget-batch", type=int, metavar="N", help="batch size for a budget in ms")
     add_budget_images(parser)
 
 
@@ -135,20 +156,20 @@ def add_locked_heads(parser: argparse.ArgumentParser, verb: str) -> None:
     """Add --keep-heads or --remove-heads."""
     parser.add_argument(
         f"--{verb}-heads",
-        type=given_heads,
+        type=head_list,
         default=(),
         metavar="B.H,...",
-        help=f"heads to {verb} in any case",
+        help=f"heads to {verb} whatever their scores, as BLOCK.HEAD",
     )
 
 
 def add_budget_images(parser: argparse.ArgumentParser) -> None:
     """Add --budget-images."""
     parser.add_argument(
-        "--budget-images", type=int, metavar="N", help="calibration images that sensitivities are measured on"
+        "--budget-images", type=int, metavar="N", help="number of calibration images for the sensitivities"
     )
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """Add --calibration."""
-    parser.add_argument("--calibration", metavar="D", help="other images to measure importance on")
+    parser.add_argument("--calibration", metavar="D", help="separate images for measuring importance")

@@ -9,26 +9,28 @@ from pathlib import Path
 import torch
 
 from analysis.measure import judge
-from pruning.cli.arguments import as_text, listed
+from pruning.cli.arguments import as_text, comma_separated
 from pruning.cli.output import Result
 from pruning.jobs import BACKENDS, load_to_time, time_models
 from pruning.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All that `bench` takes besides --model, --weights and --json."""
+    """Add the arguments of `bench` besides --model, --weights and --json."""
     parser.add_argument("--against", required=True, metavar="B", help="the model to compare with")
-    parser.add_argument("--against-weights", type=Path, metavar="FILE")
-    parser.add_argument("--batch", type=listed(int), default=[1, 8], metavar="1,8")
-    parser.add_argument("--threads", type=int, metavar="N")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--against-weights", type=Path, metavar="FILE", help="local weights of model B")
     parser.add_argument(
-        "--backend", type=listed(str, tuple(BACKENDS)), default=["torch"], metavar=",".join(BACKENDS)
+        "--batch", type=comma_separated(int), default=[1, 8], metavar="1,8", help="batch sizes"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="number of threads (default: torch's)")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed passes (default: 30)")
+    parser.add_argument(
+        "--backend", type=comma_separated(str, tuple(BACKENDS)), default=["torch"], metavar=",".join(BACKENDS)
     )
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """Time both models on every backend asked for; the first one's figures are the result's own.
+    """Time both models on every requested backend; the first backend's figures are also at the top level.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.

@@ -5,25 +5,25 @@ from __future__ import annotations
 import argparse
 
 from analysis.models import architecture
-from pruning.cli.arguments import add_method, add_ratios, what_to_remove
+from pruning.cli.arguments import add_method, add_ratios, removal_fields
 from pruning.cli.output import Result
 from pruning.jobs import Job, cost_report, method_options
 from pruning.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All that `estimate` takes besides --model, --weights and --json."""
+    """Add the arguments of `estimate` besides --model, --weights and --json."""
     add_method(parser)
     add_ratios(parser)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """What the smaller model would cost; nothing is loaded but architectures.
+    """The cost of the model before and after a job; only the architecture is loaded.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.
     """
     dense = architecture(args.model)
     options = method_options(args.method, args.option)
-    job = Job(model=args.model, data="", method=args.method, options=options, **what_to_remove(args))
+    job = Job(model=args.model, data="", method=args.method, options=options, **removal_fields(args))
     return cost_report(dense, job.target(dense))

@@ -15,13 +15,13 @@ from pruning.tracked import tracked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All that `evaluate` takes besides --model, --weights and --json."""
+    """Add the arguments of `evaluate` besides --model, --weights and --json."""
     add_data(parser)
     add_limit(parser)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """Accuracy on the images, with its interval.
+    """Measure the accuracy of a model on test images.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.

@@ -1,4 +1,4 @@
-"""The command `heads`: every measure of every head."""
+"""The command `heads`: measure every head by every measure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pruning.progress import Progress, as_monitor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All that `heads` takes besides --model, --weights and --json."""
+    """Add the arguments of `heads` besides --model, --weights and --json."""
     add_data(parser)
     parser.add_argument(
-        "--images", type=int, default=HeadsJob.images, metavar="N", help="calibration images to measure on"
+        "--images", type=int, default=HeadsJob.images, metavar="N", help="number of calibration images"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the measurements as JSON")
     add_detach(parser)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """Measure all heads; one list per measure, block by block.
+    """Measure all heads; the result has a list of blocks for each measure.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.

@@ -1,4 +1,4 @@
-"""The command line: its parser, and how a command's outcome becomes output and exit code."""
+"""The command line: its parser, and how the result of a command becomes output and an exit code."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from pruning.runs import RunFailed
 
 
 class _Command(Protocol):
-    """What the module of a command about a model offers."""
+    """The module of a command that takes a model."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
     def run(self, args: argparse.Namespace, progress: Progress) -> Result: ...
 
 
-_ABOUT_A_MODEL: dict[str, tuple[_Command, str]] = {
-    "estimate": (estimate, "Parameters, GMACs and bytes before and after, without images."),
+_MODEL_COMMANDS: dict[str, tuple[_Command, str]] = {
+    "estimate": (estimate, "Parameters, GMACs and bytes before and after pruning, without images."),
     "prune": (prune, "Score, cut, evaluate, and write the smaller model as a bundle."),
     "recover": (recover, "Fine-tune a pruned model with the dense one as teacher."),
-    "evaluate": (evaluate, "Top-1 and top-5 with a 95 % interval, images per second."),
-    "survey": (survey, "Measure what budgets are solved on, once; it is kept."),
-    "bench": (bench, "Latency of two models, measured in turns, with a verdict."),
-    "export": (export, "Write bundle, ONNX or pt2, each checked against the model."),
-    "heads": (heads, "What every head is worth, by every measure."),
+    "evaluate": (evaluate, "Measure top-1 and top-5 with a 95 % interval, and images per second."),
+    "survey": (survey, "Measure the sensitivities that budgets are solved on, and cache them."),
+    "bench": (bench, "Measure the latency of two models alternately, with a verdict."),
+    "export": (export, "Export as bundle, ONNX or pt2; every file is checked against the model."),
+    "heads": (heads, "Measure every head by every head measure."),
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """Bad arguments are one line on standard error and exit code 2, without the usage text."""
+    """Reports bad arguments in one line on standard error with exit code 2, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see --help)\n")
@@ -52,12 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 
-    for name, (command, help) in _ABOUT_A_MODEL.items():
+    for name, (command, help) in _MODEL_COMMANDS.items():
         sub = commands.add_parser(name, help=help.replace("%", "%%"), description=help)
         sub.set_defaults(run=command.run)
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         sub.add_argument(
-            "--model", required=True, metavar="M", help="demo, a timm name, hf-hub:ID or a bundle"
+            "--model", required=True, metavar="M", help="demo, a timm name, hf-hub:ID or a bundle folder"
         )
         sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
         command.add_arguments(sub)

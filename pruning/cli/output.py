@@ -1,4 +1,4 @@
-"""What commands print: results as text or JSON, progress bars on standard error."""
+"""The output of commands: results as text or JSON, progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = dict[str, Any]
 
 
 class ProgressBars:
-    """Progress on standard error: one tqdm bar for each thing that is being done."""
+    """Progress on standard error: one tqdm bar for each step."""
 
     def __init__(self) -> None:
         self._what = ""
@@ -31,25 +31,25 @@ class ProgressBars:
         self._bar.update(round(share * 100) - self._bar.n)
 
     def close(self) -> None:
-        """End the bar that is shown, if any."""
+        """End the current bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
 
 
-def say(line: str) -> None:
-    """A line on standard error, from the first of several processes."""
+def log_line(line: str) -> None:
+    """Write a line to standard error, in the main process only."""
     if not int(os.environ.get("RANK", "0")):
         sys.stderr.write(line + "\n")
 
 
-def end_other_processes() -> None:
-    """End every process of `accelerate launch` or `torchrun` but the first, which alone writes the result."""
+def exit_unless_main_process() -> None:
+    """Under `accelerate launch` or `torchrun`, exit all processes but the first, which writes the result."""
     if int(os.environ.get("RANK", "0")):
         sys.exit(0)
 
 
 def print_result(result: Result, as_json: bool) -> None:
-    """A command's result on standard output: one JSON object, or a line for each value."""
+    """Print a command's result: one JSON object, or one line for each value."""
     if as_json:
         print(json.dumps(result))
         return

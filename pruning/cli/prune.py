@@ -12,33 +12,33 @@ from pruning.cli.arguments import (
     add_method,
     add_ratios,
     as_text,
-    what_to_remove,
+    removal_fields,
 )
-from pruning.cli.output import Result, say
-from pruning.cli.recover import add_recovery, given_recovery
+from pruning.cli.output import Result, log_line
+from pruning.cli.recover import add_recovery, recovery_from
 from pruning.cli.runs import add_detach, make_bundle
 from pruning.jobs import Job, method_options, prune
 from pruning.progress import PrintingMonitor, Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All that `prune` takes besides --model, --weights and --json."""
+    """Add the arguments of `prune` besides --model, --weights and --json."""
     add_data(parser)
     add_limit(parser)
     add_method(parser)
     add_ratios(parser)
     parser.add_argument(
-        "--compensate", action="store_true", help="refit proj and fc2 by least squares after choosing"
+        "--compensate", action="store_true", help="refit proj and fc2 by least squares after the cut"
     )
-    parser.add_argument("--heads-by", metavar="NAME", help="criterion that removes the heads first")
+    parser.add_argument("--heads-by", metavar="NAME", help="remove heads first, by this criterion")
     add_calibration(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new or empty folder for the bundle")
     add_recovery(parser)
     add_detach(parser)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """Make the smaller model and write its bundle, or begin a run that does.
+    """Prune a model and write the bundle, or start a run that does.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.
@@ -53,9 +53,9 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         calibration=args.calibration,
         limit=args.limit,
         seed=args.seed,
-        recovery=given_recovery(args),
+        recovery=recovery_from(args),
         compensate=args.compensate,
         heads_by=args.heads_by,
-        **what_to_remove(args),
+        **removal_fields(args),
     )
-    return make_bundle(job, args, lambda: prune(job, progress=PrintingMonitor(progress, say)))
+    return make_bundle(job, args, lambda: prune(job, progress=PrintingMonitor(progress, log_line)))

@@ -1,4 +1,4 @@
-"""The command `report`: run folders side by side as one HTML file."""
+"""The command `report`: finished runs side by side in one HTML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pruning.wording import base_name
 
 def add_report(commands: Any) -> None:
     """Add the command to an argument parser's subparsers."""
-    help = "Finished runs of one dense model side by side, as one HTML file to send to somebody."
+    help = "Compare finished runs of one dense model in a single HTML file that can be shared."
     sub: argparse.ArgumentParser = commands.add_parser("report", help=help, description=help)
     sub.set_defaults(run=_report)
     sub.add_argument(
@@ -30,13 +30,15 @@ def add_report(commands: Any) -> None:
         help="run folders, or folders that prune and recover wrote to by --out",
     )
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file")
-    sub.add_argument("--image", type=int, default=0, metavar="N", help="test image whose maps are shown")
+    sub.add_argument(
+        "--image", type=int, default=0, metavar="N", help="index of the test image shown with maps"
+    )
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _report(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if not args.out.resolve().parent.is_dir():
-        raise ValueError(f"{args.out.resolve().parent} is not there; choose a folder that exists")
+        raise ValueError(f"{args.out.resolve().parent} does not exist; choose an existing folder")
     page = make_report(compare_runs(args.folders), args.image, progress)
     try:
         replace_text(args.out, page)
@@ -46,10 +48,10 @@ def _report(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def compare_runs(folders: list[Path]) -> Comparison:
-    """Finished runs beside their dense model; the other runs in the same places are in the trade-off.
+    """Finished runs and their dense model; other runs in the same folders appear in the trade-off.
 
     Raises:
-        ValueError: a folder without a finished run, too many, or runs that cannot be compared.
+        ValueError: a folder without a finished run, too many folders, or runs that cannot be compared.
     """
     chosen = [_finished(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]
     if len(chosen) > BESIDE:
@@ -58,8 +60,8 @@ def compare_runs(folders: list[Path]) -> Comparison:
     for other in chosen[1:]:
         if not other.is_like(first):
             raise ValueError(
-                f"{other.run.name} began with another dense model than {first.run.name}, or was tested on "
-                "other images: only runs of one dense model on the same images can be compared"
+                f"{other.run.name} and {first.run.name} have different dense models or test images: only "
+                "runs of one dense model on the same images can be compared"
             )
     load_once = cache(_load)
     loaded = load_once(first.origin)
@@ -81,17 +83,17 @@ def _finished(folder: Path) -> FinishedRun:
     if run.job is None:
         raise ValueError(str(run.problem))
     if not is_finished(run):
-        raise ValueError(f"{run.name} is {run.state}: only a run that left a model can be reported")
+        raise ValueError(f"{run.name} is {run.state}: only a run that has produced a model can be reported")
     return FinishedRun(run)
 
 
 def _all(root: Path) -> list[runs.Run]:
-    """All runs of a folder, the oldest first, as the app numbers them."""
+    """All runs of a folder, oldest first, in the order in which the app numbers them."""
     return list(reversed(runs.list_runs(root)))
 
 
 def _timings(around: list[runs.Run]) -> list[Timings]:
-    """What was measured, the newest first."""
+    """The timings of finished bench runs, newest first."""
     benches = [run for run in reversed(around) if isinstance(run.job, BenchJob) and run.state == "done"]
     return [read_timings(run.folder) for run in benches]
 

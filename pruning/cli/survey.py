@@ -1,4 +1,4 @@
-"""The command `survey`: measure what budgets are solved on, and keep it."""
+"""The command `survey`: measure the sensitivities that budgets are solved on, and cache them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pruning.cli.arguments import (
     add_method,
     as_text,
 )
-from pruning.cli.output import Result, say
+from pruning.cli.output import Result, log_line
 from pruning.cli.runs import add_detach, detach
 from pruning.jobs import SurveyJob, method_options, run_survey
 from pruning.progress import PrintingMonitor, Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All that `survey` takes besides --model, --weights and --json."""
+    """Add the arguments of `survey` besides --model, --weights and --json."""
     add_data(parser)
     add_method(parser)
     add_calibration(parser)
     add_budget_images(parser)
     add_locked_heads(parser, "remove")
-    parser.set_defaults(out=None)  # the result is kept, and needs no place of its own
+    parser.set_defaults(out=None)  # the result goes to the cache, so there is no --out
     add_detach(parser)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """Measure sensitivities, or find them kept; the curves of every block are in the JSON.
+    """Measure sensitivities, or read them from the cache; with --json, with the curves of every block.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.
@@ -48,5 +48,5 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     )
     if args.detach:
         return detach(job, args)
-    report = run_survey(job, PrintingMonitor(progress, say)).report()
+    report = run_survey(job, PrintingMonitor(progress, log_line)).report()
     return report if args.json else {name: value for name, value in report.items() if name != "blocks"}

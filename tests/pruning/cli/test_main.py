@@ -215,8 +215,11 @@ def test_a_table_for_people(capsys) -> None:
         ),
         (["evaluate", "--model", "demo", "--data", "demo", "--limit", "0"], "at least 1 image"),
         (["bench", "--model", "demo", "--against", "demo", "--batch", "0"], "at least 1"),
-        (["bench", "--model", "demo", "--against", "demo", "--backend", "tpu"], "none of torch, onnx"),
-        (["export", "--model", "demo", "--format", "gguf", "--out", "x"], "none of"),
+        (
+            ["bench", "--model", "demo", "--against", "demo", "--backend", "tpu"],
+            "must be one of torch, onnx, got 'tpu'",
+        ),
+        (["export", "--model", "demo", "--format", "gguf", "--out", "x"], "must be one of bundle, onnx"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -64,12 +64,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["run", "BUG"], 1, "an unexpected error"),
         (["run", "DONE", "--lock-handle", "99999"], 2, "is not a lock on"),
         (["run", "BAD", "--at-once", "0"], 2, "at least 1 run"),
-        (
-            ["prune", "--model", "m", "--data", "d", "--qk", ".5", "--out", "x", "--detach"],
-            2,
-            "leave out --out",
-        ),
-        (["prune", "--model", "m", "--data", "d", "--qk", ".5"], 2, "--out DIR, or --detach"),
+        (["prune", "--model", "m", "--data", "d", "--qk", ".5", "--out", "x", "--detach"], 2, "omit --out"),
+        (["prune", "--model", "m", "--data", "d", "--qk", ".5"], 2, "--out DIR for the bundle, or --detach"),
         (
             ["prune", "--model", "m", "--data", "d", "--qk", ".5", "--run", "--at-once", "0"],
             2,

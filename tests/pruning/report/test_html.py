@@ -289,7 +289,7 @@ def test_command_writes_the_report(
     for words, message in (
         ([str(tmp_path), "--out", str(out)], "holds no run"),
         ([*map(str, two_runs), "--out", str(out)], "only runs of one dense model on the same images"),
-        ([str(two_runs[0]), "--out", str(tmp_path / "no" / "r.html")], "choose a folder that exists"),
+        ([str(two_runs[0]), "--out", str(tmp_path / "no" / "r.html")], "choose an existing folder"),
         ([str(two_runs[0]), "--out", str(out), "--image", "99"], "numbered from 0; got 99"),
     ):
         assert main(["report", *words]) == 2
@@ -305,7 +305,7 @@ def test_command_refuses_what_is_not_done_and_too_many(
     folder, lock = launch._create(Job("demo", "demo", ratios=Ratios(qk=0.5)), runs.runs_root(), 1)
     lock.close()
     assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
-    assert "is interrupted: only a run that left a model" in capsys.readouterr().err
+    assert "is interrupted: only a run that has produced a model" in capsys.readouterr().err
     assert main(["report", *[f"{two_runs[0]}"] * 5, "--out", str(tmp_path / "r.html")]) == 0  # one run
     monkeypatch.setattr("pruning.cli.report.BESIDE", 1)
     capsys.readouterr()
