@@ -43,6 +43,6 @@ def test_a_server_that_is_up_has_its_first_page_ready() -> None:
         "views += ['export', 'model', 'recover']\n"
         "print(all(f'app.views.{name}' in sys.modules for name in views), 'timm' in sys.modules)\n"
         "from app.state import session; session.load = None\n"
-        "print(session.model(session.Choice()).name, image_set._kept.cache_info().currsize)"
+        "print(session.model(session.Choice()).name, image_set._cached.cache_info().currsize)"
     )
     assert run(code).split() == ["True", "False", "demo", "7"]
