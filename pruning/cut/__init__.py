@@ -1,4 +1,4 @@
-"""Deciding and cutting: ratios, plans, locks, and the surgery that makes matrices smaller."""
+"""Ratios, plans and head locks, and the surgery that cuts a model by a plan."""
 
 from pruning.cut.head_locks import Head, HeadLocks, format_heads, parse_heads
 from pruning.cut.plan import Indices, Plan, kept_heads, require_indices, within_heads

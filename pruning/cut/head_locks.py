@@ -1,4 +1,4 @@
-"""Heads that a person has decided about: some stay and some go, whatever a method would choose."""
+"""Head locks: heads that the user has decided to keep or remove, regardless of their scores."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Head = tuple[int, int]  # block, and head within it
 
 @dataclass(frozen=True)
 class HeadLocks(Checked):
-    """Heads, (block, head) each, that stay, and heads that go; kept in order, each once.
+    """Heads, (block, head) each, to keep and to remove; stored sorted and without duplicates.
 
     Raises:
-        ValueError: something that is no head, or a head that shall both stay and go.
+        ValueError: an entry is not a head, or a head is locked both to stay and to go.
     """
 
     keep: tuple[Head, ...] = ()
@@ -43,16 +43,16 @@ class HeadLocks(Checked):
         return bool(self.keep or self.remove)
 
     def require_fit(self, dense: Architecture) -> None:
-        """Refuse a model that has not these heads, or would be left without any in a block.
+        """Check that the model has these heads and that at least one remains in every block.
 
         Raises:
-            ValueError: it is one.
+            ValueError: the locks do not fit the model.
         """
         counts = [widths.heads for widths in dense.blocks]
         for block, head in (*self.keep, *self.remove):
             if block >= len(counts) or head >= counts[block]:
                 raise ValueError(
-                    f"there is no head {block}.{head} to lock: the model has blocks 0 to {len(counts) - 1}, "
+                    f"there is no head {block}.{head} to lock: the model has blocks 0 to {len(counts) - 1} "
                     f"with up to {max(counts)} heads"
                 )
         for block, count in enumerate(counts):
@@ -60,7 +60,7 @@ class HeadLocks(Checked):
                 raise ValueError(f"all {count} heads of block {block} are locked to go; one must stay")
 
     def widths(self, dense: Architecture, target: Architecture) -> Architecture:
-        """The target with as many heads in each block as the locks demand at least and allow at most.
+        """The target with the number of heads in each block changed as far as the locks require.
 
         Raises:
             ValueError: the locks do not fit the model.
@@ -74,19 +74,19 @@ class HeadLocks(Checked):
         return replace(target, blocks=tuple(blocks))
 
     def order(self, heads: Sequence[Float[Tensor, " H"]]) -> tuple[Float[Tensor, " H"], ...]:
-        """Scores of heads with those locked to stay above all others, and those to go below all."""
+        """Scores in which heads locked to stay come above all others, and those locked to go below."""
         top = max(float(block.max()) for block in heads)
         low = min(float(block.min()) for block in heads)
-        step = 1 + abs(top) + abs(low)  # so large that it is not lost beside the scores
-        moved = [block.clone() for block in heads]
+        step = 1 + abs(top) + abs(low)  # large enough not to be lost to rounding
+        ordered = [block.clone() for block in heads]
         for block, head in self.keep:
-            moved[block][head] = top + step
+            ordered[block][head] = top + step
         for block, head in self.remove:
-            moved[block][head] = low - step
-        return tuple(moved)
+            ordered[block][head] = low - step
+        return tuple(ordered)
 
     def plan(self, dense: Architecture) -> Plan | None:
-        """The plan that removes what is locked to go and nothing else; None where that is nothing.
+        """The plan that removes exactly the heads locked to go; None if there are none.
 
         Raises:
             ValueError: the locks do not fit the model.
@@ -111,7 +111,7 @@ class HeadLocks(Checked):
         return dense if plan is None else plan.architecture(dense)
 
     def within(self, heads: Plan | None) -> HeadLocks:
-        """What is locked to stay, renumbered for the model that `heads` leaves."""
+        """The locks on heads to keep, renumbered for the model that remains after the plan `heads`."""
         if heads is None:
             return self
         pairs = ((block, head) for block, head in self.keep if head in heads.blocks[block].heads)
@@ -119,20 +119,20 @@ class HeadLocks(Checked):
 
 
 def format_heads(heads: Sequence[Head]) -> str:
-    """Heads as a user writes them: `0.1,3.2`."""
+    """Heads as text, in the form the user enters them: `0.1,3.2`."""
     return ",".join(f"{block}.{head}" for block, head in heads)
 
 
 def parse_heads(text: str) -> tuple[Head, ...]:
-    """Heads from `written`.
+    """Parse heads from the form of `format_heads`.
 
     Raises:
-        ValueError: something else.
+        ValueError: the text is not in that form.
     """
     pairs = []
     for word in filter(None, (part.strip() for part in text.split(","))):
         block, dot, head = word.partition(".")
         if not (dot and block.isdecimal() and head.isdecimal()):
-            raise ValueError(f"a head is written BLOCK.HEAD, as in 3.2, got {word!r}")
+            raise ValueError(f"a head is written BLOCK.HEAD, such as 3.2, got {word!r}")
         pairs.append((int(block), int(head)))
     return tuple(pairs)

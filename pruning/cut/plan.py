@@ -1,4 +1,4 @@
-"""The decision as data: which parts of a dense model stay."""
+"""Plans: which parts of a dense model are kept, as data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True)
 class BlockPlan(Checked):
-    """What stays of one block, as indices into the dense block.
+    """The parts of one block that are kept, as indices into the dense block.
 
-    `heads` are the heads that stay; `qk` and `v` hold, for each of them in that order, the
-    query-key pairs and value neurons that stay; `mlp` the MLP neurons. Within a block every
-    head keeps the same number of pairs, and the same number of value neurons.
+    `heads` are the kept heads; `qk` and `v` have, for each of them in that order, the kept query-key
+    pairs and value neurons; `mlp` are the kept MLP neurons. All heads of a block keep the same number
+    of pairs and the same number of value neurons.
 
     Raises:
         ValueError: a value of another type, nothing left of a structure, indices unsorted or double, or
@@ -36,8 +36,7 @@ class BlockPlan(Checked):
         for name, per_head in (("qk", self.qk), ("v", self.v)):
             if len(per_head) != len(self.heads):
                 raise ValueError(
-                    f"{name} needs one list for each of the {len(self.heads)} heads that stay, "
-                    f"got {len(per_head)}"
+                    f"{name} needs one list for each of the {len(self.heads)} kept heads, got {len(per_head)}"
                 )
             for kept in per_head:
                 require_indices(name, kept)
@@ -46,13 +45,13 @@ class BlockPlan(Checked):
 
     @property
     def widths(self) -> BlockWidths:
-        """Widths of the block that remains."""
+        """Widths of the block after the cut."""
         return BlockWidths(len(self.heads), len(self.qk[0]), len(self.v[0]), len(self.mlp))
 
 
 @dataclass(frozen=True)
 class Plan(Stored):
-    """What stays of a dense model: channels of the residual stream, and a `BlockPlan` per block."""
+    """The kept parts of a dense model: channels of the residual stream, and a `BlockPlan` per block."""
 
     embed: Indices
     blocks: tuple[BlockPlan, ...]
@@ -78,7 +77,7 @@ class Plan(Stored):
         )
 
     def architecture(self, dense: Architecture) -> Architecture:
-        """The architecture that remains of `dense`.
+        """The architecture of `dense` after the cut.
 
         Raises:
             ValueError: the plan was made for another architecture.
@@ -96,16 +95,16 @@ class Plan(Stored):
 
 
 def within_heads(heads: Plan, rest: Plan) -> Plan:
-    """One plan from two: `heads` removes whole heads and nothing else, `rest` was made for what remains.
+    """Combine two plans: `heads` removes only whole heads, `rest` is a plan for the model that remains.
 
     Raises:
-        ValueError: `rest` was made for other heads.
+        ValueError: `rest` was made for more heads than remain.
     """
     blocks = []
     for first, second in zip(heads.blocks, rest.blocks, strict=True):
         if second.heads[-1] >= len(first.heads):
             raise ValueError(
-                f"the second plan must be for the {len(first.heads)} heads that the first one leaves, "
+                f"the second plan must be for the {len(first.heads)} heads that the first one keeps, "
                 f"got {second.heads}"
             )
         blocks.append(replace(second, heads=tuple(first.heads[head] for head in second.heads)))
@@ -113,9 +112,9 @@ def within_heads(heads: Plan, rest: Plan) -> Plan:
 
 
 def kept_heads(plan: Plan | None, dense: Architecture, small: Architecture) -> tuple[Indices | None, ...]:
-    """Per block, which heads of the dense model those of the smaller one are.
+    """Per block, the indices of the smaller model's heads in the dense model.
 
-    Without a plan that is known only of blocks in which no head was removed; None elsewhere.
+    Without a plan they are known only for blocks in which no head was removed, and None for the others.
     """
     if plan is not None:
         return tuple(block.heads for block in plan.blocks)
@@ -124,17 +123,17 @@ def kept_heads(plan: Plan | None, dense: Architecture, small: Architecture) -> t
 
 
 def require_indices(name: str, kept: Indices) -> None:
-    """Check that something is kept, each once and in rising order.
+    """Check that indices are not empty, not negative, and strictly increasing.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: they are not.
     """
     if not kept:
-        raise ValueError(f"a plan must keep something of {name}, got nothing")
+        raise ValueError(f"a plan must keep at least one index of {name}, got none")
     if min(kept) < 0:
         raise ValueError(f"{name} must be whole numbers of at least 0")
     if any(first >= second for first, second in pairwise(kept)):
-        raise ValueError(f"{name} must be in rising order without repeats")
+        raise ValueError(f"{name} must be in increasing order without repeats")
 
 
 def _require_within(name: str, kept: Indices, width: int) -> None:

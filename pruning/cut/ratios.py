@@ -1,4 +1,4 @@
-"""Ratios and published presets: what fraction of each structure is removed."""
+"""Ratios, the fraction of each structure to remove, and published presets of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PerBlock = float | tuple[float, ...]  # one number for all blocks, or one for ea
 
 @dataclass(frozen=True)
 class Ratios(Checked):
-    """Fractions removed of each structure, from 0 to below 1: one number, or one per block.
+    """Fraction of each structure to remove, from 0 to below 1: one number, or one per block.
 
     Raises:
         ValueError: a value of another type, or a fraction outside [0, 1).
@@ -50,7 +50,7 @@ class Ratios(Checked):
         """Fraction removed of structure `name` in one of `depth` blocks.
 
         Raises:
-            ValueError: one number per block was given, but not for so many blocks.
+            ValueError: the ratio has one number per block, but for another number of blocks.
         """
         value: PerBlock = getattr(self, name)
         if not isinstance(value, tuple):
@@ -74,7 +74,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class _Published(Checked):
-    """A preset as its file holds it: fractions removed per block, and the width they were published for."""
+    """A preset in its file: fractions to remove per block, and the width they were published for."""
 
     qk: tuple[float, ...]
     v: tuple[float, ...]
@@ -88,7 +88,7 @@ class _Published(Checked):
 
     @property
     def preset(self) -> Preset:
-        """The same as ratios and a shape."""
+        """The same as a `Preset`."""
         return Preset(Ratios(self.qk, self.v, self.mlp, embed=self.embed), len(self.qk), self.embed_dim)
 
 
@@ -113,59 +113,61 @@ def read_presets(file: Path) -> dict[str, Preset]:
 
 
 def preset_ratios(name: str, dense: Architecture) -> Ratios:
-    """Ratios of a published preset, for the architecture it was published for.
+    """Ratios of a published preset, checked to fit the architecture.
 
     Raises:
         ValueError: unknown preset, or a model of another shape.
     """
     if name not in presets():
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(presets())}")
+        raise ValueError(f"there is no preset {name!r}; available are {', '.join(presets())}")
     preset = presets()[name]
     if (dense.depth, dense.embed_dim) != (preset.depth, preset.embed_dim):
         raise ValueError(
             f"preset {name} is for {preset.depth} blocks of embedding width {preset.embed_dim}, "
-            f"this model has {dense.depth} of width {dense.embed_dim}"
+            f"but this model has {dense.depth} of width {dense.embed_dim}"
         )
     return preset.ratios
 
 
 def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
-    """Widths left after removing the ratios: n - round(ratio n), halves rounded up.
+    """The architecture after removing the ratios: widths n - round(ratio n), halves rounded up.
 
-    `align` rounds channel widths (not head counts) to the nearest multiple of it, at least it
-    and at most the dense width.
+    `align` rounds channel widths (not head counts) to its nearest multiple, but to at least `align` and
+    at most the dense width.
 
     Raises:
-        ValueError: a ratio that leaves nothing, or a wrong number of ratios.
+        ValueError: a ratio removes everything, or there is a wrong number of ratios.
     """
     if align < 1:
         raise ValueError(f"align must be a whole number of at least 1, got {align}")
 
-    def kept(name: str, width: int, block: int, step: int) -> int:
+    def remaining(name: str, width: int, block: int, step: int) -> int:
         fraction = ratios.at(name, block, dense.depth)
-        return _kept(f"{name} of block {block}", width, fraction, step)
+        return _remaining(f"{name} of block {block}", width, fraction, step)
 
     blocks = tuple(
         BlockWidths(
-            heads=kept("heads", widths.heads, index, 1),
-            qk=kept("qk", widths.qk, index, align),
-            v=kept("v", widths.v, index, align),
-            mlp=kept("mlp", widths.mlp, index, align),
+            heads=remaining("heads", widths.heads, index, 1),
+            qk=remaining("qk", widths.qk, index, align),
+            v=remaining("v", widths.v, index, align),
+            mlp=remaining("mlp", widths.mlp, index, align),
         )
         for index, widths in enumerate(dense.blocks)
     )
-    embed = _kept("embed", dense.embed_dim, ratios.embed, align)
+    embed = _remaining("embed", dense.embed_dim, ratios.embed, align)
     return replace(dense, embed_dim=embed, blocks=blocks)
 
 
-def _kept(what: str, width: int, fraction: float, align: int) -> int:
-    left = width - math.floor(fraction * width + 0.5)
-    if left < 1:
-        raise ValueError(f"removing {fraction:g} leaves nothing of {what} (width {width}); use a lower ratio")
-    rounded = max(align, math.floor(left / align + 0.5) * align)
+def _remaining(structure: str, width: int, fraction: float, align: int) -> int:
+    count = width - math.floor(fraction * width + 0.5)
+    if count < 1:
+        raise ValueError(
+            f"removing {fraction:g} leaves nothing of {structure} (width {width}); use a lower ratio"
+        )
+    rounded = max(align, math.floor(count / align + 0.5) * align)
     return min(width, rounded)
 
 
 def _require_fraction(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise ValueError(f"ratio {name} must be at least 0 and below 1 (a fraction removed), got {value}")
+        raise ValueError(f"ratio {name} must be at least 0 and below 1 (the fraction to remove), got {value}")

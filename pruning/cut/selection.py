@@ -1,4 +1,4 @@
-"""From ratios to widths, and from scores and widths to a `Plan`."""
+"""Scores of the parts of a model, and the `Plan` that keeps the highest ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pruning.cut.plan import BlockPlan, Indices, Plan
 
 @dataclass(frozen=True)
 class Scores:
-    """Importance of every part of a model, per block; what scores low goes first."""
+    """Importance of every part of a model, per block; the lowest scores are removed first."""
 
     qk: tuple[Float[Tensor, "H Dqk"], ...]
     v: tuple[Float[Tensor, "H Dv"], ...]
@@ -26,7 +26,7 @@ class Scores:
 
 
 def heads_only(arch: Architecture, heads: Sequence[Float[Tensor, " H"]]) -> Scores:
-    """Scores that rank heads and nothing else."""
+    """Scores that rank only heads; all other parts score 0."""
     return Scores(
         qk=tuple(torch.zeros(widths.heads, widths.qk) for widths in arch.blocks),
         v=tuple(torch.zeros(widths.heads, widths.v) for widths in arch.blocks),
@@ -37,14 +37,13 @@ def heads_only(arch: Architecture, heads: Sequence[Float[Tensor, " H"]]) -> Scor
 
 
 def select(scores: Scores, dense: Architecture, target: Architecture, locks: HeadLocks = HeadLocks()) -> Plan:
-    """Keep the highest scores, as many as `target` has room for.
+    """The plan that keeps the parts with the highest scores, with the widths of `target`.
 
-    Heads go first, those that the locks name whatever their score; then pairs and value neurons
-    inside each head that stays. Of equal scores the lower index stays, so the same scores always
-    give the same plan.
+    Heads are selected first, subject to the locks; then pairs and value neurons inside each kept head.
+    Of equal scores the lower index is kept, so the same scores always give the same plan.
 
     Raises:
-        ValueError: scores that are not finite, or a target wider than the dense model.
+        ValueError: scores are not finite, or the target is wider than the dense model.
     """
     ranked, blocks = locks.order(scores.heads) if locks else scores.heads, []
     for index, (before, after) in enumerate(zip(dense.blocks, target.blocks, strict=True)):

@@ -1,4 +1,4 @@
-"""Carries out a `Plan`: `cut` builds the smaller model, `mask` only hides what would go."""
+"""Apply a `Plan`: `cut` builds the smaller model, `mask` silences the parts that would be removed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pruning.cut.plan import BlockPlan, Indices, Plan
 
 
 def cut(model: ViT, plan: Plan) -> ViT:
-    """A new, smaller model that keeps what the plan keeps; `model` is not changed.
+    """Return a new, smaller model with the parts that the plan keeps; `model` is not changed.
 
-    Its logits are those of `mask(model, plan)`.
+    Its logits equal those of `mask(model, plan)`.
 
     Raises:
         ValueError: the plan was made for another architecture.
@@ -36,12 +36,12 @@ def cut(model: ViT, plan: Plan) -> ViT:
 
 
 def _columns_axis(name: str) -> int:
-    """Axis of a parameter that is read by position: tokens B N E have it last, weights second."""
+    """The input axis of a parameter: the last one of tokens (1 N E), the second of weights."""
     return 2 if name.endswith(("_token", "pos_embed")) else 1
 
 
 def _kept_rows(model: ViT, plan: Plan) -> dict[str, Tensor]:
-    """Indices into the first axis of every parameter that loses outputs."""
+    """For every parameter that loses outputs, the kept indices of its first axis."""
     embed = torch.tensor(plan.embed)
     rows = {
         name: embed
@@ -61,7 +61,7 @@ def _kept_rows(model: ViT, plan: Plan) -> dict[str, Tensor]:
 
 
 def _kept_columns(model: ViT, plan: Plan) -> dict[str, Tensor]:
-    """Indices into the axis of every parameter that loses inputs."""
+    """For every parameter that loses inputs, the kept indices of its input axis."""
     embed = torch.tensor(plan.embed)
     names = ("cls_token", "dist_token", "reg_token", "pos_embed", "head.weight", "head_dist.weight")
     columns = dict.fromkeys(names, embed)
@@ -82,18 +82,18 @@ def _qkv_rows(model: ViT, index: int, block: BlockPlan) -> Tensor:
 
 
 def _positions(heads: Indices, channels: Sequence[Indices], width: int) -> Tensor:
-    """Flat positions of channels given per head, where each dense head has `width` channels."""
+    """Flat indices of channels that are given per head, where each dense head has `width` channels."""
     return torch.tensor(
         [head * width + channel for head, kept in zip(heads, channels, strict=True) for channel in kept]
     )
 
 
 def mask(model: ViT, plan: Plan) -> ViT:
-    """A copy of full size in which what the plan drops has no effect: for what-if questions.
+    """A full-size copy in which the parts that the plan removes have no effect, for quick estimates.
 
-    Its gates (`analysis.gates`) are closed on all that goes. A dropped channel of the residual stream
-    is left out of every norm, its mean and variance included, which is what the narrower model
-    computes: equality with `cut` means equal logits with these norms.
+    The gates (`analysis.gates`) of these parts are 0. A removed channel of the residual stream is left
+    out of every norm, including its mean and variance, as in the narrower model, so the logits equal
+    those of `cut`.
 
     Raises:
         ValueError: the plan was made for another architecture.
@@ -105,7 +105,7 @@ def mask(model: ViT, plan: Plan) -> ViT:
 
 
 def plan_gates(plan: Plan, dense: Architecture) -> Gates:
-    """Gates of 0 on all that the plan drops, and of 1 on what it keeps."""
+    """Gates of value 0 on the parts that the plan removes and 1 on those it keeps."""
     pairs, values, neurons = [], [], []
     for kept, widths in zip(plan.blocks, dense.blocks, strict=True):
         pairs.append(_per_head(kept.heads, kept.qk, (widths.heads, widths.qk)))

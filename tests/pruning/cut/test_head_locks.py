@@ -54,7 +54,7 @@ def test_heads_are_kept_in_order_each_once() -> None:
 
 @pytest.mark.parametrize("text", ["3", "a.b", "1.", "-1.2", "1.2.3"])
 def test_what_names_no_head_is_a_sentence(text: str) -> None:
-    with pytest.raises(ValueError, match=r"a head is written BLOCK.HEAD, as in 3\.2, got"):
+    with pytest.raises(ValueError, match=r"a head is written BLOCK.HEAD, such as 3\.2, got"):
         parse_heads(text)
 
 

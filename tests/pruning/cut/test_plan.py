@@ -40,20 +40,20 @@ def test_every_field_is_held_to_its_type(tmp_path: Path) -> None:
     assert require_refused(file, lambda: Plan.read(file)) > 200
     old = {name: value for name, value in json.loads(PLAN.to_json()).items() if name != "version"}
     assert Plan.from_json(json.dumps(old)) == PLAN
-    with pytest.raises(ValueError, match="a plan must keep something of mlp"):
+    with pytest.raises(ValueError, match="a plan must keep at least one index of mlp"):
         Plan.from_json(json.dumps(old | {"blocks": [old["blocks"][0] | {"mlp": []}]}))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"heads": ()}, "must keep something of heads"),
-        ({"mlp": ()}, "must keep something of mlp"),
-        ({"mlp": (3, 1)}, "mlp must be in rising order"),
+        ({"heads": ()}, "must keep at least one index of heads"),
+        ({"mlp": ()}, "must keep at least one index of mlp"),
+        ({"mlp": (3, 1)}, "mlp must be in increasing order"),
         ({"mlp": (1, 1)}, "without repeats"),
         ({"mlp": (-1, 1)}, "at least 0"),
         ({"qk": ((1, 3), (0,))}, "same number of qk channels"),
-        ({"v": ((1,),)}, "one list for each of the 2 heads"),
+        ({"v": ((1,),)}, "one list for each of the 2 kept heads"),
     ],
 )
 def test_impossible_blocks_are_refused(change: dict[str, Any], message: str) -> None:
@@ -85,7 +85,7 @@ def test_heads_first_then_what_is_inside_them() -> None:
     torch.testing.assert_close(cut(model, both)(images), twice(images))
     fewer = replace(rest, blocks=tuple(replace(b, heads=(1,), qk=b.qk[:1], v=b.v[:1]) for b in rest.blocks))
     assert all(b.heads == (2,) for b in within_heads(heads, fewer).blocks)
-    with pytest.raises(ValueError, match="must be for the 2 heads that the first one leaves, got"):
+    with pytest.raises(ValueError, match="must be for the 2 heads that the first one keeps, got"):
         within_heads(heads, whole)
 
 

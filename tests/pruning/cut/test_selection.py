@@ -105,7 +105,7 @@ def test_too_few_numbers_are_refused() -> None:
 def test_presets_are_for_their_model_only() -> None:
     with pytest.raises(ValueError, match="snp-deit-tiny is for 12 blocks of embedding width 192"):
         preset_ratios("snp-deit-tiny", deit(6))
-    with pytest.raises(ValueError, match="there is no preset 'snp'; there are snp-deit-tiny"):
+    with pytest.raises(ValueError, match="there is no preset 'snp'; available are snp-deit-tiny"):
         preset_ratios("snp", TINY)
 
 

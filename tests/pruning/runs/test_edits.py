@@ -267,8 +267,8 @@ def test_files_of_a_later_release_are_refused_in_one_sentence(folder: Path) -> N
 def test_heads_in_a_report_must_be_in_order() -> None:
     assert Report(heads=((0, 2), None)).heads == ((0, 2), None)
     wrong: tuple[tuple[Any, str], ...] = (
-        (((1, 0),), "heads must be in rising order"),
-        (((),), "must keep something of heads"),
+        (((1, 0),), "heads must be in increasing order"),
+        (((),), "must keep at least one index of heads"),
         (((-1, 0),), "heads must be whole numbers of at least 0"),
         ((1, 2), r"`heads\[0\]` must be a list or null, got a whole number"),
     )
