@@ -1,4 +1,4 @@
-"""GOHSP: heads ranked by a graph, training towards the structure that stays (ADMM), the cut."""
+"""GOHSP: rank heads with a graph, train towards the pruned structure by ADMM, and cut."""
 
 from pruning.gohsp.method import GohspOptions, TrainingData, gohsp, gohsp_target
 

@@ -1,10 +1,10 @@
-"""Training towards structured sparsity by ADMM, as GOHSP does it: an objective for the one training loop.
+"""Training towards structured sparsity by ADMM, as in GOHSP: an objective for the training loop.
 
-minimise L(W) + rho/2 · sum |W - Z + U|² over the weights of heads, channels and neurons, where Z lies
-in the structured set: heads that go have no queries, keys, values and columns of `proj`, and of what
-remains only the k groups of largest joint norm are there. The ranking of the heads fixes which of them
-go. Now and then Z = project(W + U), U = U + W - Z [paper: soft pruning inside an optimisation with
-heterogeneous structure; the form and everything finer is ours].
+Minimise L(W) + rho/2 · sum |W - Z + U|² over the weights of heads, channels and neurons, where Z is
+in the structured set: queries, keys, values and columns of `proj` of removed heads are zero, and of the
+remaining groups of weights only the k with the largest joint norm are not. The ranking of the heads
+determines which of them are removed. At regular intervals Z = project(W + U), U = U + W - Z [paper: soft
+pruning inside an optimisation with heterogeneous structure; the form and all details are ours].
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from pruning.options import Options, option_field
 from pruning.seeding import State
 from pruning.training import Objective, bare
 
-Weights = dict[str, Tensor]  # constrained parameters by their name in the model
+Weights = dict[str, Tensor]  # constrained parameters by name
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The structured set: widths of all that remains, and a score for every head, of which the best stay."""
+    """The structured set: the remaining widths, and scores of all heads, of which the highest are kept."""
 
     dense: Architecture
     target: Architecture
     heads: tuple[tuple[float, ...], ...]
 
     def plan(self, weights: Weights) -> Plan:
-        """What stays of these weights: heads by their ranking, all else by joint norm."""
+        """The plan for these weights: heads are kept by their ranking, other parts by joint norm."""
         ranked = heads_only(self.dense, [torch.tensor(block) for block in self.heads])
         return select(joint_norms(self.dense, weights, ranked), self.dense, self.target)
 
     def project(self, weights: Weights) -> tuple[Weights, Plan]:
-        """The nearest weights in the set, and the plan that says where they are not zero."""
+        """The nearest weights in the set, and the plan of the parts that are not zero."""
         plan = self.plan(weights)
         kept = keep_masks(self.dense, plan)
         return {name: value * kept[name].to(value) for name, value in weights.items()}, plan
 
 
 def constrained(model: ViT) -> Weights:
-    """The weights of heads, channels and neurons: all of `qkv`, `fc1`, and what reads them.
+    """The weights of heads, channels and neurons: `qkv`, `fc1`, and the weights that read their outputs.
 
-    Biases of `proj` and `fc2` belong to the residual stream and are free.
+    Biases of `proj` and `fc2` belong to the residual stream and are not constrained.
     """
     ends = (
         *("attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight"),
@@ -59,10 +59,10 @@ def constrained(model: ViT) -> Weights:
 
 @torch.no_grad()
 def joint_norms(dense: Architecture, weights: Weights, ranked: Scores) -> Scores:
-    """Euclidean norms of the groups that go together; scores of heads are those of `ranked`.
+    """Euclidean norms of the groups of weights that are removed together; heads score as in `ranked`.
 
-    A pair: query row, key row and their biases. A value channel: value row, bias, column of `proj`.
-    An MLP neuron: row of `fc1`, bias, column of `fc2`.
+    Query-key pair: query row, key row and their biases. Value channel: value row, bias, column of
+    `proj`. MLP neuron: row of `fc1`, bias, column of `fc2`.
     """
     pairs, values, neurons = [], [], []
     for index, widths in enumerate(dense.blocks):
@@ -84,7 +84,7 @@ def _squares(weights: Weights, layer: str) -> Float[Tensor, " rows"]:
 
 
 def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
-    """For every constrained parameter, zeros where the plan takes weights away and ones elsewhere."""
+    """For every constrained parameter, a mask of 0 on the weights that the plan removes and 1 elsewhere."""
     masks, gates = {}, plan_gates(plan, dense)
     for index, each in enumerate(zip(gates.qk, gates.v, gates.mlp, strict=True)):
         pairs, values, neurons = (gate.flatten() for gate in each)
@@ -97,9 +97,9 @@ def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
 
 
 def hard_projection(model: ViT, structure: Structure) -> Plan:
-    """Set what goes to zero, in place; returns the plan that removes it for good.
+    """Set the weights to be removed to zero, in place; returns the plan that removes them.
 
-    Cutting by the plan leaves the logits as they are then.
+    Cutting the model by this plan afterwards does not change its logits.
     """
     weights = constrained(model)
     projected, plan = structure.project({name: weight.detach() for name, weight in weights.items()})
@@ -111,18 +111,18 @@ def hard_projection(model: ViT, structure: Structure) -> Plan:
 
 @dataclass(frozen=True)
 class AdmmOptions(Options):
-    """Settings of the optimisation."""
+    """Options of ADMM."""
 
-    rho: float = option_field(1e-3, 1e-9, 1e3, "Pull towards the structure at the beginning.")
-    growth: float = option_field(1.2, 1.0, 10.0, "Factor on rho at every update of the structure.")
-    every: int = option_field(0, 0, 1_000_000, "Steps between two updates of the structure; 0: each epoch.")
+    rho: float = option_field(1e-3, 1e-9, 1e3, "Initial weight rho of ADMM's penalty.")
+    growth: float = option_field(1.2, 1.0, 10.0, "Factor by which rho grows at every update of Z and U.")
+    every: int = option_field(0, 0, 1_000_000, "Steps between updates of Z and U; 0 updates once per epoch.")
 
 
 class Admm(Objective):
-    """Another objective's loss, and the pull of the weights towards a structure.
+    """Another objective's loss plus ADMM's penalty on the distance of the weights from a structure.
 
-    U is the scaled dual: where rho grows it shrinks by the same factor (Boyd et al. 2011, 3.4.1).
-    Start: Z = project(W), U = 0. Figures: `primal_residual` |W - Z| / |W|, `constraint_gap`
+    U is the scaled dual variable, which shrinks by the factor by which rho grows (Boyd et al. 2011,
+    3.4.1). Initially Z = project(W), U = 0. Metrics: `primal_residual` |W - Z| / |W|, `constraint_gap`
     |W - project(W)| / |W|, both over all constrained weights, `penalty` and `rho`.
     """
 
@@ -135,10 +135,10 @@ class Admm(Objective):
         self.u = {name: torch.zeros_like(weight) for name, weight in start.items()}
 
     def identity(self) -> object:
-        """The structure, the settings, and the inner objective.
+        """The structure, the options, and the inner objective.
 
-        Of the ranking of the heads it has which of them stay, not their scores: computed on another
-        number of threads those may differ in their last bits, and a checkpoint would not be found again.
+        The heads' ranking enters by which of them are kept, not by their scores: with another number of
+        threads scores may differ in the last bits, and the checkpoint would not be found.
         """
         structure = self.structure.dense, self.structure.target, self._heads
         return type(self).__qualname__, structure, self.options, self.inner.identity()
@@ -146,7 +146,7 @@ class Admm(Objective):
     def loss(
         self, model: nn.Module, images: Float[Tensor, "B C Y X"], targets: Shaped[Tensor, "B *classes"]
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """L + rho/2 |W - Z + U|², with its parts and how far the structure is reached."""
+        """L + rho/2 |W - Z + U|², with its terms and the primal residual as metrics."""
         task, figures = self.inner.loss(model, images, targets)
         weights = constrained(bare(model))
         self._move(weights)
@@ -159,13 +159,13 @@ class Admm(Objective):
         return task + penalty, {**figures, **own}
 
     def after_step(self, model: ViT, step: int) -> None:
-        """Update Z and U every so many steps."""
+        """Update Z and U if options.every steps have passed."""
         self.inner.after_step(model, step)
         if self.options.every and (step + 1) % self.options.every == 0:
             self.update(model)
 
     def after_epoch(self, model: ViT, epoch: int) -> Mapping[str, float]:
-        """Update Z and U unless that is done between steps; the gap before that."""
+        """Update Z and U unless `after_step` does; returns the constraint gap before the update."""
         figures = {**self.inner.after_epoch(model, epoch), "constraint_gap": self.gap(model), "rho": self.rho}
         if not self.options.every:
             self.update(model)
@@ -173,7 +173,7 @@ class Admm(Objective):
 
     @torch.no_grad()
     def update(self, model: ViT) -> None:
-        """Z = project(W + U), U = U + W - Z; then rho grows."""
+        """Set Z = project(W + U), U = U + W - Z, and increase rho."""
         weights = constrained(model)
         self._move(weights)
         self.z, _ = self.structure.project({name: w + self.u[name] for name, w in weights.items()})
@@ -183,13 +183,13 @@ class Admm(Objective):
 
     @torch.no_grad()
     def residual(self, weights: Weights) -> Float[Tensor, ""]:
-        """The primal residual."""
+        """The primal residual |W - Z| / |W|."""
         distance = _total(w - self.z[name] for name, w in weights.items())
         return (distance / _total(weights.values())).sqrt()
 
     @torch.no_grad()
     def gap(self, model: ViT) -> float:
-        """The constraint gap: what the hard projection would take away if it came now."""
+        """The constraint gap |W - project(W)| / |W|: how much a hard projection would change the weights."""
         weights = constrained(model)
         nearest, _ = self.structure.project(weights)
         distance = _total(w - nearest[name] for name, w in weights.items())
@@ -200,12 +200,12 @@ class Admm(Objective):
         return {"z": self.z, "u": self.u, "rho": self.rho, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.z, self.u, self.rho = state["z"], state["u"], state["rho"]
         self.inner.load_state_dict(state["inner"])
 
     def _move(self, weights: Weights) -> None:
-        """Bring Z and U to where the weights are: they begin, and come from checkpoints, elsewhere."""
+        """Move Z and U to the device of the weights; initially, and from checkpoints, they are on the CPU."""
         device = next(iter(weights.values())).device
         if next(iter(self.z.values())).device != device:
             self.z = {name: value.to(device) for name, value in self.z.items()}

@@ -1,8 +1,8 @@
-"""GOHSP: heads ranked by their graph, then structured sparsity by ADMM, then physical removal.
+"""GOHSP: rank heads with a graph, train towards structured sparsity by ADMM, then cut.
 
 Yin, Uzkent, Shen, Jin, Yuan, AAAI 2023: graph-based ranking of heads, an optimisation that imposes
-different structures on different parts, removal, fine-tuning [paper]. No code is public, and what is
-finer than that is [ours]: `pruning.criteria.head_graph` and `pruning.gohsp.admm` say what.
+different structures on different parts, removal, fine-tuning [paper]. No code is public; the details are
+[ours] and documented in `pruning.criteria.head_graph` and `pruning.gohsp.admm`.
 """
 
 from __future__ import annotations
@@ -32,31 +32,36 @@ STRUCTURING = "Training towards the structure"
 
 @dataclass(frozen=True)
 class GohspOptions(GraphOptions):
-    """Settings of GOHSP: how heads are ranked, how much goes, and how it is trained away."""
+    """Options of GOHSP: ranking of heads, sparsity, and training."""
 
     scope: str = choice_field(
-        "block", SCOPES, "Remove the ratio of heads in every block, or the same number in one ranking of all."
+        "block",
+        SCOPES,
+        "block removes the ratio of heads in every block; global removes the same total, ranking all heads "
+        "together.",
     )
     sparsity: float = option_field(
         0.0,
         0.0,
         0.95,
-        "Share of all parameters to remove, by value channels and MLP neurons; 0: as the ratios say.",
+        "Share of all parameters to remove, through value channels and MLP neurons; 0 uses the ratios.",
     )
     epochs: int = option_field(
-        1, 0, 10_000, "Passes over the training images before the cut; 0: no training."
+        1, 0, 10_000, "Passes over the training images before the cut; 0 cuts without training."
     )
-    train_images: int = option_field(0, 0, 1_000_000_000, "Training images of one epoch; 0: all there are.")
-    batch: int = option_field(64, 2, 65_536, "Images of one step, over all processes.")
-    lr: float = option_field(5e-4, 0.0, 1.0, "Highest learning rate.")
-    distill: bool = switch_field(True, "Learn from the dense model as well as from the labels.")
-    rho: float = option_field(1e-3, 1e-9, 1e3, "Pull towards the structure at the beginning.")
-    growth: float = option_field(1.2, 1.0, 10.0, "Factor on rho at every update of the structure.")
-    updates: int = option_field(40, 1, 100_000, "Updates of the structure, over the whole training.")
+    train_images: int = option_field(0, 0, 1_000_000_000, "Training images per epoch; 0 uses all images.")
+    batch: int = option_field(64, 2, 65_536, "Images per training step, over all processes.")
+    lr: float = option_field(5e-4, 0.0, 1.0, "Peak learning rate.")
+    distill: bool = switch_field(True, "Learn from the dense model's logits as well as from the labels.")
+    rho: float = option_field(1e-3, 1e-9, 1e3, "Initial weight rho of ADMM's penalty.")
+    growth: float = option_field(
+        1.2, 1.0, 10.0, "Factor by which rho grows at every update of the target structure."
+    )
+    updates: int = option_field(40, 1, 100_000, "Updates of the target structure over the whole training.")
 
     @property
     def trains(self) -> bool:
-        """Whether there is any training."""
+        """Whether `epochs` is above 0."""
         return self.epochs > 0
 
     @property
@@ -65,15 +70,16 @@ class GohspOptions(GraphOptions):
         return self.sparsity
 
     def quick(self, images: int) -> Self:
-        """The same without training."""
+        """The same options with at most `images` images and no training."""
         return replace(super().quick(images), epochs=0)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What there is to train on, and `test` images for the curve of top-1.
+    """Training images, and `test` images on which top-1 is measured during training.
 
-    `recipe` says in full how, in place of the method's options; with `distill` it is the teacher's too.
+    `recipe`, if given, replaces the training settings in the method's options, including those of the
+    distillation if `distill` is on.
     """
 
     images: ImageSet
@@ -89,22 +95,22 @@ def gohsp(
     ratios: Ratios,
     align: int = 1,
     options: GohspOptions | None = None,
-    lesson: TrainingData | None = None,
+    training_data: TrainingData | None = None,
     monitor: Monitor = Monitor(),
     locks: HeadLocks = HeadLocks(),
 ) -> tuple[ViT, Plan]:
-    """A smaller model and the plan it was cut by; `model` is not changed.
+    """Return a smaller model and the plan it was cut by; `model` is not changed.
 
-    Heads are ranked on `batches`. With `epochs` the weights are trained on `lesson` towards the
-    structure, without they are projected as they are. Then the hard projection, whose logits the cut keeps.
+    Heads are ranked on `batches`. With `epochs` above 0 the weights are first trained on `training_data`
+    towards the structure. Then comes the hard projection, and the cut, which does not change the logits.
 
     Raises:
-        ValueError: what `gohsp_target` and `rank_heads` refuse; epochs without a lesson.
-        Cancelled: the monitor asked for an end.
+        ValueError: raised by `gohsp_target` or `rank_heads`, or epochs without training data.
+        Cancelled: the user cancelled the computation.
     """
     options = options or GohspOptions()
-    if options.epochs and lesson is None:
-        raise ValueError(f"{options.epochs} epochs need training images: give some, or set epochs=0")
+    if options.epochs and training_data is None:
+        raise ValueError(f"{options.epochs} epochs need training images: provide some, or set epochs=0")
     target = gohsp_target(model.arch, ratios, align, options, locks)
     heads = [torch.zeros(widths.heads) for widths in model.arch.blocks]
     if any(
@@ -113,36 +119,38 @@ def gohsp(
         heads = list(locks.order(rank_heads(model, batches, options)))
         target = gohsp_target(model.arch, ratios, align, options, locks, heads)
     structure = Structure(model.arch, target, tuple(tuple(block.tolist()) for block in heads))
-    ready = copy.deepcopy(model)
-    if options.epochs and lesson is not None:
-        ready = _optimised(model, structure, options, lesson, monitor).to(next(model.parameters()).device)
-    plan = hard_projection(ready, structure)
-    return cut(ready, plan).train(model.training), plan
+    own = copy.deepcopy(model)
+    if options.epochs and training_data is not None:
+        own = _train_admm(model, structure, options, training_data, monitor).to(
+            next(model.parameters()).device
+        )
+    plan = hard_projection(own, structure)
+    return cut(own, plan).train(model.training), plan
 
 
-def _optimised(
-    model: ViT, structure: Structure, options: GohspOptions, lesson: TrainingData, monitor: Monitor
+def _train_admm(
+    model: ViT, structure: Structure, options: GohspOptions, data: TrainingData, monitor: Monitor
 ) -> ViT:
-    """The model after the ADMM training: full size, near the structure."""
-    training = lesson.recipe or Recovery(
+    """The model after ADMM training: still of full size, but close to the structure."""
+    training = data.recipe or Recovery(
         epochs=options.epochs,
         images=options.train_images,
         batch=options.batch,
         lr=options.lr,
     )
-    size = batch_size(training, len(lesson.images), 1)
-    steps = training.epochs * max(1, min(training.images or len(lesson.images), len(lesson.images)) // size)
+    size = batch_size(training, len(data.images), 1)
+    steps = training.epochs * max(1, min(training.images or len(data.images), len(data.images)) // size)
     settings = AdmmOptions(options.rho, options.growth, -(-steps // options.updates))
     inner = Distillation(model, model, training) if options.distill else Objective()
     objective = Admm(inner, model, structure, settings)
     return train(
         model,
-        lesson.images,
-        lesson.preprocess,
+        data.images,
+        data.preprocess,
         objective,
         training,
-        seed=lesson.seed,
-        test=lesson.test,
+        seed=data.seed,
+        test=data.test,
         monitor=monitor,
         what=STRUCTURING,
     )
@@ -156,17 +164,17 @@ def gohsp_target(
     locks: HeadLocks = HeadLocks(),
     heads: Sequence[Float[Tensor, " H"]] | None = None,
 ) -> Architecture:
-    """The widths that stay. Without the ranking, global scope is taken as spread evenly.
+    """The architecture after the cut. Without the scores of `heads`, scope global is treated as block.
 
     Raises:
-        ValueError: ratios that GOHSP cannot follow, or a sparsity out of reach.
+        ValueError: ratios that GOHSP does not support, or a sparsity that cannot be reached.
     """
     if ratios.embed:
         raise ValueError(
-            "GOHSP keeps the whole residual stream: set embed to 0, or use method snp to remove some of it"
+            "GOHSP does not prune the residual stream: set embed to 0, or use a method that does, such as snp"
         )
     if options.sparsity and any(getattr(ratios, name) != 0 for name in ("v", "mlp")):
-        raise ValueError("give a sparsity, or ratios v and mlp, not both: sparsity finds these ratios")
+        raise ValueError("set either sparsity or the ratios v and mlp: sparsity determines these ratios")
     target = locks.widths(dense, shrink(dense, ratios, align))
     if heads is not None and options.scope == "global":
         counts = head_counts(heads, sum(widths.heads for widths in target.blocks))
@@ -178,19 +186,19 @@ def gohsp_target(
 def sparsity_target(
     dense: Architecture, start: Architecture, sparsity: float, align: int = 1
 ) -> Architecture:
-    """`start` with value channels and MLP neurons cut by one ratio, the lowest that is enough.
+    """`start` with value channels and MLP neurons reduced by the lowest ratio that reaches the sparsity.
 
-    Enough is: at most (1 - sparsity) of the dense model's parameters. Heads and query-key pairs
-    stay as they are in `start`.
+    At most (1 - sparsity) of the dense model's parameters remain. Heads and query-key pairs are those of
+    `start`.
 
     Raises:
-        ValueError: even one channel a head and one neuron a block are too many.
+        ValueError: even one value channel per head and one neuron per block are too many.
     """
     limit = (1 - sparsity) * cost(dense).params
 
     def at(ratio: float) -> Architecture:
         rest = Ratios(
-            v=tuple(min(ratio, 1 - 1 / widths.v) for widths in dense.blocks),  # one is left at least
+            v=tuple(min(ratio, 1 - 1 / widths.v) for widths in dense.blocks),  # keeps at least one
             mlp=tuple(min(ratio, 1 - 1 / widths.mlp) for widths in dense.blocks),
         )
         pairs = zip(start.blocks, shrink(dense, rest, align).blocks, strict=True)
@@ -200,8 +208,8 @@ def sparsity_target(
     if cost(at(high)).params > limit:
         least = cost(at(high)).params / cost(dense).params
         raise ValueError(
-            f"sparsity {sparsity:g} is out of reach: with these heads at least {least:.0%} of the parameters "
-            "stay; remove more heads, or choose a lower sparsity"
+            f"sparsity {sparsity:g} cannot be reached: with these heads at least {least:.0%} of the "
+            "parameters remain; remove more heads or choose a lower sparsity"
         )
     if cost(at(low)).params <= limit:
         return at(low)

@@ -1,4 +1,4 @@
-"""Methods: every way of making a model smaller, behind one protocol."""
+"""Pruning methods, behind one protocol."""
 
 from pruning.methods.method import Made, Method, Request, Survey, Task, require_narrowing
 from pruning.methods.registry import METHODS

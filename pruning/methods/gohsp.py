@@ -1,4 +1,4 @@
-"""GOHSP as a method: it ranks heads, trains towards the structure that stays, and cuts."""
+"""GOHSP as a `Method`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pruning.options import Options
 
 @dataclass(frozen=True)
 class Gohsp:
-    """Heads by their graph, the rest by ADMM."""
+    """Ranks heads with a graph, prunes the other structures by ADMM training."""
 
     title: str = "GOHSP"
     explanation: str = (
-        "Ranks heads by a graph of how alike they are (symmetric by cosine and attention: there the chain "
-        "adds nothing to the plain degree), trains towards the structure that stays, and cuts."
+        "Ranks heads with a graph of their similarities, trains the weights towards the pruned structure "
+        "(ADMM), then cuts. With a symmetric similarity (cosine, attention) and no teleport the stationary "
+        "distribution is each head's degree, so the Markov chain adds nothing."
     )
     options: type[Options] = GohspOptions
     chooses: bool = False
@@ -27,19 +28,19 @@ class Gohsp:
     narrows: bool = False
 
     def target(self, dense: Architecture, request: Request) -> Architecture:
-        """Widths by ratios, sparsity and locks.
+        """The architecture after removing the ratios or the sparsity, subject to the locks.
 
         Raises:
-            ValueError: ratios that GOHSP cannot follow, or a sparsity out of reach.
+            ValueError: ratios that GOHSP does not support, or a sparsity that cannot be reached.
         """
         return gohsp_target(dense, request.ratios, request.align, _options(request), request.locks)
 
     def scores(self, task: Task) -> None:
-        """It ranks heads alone, while it works."""
+        """None: GOHSP only ranks heads, in `make`."""
         return
 
     def survey(self, task: Task, images: int, scores: Scores | None = None) -> Survey:
-        """Not to be had.
+        """Not supported.
 
         Raises:
             ValueError: always: GOHSP cannot narrow a single block.
@@ -48,28 +49,28 @@ class Gohsp:
         raise AssertionError("require_narrowing refuses GOHSP")
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
-        """Rank, train and cut. With one ranking of all heads the ranking decides the widths, not `target`.
+        """Rank, train and cut. With scope global the ranking determines the widths, not `target`.
 
         Raises:
-            ValueError: what `gohsp` refuses.
+            ValueError: raised by `gohsp`.
         """
         request, options = task.request, _options(task.request)
         images = task.batches("Ranking heads")
-        learned = task.training() if options.trains else None
+        training_data = task.training() if options.trains else None
         small, plan = gohsp(
             task.dense.model,
             images,
             request.ratios,
             request.align,
             options,
-            learned,
+            training_data,
             task.monitor,
             request.locks,
         )
         return Made(small, plan)
 
     def preview(self, task: Task, target: Architecture, scores: Scores | None = None) -> ViT:
-        """The model cut without training."""
+        """The cut model; a task from `Task.quick` is cut without training."""
         return self.make(task, target).model
 
 

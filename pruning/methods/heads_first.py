@@ -1,4 +1,4 @@
-"""Heads that go before a method works inside the others: the locked ones, and a criterion's lowest."""
+"""Removing whole heads before a method prunes inside the others: locked heads, or a criterion's lowest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pruning.methods.method import Task
 
 
 def heads_only(dense: Architecture, target: Architecture) -> Architecture:
-    """The dense architecture with as many heads as `target`, and nothing else removed."""
+    """The dense architecture with the head counts of `target`, and all other widths unchanged."""
     pairs = zip(dense.blocks, target.blocks, strict=True)
-    return replace(dense, blocks=tuple(replace(block, heads=left.heads) for block, left in pairs))
+    return replace(dense, blocks=tuple(replace(block, heads=after.heads) for block, after in pairs))
 
 
 def heads_first(task: Task, target: Architecture) -> Plan | None:
-    """The plan that removes heads alone; None where none go first.
+    """The plan that removes whole heads first; None if there are none.
 
     Raises:
         ValueError: the locks do not fit the model.

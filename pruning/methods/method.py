@@ -1,4 +1,4 @@
-"""What a pruning method is asked to do, what it is given, and what it has to offer: `Method`."""
+"""The `Method` protocol, and the values that methods take and return."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pruning.tracked import RepeatableBatches, tracked
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be removed, and how: everything a job says but for its model and images.
+    """What to remove, and how: everything in a job except its model and images.
 
-    `heads_by` names a criterion that removes heads before the method works inside those that stay;
-    `compensate` asks for a least-squares refit of `proj` and `fc2` after a selection.
+    `heads_by` names a criterion that removes whole heads before the method prunes inside the others;
+    `compensate` requests a least-squares refit of `proj` and `fc2` after a selection.
     """
 
     ratios: Ratios
@@ -38,9 +38,9 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A request, the dense model and the images it is carried out on, and the monitor it reports to.
+    """A request, with the dense model, the calibration images and the monitor to report to.
 
-    `training` opens what a method that trains learns from; it is called only if the method does.
+    `training` opens the training data; it is called only if the method trains.
     """
 
     dense: LoadedModel
@@ -51,7 +51,7 @@ class Task:
 
     @cached_property
     def locked(self) -> Plan | None:
-        """The plan that removes the heads locked to go and nothing else; None where there are none.
+        """The plan that removes exactly the heads locked to go; None if there are none.
 
         Raises:
             ValueError: the locks do not fit the model.
@@ -60,38 +60,41 @@ class Task:
 
     @cached_property
     def start(self) -> LoadedModel:
-        """The dense model without the heads locked to go: what is scored, and where a budget begins."""
+        """The dense model without the heads locked to go, which is scored and which budgets start from."""
         return self.without(self.locked)
 
     def without(self, heads: Plan | None) -> LoadedModel:
-        """The dense model cut by a plan of heads; itself where there is none."""
+        """The dense model cut by a plan that removes heads; itself if there is no plan."""
         return self.dense if heads is None else replace(self.dense, model=cut(self.dense.model, heads))
 
     def batches(self, what: str, loaded: LoadedModel | None = None) -> Batches:
-        """As many calibration images as the options ask for, in batches that can be read again."""
-        wanted = self.request.options.calibration_images
-        return self.sampled(wanted or len(self.calibration), what, loaded)
+        """As many calibration images as the options request, in batches that can be read repeatedly."""
+        count = self.request.options.calibration_images
+        return self.sampled(count or len(self.calibration), what, loaded)
 
     def sampled(self, count: int, what: str, loaded: LoadedModel | None = None) -> Batches:
-        """At most `count` calibration images, in batches that can be read again."""
+        """At most `count` calibration images, in batches that can be read repeatedly."""
         chosen = self.calibration.sample(min(count, len(self.calibration)), self.request.seed)
         return RepeatableBatches(lambda: tracked(chosen, loaded or self.dense, what, self.monitor))
 
     def quick(self, images: int) -> Task:
-        """The same on at most `images` calibration images and without training: a rough try."""
+        """The same task with at most `images` calibration images and no training, for a quick estimate."""
         return replace(self, request=replace(self.request, options=self.request.options.quick(images)))
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What budgets of any size are solved on: sensitivities, and scores where the method ranks parts."""
+    """The input for solving budgets of any size: sensitivities, and scores if the method has them."""
 
     sensitivities: Sensitivities
     scores: Scores | None = None
 
 
 class Made(NamedTuple):
-    """A smaller model, the plan it was cut by where the method chooses, and that by which heads went."""
+    """A smaller model, the plan it was cut by (None if weights are projected), and the plan for its heads.
+
+    `heads` is the plan by which whole heads were removed first; None if there were none.
+    """
 
     model: ViT
     plan: Plan | None
@@ -99,9 +102,9 @@ class Made(NamedTuple):
 
 
 class Method(Protocol):
-    """A way of making a model smaller: one class in this folder, one entry in `METHODS`.
+    """A pruning method: one class in this folder, with an entry in `METHODS`.
 
-    How many calibration images it reads and whether it trains are told by its options
+    How many calibration images it uses and whether it trains depends on its options
     (`Options.calibration_images`, `Options.trains`).
     """
 
@@ -110,7 +113,7 @@ class Method(Protocol):
 
     @property
     def explanation(self) -> str:
-        """One sentence for the interface."""
+        """One or two sentences for the user."""
         ...
 
     @property
@@ -118,41 +121,41 @@ class Method(Protocol):
 
     @property
     def chooses(self) -> bool:
-        """Whether it keeps some of the dense model's parts and leaves their weights as they are.
+        """Whether it selects parts of the dense model and leaves their weights unchanged.
 
-        What it chooses can be tried with a mask, and can be compensated.
+        If so, its result can be previewed with a mask, and can be compensated.
         """
         ...
 
     @property
     def heads_first(self) -> bool:
-        """Whether another criterion may remove heads before it works inside the others."""
+        """Whether another criterion may remove whole heads before it prunes inside the others."""
         ...
 
     @property
     def ranks_heads(self) -> bool:
-        """Whether it can say itself which heads to remove."""
+        """Whether it ranks heads itself."""
         ...
 
     @property
     def narrows(self) -> bool:
-        """Whether it can narrow a single block, which budgets are solved with."""
+        """Whether it can narrow a single block, which is required for budgets."""
         ...
 
     def target(self, dense: Architecture, request: Request) -> Architecture:
-        """The architecture that the request's ratios and locks ask for.
+        """The architecture that results from the request's ratios and locks.
 
         Raises:
-            ValueError: ratios or locks that do not fit the model, or that the method cannot follow.
+            ValueError: ratios or locks that do not fit the model, or that the method does not support.
         """
         ...
 
     def scores(self, task: Task) -> Scores | None:
-        """What every part of `task.start` is worth; None where the method ranks nothing by itself."""
+        """Scores of every part of `task.start`; None if the method computes none in advance."""
         ...
 
     def survey(self, task: Task, images: int, scores: Scores | None = None) -> Survey:
-        """Measure what budgets are solved on, with at most `images` images for the sensitivities.
+        """Measure the input for budgets, with at most `images` images for the sensitivities.
 
         Raises:
             ValueError: the method cannot narrow a single block, or there are too few images.
@@ -160,7 +163,7 @@ class Method(Protocol):
         ...
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
-        """The smaller model. `scores` of `task.start` are reused where they are known.
+        """Make the smaller model. `scores` of `task.start`, if given, are not computed again.
 
         Raises:
             ValueError: the method cannot make this target.
@@ -168,18 +171,18 @@ class Method(Protocol):
         ...
 
     def preview(self, task: Task, target: Architecture, scores: Scores | None = None) -> ViT:
-        """A model that predicts what `make` would, for a rough measurement: masked, or made quickly."""
+        """A model with the predictions of the result of `make`, for a quick estimate; it may be masked."""
         ...
 
 
 def require_narrowing(method: Method) -> None:
-    """Refuse a method that no budget can be solved for.
+    """Check that budgets can be solved for a method.
 
     Raises:
-        ValueError: it is one.
+        ValueError: the method cannot narrow a single block.
     """
     if not method.narrows:
         raise ValueError(
-            f"{method.title} cannot narrow a single block, which budgets are solved with: "
-            "give ratios, or take another method such as snp"
+            f"{method.title} cannot be used with a budget, because it cannot narrow a single block: "
+            "set ratios, or use another method such as snp"
         )

@@ -1,4 +1,4 @@
-"""Every way of making a model smaller, by name."""
+"""All pruning methods by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that choose: a criterion scores every part, the lowest go, and what stays is left as it was."""
+"""Selection methods: remove the parts with the lowest scores of a criterion, keep the others unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pruning.projection import COMPENSATION_IMAGES, compensate
 
 @dataclass(frozen=True)
 class Selection:
-    """A criterion as a method."""
+    """A criterion as a `Method`."""
 
     criterion: Criterion
     chooses: bool = True
@@ -32,7 +32,7 @@ class Selection:
 
     @property
     def explanation(self) -> str:
-        """The criterion's sentence."""
+        """The criterion's explanation."""
         return self.criterion.explanation
 
     @property
@@ -47,66 +47,66 @@ class Selection:
 
     @property
     def narrows(self) -> bool:
-        """Whether it ranks anything that a budget narrows."""
+        """Whether the criterion ranks any structure that budgets narrow."""
         return bool(set(self.criterion.ranks) & set(BUDGETED_STRUCTURES))
 
     def target(self, dense: Architecture, request: Request) -> Architecture:
-        """Widths by the ratios, heads as the locks demand.
+        """The architecture after removing the ratios, subject to the locks.
 
         Raises:
-            ValueError: ratios or locks do not fit the model, or narrow what the criterion cannot rank.
+            ValueError: ratios or locks do not fit the model, or narrow what the criterion does not rank.
         """
         target = request.locks.widths(dense, shrink(dense, request.ratios, request.align))
-        begin = heads_only(dense, target) if request.heads_by else dense
-        self.criterion.require_ranked(begin, target)
+        start = heads_only(dense, target) if request.heads_by else dense
+        self.criterion.require_ranked(start, target)
         return target
 
     def scores(self, task: Task) -> Scores | None:
-        """Scores of the model without locked heads; None where other heads go first, on which they depend."""
-        return None if task.request.heads_by else self._scored(task, task.start)
+        """Scores of `task.start`; None if they depend on which heads another criterion removes first."""
+        return None if task.request.heads_by else self._score(task, task.start)
 
-    def _scored(self, task: Task, loaded: LoadedModel) -> Scores:
+    def _score(self, task: Task, loaded: LoadedModel) -> Scores:
         images = task.batches("Scoring", loaded)
         return self.criterion.score(loaded.model, images, task.request.options)
 
     def survey(self, task: Task, images: int, scores: Scores | None = None) -> Survey:
-        """Scores, and the damage of keeping only the highest in one structure of one block.
+        """Scores, and the sensitivity to keeping only the highest ones in one structure of one block.
 
         Raises:
-            ValueError: the criterion ranks nothing that a budget narrows, or there are no images.
+            ValueError: the criterion ranks no structure that budgets narrow, or there are no images.
         """
         require_narrowing(self)
-        scores = scores or self._scored(task, task.start)
-        few = task.calibration.sample(min(images, len(task.calibration)), task.request.seed)
+        scores = scores or self._score(task, task.start)
+        sample = task.calibration.sample(min(images, len(task.calibration)), task.request.seed)
         narrow = narrow_by_scores(task.start.model, scores)
-        return Survey(sensitivities(task, few, narrow, self.criterion.ranks), scores)
+        return Survey(sensitivities(task, sample, narrow, self.criterion.ranks), scores)
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
-        """Cut the lowest scores away, and compensate if that is asked for.
+        """Cut the parts with the lowest scores, and compensate if requested.
 
         Raises:
-            ValueError: a target that narrows what the criterion cannot rank.
+            ValueError: the target narrows what the criterion does not rank.
         """
-        heads, plan = self._planned(task, target, scores)
+        heads, plan = self._plan(task, target, scores)
         small = cut(task.dense.model, plan)
         if task.request.compensate:
             images = task.sampled(COMPENSATION_IMAGES, "Reading calibration images")
-            tell = partial(task.monitor, "Compensating")
-            small = compensate(task.dense.model, small, images, plan.embed, tell)
+            progress = partial(task.monitor, "Compensating")
+            small = compensate(task.dense.model, small, images, plan.embed, progress)
         return Made(small, plan, heads)
 
-    def _planned(self, task: Task, target: Architecture, scores: Scores | None) -> tuple[Plan | None, Plan]:
-        """The plan by which heads go first, if any, and the whole plan."""
+    def _plan(self, task: Task, target: Architecture, scores: Scores | None) -> tuple[Plan | None, Plan]:
+        """The plan by which whole heads are removed first, if any, and the complete plan."""
         heads = heads_first(task, target)
         start = task.start if heads is task.locked else task.without(heads)
-        self.criterion.require_ranked(start.model.arch, target)  # a given target, or a budget's
+        self.criterion.require_ranked(start.model.arch, target)  # not checked yet if it comes from a budget
         if scores is None or task.request.heads_by:
-            scores = self._scored(task, start)
+            scores = self._score(task, start)
         plan = select(scores, start.model.arch, target, task.request.locks.within(heads))
         return heads, plan if heads is None else within_heads(heads, plan)
 
     def preview(self, task: Task, target: Architecture, scores: Scores | None = None) -> ViT:
-        """The dense model with masks where parts would go; made on few images where weights change."""
+        """The dense model with the removed parts masked; with `compensate` or `heads_by`, the cut model."""
         if task.request.compensate or task.request.heads_by:
             return self.make(task, target, scores).model
-        return mask(task.dense.model, self._planned(task, target, scores)[1])
+        return mask(task.dense.model, self._plan(task, target, scores)[1])

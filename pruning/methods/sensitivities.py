@@ -1,4 +1,4 @@
-"""Measuring sensitivities for a method that can narrow single blocks."""
+"""Measure sensitivities for a method that can narrow single blocks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def sensitivities(
 ) -> Sensitivities:
     """Sensitivities of `task.start` on these images, a `share` of them steered towards other classes.
 
-    Steering spreads the classes evenly [ours]: on photos of a few classes, what late blocks do for all
-    the others looks free to remove.
+    Steering balances the predicted classes [ours]: on photos of a few classes, the parts of late blocks
+    that serve the other classes would appear free to remove.
     """
     loaded = task.start
-    read = tracked(images, loaded, "Running the dense model", task.monitor)
-    turned = steered(loaded.model, read, share)
-    return measure_sensitivities(loaded.model, turned, narrow, structures, task.monitor)
+    batches = tracked(images, loaded, "Running the dense model", task.monitor)
+    balanced = steered(loaded.model, batches, share)
+    return measure_sensitivities(loaded.model, balanced, narrow, structures, task.monitor)

@@ -1,4 +1,4 @@
-"""Spectral pruning as a method: it computes new weights of the target's widths."""
+"""Spectral pruning as a `Method`: it computes new weights with the widths of the target."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from pruning.projection import SpectralOptions, narrow_spectral, spectral, spect
 
 @dataclass(frozen=True)
 class Spectral:
-    """Projection onto the best subspaces, without training."""
+    """Low-rank projection of heads and MLPs, without training."""
 
     title: str = "Spectral"
     explanation: str = (
-        "Keeps the best subspace of each head and refits what follows: no training, far more accuracy."
+        "Computes low-rank approximations of each head's attention scores and output on calibration images, "
+        "removes the MLP neurons that the others can best replace, and refits the other weights by least "
+        "squares. Keeps far more accuracy than selecting channels, without training."
     )
     options: type[Options] = SpectralOptions
     chooses: bool = False
@@ -31,7 +33,9 @@ class Spectral:
     narrows: bool = True
 
     def target(self, dense: Architecture, request: Request) -> Architecture:
-        """Widths by the ratios, heads as the locks demand; a narrower embedding changes the norms.
+        """The architecture after removing the ratios, subject to the locks.
+
+        A narrower embedding also changes the kind of norm.
 
         Raises:
             ValueError: ratios or locks that do not fit the model.
@@ -40,35 +44,35 @@ class Spectral:
         return spectral_target(dense, widths)
 
     def scores(self, task: Task) -> None:
-        """It ranks nothing."""
+        """None: spectral pruning projects weights instead of scoring parts."""
         return
 
     def survey(self, task: Task, images: int, scores: Scores | None = None) -> Survey:
-        """The damage of projecting one structure of one block.
+        """The sensitivity to projecting one structure of one block.
 
         Raises:
-            ValueError: no calibration images besides those it is fitted on.
+            ValueError: all calibration images are used to fit the projection.
         """
         options = _options(task)
         fitted = task.batches("Reading calibration images", task.start)
         narrow = narrow_spectral(task.start.model, fitted, options)
-        others = _not_fitted_on(task, options, images)
-        return Survey(sensitivities(task, others, narrow, BUDGETED_STRUCTURES, options.steered / 100))
+        held_out = _held_out(task, options, images)
+        return Survey(sensitivities(task, held_out, narrow, BUDGETED_STRUCTURES, options.steered / 100))
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
-        """Remove heads first where that is asked for, and project what stays.
+        """Remove whole heads first if requested, and project the rest.
 
         Raises:
-            ValueError: a target that is not the model with narrower structures, or no images.
+            ValueError: the target is not the model with narrower structures, or there are no images.
         """
         heads, dense = heads_first(task, target), task.dense.model
         images = task.batches("Reading calibration images")
         narrowed = None if heads is None else task.without(heads).model
-        tell = partial(task.monitor, "Projecting")
-        return Made(spectral(dense, images, target, _options(task), tell, narrowed), None, heads)
+        progress = partial(task.monitor, "Projecting")
+        return Made(spectral(dense, images, target, _options(task), progress, narrowed), None, heads)
 
     def preview(self, task: Task, target: Architecture, scores: Scores | None = None) -> ViT:
-        """The projected model itself."""
+        """The projected model."""
         return self.make(task, target).model
 
 
@@ -79,18 +83,18 @@ def _options(task: Task) -> SpectralOptions:
     return options
 
 
-def _not_fitted_on(task: Task, options: SpectralOptions, count: int) -> ImageSet:
-    """Calibration images that the projection is not fitted on, which it would flatter; `count` at most.
+def _held_out(task: Task, options: SpectralOptions, count: int) -> ImageSet:
+    """At most `count` calibration images that the projection is not fitted on, so that the estimate is fair.
 
     Raises:
-        ValueError: it is fitted on all there are.
+        ValueError: the projection is fitted on all of them.
     """
-    seed, whole = task.request.seed, len(task.calibration)
-    mixed = task.calibration.sample(whole, seed)  # its beginning is what the method is fitted on
-    others = mixed.subset(range(min(options.images, whole), whole))
-    if not len(others):
+    seed, total = task.request.seed, len(task.calibration)
+    shuffled = task.calibration.sample(total, seed)  # the method is fitted on the first images of it
+    held_out = shuffled.subset(range(min(options.images, total), total))
+    if not len(held_out):
         raise ValueError(
-            f"a budget needs calibration images besides those that spectral is fitted on, but all "
-            f"{whole} are taken: lower its option images, or give more images"
+            f"a budget needs calibration images that spectral is not fitted on, but it is fitted on all "
+            f"{total} of them: lower its option images, or provide more images"
         )
-    return others.sample(min(count, len(others)), seed)
+    return held_out.sample(min(count, len(held_out)), seed)

@@ -119,7 +119,7 @@ def test_a_sparsity_is_met_and_no_wider_widths_would_do(sparsity: float, align: 
     try:
         target = sparsity_target(arch, start, sparsity, align)
     except ValueError as error:
-        assert "out of reach" in str(error)
+        assert "cannot be reached" in str(error)
         everything = Ratios(
             v=tuple(1 - 1 / w.v for w in arch.blocks), mlp=tuple(1 - 1 / w.mlp for w in arch.blocks)
         )
@@ -161,10 +161,14 @@ def test_a_sparsity_that_the_heads_alone_exceed_takes_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("ratios", "options", "message"),
     [
-        (Ratios(embed=0.1), {}, "GOHSP keeps the whole residual stream: set embed to 0, or use method snp"),
-        (Ratios(v=0.1), {"sparsity": 0.3}, "give a sparsity, or ratios v and mlp, not both"),
-        (Ratios(mlp=(0.1, 0.0)), {"sparsity": 0.3}, "give a sparsity, or ratios v and mlp, not both"),
-        (Ratios(), {"sparsity": 0.95}, r"sparsity 0.95 is out of reach: with these heads at least \d+%"),
+        (
+            Ratios(embed=0.1),
+            {},
+            "GOHSP does not prune the residual stream: set embed to 0, or use a method that does",
+        ),
+        (Ratios(v=0.1), {"sparsity": 0.3}, "set either sparsity or the ratios v and mlp"),
+        (Ratios(mlp=(0.1, 0.0)), {"sparsity": 0.3}, "set either sparsity or the ratios v and mlp"),
+        (Ratios(), {"sparsity": 0.95}, r"sparsity 0.95 cannot be reached: with these heads at least \d+%"),
     ],
 )
 def test_impossible_targets_are_refused(ratios: Ratios, options: dict[str, Any], message: str) -> None:
@@ -220,7 +224,7 @@ def test_keeping_everything_is_the_model_itself(tiny: ViT, images: torch.Tensor)
 
 
 def test_training_without_images_is_refused(tiny: ViT) -> None:
-    with pytest.raises(ValueError, match="1 epochs need training images: give some, or set epochs=0"):
+    with pytest.raises(ValueError, match="1 epochs need training images: provide some, or set epochs=0"):
         gohsp(tiny, [], Ratios(mlp=0.5))
 
 
@@ -364,7 +368,9 @@ def test_budgets_are_refused() -> None:
     from pruning.budget.allocate import Budget
 
     asked = Job("demo", "demo", "gohsp", budget=Budget(gmacs=0.001), limit=10)
-    with pytest.raises(ValueError, match="GOHSP cannot narrow a single block"):
+    with pytest.raises(
+        ValueError, match="GOHSP cannot be used with a budget, because it cannot narrow a single block"
+    ):
         prune(asked, dense=dense())
 
 
