@@ -74,7 +74,7 @@ def _opened() -> list[Path]:
 
 def is_news(run: Run) -> bool:
     """Whether a run is active or ended a short time ago."""
-    return run.active or (run.state != "interrupted" and run.silence < RECENT)
+    return run.active or (run.state != "interrupted" and run.since_heartbeat < RECENT)
 
 
 # ---- starting

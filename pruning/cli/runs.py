@@ -96,7 +96,7 @@ def _command(commands: Any, name: str, run: Command, help: str) -> argparse.Argu
 
 
 def _run(args: argparse.Namespace, progress: Progress) -> Result:
-    done = runs.execute(args.folder, lock_handle=args.lock_handle, at_once=args.at_once, echo=progress)
+    done = runs.execute(args.folder, lock_handle=args.lock_handle, at_once=args.at_once, progress=progress)
     report = runs.report(done)
     return _summary(done) | (report.figures() if report else {})
 

@@ -1,4 +1,4 @@
-"""Run folders: started, watched, cancelled, resumed and read."""
+"""Run folders: starting, monitoring, cancelling, resuming and reading runs."""
 
 from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan
 from pruning.runs.folder import CANCEL, JOB, Run, list_runs, log, read, report, runs_root

@@ -1,4 +1,4 @@
-"""Taking over a run folder: its lock, its new status, its working directory."""
+"""Claiming a run folder: its lock, its new status, its working directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pruning.runs.status import Status, this_host
 
 
 def run_folder(run: Run | Path | str) -> Path:
-    """The folder of a run, or the whole path of one that is given."""
+    """The folder of a run, or a given path made absolute."""
     return run.folder if isinstance(run, Run) else Path(run).expanduser().resolve()
 
 
@@ -38,7 +38,7 @@ def runs_at_once(given: int | None) -> int:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Inside the `with`, failing to write is an error that names the folder.
+    """Inside the `with`, an error in writing is raised as one that names the folder.
 
     Raises:
         OutputError: `folder` could not be written to.
@@ -52,31 +52,31 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def working_directory(status: Status) -> Path:
-    """The folder that relative paths of the job start from: where it was made, if that still exists."""
+    """The folder that the job's relative paths refer to: where it was created, if that still exists."""
     place = Path(status.workdir or Path.cwd())
     return place if place.is_dir() else Path.cwd()
 
 
 @contextmanager
 def claimed_folder(folder: Path, handle: int | None = None) -> Iterator[FileLock]:
-    """Hold the folder's lock inside the `with`: taken, or taken over from the starting process by `handle`.
+    """Hold the folder's lock inside the `with`; `handle` takes over the lock of the starting process.
 
-    A request to cancel that was meant for the last process is dropped.
+    A cancel request that was meant for the previous process is dropped.
 
     Raises:
         ValueError: there is no such run folder, or another process holds it.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; `python -m pruning runs` lists the runs there are")
+        raise ValueError(f"{folder} is not a folder; `python -m pruning runs` lists all runs")
     found = runs.read(folder)
-    if found.job is None:  # no run folder: nothing is written into it
+    if found.job is None:  # not a run folder, so nothing may be written into it
         raise ValueError(str(found.problem))
     with FileLock(folder / runs.LOCK) as lock:
         if handle is not None:
             lock.adopt(handle)
         elif found.active or not lock.take():
             where = f"process {found.status.pid} on {found.status.host}"
-            raise ValueError(f"{found.name} is running already ({where}); nothing was started")
+            raise ValueError(f"{found.name} is already running ({where}); nothing was started")
         else:
             (folder / runs.CANCEL).unlink(missing_ok=True)
         yield lock
@@ -90,7 +90,7 @@ def restarted_status(run: Run, at_once: int | None) -> Status:
     """
     if run.state == "done":
         place = run.bundle or run.folder / registry.RUN_KINDS[str(run.kind)].output
-        raise ValueError(f"{run.name} is done: its result lies in {place}")
+        raise ValueError(f"{run.name} is done: its result is in {place}")
     now = time.time()
     return Status(
         "queued",

@@ -1,6 +1,6 @@
-"""Locks that a process holds for as long as it lives: they also tell whether it still does.
+"""File locks that a process holds while it lives, which also show whether it still does.
 
-A number of a process is used again by others; a lock goes with its process, however that ends.
+A process id can be reused by another process; a lock is released when its process ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from types import TracebackType
 
 from pruning.files import OutputError
 
-PATIENCE = 1.0  # seconds: a reader that asks whether a lock is held holds it for a moment itself
+PATIENCE = 1.0  # seconds: a reader that checks whether a lock is held holds it itself for a moment
 _PAUSE = 0.02
 
 _held: set[int] = set()
 
 
 @cache
-def _let_go_in_children() -> None:
-    """See to it, once, that a forked child, as of a data loader, does not keep its parent's locks alive."""
+def _release_in_children() -> None:
+    """Register, once, that forked children (such as data loader workers) close their parent's locks."""
     os.register_at_fork(after_in_child=_close_held)
 
 
@@ -36,14 +36,14 @@ def _close_held() -> None:
 
 
 class FileLock:
-    """An exclusive lock on a file, which stays when the lock goes; held by one process at a time."""
+    """An exclusive lock on a file, held by one process at a time; releasing it leaves the file in place."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = None
 
     def take(self, patience: float = PATIENCE) -> bool:
-        """Take the lock; False where somebody else holds it, after `patience` seconds.
+        """Acquire the lock; False if another process still holds it after `patience` seconds.
 
         Raises:
             OutputError: the file cannot be opened or locked.
@@ -62,22 +62,22 @@ class FileLock:
         return False
 
     def adopt(self, handle: int) -> None:
-        """Hold on to the lock that the process which started this one took for it.
+        """Take over the lock that the process which started this one acquired for it.
 
         Raises:
-            ValueError: that handle is not one of this file.
+            ValueError: the handle does not belong to this file.
         """
         try:
             same = os.path.samestat(os.fstat(handle), self.path.stat())
         except OSError:
             same = False
         if not same:
-            raise ValueError(f"handle {handle} is not a lock on {self.path}; leave out --lock-handle")
+            raise ValueError(f"handle {handle} is not a lock on {self.path}; omit --lock-handle")
         os.set_inheritable(handle, False)
         self._keep(handle)
 
     def handle(self) -> int:
-        """What a started process takes the lock over by.
+        """The file descriptor by which a started process takes over the lock.
 
         Raises:
             ValueError: the lock is not held.
@@ -87,7 +87,7 @@ class FileLock:
         return self._handle
 
     def close(self) -> None:
-        """Let go. A process that took the lock over still holds it: nothing is unlocked, only closed."""
+        """Release the lock. A process that took it over keeps it: the file is closed, not unlocked."""
         if self._handle is not None:
             _held.discard(self._handle)
             os.close(self._handle)
@@ -102,7 +102,7 @@ class FileLock:
         self.close()
 
     def _keep(self, handle: int) -> None:
-        _let_go_in_children()
+        _release_in_children()
         _held.add(handle)
         self._handle = handle
 
@@ -122,11 +122,11 @@ def _locked_within(handle: int, patience: float) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock on this file; writes nothing, and asks no lock for long."""
+    """Whether a live process holds the lock on this file; writes nothing, and locks for a moment at most."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
-        return False  # no such file, or none that may be looked at
+        return False  # no such file, or not readable
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False

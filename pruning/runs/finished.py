@@ -1,4 +1,4 @@
-"""A finished run as data: what was asked for, which models came of it, and how both did."""
+"""A finished run as data: its job, its models and their accuracy."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Heads = tuple[Indices | None, ...]  # of each block
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run produced, read from its folder when it is asked for.
+    """What a run produced, read from its folder on demand.
 
-    `before` is the dense model (the teacher of a recovery), `start` the smaller model before
-    fine-tuning if there was any, `after` the result.
+    `before` is the accuracy of the dense model (the teacher of a recovery), `start` that of the smaller
+    model before fine-tuning, if there was any, and `after` that of the result.
     """
 
     run: runs.Run
 
     @property
     def job(self) -> Job | RecoverJob:
-        """What was asked for."""
+        """The job that was carried out."""
         found: Any = self.run.job
         result: Job | RecoverJob = found
         return result
@@ -57,7 +57,7 @@ class FinishedRun:
 
     @cached_property
     def plan(self) -> Plan | None:
-        """What was kept of the dense model, also if it was fine-tuned since; None if that is not known.
+        """What was kept of the dense model, also for a fine-tuned bundle; None if that is not known.
 
         Raises:
             ValueError: the plan is damaged.
@@ -66,7 +66,7 @@ class FinishedRun:
 
     @cached_property
     def heads(self) -> Heads | None:
-        """Which heads of the dense model stay, per block, as the report says; None if it does not.
+        """Which heads of the dense model stay in each block, from the report; None if that is not known.
 
         Raises:
             ValueError: the report is damaged.
@@ -76,13 +76,13 @@ class FinishedRun:
 
     @property
     def _bundles(self) -> list[Path]:
-        """The bundle, and the one it was fine-tuned from."""
+        """The bundle, and for a recovery the one it was fine-tuned from."""
         job = self.job
         return [self.bundle, *([Path(self._placed(job.model))] if isinstance(job, RecoverJob) else [])]
 
     @cached_property
     def report(self) -> Report:
-        """The figures that lie in the bundle."""
+        """The figures in the bundle."""
         return runs.report(self.run) or Report()
 
     @cached_property
@@ -106,38 +106,38 @@ class FinishedRun:
 
     @cached_property
     def agreement(self) -> Agreement:
-        """How far both models predict the same on the test images."""
+        """How far the predictions of both models agree on the test images."""
         return agreement(self.before, self.after)
 
     @property
     def seconds(self) -> float:
-        """How long the work took."""
+        """How many seconds the work took."""
         return self.run.seconds if self.report.seconds is None else self.report.seconds
 
     @property
     def when(self) -> str:
-        """Before or after fine-tuning: said with every accuracy."""
+        """Whether the accuracy is "before fine-tuning" or "after fine-tuning"; shown with every accuracy."""
         return self.report.stage
 
     @property
     def data(self) -> str:
-        """The images it was tested on."""
+        """The test images, as the command line takes them."""
         job = self.job
         return self._placed((isinstance(job, RecoverJob) and job.test_data) or job.data)
 
     def is_like(self, other: FinishedRun) -> bool:
-        """Whether it began with the same dense model and tested on the same images."""
+        """Whether both runs have the same dense model and the same test images."""
         try:
             mine, others = ((one.origin, one.data, one.before.labels) for one in (self, other))
-        except ValueError:  # a damaged one is like no other
+        except ValueError:  # a damaged run is like no other
             return False
         return mine == others
 
     def open_tested(self, dense: LoadedModel) -> ImageSet:
-        """The images it was tested on, in the order of the predictions.
+        """Open the test images, in the order of the predictions.
 
         Raises:
-            ValueError: they cannot be read any more.
+            ValueError: they can no longer be read.
         """
         job = replace(self.job, data=self._placed(self.job.data))
         if isinstance(job, Job):
@@ -150,18 +150,18 @@ class FinishedRun:
         return test.sample(job.limit, job.seed) if job.limit else test
 
     def _placed(self, spec: str) -> str:
-        """A relative path begins where the run was started, if that is where it leads to something."""
+        """Resolve a relative path against the folder where the run was started, if it exists there."""
         there = Path(self.run.status.workdir or "") / spec
         return str(there) if "/" in spec and not Path(spec).exists() and there.exists() else spec
 
 
 def is_finished(run: runs.Run) -> bool:
-    """Whether a run came to its end and left a smaller model."""
+    """Whether a run is done and has produced a smaller model."""
     return run.state == "done" and isinstance(run.job, Job | RecoverJob) and run.bundle is not None
 
 
 def read_plan(bundle: Path) -> Plan | None:
-    """The plan that lies in a bundle, None if there is none.
+    """The plan in a bundle, None if there is none.
 
     Raises:
         ValueError: it is damaged.

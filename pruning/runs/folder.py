@@ -1,10 +1,10 @@
-"""Reads run folders: what the app and `python -m pruning runs` show. Nothing here writes.
+"""Reads run folders, for the app and `python -m pruning runs`. Nothing here writes.
 
 A run folder holds `job.json`, `status.json`, `metrics.jsonl`, `log.txt`, TensorBoard's files,
-checkpoints until it is done, and then `bundle/` or what else its kind leaves. The folder that a command
-writes to by `--out` is one as well: a bundle, and beside its files those of a finished run. It may have
-been half copied, come from another machine, or be written to this very moment: reading it gives a `Run`,
-whatever it holds.
+checkpoints until it is done, and then `bundle/` or the result of its kind of run. The folder that a
+command writes with `--out` is one as well: a bundle together with the files of a finished run. It may have
+been copied only in part, come from another machine, or be being written at this moment: reading it gives a
+`Run`, whatever it holds.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pruning.wording import duration
 
 JOB, STATUS, LOG, LOCK, CANCEL = JOB_FILE, STATUS_FILE, "log.txt", "lock", "cancel"
 BUNDLE = registry.BUNDLE
-STALE = 60.0  # seconds without a sign of life after which that is said
+STALE = 60.0  # seconds without a heartbeat after which that is reported
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as it is now. `problem` says in one sentence what of it cannot be read.
+    """A run folder as it is now. `problem` says in one sentence what could not be read.
 
-    `state` is the status' own, or `interrupted` where that says queued or running and the process is
-    gone; a run whose status cannot be read has `failed`.
+    `state` is that of the status file, or `interrupted` if the file says queued or running but the process
+    is gone. It is `failed` if the status cannot be read.
     """
 
     folder: Path
@@ -49,60 +49,61 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Kind and method, or the folder's name where the job cannot be read."""
+        """Kind and method, or the folder's name if the job cannot be read."""
         return self.name if self.job is None else registry.words(self.job)
 
     @property
     def active(self) -> bool:
-        """Whether its process lives: it can be cancelled, and cannot be resumed."""
+        """Whether its process is alive: the run can be cancelled, and cannot be resumed."""
         return self.state in ACTIVE
 
     @property
     def resumable(self) -> bool:
-        """Whether it can be started again."""
+        """Whether it can be restarted."""
         return self.job is not None and not self.active and self.state != "done"
 
     @property
-    def silence(self) -> float:
-        """Seconds since the last sign of life."""
+    def since_heartbeat(self) -> float:
+        """Seconds since the last heartbeat."""
         return max(time.time() - self.status.beat, 0.0)
 
     @property
     def seconds(self) -> float:
-        """How long it has been at work since it was started or resumed last."""
+        """Seconds of work since the run was last started or resumed."""
         end = time.time() if self.active else self.status.ended or self.status.beat
         return max(end - (self.status.began or end), 0.0)
 
     @property
     def bundle(self) -> Path | None:
-        """The smaller model, as soon as it is complete: inside the folder, or the folder itself."""
+        """The bundle of the smaller model, once it is complete: inside the folder, or the folder itself."""
         return next((place for place in (self.folder / BUNDLE, self.folder) if is_bundle(place)), None)
 
     @property
     def error(self) -> str | None:
-        """Why it cannot be read or why it failed, one sentence."""
+        """Why the run could not be read or failed, in one sentence."""
         return self.problem or self.status.error
 
     @property
     def sentence(self) -> str:
-        """Where it stands, for people."""
-        quiet = f", no sign of life for {duration(self.silence)}" if self.silence > STALE else ""
+        """State and progress as a text for people."""
+        silent = duration(self.since_heartbeat)
         if self.active:
-            return _doing(self.status) + quiet
+            stale = f", no heartbeat for {silent}" if self.since_heartbeat > STALE else ""
+            return _progress_text(self.status) + stale
         if self.error:
             return self.error
         if self.state == "interrupted" and self.status.began is None:
-            return "interrupted before its turn came"
+            return "interrupted while it was queued"
         if self.state == "interrupted":
-            return f"interrupted: its process is gone, last seen {duration(self.silence)} ago"
+            return f"interrupted: its process is gone, last heartbeat {silent} ago"
         return f"{self.state} after {duration(self.seconds)}"
 
     def to_json(self) -> str:
-        """All of it as a JSON object."""
+        """Serialise as one JSON object."""
         return json.dumps(self.as_dict()) + "\n"
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON takes it; `state` is the one that counts."""
+        """All fields as JSON values; `state` is the run's own, not that of the status file."""
         return asdict(self.status) | {
             "name": self.name,
             "folder": str(self.folder),
@@ -111,7 +112,7 @@ class Run:
             "title": self.title,
             "state": self.state,
             "sentence": self.sentence,
-            "silence": self.silence,
+            "silence": self.since_heartbeat,
             "seconds": self.seconds,
             "error": self.error,
             "bundle": None if self.bundle is None else str(self.bundle),
@@ -124,7 +125,7 @@ def runs_root(root: Path | str | None = None) -> Path:
 
 
 def list_runs(root: Path | str | None = None) -> list[Run]:
-    """All runs of a folder, the newest first; whatever else lies there is left out.
+    """All runs of a folder, newest first; other files and folders are ignored.
 
     Raises:
         ValueError: `root` is a file.
@@ -139,32 +140,32 @@ def list_runs(root: Path | str | None = None) -> list[Run]:
 def _run_folders(root: Path) -> list[Path]:
     try:
         inside = [path for path in root.iterdir() if not path.name.startswith(".")]
-    except OSError:  # none yet
+    except OSError:  # no runs yet
         return []
     return [path for path in inside if (path / JOB).is_file() or (path / STATUS).is_file()]
 
 
 def read(folder: Path | str) -> Run:
-    """A run folder as it is now; never fails."""
+    """Read a run folder as it is now; never fails."""
     folder = Path(folder).expanduser().resolve()
     kind, job, unknown = _read_job(folder / JOB)
     status, unread = _read_status(folder)
     if status.state in ACTIVE and not alive(folder, status):
-        status, unread = _read_status(folder)  # it may have come to its end just now
+        status, unread = _read_status(folder)  # it may have ended since the first read
         state = "interrupted" if status.state in ACTIVE else status.state
         return Run(folder, kind, job, state, status, unknown or unread)
     return Run(folder, kind, job, status.state, status, unknown or unread)
 
 
 def read_status(folder: Path) -> Status:
-    """What a run said of itself last; whether its process lives is another question."""
+    """The last status that a run wrote, without checking whether its process is alive."""
     return _read_status(folder)[0]
 
 
 def alive(folder: Path, status: Status) -> bool:
-    """Whether the process of a run lives: it holds the lock, here or on a machine that shares the disk.
+    """Whether the process of a run is alive: it holds the lock, here or on a machine that shares the disk.
 
-    Some shared disks keep locks to each machine: then a sign of life from another one counts.
+    Some shared disks do not share locks between machines: a recent heartbeat from another machine counts too.
     """
     if is_held(folder / LOCK):
         return True
@@ -173,16 +174,16 @@ def alive(folder: Path, status: Status) -> bool:
 
 
 def report(run: Run) -> Report | None:
-    """The figures before and after of a finished run, None before.
+    """The report of a finished run with the figures before and after; None until then.
 
     Raises:
-        ValueError: they are damaged.
+        ValueError: it is damaged.
     """
     return None if run.bundle is None else read_report(run.bundle)
 
 
 def log(folder: Path, lines: int = 50) -> str:
-    """The end of a run's log; empty where there is none. Reads no more than the end."""
+    """The last lines of a run's log, empty if there is none; reads the end of the file only."""
     try:
         with (folder / LOG).open("rb") as stream:
             stream.seek(max(stream.seek(0, os.SEEK_END) - 400 * lines, 0))
@@ -191,7 +192,7 @@ def log(folder: Path, lines: int = 50) -> str:
         return ""
 
 
-def _doing(status: Status) -> str:
+def _progress_text(status: Status) -> str:
     if status.state == "queued":
         return status.what or "waiting to start"
     left = "" if status.remaining is None else f", about {duration(status.remaining)} left"
@@ -200,7 +201,7 @@ def _doing(status: Status) -> str:
 
 def _read_job(file: Path) -> tuple[str | None, Any | None, str | None]:
     if not file.exists():
-        return None, None, f"{file.parent} holds no run, or one not copied whole: it has no {file.name}"
+        return None, None, f"{file.parent} is no run folder, or an incomplete copy: it has no {file.name}"
     try:
         return *registry.read_job(file), None
     except ValueError as error:
@@ -208,15 +209,15 @@ def _read_job(file: Path) -> tuple[str | None, Any | None, str | None]:
 
 
 def _read_status(folder: Path) -> tuple[Status, str | None]:
-    """The status and, where it cannot be read, a sentence beside a stand-in."""
+    """The status; if it cannot be read, a placeholder and a sentence that says why."""
     try:
         found = Status.find(folder / STATUS)
     except ValueError as error:
-        return _stand_in(folder, "failed"), str(error)
-    return found or _stand_in(folder, "interrupted"), None
+        return _placeholder(folder, "failed"), str(error)
+    return found or _placeholder(folder, "interrupted"), None
 
 
-def _stand_in(folder: Path, state: str) -> Status:
+def _placeholder(folder: Path, state: str) -> Status:
     try:
         when = folder.stat().st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""Starts, resumes and cancels runs, each in a process of its own."""
+"""Starts, resumes and cancels runs, each in its own process."""
 
 from __future__ import annotations
 
@@ -28,18 +28,15 @@ from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
 from pruning.runs.status import Status, this_host
 
-MIN_FREE = 2**25  # bytes a disk must have free for a run to be started
+MIN_FREE = 2**25  # bytes that must be free on the disk before a run is started
 _PROJECT = Path(__file__).resolve().parents[2]
-_COMMAND = (sys.executable, "-P", "-m", "pruning")  # -P: nothing is imported from where it is started
-
-
-# ---- from outside
+_COMMAND = (sys.executable, "-P", "-m", "pruning")  # -P: import nothing from the working directory
 
 
 def start(job: Any, root: Path | str | None = None, *, at_once: int | None = None) -> Run:
-    """Begin a run in a folder of its own under `root`, in a process that outlives this one.
+    """Start a run in a new folder under `root`, in a process that outlives this one.
 
-    It waits while `at_once` other runs (1, or $PRUNESCOPE_AT_ONCE) compute on the same device.
+    It waits while `at_once` other runs (default: $PRUNESCOPE_AT_ONCE or 1) use the same device.
 
     Raises:
         ValueError: no kind of run takes such a job, or `root` is a file.
@@ -52,10 +49,10 @@ def start(job: Any, root: Path | str | None = None, *, at_once: int | None = Non
 
 
 def resume(run: Run | Path | str, *, at_once: int | None = None) -> Run:
-    """Start a run again that was cancelled, interrupted or has failed; training goes on from its checkpoint.
+    """Restart a run that was cancelled, interrupted or failed; training continues from its checkpoint.
 
     Raises:
-        ValueError: it is done, its process lives, or there is no job in the folder.
+        ValueError: it is done or already running, or the folder has no job.
         OutputError: the folder cannot be written to.
     """
     folder = run_folder(run)
@@ -68,21 +65,21 @@ def resume(run: Run | Path | str, *, at_once: int | None = None) -> Run:
 
 
 def cancel(run: Run | Path | str) -> None:
-    """Ask a run to end; it does within seconds, keeps what there is, and can be resumed.
+    """Request that a run ends; it does so within seconds, keeps its files and can be resumed.
 
     Raises:
-        ValueError: its process does not live.
+        ValueError: it is not running.
         OutputError: the folder cannot be written to.
     """
     found = runs.read(run_folder(run))
     if not found.active:
-        raise ValueError(f"{found.name} is {found.state}; only a run that waits or works can be cancelled")
+        raise ValueError(f"{found.name} is {found.state}; only a queued or running run can be cancelled")
     with writing_to(found.folder):
         (found.folder / runs.CANCEL).touch()
 
 
 def _create(job: Any, root: Path, at_once: int) -> tuple[Path, FileLock]:
-    """A run folder, which appears whole and locked."""
+    """Create a run folder; it appears under its name only when it is complete and locked."""
     text, now = registry.pack(job), time.time()
     name = registry.folder_name(job, time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)))
     status = Status("queued", now, now, now, host=this_host(), at_once=at_once, workdir=str(Path.cwd()))
@@ -95,15 +92,15 @@ def _create(job: Any, root: Path, at_once: int) -> tuple[Path, FileLock]:
             (stage / runs.JOB).write_text(text, encoding="utf-8", newline="\n")
             replace_text(stage / runs.STATUS, status.to_json())
             lock.take()
-            return _settle(stage, root / name), lock
+            return _move_to_free_name(stage, root / name), lock
     except BaseException:
         lock.close()
         shutil.rmtree(stage, ignore_errors=True)
         raise
 
 
-def _settle(stage: Path, folder: Path) -> Path:
-    """Give a folder its name, or the next one where another run was faster."""
+def _move_to_free_name(stage: Path, folder: Path) -> Path:
+    """Rename `stage` to `folder`, or to the name with the next free number if that is taken."""
     for number in range(1, 1000):
         place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         if not place.exists():
@@ -119,13 +116,13 @@ def _require_room(root: Path) -> None:
     free = shutil.disk_usage(root).free
     if free < MIN_FREE:
         raise OutputError(
-            f"only {free / 2**20:.0f} MiB are free where {root} lies, a run needs {MIN_FREE / 2**20:.0f}: "
-            "free some space or choose another folder"
+            f"only {free / 2**20:.0f} MiB are free on the disk of {root}, a run needs "
+            f"{MIN_FREE / 2**20:.0f}: free some space or choose another folder"
         )
 
 
 def _spawn(folder: Path, lock: FileLock) -> None:
-    """Start the process of a run in a session of its own; it takes the lock over."""
+    """Start the process of a run in a new session; it takes over the lock."""
     status = runs.read_status(folder)
     words = [*_COMMAND, "run", str(folder), "--lock-handle", str(lock.handle())]
     paths = [str(_PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -142,6 +139,6 @@ def _spawn(folder: Path, lock: FileLock) -> None:
                 pass_fds=(lock.handle(),),
             )
     except OSError as error:
-        raise OutputError(f"{folder} could not be started: {error.strerror or error}") from error
-    # somebody must wait for it, or it stays in the table of processes as long as this one
+        raise OutputError(f"the run in {folder} could not be started: {error.strerror or error}") from error
+    # without a wait, the process would remain as a zombie until this one ends
     threading.Thread(target=process.wait, name=f"wait for {folder.name}", daemon=True).start()

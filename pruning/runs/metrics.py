@@ -1,4 +1,4 @@
-"""Reads the curves of a run, as far as they have been written, and no line twice."""
+"""Reads the curves of a run incrementally: only the lines that are new since the last read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Point(Stored):
-    """The figures of one step of `what` was being done then, as the start number `attempt` told them."""
+    """The figures of one step of the phase `what`, as reported by the attempt (start) number `attempt`."""
 
     what: str
     step: int
@@ -33,7 +33,7 @@ class Point(Stored):
 
     @classmethod
     def upgraded(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Without values that were not finite."""
+        """Drop values that are null because they were not finite."""
         values = data.get("values")
         if isinstance(values, dict):
             data["values"] = {name: value for name, value in values.items() if value is not None}
@@ -42,9 +42,10 @@ class Point(Stored):
 
 @dataclass(frozen=True)
 class Metrics:
-    """The figures of a run's curves so far, in the order of time; steps rise within each `what`.
+    """The points of a run's curves so far, in order of time; steps increase within each phase.
 
-    `read_bytes` and `lines` of the file are in it; `attempt` is the last start that added to it.
+    `read_bytes` and `lines` say how much of the file has been read; `attempt` is the last start that added
+    points.
     """
 
     points: tuple[Point, ...] = ()
@@ -54,12 +55,12 @@ class Metrics:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """What was being done, in order; a curve has steps of its own in each."""
+        """The phases in order; each counts its own steps."""
         return tuple(dict.fromkeys(point.what for point in self.points))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the curves, in the order in which they first came."""
+        """Names of the curves, in order of first appearance."""
         return tuple(dict.fromkeys(name for point in self.points for name in point.values))
 
     def curve(self, name: str, what: str | None = None) -> tuple[list[int], list[float]]:
@@ -69,20 +70,20 @@ class Metrics:
 
 
 def read_metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
-    """What is new since `known`, added to it; a line that is still being written waits.
+    """Add what is new in the file to `known`; a line that is still being written is left for the next read.
 
-    Where a run went on from a checkpoint, what came after that in an earlier attempt is left out, and so
-    is what is left of a line that a killed process was writing.
+    If a run continued from a checkpoint, points that an earlier attempt reported after that checkpoint are
+    dropped. So is a line that a killed process left incomplete.
 
     Raises:
-        ValueError: a whole line that is no point of a curve, or more than `MOST_BYTES` at once.
+        ValueError: a complete line that is not a point of a curve, or more than `MOST_BYTES` at once.
     """
     file = folder / METRICS
     try:
         with file.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END)
             if end < known.read_bytes:
-                known = Metrics()  # another file
+                known = Metrics()  # the file has been replaced
             if end - known.read_bytes > MOST_BYTES:
                 raise ValueError(
                     f"{file} is too large: {end:,} bytes, at most {MOST_BYTES:,} are read at once"
@@ -99,23 +100,23 @@ def read_metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
         try:
             point = Point.from_json(line)
         except NotJson:
-            continue  # torn
+            continue  # left incomplete by a killed process
         except ValueError as error:
             raise in_file(f"{file}, line {number}", error) from error
         if point.attempt > attempt:
-            del points[_first_told_again(points, point) :]
+            del points[_first_superseded(points, point) :]
         attempt = max(attempt, point.attempt)
         points.append(point)
     return Metrics(tuple(points), known.read_bytes + len(whole), attempt, known.lines + len(lines))
 
 
-def _first_told_again(points: list[Point], fresh: Point) -> int:
-    """Where the points begin that a new attempt, whose first is `fresh`, will tell again."""
+def _first_superseded(points: list[Point], fresh: Point) -> int:
+    """Index of the first point that a new attempt, whose first point is `fresh`, will report again."""
     same = [number for number, point in enumerate(points) if point.what == fresh.what]
     if not same:
         return len(points)
     begin, later = same[-1] + 1, math.inf
     while begin and points[begin - 1].what == fresh.what and fresh.step <= points[begin - 1].step <= later:
-        later = points[begin - 1].step  # before a higher one, another training of that name ended
+        later = points[begin - 1].step  # a higher step before it belongs to an earlier phase of that name
         begin -= 1
     return begin

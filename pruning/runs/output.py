@@ -1,4 +1,4 @@
-"""A command's result in the folder of the user's choice: a bundle that is a finished run as well."""
+"""Writes a command's result to the folder given by --out: a bundle that is also a finished run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pruning.runs.status import Status
 
 
 def save_output(result: PruneResult | RecoverResult, folder: Path) -> None:
-    """Write a bundle, and beside its files those of a run, so that `report` and the app take it for one.
+    """Write a bundle together with the files of a finished run, so that `report` and the app accept it.
 
     Raises:
-        ValueError: the folder holds something.
-        OutputError: the disk is full, or the place cannot be written to.
+        ValueError: the folder is not empty.
+        OutputError: the disk is full, or the folder cannot be written to.
     """
     now = time.time()
     began = now - result.seconds

@@ -1,4 +1,7 @@
-"""One run at a time for each device: the others wait for their turn, the longest waiting first."""
+"""The queue of a device: runs wait for a free slot, and the one that has waited longest goes first.
+
+A device has one slot, or more if runs allow it (`at_once`). A slot is a lock file beside the run folders.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +22,17 @@ POLL = 0.5  # seconds
 
 
 def device() -> str:
-    """The device that a run in this process computes on, as a word."""
+    """The name of the device that a run in this process uses: cuda-..., mps or cpu."""
     if torch.cuda.is_available():
         return "cuda-" + re.sub(r"\W+", "-", os.environ.get("CUDA_VISIBLE_DEVICES") or "0")
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @contextmanager
-def wait_for_turn(folder: Path, status: Callable[[], Status], ask: Callable[[], None]) -> Iterator[None]:
-    """Inside the `with`, at most `at_once` runs of this root compute on this device of this machine.
+def wait_for_slot(folder: Path, status: Callable[[], Status], waiting: Callable[[], None]) -> Iterator[None]:
+    """Wait for a slot and hold it inside the `with`: at most `at_once` runs of this root share the device.
 
-    `ask` is called while waiting, and may raise. The lock of a turn goes with its process.
+    `waiting` is called repeatedly until then, and may raise. A slot is freed when its process ends.
 
     Raises:
         OutputError: the lock files beside the run folder cannot be written.
@@ -38,16 +41,16 @@ def wait_for_turn(folder: Path, status: Callable[[], Status], ask: Callable[[], 
         mine = status()
         for number in range(mine.at_once):
             lock = FileLock(folder.parent / f".{mine.host}-{mine.device}-{number}.lock")
-            if not _somebody_before(folder, mine) and lock.take(patience=0):
+            if not _longer_waiting(folder, mine) and lock.take(patience=0):
                 with lock:
                     yield
                 return
-        ask()
+        waiting()
         time.sleep(POLL)
 
 
-def _somebody_before(folder: Path, mine: Status) -> bool:
-    """Whether a living run waits for the same turn, and has for longer."""
+def _longer_waiting(folder: Path, mine: Status) -> bool:
+    """Whether another live run has waited longer for a slot of the same device."""
     for path in folder.parent.iterdir():
         if path == folder or not (path / runs.STATUS).is_file():
             continue
@@ -58,7 +61,7 @@ def _somebody_before(folder: Path, mine: Status) -> bool:
             and other.host in (None, mine.host)
             and other.device in (None, mine.device)
             and other.at_once >= mine.at_once
-            and time.time() - other.beat < runs.STALE  # one that hangs holds nobody up
+            and time.time() - other.beat < runs.STALE  # a run that hangs must not block the queue
             and is_held(path / runs.LOCK)
         ):
             return True

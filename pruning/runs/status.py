@@ -1,4 +1,4 @@
-"""Where a run stands, as data."""
+"""The status of a run, as data."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import ClassVar
 from analysis.formats import Stored
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
-ACTIVE = ("queued", "running")  # what only a living process can be
+ACTIVE = ("queued", "running")  # only while the process is alive
 
 
 @dataclass(frozen=True)
 class Status(Stored):
-    """Where a run stands. Times are in seconds since 1970, durations in seconds, shares from 0 to 1.
+    """State and progress of a run. Times are Unix times, durations are in seconds, shares from 0 to 1.
 
-    `what` is being done and `share` of it is done, at `rate` a second; `remaining` is until the end of
-    `what`. `queued` is when the run was started or resumed last, `began` when its turn came, `beat` the
-    last sign of life. `figures` are the latest of its curves, `attempt` counts the starts.
-    `workdir` is where relative paths of the job begin, `at_once` how many runs may share the device.
+    `share` of the step `what` is done, at `rate` per second; `remaining` is the time until that step ends.
+    `queued` is when the run was last started or resumed, `began` when it left the queue, `beat` its last
+    heartbeat. `figures` are the latest values of its curves, `attempt` counts its starts. Relative paths of
+    the job start from `workdir`; `at_once` runs may share the device.
 
     Raises:
-        ValueError: a value of another type, or a state that there is not.
+        ValueError: a value of the wrong type, or an unknown state.
     """
 
     INDENT: ClassVar[int | None] = 1
@@ -57,5 +57,5 @@ class Status(Stored):
 
 
 def this_host() -> str:
-    """The machine's name, as a word that a file name takes."""
+    """The machine's name, with characters that are safe in a file name."""
     return re.sub(r"[^\w.-]+", "-", socket.gethostname()) or "here"

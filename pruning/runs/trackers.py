@@ -1,4 +1,4 @@
-"""Passes a run's curves on: to TensorBoard's files in the run folder, and to MLflow if a server is set."""
+"""Logs a run's curves to TensorBoard files in the run folder, and to MLflow if a server is configured."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ENDS = {"done": "FINISHED", "cancelled": "KILLED"}
 
 
 class TensorBoard:
-    """Event files below a run folder, in a folder for each phase, as each has steps of its own.
+    """Event files in a run folder, with a subfolder for each phase, as each phase counts its own steps.
 
-    What an earlier attempt wrote after this one's first step is hidden.
+    Points that an earlier attempt wrote after this attempt's first step are hidden.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,10 +29,10 @@ class TensorBoard:
         self._writers: dict[str, SummaryWriter] = {}
 
     def add(self, what: str, step: int, values: Mapping[str, float]) -> None:
-        """Figures of one step.
+        """Log the figures of one step.
 
         Raises:
-            OSError: an earlier one could not be written.
+            OSError: figures of an earlier step could not be written.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -45,7 +45,7 @@ class TensorBoard:
             self._writers[phase].add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left.
+        """Write what is still buffered.
 
         Raises:
             OSError: it could not be written.
@@ -55,9 +55,9 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run on the server that MLFLOW_TRACKING_URI names. Never the reason why a run fails.
+    """A run on the server that MLFLOW_TRACKING_URI names; it never makes the run itself fail.
 
-    Without the package, or as soon as the server fails, one line in the log says so and no more is sent.
+    If the package is missing or the server fails, one line is written to the log and logging stops.
     """
 
     def __init__(self, folder: Path, job: Mapping[str, Any], note: Callable[[str], None]) -> None:
@@ -65,18 +65,18 @@ class MLflow:
         self._mlflow: Any = None
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             return
-        # its own patience would hold a run up for many minutes
+        # mlflow's own timeouts would delay a run by many minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         try:
             self._mlflow = importlib.import_module("mlflow")
         except ImportError:
-            note("MLFLOW_TRACKING_URI is set, but mlflow is not installed (pip install mlflow): not logging")
+            note("MLFLOW_TRACKING_URI is set, but mlflow is not installed (pip install mlflow): not used")
         self._try(lambda mlflow: self._begin(mlflow, folder, job))
 
     def _begin(self, mlflow: Any, folder: Path, job: Mapping[str, Any]) -> None:
         known = folder / _MLFLOW_RUN
-        if known.exists():  # a resumed run goes on with its own
+        if known.exists():  # a resumed run continues its MLflow run
             mlflow.start_run(run_id=known.read_text(encoding="utf-8").strip())
             return
         if not os.environ.get("MLFLOW_EXPERIMENT_NAME") and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
@@ -86,12 +86,12 @@ class MLflow:
         mlflow.log_params({name: _short(value) for name, value in job.items() if name != "version"})
 
     def add(self, what: str, step: int, values: Mapping[str, float]) -> None:
-        """Figures of one step."""
+        """Log the figures of one step."""
         named = {f"{what}/{name}" if what else name: value for name, value in values.items()}
         self._try(lambda mlflow: mlflow.log_metrics(named, step=step))
 
     def close(self, state: str) -> None:
-        """The run has ended in this state."""
+        """End the MLflow run with the status that corresponds to `state`."""
         self._try(lambda mlflow: mlflow.end_run(status=_ENDS.get(state, "FAILED")))
 
     def _try(self, send: Callable[[Any], None]) -> None:
@@ -99,10 +99,10 @@ class MLflow:
             return
         try:
             send(self._mlflow)
-        except Exception as error:  # whatever the server or the network do, the run goes on
+        except Exception as error:  # whatever the server or the network does, the run continues
             self._mlflow = None
-            self._note(f"MLflow failed, no more is sent to it: {type(error).__name__}: {error}")
+            self._note(f"Logging to MLflow failed and was stopped: {type(error).__name__}: {error}")
 
 
 def _short(value: Any) -> str:
-    return (value if isinstance(value, str) else json.dumps(value))[:500]  # the server takes no more
+    return (value if isinstance(value, str) else json.dumps(value))[:500]  # the server's limit

@@ -201,7 +201,7 @@ def test_a_run_from_elsewhere_is_opened_by_its_folder(tmp_path: Path) -> None:
     app = start("recover", Choice(limit=10))
     app.text_input(key="run-path").set_value(str(tmp_path)).run()
     app.button(key="open-run").click().run()
-    assert "holds no run" in app.error[0].value
+    assert "is no run folder" in app.error[0].value
     app.text_input(key="run-path").set_value(str(elsewhere)).run()
     app.button(key="open-run").click().run()
     assert app.selectbox(key="run").value == str(elsewhere)

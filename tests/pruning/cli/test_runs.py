@@ -133,7 +133,7 @@ def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data
     folder = Path(json.loads(begun.stdout)["run"])
     assert folder.parent == tmp_path / "runs" and folder.name.endswith("-prune-l1")
     assert runs.read(folder).state in ("queued", "running", "done")  # never as if its process were gone
-    with pytest.raises(ValueError, match=r"is running already|is done"):
+    with pytest.raises(ValueError, match=r"is already running|is done"):
         process.execute(folder)
     done = wait_for(lambda: (run := runs.read(folder)).state not in ("queued", "running") and run)
     assert done.state == "done", runs.log(folder)
@@ -159,7 +159,7 @@ def test_cancelled_resumed_killed_and_resumed_again(tmp_path: Path) -> None:
 
     again = launch.resume(run)
     assert again.active
-    with pytest.raises(ValueError, match="is running already"):
+    with pytest.raises(ValueError, match="is already running"):
         launch.resume(run)
     wait_for(lambda: len(metrics.read_metrics(run.folder).points) > first + 5)
     pid = pid_of(run)
@@ -223,7 +223,7 @@ def test_what_out_names_is_a_bundle_and_a_finished_run(
     assert read_evaluations(found.folder).after.top1 == figures["top1_after"]
     assert [run.name for run in runs.list_runs(tmp_path)] == ["small"] and not found.resumable
     for again in (launch.resume, process.execute):
-        with pytest.raises(ValueError, match=f"small is done: its result lies in {tmp_path / 'small'}$"):
+        with pytest.raises(ValueError, match=f"small is done: its result is in {tmp_path / 'small'}$"):
             again(found.folder)
 
     monkeypatch.chdir("images")

@@ -204,7 +204,7 @@ def test_a_run_leaves_a_reading(bundle: Path, tmp_path: Path) -> None:
     assert found.model == weights_id(model) and found.images == 6
     asked = set(HEAD_MEASURES) if model.arch.num_classes else set(HEAD_MEASURES) - NEED_LABELS.keys()
     assert set(found.values) == asked
-    with pytest.raises(ValueError, match=r"is done: its result lies in .*heads\.json"):
+    with pytest.raises(ValueError, match=r"is done: its result is in .*heads\.json"):
         launch.resume(folder)
 
 

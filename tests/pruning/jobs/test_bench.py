@@ -105,7 +105,7 @@ def test_a_run_leaves_its_timings_and_is_not_done_twice(
     assert found.torch == torch.__version__
     for row in found.ms.values():
         assert len(row) == 3 and all(0 < p.p10 <= p.p50 <= p.p90 for p in row)
-    with pytest.raises(ValueError, match=r"is done: its result lies in .*timings\.json"):
+    with pytest.raises(ValueError, match=r"is done: its result is in .*timings\.json"):
         process.execute(folder)
     assert runs.report(done) is None
 

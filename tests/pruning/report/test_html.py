@@ -287,7 +287,7 @@ def test_command_writes_the_report(
     capsys.readouterr()
     (two_runs[1] / evaluations.EVALUATIONS).unlink()
     for words, message in (
-        ([str(tmp_path), "--out", str(out)], "holds no run"),
+        ([str(tmp_path), "--out", str(out)], "is no run folder"),
         ([*map(str, two_runs), "--out", str(out)], "only runs of one dense model on the same images"),
         ([str(two_runs[0]), "--out", str(tmp_path / "no" / "r.html")], "choose an existing folder"),
         ([str(two_runs[0]), "--out", str(out), "--image", "99"], "numbered from 0; got 99"),

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("fake_runs")
 def check_failed_by_a_full_disk(folder: Path) -> None:
     failed = runs.read(folder)
     assert failed.state == "failed" and failed.resumable
-    assert failed.sentence == f"the disk is full: free some space where {folder} lies and resume the run"
+    assert failed.sentence == f"the disk is full: free some space on the disk of {folder} and resume the run"
     assert not [name for name in names(folder) if name.endswith(".part")]
     points = (folder / metrics.METRICS).read_text()
     assert points.endswith("\n") and all(json.loads(line) for line in points.splitlines())
@@ -40,7 +40,7 @@ def check_failed_by_a_full_disk(folder: Path) -> None:
 def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch, file: str) -> None:
     """The error injected where one file is written; the room kept for the last words is enough."""
     folder = folder_of(tmp_path, FakeJob(100, pause=0.02))
-    monkeypatch.setattr("pruning.runs.monitor.BEAT", 0.05)
+    monkeypatch.setattr("pruning.runs.monitor.HEARTBEAT", 0.05)
     writes: list[bool] = []
 
     def full_when(handle: int) -> None:
@@ -75,7 +75,7 @@ def test_a_really_full_disk(small_disk: Callable[[str], Path]) -> None:
     check_failed_by_a_full_disk(folder)
     step = json.loads((folder / "checkpoint.json").read_text())
     assert 5 < step < 12
-    with pytest.raises(OutputError, match="MiB are free where"):
+    with pytest.raises(OutputError, match="MiB are free on the disk of"):
         launch.resume(folder)
     (folder / "filler").unlink()
     (folder / runs.JOB).write_text(registry.pack(FakeJob(20)))
@@ -85,7 +85,7 @@ def test_a_really_full_disk(small_disk: Callable[[str], Path]) -> None:
 
 def test_no_run_is_started_on_a_disk_that_is_nearly_full(small_disk: Callable[[str], Path]) -> None:
     root = small_disk("1m") / "runs"
-    with pytest.raises(OutputError, match=r"only 1 MiB are free where .* lies, a run needs 32"):
+    with pytest.raises(OutputError, match=r"only 1 MiB are free on the disk of .*, a run needs 32"):
         launch.start(FakeJob(), root)
     assert list(root.iterdir()) == []
 
@@ -167,7 +167,7 @@ def test_mlflow_is_never_the_reason_why_a_run_fails(tmp_path, monkeypatch) -> No
     monkeypatch.setitem(sys.modules, "mlflow", FakeMlflow(good=4))
     assert process.execute(folder_of(tmp_path)).state == "done"
     log = runs.log(tmp_path / "runs" / "run")
-    assert log.count("MLflow failed, no more is sent to it: ConnectionError: no route") == 1
+    assert log.count("Logging to MLflow failed and was stopped: ConnectionError: no route") == 1
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
     assert process.execute(folder_of(tmp_path, name="other")).state == "done"
     assert "mlflow is not installed" in runs.log(tmp_path / "runs" / "other")

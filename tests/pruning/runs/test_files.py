@@ -19,7 +19,7 @@ from pruning.jobs import registry
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.runs import metrics
-from pruning.runs.eta import Pace
+from pruning.runs.eta import RateEstimator
 from pruning.runs.file_lock import FileLock, is_held
 from pruning.runs.status import Status
 from tests.support.fake_runs import names, point, status, wait_for
@@ -189,10 +189,10 @@ def test_two_trainings_in_one_run(tmp_path, second, again, kept) -> None:
 # ---- pace
 
 
-def told(*calls: tuple[str, float, float]) -> Pace:
-    pace = Pace()
+def told(*calls: tuple[str, float, float]) -> RateEstimator:
+    pace = RateEstimator()
     for what, share, now in calls:
-        pace.tell(what, share, now)
+        pace.update(what, share, now)
     return pace
 
 
@@ -204,7 +204,7 @@ def test_a_steady_pace_is_known_exactly() -> None:
 
 
 def test_nothing_is_said_where_nothing_is_known() -> None:
-    assert Pace().estimate(1.0) == (None, None)
+    assert RateEstimator().estimate(1.0) == (None, None)
     assert told(("a", 0.0, 0.0)).estimate(5.0) == (None, None)
     assert told(("a", 0.5, 0.0), ("a", 0.5, 9.0)).estimate(9.0) == (None, None)
     assert told(("a", 0.0, 0.0), ("a", 0.9, 9.0)).estimate(20.0)[1] is None  # overdue

@@ -44,12 +44,12 @@ pytestmark = pytest.mark.usefixtures("fake_runs")
 def test_states_of_folders_without_a_process(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     assert runs.read(folder).state == "interrupted"
-    assert runs.read(folder).sentence == "interrupted before its turn came"
+    assert runs.read(folder).sentence == "interrupted while it was queued"
     for written, shown in [("queued", "interrupted"), ("running", "interrupted"), ("done", "done")]:
         write_status(folder, state=written)
         assert runs.read(folder).state == shown
     write_status(folder, state="running", began=time.time() - 500, beat=time.time() - 300)
-    assert runs.read(folder).sentence == "interrupted: its process is gone, last seen 5 min ago"
+    assert runs.read(folder).sentence == "interrupted: its process is gone, last heartbeat 5 min ago"
     write_status(folder, state="failed", error="the images are not there")
     assert runs.read(folder).sentence == "the images are not there"
     write_status(folder, state="done", began=1000.0, ended=1030.0)
@@ -67,8 +67,8 @@ def test_a_process_that_lives_but_is_silent_is_said_to_be(tmp_path: Path) -> Non
         )
         write_status(folder, state="running", what="Counting", share=0.5, beat=time.time() - 600)
         stale = runs.read(folder)
-        assert stale.active and stale.sentence == "Counting 50%, no sign of life for 10 min"
-        assert stale.silence == pytest.approx(600, abs=5)
+        assert stale.active and stale.sentence == "Counting 50%, no heartbeat for 10 min"
+        assert stale.since_heartbeat == pytest.approx(600, abs=5)
 
 
 def test_a_run_that_ends_while_it_is_read_is_not_called_interrupted(tmp_path, monkeypatch) -> None:
@@ -87,7 +87,7 @@ def test_a_run_on_another_machine_lives_by_its_heartbeat(tmp_path: Path) -> None
     folder = folder_of(tmp_path)
     write_status(folder, state="running", host="elsewhere", pid=1)
     assert runs.read(folder).state == "running"
-    with pytest.raises(ValueError, match=r"running already .process 1 on elsewhere"):
+    with pytest.raises(ValueError, match=r"already running .process 1 on elsewhere"):
         process.execute(folder)
     write_status(folder, state="running", host="elsewhere", pid=1, beat=time.time() - 61)
     assert runs.read(folder).state == "interrupted"
@@ -120,8 +120,8 @@ def test_damaged_half_copied_and_foreign_folders_open(tmp_path: Path) -> None:
     assert runs.log(folder) == ""
     for nothing in (tmp_path / "empty", tmp_path / "not there"):
         (tmp_path / "empty").mkdir(exist_ok=True)
-        assert "holds no run" in runs.read(nothing).sentence
-        with pytest.raises(ValueError, match=r"holds no run|is not a folder"):
+        assert "is no run folder" in runs.read(nothing).sentence
+        with pytest.raises(ValueError, match=r"is no run folder|is not a folder"):
             process.execute(nothing)
     assert names(tmp_path / "empty") == []
 
@@ -148,7 +148,7 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
 
     folder = folder_of(tmp_path, FakeJob(4))
     heard = []
-    done = process.execute(folder, echo=lambda what, share: heard.append((what, share)))
+    done = process.execute(folder, progress=lambda what, share: heard.append((what, share)))
     assert heard == [("Counting", i / 4) for i in range(4)] + [("Writing the result", 0.0)]
     assert done == runs.read(folder) and done.state == "done" and not done.resumable
     report = runs.report(done)
@@ -165,9 +165,9 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
     assert runs.log(folder, lines=1).endswith(" done")
     assert not [name for name in names(folder) if name.startswith(".")]
     assert not is_held(folder / runs.LOCK)
-    with pytest.raises(ValueError, match="is done: its result lies in"):
+    with pytest.raises(ValueError, match="is done: its result is in"):
         process.execute(folder)
-    with pytest.raises(ValueError, match="is done: its result lies in"):
+    with pytest.raises(ValueError, match="is done: its result is in"):
         launch.resume(done)
 
 
@@ -178,7 +178,7 @@ def test_a_run_from_its_job_to_its_bundle(tmp_path: Path) -> None:
         (
             "bug",
             process.RunFailed,
-            "an unexpected error ended the run, its log says where: KeyError: 'heads'",
+            "an unexpected error ended the run, see its log: KeyError: 'heads'",
         ),
     ],
 )
@@ -231,8 +231,8 @@ def test_relative_paths_begin_where_the_job_was_made(tmp_path: Path, monkeypatch
 
 
 def test_the_heart_beats_through_a_long_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning.runs.monitor.BEAT", 0.05)
-    monkeypatch.setattr("pruning.runs.monitor.ASK", 0.05)
+    monkeypatch.setattr("pruning.runs.monitor.HEARTBEAT", 0.05)
+    monkeypatch.setattr("pruning.runs.monitor.CANCEL_POLL", 0.05)
     with RunMonitor(tmp_path, status()) as monitor:
         monitor("Counting", 0.25)
         first = wait_for(lambda: (s := runs.read_status(tmp_path)).share == 0.25 and s)
@@ -260,12 +260,12 @@ def test_cancelling_stops_within_seconds_and_keeps_what_there_is(tmp_path: Path)
     assert time.monotonic() - asked < 5
     assert runs.read(folder).state == "cancelled" and runs.read(folder).resumable
     assert json.loads((folder / "checkpoint.json").read_text()) > 0
-    with pytest.raises(ValueError, match="is cancelled; only a run that waits or works"):
+    with pytest.raises(ValueError, match="is cancelled; only a queued or running run"):
         launch.cancel(folder)
     (folder / runs.JOB).write_text(
         registry.pack(FakeJob(json.loads((folder / "checkpoint.json").read_text())))
     )
-    assert process.execute(folder).state == "done"  # the wish to cancel went with that attempt
+    assert process.execute(folder).state == "done"  # the cancel request applied to that attempt only
     assert not (folder / runs.CANCEL).exists()
 
 
@@ -274,7 +274,7 @@ def test_nothing_runs_twice(tmp_path: Path) -> None:
     thread = in_thread(folder)
     wait_for(lambda: runs.read(folder).state == "running")
     for again in (process.execute, launch.resume):
-        with pytest.raises(ValueError, match="is running already"):
+        with pytest.raises(ValueError, match="is already running"):
             again(folder)
     thread.join()
     assert runs.read(folder).state == "done" and runs.read(folder).status.attempt == 1
