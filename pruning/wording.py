@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.measure import Evaluation
@@ -13,6 +14,17 @@ STRUCTURE_NAMES = {
     "heads": "heads",
     "embed": "residual channels",
 }
+
+
+def share_of(structure: str, fractions: float | Sequence[float], form: str = ".0f") -> str:
+    """Fractions of a structure in words, one or one per block; empty if all are 0.
+
+    "50 % of query-key pairs", or "10 to 40 % of heads" where blocks differ; `form` formats the percentages.
+    """
+    values = fractions if isinstance(fractions, Sequence) else (fractions,)
+    low, high = 100 * min(values), 100 * max(values)
+    share = f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
+    return f"{share} % of {STRUCTURE_NAMES[structure]}" if high else ""
 
 
 def base_name(name: str) -> str:

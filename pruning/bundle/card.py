@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is, what was measured, how to load it."""
+"""The model card of a bundle: where the model comes from, its figures, how to load it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE, Pr
 from analysis.vit import Architecture
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE
 from pruning.bundle.report import Report
-from pruning.wording import base_name
+from pruning.wording import STRUCTURE_NAMES, base_name, share_of
 
 LOADER = f"""\
 from safetensors.torch import load_file
@@ -23,10 +23,11 @@ model.load_state_dict(load_file("{WEIGHTS_FILE}"))
 
 
 def card(name: str, arch: Architecture, preprocess: Preprocess, report: Report, *, pruned: bool) -> str:
-    """Markdown with a YAML head, in the style of Hugging Face.
+    """A model card in Markdown with YAML front matter, in the style of Hugging Face.
 
     `name` is the model that was loaded, unless the report names it. `top1_low_after` and
-    `top1_high_after` (or `top1_low`, `top1_high`) bound `top1_after`. What the report lacks is left out.
+    `top1_high_after` (or `top1_low`, `top1_high`) are the interval of `top1_after`. Figures that the report
+    lacks are omitted.
     """
     origin = base_name(report.model or name)
     parts = (
@@ -61,7 +62,7 @@ def _origin(name: str, report: Report, pruned: bool) -> str:
 
 
 def _removed(report: Report) -> str:
-    """The ratios or the preset, which stand in the report or in the job that it carries."""
+    """What was removed: the ratios or preset of the job in the report, or of the report itself."""
     preset, ratios = report.preset, report.ratios
     if report.job is not None:
         preset, ratios = report.job.get("preset"), report.job.get("ratios")
@@ -76,11 +77,9 @@ def _ratios(ratios: Mapping[str, object]) -> str:
     for structure, value in ratios.items():
         fractions = value if isinstance(value, list | tuple) else (value,)
         numbers = [float(fraction) for fraction in fractions if isinstance(fraction, int | float)]
-        if not any(numbers):
-            continue
-        low, high = min(numbers), max(numbers)
-        share = f"{100 * low:.4g} %" if low == high else f"{100 * low:.4g} to {100 * high:.4g} % by block"
-        shown.append(f"{structure} {share}")
+        if structure in STRUCTURE_NAMES and any(numbers):
+            uniform = min(numbers) == max(numbers)
+            shown.append(share_of(structure, numbers, ".4g") + ("" if uniform else " by block"))
     return ", ".join(shown)
 
 
@@ -133,7 +132,7 @@ def _time(report: Report) -> str:
 
 def _unread(arch: Architecture) -> str:
     return (
-        "Of the last block only the tokens that the classifier reads are computed."
+        "The last block computes only the tokens that the classifier reads."
         if arch.skip_unread
         else ""
     )
@@ -142,10 +141,11 @@ def _unread(arch: Architecture) -> str:
 def _usage(preprocess: Preprocess) -> str:
     rows, columns = preprocess.image_size
     return (
-        "## Use\n\nWith torch and safetensors alone, in this folder:\n\n"
+        "## Use\n\nIn this folder, with only torch and safetensors installed:\n\n"
         f"```python\n{LOADER}```\n\n"
-        f"The input is `B {len(preprocess.mean)} {rows} {columns}`, prepared as `{PREPROCESS_FILE}` says; "
-        f"`{EXAMPLE_FILE}` does that for a photo and prints the five likeliest classes:\n\n"
+        f"The input has the shape `B {len(preprocess.mean)} {rows} {columns}` and is preprocessed as "
+        f"`{PREPROCESS_FILE}` specifies; `{EXAMPLE_FILE}` does so for a photo and prints the five most "
+        "likely classes:\n\n"
         f"```\npip install torch safetensors pillow\npython {EXAMPLE_FILE} photo.jpg\n```\n"
     )
 
@@ -153,6 +153,6 @@ def _usage(preprocess: Preprocess) -> str:
 def _licence(name: str) -> str:
     return (
         "## Licence\n\n"
-        f"The weights keep the licence of the model they came from (`{name}`). "
+        f"The weights keep the licence of the model that they come from (`{name}`). "
         f"`{CODE_FILE}` and `{EXAMPLE_FILE}` are part of PruneScope, Apache-2.0.\n"
     )

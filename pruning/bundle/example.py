@@ -1,7 +1,7 @@
 """Classify a photo with the model in this folder: python example.py photo.jpg
 
-Needs torch, safetensors and pillow. `vit.py` beside it is the model, `preprocess.json` says how a
-photo becomes its input.
+Needs torch, safetensors and pillow. `vit.py` in this folder defines the model, `preprocess.json` says how a
+photo is turned into its input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Print the five likeliest classes of the photo named on the command line."""
+    """Print the five most likely classes of the photo given on the command line."""
     if len(sys.argv) != 2:
         print("usage: python example.py photo.jpg", file=sys.stderr)
         return 2
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def classify(image: Image.Image, top: int = 5) -> list[tuple[str, float]]:
-    """The `top` likeliest classes with their probabilities, best first; of equal ones the first."""
+    """The `top` most likely classes with their probabilities, best first; ties go to the lower index."""
     settings = json.loads((FOLDER / "preprocess.json").read_text(encoding="utf-8"))
     with torch.inference_mode():
         probabilities = load_model()(preprocess(image, settings)[None]).softmax(dim=-1)[0]
@@ -48,7 +48,7 @@ def classify(image: Image.Image, top: int = 5) -> list[tuple[str, float]]:
 
 def load_model() -> torch.nn.Module:
     """The model in evaluation mode, in float32."""
-    # the copy in this folder, not a module of the project
+    # the copy in this folder, not the project's module
     from vit import Architecture, ViT  # type: ignore[import-not-found]
 
     architecture = (FOLDER / "architecture.json").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def load_model() -> torch.nn.Module:
 
 
 def read(path: Path) -> Image.Image:
-    """A photo as RGB, upright, transparent parts white."""
+    """Read a photo as RGB, upright, with transparent parts in white."""
     image = ImageOps.exif_transpose(Image.open(path))
     if not image.has_transparency_data:
         return image.convert("RGB")
@@ -85,7 +85,7 @@ def preprocess(image: Image.Image, settings: dict[str, Any]) -> Tensor:
 
 
 def resized(image: Image.Image, target: tuple[int, int], crop_mode: str) -> tuple[int, int]:
-    """Width and height to resize to, for a target of rows and columns."""
+    """Width and height to resize to, for a target size in rows and columns."""
     rows, columns = target
     if crop_mode == "squash":
         return columns, rows
@@ -99,7 +99,7 @@ def resized(image: Image.Image, target: tuple[int, int], crop_mode: str) -> tupl
 
 
 def centre(image: Image.Image, width: int, height: int, fill: tuple[int, ...]) -> Image.Image:
-    """The middle of an image; what it is short of is filled on both sides."""
+    """Crop the centre of an image; where the image is too small, pad both sides with `fill`."""
     wide, high = max(0, width - image.width), max(0, height - image.height)
     if wide or high:
         border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)

@@ -1,4 +1,4 @@
-"""Writes a model as ONNX and as a torch program (.pt2), and checks each file against the model."""
+"""Exports a model to ONNX and to a torch program (.pt2), and checks each file against the model."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from pruning.bundle.write import write_files
 from pruning.cut import Plan
 
 FORMATS = ("bundle", "onnx", "pt2")
-TOLERANCE = 1e-4  # on logits, relative to the largest where that is above one
+TOLERANCE = 1e-4  # on logits, relative to the largest logit if that is above one
 
 _INPUT, _OUTPUT = "images", "logits"
 
 
 class ExportError(RuntimeError):
-    """An exported file does not compute what the model computes."""
+    """An exported file does not compute the same logits as the model."""
 
 
 def export_onnx(model: ViT, path: Path, preprocess: Preprocess | None = None) -> Path:
-    """Write one ONNX file with any batch size, and compare it with the model in ONNX Runtime.
+    """Write an ONNX file with dynamic batch size, and compare it with the model in ONNX Runtime.
 
-    Input `images` B C Y X, output `logits`. `preprocess` goes into the file's metadata as JSON,
-    its labels also by themselves. Weights above protobuf's 2 GB lie in a second file beside it.
+    Input `images` B C Y X, output `logits`. `preprocess` is stored in the file's metadata as JSON, its
+    labels also separately. Weights above protobuf's limit of 2 GB go to a second file next to it.
 
     Raises:
-        ExportError: ONNX Runtime gives other logits.
+        ExportError: ONNX Runtime computes different logits.
         OutputError: the file could not be written.
     """
     with staged_files(path.parent) as stage:
@@ -51,12 +51,13 @@ def export_onnx(model: ViT, path: Path, preprocess: Preprocess | None = None) ->
 
 
 def export_pt2(model: ViT, path: Path, preprocess: Preprocess | None = None) -> Path:
-    """Write a torch program with any batch size, for `torch.export.load(path).module()`; checked.
+    """Write a torch program with dynamic batch size, and compare it with the model after reloading.
 
-    It needs torch alone, not even the bundle's vit.py. `preprocess` travels as an extra file.
+    `torch.export.load(path).module()` loads it with torch alone, without the bundle's vit.py. `preprocess`
+    is stored in it as an extra file.
 
     Raises:
-        ExportError: the reloaded program gives other logits.
+        ExportError: the reloaded program computes different logits.
         OutputError: the file could not be written.
     """
     with staged_files(path.parent) as stage:
@@ -74,15 +75,15 @@ def export_formats(
     half: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Path]:
-    """Write a model in several formats into one folder: all of them, or none.
+    """Write a model in several formats into one folder: either all of them or none.
 
     Formats are `bundle`, `onnx` and `pt2`. With `bundle` the folder must be new (or with
-    `overwrite` a bundle, which is replaced); without, model.onnx and model.pt2 are put into it.
-    Without a report and plan, those of the bundle that the model was loaded from are taken.
+    `overwrite` a bundle, which is replaced); without it, model.onnx and model.pt2 are added to the folder.
+    Report and plan default to those of the bundle that the model was loaded from.
 
     Raises:
-        ValueError: an unknown format or none, or a folder that must not be replaced.
-        ExportError: a file gives other logits than the model.
+        ValueError: no format or an unknown one, or a folder that must not be replaced.
+        ExportError: a file computes different logits than the model.
         OutputError: the folder could not be written.
     """
     files = [format for format in _known(formats) if format != "bundle"]
@@ -106,12 +107,12 @@ def export_formats(
 
 
 def onnx_runner(source: Path | ViT, threads: int | None = None) -> Runner:
-    """Forward passes in ONNX Runtime on the CPU, for `latency.bench`: of a file, or of a model.
+    """A runner of forward passes in ONNX Runtime on the CPU, from a file or a model.
 
-    `threads` is for one operator; None takes torch's current count.
+    `threads` is the number of threads within an operator; None means torch's current number.
 
     Raises:
-        ValueError: the file is missing, or no ONNX model with this project's input and output.
+        ValueError: the file is missing, or not an ONNX model with this project's input and output.
     """
     if isinstance(source, ViT):
         with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +122,7 @@ def onnx_runner(source: Path | ViT, threads: int | None = None) -> Runner:
 
 def _known(formats: Sequence[str]) -> tuple[str, ...]:
     if not formats:
-        raise ValueError(f"name at least one format: {', '.join(FORMATS)}")
+        raise ValueError(f"give at least one format: {', '.join(FORMATS)}")
     for format in formats:
         if format not in FORMATS:
             raise ValueError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
@@ -129,7 +130,7 @@ def _known(formats: Sequence[str]) -> tuple[str, ...]:
 
 
 def _records(loaded: LoadedModel) -> tuple[Mapping[str, object], Plan | None]:
-    """Report and plan of the bundle that a model was loaded from; empty where it was none.
+    """Report and plan of the bundle that a model was loaded from; empty if it came from elsewhere.
 
     Raises:
         ValueError: they are damaged.
@@ -143,7 +144,7 @@ def _records(loaded: LoadedModel) -> tuple[Mapping[str, object], Plan | None]:
 
 def _write_onnx(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
     model = _portable(model)
-    # ONNX Runtime runs attention as plain products: padding for the fused kernel only costs there
+    # ONNX Runtime computes attention as plain products, so padding for the fused kernel would only cost time
     with model.plain_attention(), _without_library_warnings():
         program = torch.onnx.export(
             model,
@@ -155,7 +156,7 @@ def _write_onnx(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
             verbose=False,
         )
     if program is None:
-        raise ExportError("torch.onnx.export gave no program")
+        raise ExportError("torch.onnx.export returned no program")
     program.model.metadata_props.update(_metadata(preprocess))
     program.save(path)
     _check("ONNX", _run(_session(path, torch.get_num_threads())), model)
@@ -166,7 +167,7 @@ def _write_pt2(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
     with _without_library_warnings():
         program = torch.export.export(model, (_images(model, 2),), dynamic_shapes=_dynamic_batch())
         program.example_inputs = None  # torch would pickle them into the file
-        # in memory first: where the disk is full, torch's own file writer ends the process
+        # in memory first, because torch's own file writer aborts the process if the disk is full
         content = io.BytesIO()
         torch.export.save(program, content, extra_files=_metadata(preprocess))
         path.write_bytes(content.getbuffer())
@@ -181,7 +182,7 @@ _WRITERS: dict[str, Callable[[ViT, Preprocess | None, Path], None]] = {
 
 
 def _portable(model: ViT) -> ViT:
-    """A copy to export: exporting must not touch a model that others may be using."""
+    """A copy for exporting, which must not touch a model that may be in use elsewhere."""
     return copy.deepcopy(model).to("cpu", torch.float32).eval()
 
 
@@ -204,16 +205,16 @@ def _metadata(preprocess: Preprocess | None) -> dict[str, str]:
 @contextmanager
 def _without_library_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        # raised by torch's exporter about torch's own tree code, nothing that a caller could change
+        # torch's exporter warns about torch's own tree code, which callers cannot change
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         yield
 
 
 def _check(format: str, run: Callable[[Tensor], Tensor], model: ViT) -> None:
-    """Compare logits at two batch sizes, none of them the one that was exported with.
+    """Compare logits at two batch sizes, both different from the one used for exporting.
 
     Raises:
-        ExportError: they differ, or are not finite.
+        ExportError: the logits differ, or are not finite.
     """
     for count in (1, 3):
         images = _images(model, count)
@@ -222,7 +223,7 @@ def _check(format: str, run: Callable[[Tensor], Tensor], model: ViT) -> None:
         error = float((got - expected).abs().max())
         if not error <= TOLERANCE * max(1.0, float(expected.abs().max())):  # NaN is refused too
             raise ExportError(
-                f"the {format} file gives other logits than the model (by {error:.2g}, batch {count})"
+                f"the {format} file computes different logits than the model (by {error:.2g}, batch {count})"
             )
 
 
@@ -235,7 +236,7 @@ def _session(path: Path, threads: int) -> Any:
     options.log_severity_level = 3  # errors only
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each kind of damage is an exception class of its own, without a base
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be opened as an ONNX model: {reason}") from error
     names = [value.name for value in (*session.get_inputs(), *session.get_outputs())]

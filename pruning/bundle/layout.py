@@ -1,4 +1,4 @@
-"""The files of a bundle, by name."""
+"""The names of the files in a bundle."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ EXAMPLE_FILE = "example.py"
 JOB_FILE = "job.json"
 STATUS_FILE = "status.json"
 EVALUATIONS_FILE = "evaluations.json"
-EXPORTS = ("model.onnx", "model.onnx.data", "model.pt2")  # what may lie beside a bundle's own files
+EXPORTS = ("model.onnx", "model.onnx.data", "model.pt2")  # exports that may be in the same folder
 FILES = (*REQUIRED_FILES, PLAN_FILE, REPORT_FILE, CARD_FILE, CODE_FILE, EXAMPLE_FILE, *EXPORTS)
-# What a command leaves beside the bundle that it writes, so that the folder is a finished run too. It names
-# places on this machine, and does not travel.
+# Files that a command writes next to its bundle so that the folder is also a finished run. They contain paths
+# on this machine and are not included when the bundle is downloaded.
 RECORDS = (JOB_FILE, STATUS_FILE, EVALUATIONS_FILE)
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds what a bundle cannot do without."""
+    """Whether a folder has all the files that a bundle requires."""
     return all((folder / name).is_file() for name in REQUIRED_FILES)
 
 
@@ -30,7 +30,7 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
     """Check that a bundle may be written to `folder`.
 
     Raises:
-        ValueError: it is a file, or holds something that must not be replaced.
+        ValueError: it is a file, or contains something that must not be replaced.
     """
     if not folder.exists():
         return
@@ -40,8 +40,8 @@ def require_free(folder: Path, overwrite: bool = False) -> None:
     if not content:
         return
     if not overwrite:
-        raise ValueError(f"{folder} already holds {content[0]}; choose a folder that does not exist yet")
+        raise ValueError(f"{folder} already contains {content[0]}; choose a folder that does not exist yet")
     foreign = [name for name in content if name not in (*FILES, *RECORDS, "__pycache__")]
     if foreign or not is_bundle(folder):
-        what = f"holds {foreign[0]}, which is no part of a bundle" if foreign else "is not a bundle"
+        what = f"contains {foreign[0]}, which is not part of a bundle" if foreign else "is not a bundle"
         raise ValueError(f"{folder} {what}, so it is not overwritten; choose another folder")

@@ -18,7 +18,7 @@ _PLACES = ("model", "weights", "teacher", "teacher_weights", "data", "calibratio
 
 @dataclass(frozen=True)
 class BudgetFigures(Checked):
-    """What was asked of a budget, what was got, and the widths of every block."""
+    """The requested budget, the value reached, and the widths of every block."""
 
     kind: str
     asked: int | float
@@ -30,15 +30,15 @@ class BudgetFigures(Checked):
 
 @dataclass(frozen=True)
 class Report(Stored):
-    """What a bundle tells of how it was made and how it does. What is not known is None, and is not written.
+    """How the model of a bundle was made, and its figures. Unknown fields are None and are not written.
 
     Accuracies are fractions; those that end in `pruned` were measured between pruning and fine-tuning.
-    Those without an ending are of a model that was trained and not pruned. `job` holds the fields of the job,
-    `heads` the heads of the dense model that stay in each block, None where that cannot be said of a block.
-    `ratios` and `preset` tell what was removed where there is no job that does.
+    Those without an ending belong to a model that was trained and not pruned. `job` has the fields of the
+    job, `heads` the heads of the dense model that stay in each block, None for a block where that is unknown.
+    `ratios` and `preset` say what was removed if there is no job.
 
     Raises:
-        ValueError: a field of another type, or heads out of order.
+        ValueError: a field of the wrong type, or heads out of order.
     """
 
     INDENT: ClassVar[int | None] = 2
@@ -91,7 +91,7 @@ class Report(Stored):
         return "after fine-tuning" if self.fine_tuned else "before fine-tuning"
 
     def figures(self) -> dict[str, Any]:
-        """What is known, by name."""
+        """The known fields, by name."""
         known = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: plain(value) for name, value in known.items() if value is not None}
 
@@ -100,14 +100,14 @@ class Report(Stored):
         return dump({"version": self.VERSION} | self.figures(), self.INDENT)
 
     def without_places(self) -> Report:
-        """The report as it may travel: models and data by their names, without the folders of one machine."""
+        """The report without the folders of this machine: models and data are given by name only."""
         top = {name: _named(name, getattr(self, name)) for name in ("model", "data")}
         job = self.job and {name: _named(name, value) for name, value in self.job.items()}
         return replace(self, job=job, **top)
 
 
 def find_report(bundle: Path) -> Report | None:
-    """The report that lies in a bundle, None if there is none; of its job only that it is one object.
+    """The report in a bundle, None if there is none; its job is not checked.
 
     Raises:
         ValueError: it is damaged.

@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all."""
+"""Folders and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pruning.files import OutputError
 
 @contextmanager
 def staged_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder to write into, which takes the place of `folder` if all goes well.
+    """An empty folder to write into, which replaces `folder` if no error occurs.
 
     Raises:
-        ValueError: `folder` is a file, or holds something that must not be replaced.
-        OutputError: writing failed; nothing is left behind, and what was there stays.
+        ValueError: `folder` is a file, or contains something that must not be replaced.
+        OutputError: writing failed; nothing is left behind, and an existing folder is unchanged.
     """
     target = folder.resolve()
     with _stage(target, target.parent) as stage:
@@ -32,13 +32,13 @@ def staged_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def staged_files(folder: Path) -> Iterator[Path]:
-    """An empty folder to write into, whose files move into `folder` if all goes well.
+    """An empty folder to write into, whose files are moved to `folder` if no error occurs.
 
     Files of the same names are replaced.
 
     Raises:
         ValueError: `folder` is a file.
-        OutputError: writing failed; nothing is left behind, and what was there stays.
+        OutputError: writing failed; nothing is left behind, and existing files are unchanged.
     """
     target = folder.resolve()
     with _stage(target, target) as stage:
@@ -50,7 +50,7 @@ def staged_files(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _stage(target: Path, parent: Path) -> Iterator[Path]:
-    """The path of a temporary folder in `parent`, and what every way of writing has in common."""
+    """The path of a temporary folder in `parent`; removes it and turns write errors into `OutputError`."""
     stage = parent / f".{target.name}-{uuid.uuid4().hex[:8]}.part"
     missing: list[Path] = []
     try:
@@ -65,24 +65,24 @@ def _stage(target: Path, parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for folder in missing:
-            with suppress(OSError):  # one that got its content stays
+            with suppress(OSError):  # fails if the folder has content, which is kept
                 folder.rmdir()
 
 
 def _missing_folders(folder: Path) -> list[Path]:
-    """A folder and its parents as far as they are not there yet, innermost first."""
+    """Those of a folder and its parents that do not exist yet, innermost first."""
     missing = []
     for path in (folder, *folder.parents):
         if path.is_dir():
             break
         if path.exists():
-            raise ValueError(f"{folder} cannot be a folder because {path} is a file; choose another place")
+            raise ValueError(f"{folder} cannot be created because {path} is a file; choose another folder")
         missing.append(path)
     return missing
 
 
 def _swap(stage: Path, target: Path) -> None:
-    """Put `stage` in the place of `target`, which stays until then."""
+    """Replace `target` by `stage`; if that fails, `target` is restored."""
     if not target.exists():
         stage.rename(target)
         return

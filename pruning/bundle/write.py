@@ -45,16 +45,16 @@ def write_bundle(
     overwrite: bool = False,
     records: Mapping[str, str] | None = None,
 ) -> Path:
-    """Save a model so that it loads anywhere; all of the folder appears at once, or nothing.
+    """Save a model so that it loads anywhere; the folder is written completely or not at all.
 
-    `name` is the model that was loaded, for the card; `report` the figures before and after, as
-    `prune --json` names them. `half` stores float16, which loading casts back. With `overwrite`
-    a bundle at that place is replaced as soon as the new one is complete. `records` are texts of other
-    files by name, of `layout.RECORDS`, which stay where the bundle was made.
+    `name` is the model that was loaded, for the card; `report` has the figures before and after, under the
+    keys of `prune --json`. `half` stores float16, which loading casts back. With `overwrite` an existing
+    bundle is replaced once the new one is complete. `records` are the texts of further files, by their names
+    in `layout.RECORDS`.
 
     Raises:
-        ValueError: the folder holds something, or model, preprocessing, report and plan do not fit.
-        OutputError: the disk is full, or the place cannot be written to.
+        ValueError: the folder is not empty, or model, preprocessing, report and plan do not match.
+        OutputError: the disk is full, or the folder cannot be written to.
     """
     with staged_folder(folder, overwrite=overwrite) as stage:
         write_files(stage, model, preprocess, name=name, report=report, plan=plan, half=half)
@@ -76,19 +76,18 @@ def write_files(
     """Write a bundle's files into an existing folder, one after the other.
 
     Raises:
-        ValueError: model, preprocessing and plan do not fit, the report has other fields than a `Report`, or
-            the weights are not finite.
+        ValueError: model, preprocessing and plan do not match, the report has other fields than a `Report`,
+            or the weights are not finite.
     """
-    _require_fit(model, preprocess, plan)
-    told = Report.from_data(
-        {"model": name} | dict(report)
-    ).without_places()  # one saved again knows its origin
-    pruned = plan is not None or told.method is not None
+    _require_match(model, preprocess, plan)
+    # a bundle that is saved again keeps the model name in its report
+    stored = Report.from_data({"model": name} | dict(report)).without_places()
+    pruned = plan is not None or stored.method is not None
     texts = {
         ARCHITECTURE_FILE: model.arch.to_json(),
         PREPROCESS_FILE: preprocess.to_json(),
-        REPORT_FILE: told.to_json(),
-        CARD_FILE: card(name, model.arch, preprocess, told, pruned=pruned),
+        REPORT_FILE: stored.to_json(),
+        CARD_FILE: card(name, model.arch, preprocess, stored, pruned=pruned),
         CODE_FILE: _CODE.read_text(encoding="utf-8"),
         EXAMPLE_FILE: _EXAMPLE.read_text(encoding="utf-8"),
     }
@@ -98,11 +97,11 @@ def write_files(
         (folder / file).write_text(text, encoding="utf-8", newline="\n")
     weights = folder / WEIGHTS_FILE
     save_file(_weights(model, half), weights, metadata={"format": "pt"})
-    shutil.copymode(folder / CARD_FILE, weights)  # safetensors lets nobody but the owner read
+    shutil.copymode(folder / CARD_FILE, weights)  # safetensors makes the file readable by its owner only
 
 
 def zip_bundle(folder: Path) -> bytes:
-    """A bundle as a zip with one folder in it, for downloading; equal files give equal bytes.
+    """A bundle as a zip with one folder in it, for downloading; equal files give an equal zip.
 
     Raises:
         ValueError: the folder is not a bundle.
@@ -110,32 +109,35 @@ def zip_bundle(folder: Path) -> bytes:
     if not is_bundle(folder):
         raise ValueError(f"{folder} is not a bundle: it needs {', '.join(REQUIRED_FILES)}")
     packed = io.BytesIO()
-    # weights hardly compress, and stored bytes do not depend on the version of zlib
+    # weights hardly compress, and without compression the bytes do not depend on the version of zlib
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(FILES):
             if (folder / name).is_file():
-                entry = zipfile.ZipInfo(f"{folder.resolve().name}/{name}")  # dated 1980, always
+                entry = zipfile.ZipInfo(f"{folder.resolve().name}/{name}")  # always dated 1980
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, (folder / name).read_bytes())
     return packed.getvalue()
 
 
-def _require_fit(model: ViT, preprocess: Preprocess, plan: Plan | None) -> None:
+def _require_match(model: ViT, preprocess: Preprocess, plan: Plan | None) -> None:
     arch = model.arch
     if preprocess.image_size != arch.image_size:
         raise ValueError(
-            f"the preprocessing gives images of {preprocess.image_size}, the model takes {arch.image_size}"
+            f"preprocessing gives images of size {preprocess.image_size}, "
+            f"but the model takes {arch.image_size}"
         )
     if len(preprocess.mean) != arch.in_channels:
         raise ValueError(
-            f"the preprocessing gives {len(preprocess.mean)} channels, the model takes {arch.in_channels}"
+            f"preprocessing gives {len(preprocess.mean)} channels, but the model takes {arch.in_channels}"
         )
     if preprocess.labels and len(preprocess.labels) != arch.num_classes:
-        raise ValueError(f"{len(preprocess.labels)} labels do not fit a model of {arch.num_classes} classes")
+        raise ValueError(
+            f"{len(preprocess.labels)} labels do not match a model with {arch.num_classes} classes"
+        )
     if plan is None:
         return
     if (len(plan.embed), tuple(block.widths for block in plan.blocks)) != (arch.embed_dim, arch.blocks):
-        raise ValueError("the plan does not lead to this model: their widths differ")
+        raise ValueError("the plan does not belong to this model: their widths differ")
 
 
 def _weights(model: ViT, half: bool) -> dict[str, Tensor]:
@@ -145,5 +147,5 @@ def _weights(model: ViT, half: bool) -> dict[str, Tensor]:
         weights[name] = value.detach().to("cpu", dtype).contiguous()
         if not bool(weights[name].isfinite().all()):
             advice = "; save it in float32" if half and bool(value.isfinite().all()) else ""
-            raise ValueError(f"{name} holds values that are not finite in {dtype}{advice}")
+            raise ValueError(f"{name} contains values that are not finite in {dtype}{advice}")
     return weights

@@ -224,11 +224,11 @@ def test_a_folder_that_holds_something_is_refused(save: Callable[..., Path], tmp
     folder.mkdir()
     assert is_bundle(save(folder))  # an empty one is taken
     before = contents(folder)
-    with pytest.raises(ValueError, match=r"already holds README\.md"):
+    with pytest.raises(ValueError, match=r"already contains README\.md"):
         save(folder)
     assert contents(folder) == before
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match=r"holds thesis\.txt, which is no part of a bundle"):
+    with pytest.raises(ValueError, match=r"contains thesis\.txt, which is not part of a bundle"):
         save(folder, overwrite=True)
     other = tmp_path / "other"
     other.mkdir()
@@ -338,13 +338,13 @@ def test_what_does_not_fit_together_is_refused(
     save: Callable[..., Path], tiny: ViT, pruned: tuple[ViT, Plan], tmp_path: Path
 ) -> None:
     small = pruned[0]
-    with pytest.raises(ValueError, match=r"gives images of \(8, 8\), the model takes \(16, 24\)"):
+    with pytest.raises(ValueError, match=r"gives images of size \(8, 8\), but the model takes \(16, 24\)"):
         save(preprocess=Preprocess((8, 8)))
-    with pytest.raises(ValueError, match="gives 1 channels, the model takes 3"):
+    with pytest.raises(ValueError, match="gives 1 channels, but the model takes 3"):
         save(preprocess=replace(PREPROCESS, mean=(0.5,), std=(0.5,)))
-    with pytest.raises(ValueError, match="2 labels do not fit a model of 10 classes"):
+    with pytest.raises(ValueError, match="2 labels do not match a model with 10 classes"):
         save(preprocess=replace(PREPROCESS, labels=("a", "b")))
-    with pytest.raises(ValueError, match="plan does not lead to this model"):
+    with pytest.raises(ValueError, match="plan does not belong to this model"):
         save(model=tiny)
     with torch.no_grad():
         small.get_parameter("head.bias")[3] = 1e6
@@ -354,7 +354,7 @@ def test_what_does_not_fit_together_is_refused(
             save(half=True)
         small.get_parameter("head.bias")[3] = float("nan")
         with pytest.raises(
-            ValueError, match=r"head\.bias holds values that are not finite in torch.float32$"
+            ValueError, match=r"head\.bias contains values that are not finite in torch.float32$"
         ):
             save()
     assert list(tmp_path.iterdir()) == []
@@ -368,14 +368,14 @@ def test_the_card_contains_the_figures(save: Callable[..., Path]) -> None:
     for part in (
         "# deit_tiny_patch16_224, pruned\n",
         "from `deit_tiny_patch16_224` with the method `snp`",
-        "Removed: qk 25 to 50 % by block, v 25 %, embed 10 %.",
+        "Removed: 25 to 50 % of query-key pairs by block, 25 % of value channels, 10 % of residual channels.",
         "| Parameters | 5.717 M | 3.013 M |",
         "| MACs per image | 1.254 G | 0.6382 G |",
         "| Top-1, before fine-tuning | 78.70 % | 51.00 % |",
         "measured on 300 images",
         "95 % interval (Wilson) of top-1 is 45.36 to 56.61 % after pruning",
         "took 12.3 s",
-        "keep the licence of the model they came from (`deit_tiny_patch16_224`)",
+        "keep the licence of the model that they come from (`deit_tiny_patch16_224`)",
         "python example.py photo.jpg",
         "`B 3 16 24`",
     ):

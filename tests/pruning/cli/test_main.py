@@ -232,7 +232,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, wo
 def test_an_existing_folder_is_refused_before_the_work(capsys, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     words = ("prune", "--model", "demo", "--data", "nowhere", "--qk", "0.5", "--out", str(tmp_path))
-    assert "already holds notes.txt" in refused(capsys, *words)
+    assert "already contains notes.txt" in refused(capsys, *words)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

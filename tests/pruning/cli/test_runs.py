@@ -251,4 +251,4 @@ def test_what_names_places_does_not_travel(tmp_path: Path, tiny_data: tuple[str,
     export_formats(loaded, ["bundle"], tmp_path / "copied", overwrite=True)
     assert not set(RECORDS) & {path.name for path in (tmp_path / "copied").iterdir()}
     assert main([*words, "--out", str(tmp_path / "copied")]) == 2
-    assert "already holds" in capsys.readouterr().err
+    assert "already contains" in capsys.readouterr().err
