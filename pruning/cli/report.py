@@ -12,7 +12,7 @@ from pruning import runs
 from pruning.files import OutputError, replace_text
 from pruning.jobs import BenchJob, Named, Timings, read_timings, titles
 from pruning.progress import Progress
-from pruning.report import BESIDE, Comparison, Trade, dense_of, make_report, newest_timings, smaller_of
+from pruning.report import MAX_COMPARED, Comparison, Trade, dense_of, make_report, newest_timings, smaller_of
 from pruning.runs import FinishedRun, is_finished
 from pruning.wording import base_name
 
@@ -54,8 +54,8 @@ def compare_runs(folders: list[Path]) -> Comparison:
         ValueError: a folder without a finished run, too many folders, or runs that cannot be compared.
     """
     chosen = [_finished(folder) for folder in dict.fromkeys(path.resolve() for path in folders)]
-    if len(chosen) > BESIDE:
-        raise ValueError(f"at most {BESIDE} runs fit side by side, got {len(chosen)}")
+    if len(chosen) > MAX_COMPARED:
+        raise ValueError(f"at most {MAX_COMPARED} runs fit side by side, got {len(chosen)}")
     first = chosen[0]
     for other in chosen[1:]:
         if not other.is_like(first):

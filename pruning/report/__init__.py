@@ -1,7 +1,7 @@
-"""Finished runs side by side in one HTML file."""
+"""Comparisons of finished runs, as data and as one HTML file."""
 
 from pruning.report.comparison import (
-    BESIDE,
+    MAX_COMPARED,
     ComparedModel,
     Comparison,
     Trade,
@@ -13,20 +13,20 @@ from pruning.report.comparison import (
     trade_front,
 )
 from pruning.report.html import make_report
-from pruning.report.objects import OnObjects, on_objects
+from pruning.report.objects import ObjectScores, object_scores
 
 __all__ = [
-    "BESIDE",
+    "MAX_COMPARED",
     "ComparedModel",
     "Comparison",
-    "OnObjects",
+    "ObjectScores",
     "Trade",
     "aligned",
     "dense_of",
     "make_report",
     "newest_timings",
     "of_bundle",
-    "on_objects",
+    "object_scores",
     "smaller_of",
     "trade_front",
 ]

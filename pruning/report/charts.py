@@ -1,4 +1,4 @@
-"""The report's charts as SVG text: static, small, and readable on light and dark pages alike."""
+"""The report's charts as SVG text: static, small, and readable on both light and dark pages."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#8a9690", "#14907a", "#e0a030", "#6a6fd8", "#d2604f")  # the dense model, then those beside it
+COLOURS = ("#8a9690", "#14907a", "#e0a030", "#6a6fd8", "#d2604f")  # the dense model, then the others
 ACCENT = "#d2604f"
-INK = "#010203"  # stands for the page's own text colour
-WIDE = 8.2  # inches, of 72 points each
+INK = "#010203"  # placeholder for the page's text colour
+WIDE = 8.2  # inches of 72 points
 
 
 def trade_off(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str]) -> str:
@@ -64,7 +64,7 @@ def trade_off(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str])
 
 
 def widths(models: Sequence[tuple[str, Architecture]]) -> str:
-    """Widths of every block: the dense model as bars, the others as lines in front of them."""
+    """Widths of every block: bars for the dense model, and lines for the others in front of them."""
     titles = {"heads": "Heads", "qk": "Query-key pairs per head", "v": "Value channels per head"}
     titles |= {"mlp": "MLP neurons"}
 
@@ -97,7 +97,7 @@ def widths(models: Sequence[tuple[str, Architecture]]) -> str:
 
 
 def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> str:
-    """Reliability diagrams, one for each model: name, ECE and bins."""
+    """A reliability diagram for each model, given its name, ECE and bins."""
     columns = min(len(models), 3)
     rows = ceil(len(models) / columns)
 
@@ -110,7 +110,7 @@ def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> str:
             axes.set_xlim(0, 100)
             axes.set_ylim(0, 103)
             axes.set_xlabel("confidence, %")
-        places[0].set_ylabel("right, %")
+        places[0].set_ylabel("accuracy, %")
         for axes in places[len(models) :]:
             axes.set_axis_off()
 
@@ -134,7 +134,7 @@ def _bins(axes: Axes, bins: Sequence[Bin], colour: str) -> None:
 
 
 def _whole(axes: Axes) -> None:
-    """Whole numbers on both axes: blocks and widths."""
+    """Restrict the ticks of both axes (blocks and widths) to whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -145,7 +145,7 @@ def _whole(axes: Axes) -> None:
 
 
 def _svg(draw: Callable[[Figure], None], height: float, name: str) -> str:
-    """What `draw` puts on a figure, as an `svg` element whose text has the page's font and colour."""
+    """A figure drawn by `draw` as an `svg` element whose text takes the page's font and colour."""
     from matplotlib.figure import Figure  # takes a second to import
 
     written = io.StringIO()
@@ -164,7 +164,7 @@ def _svg(draw: Callable[[Figure], None], height: float, name: str) -> str:
 
 @contextmanager
 def _look(name: str) -> Iterator[None]:
-    """matplotlib's settings: names from elsewhere are no mathematics, and equal charts are equal text."""
+    """matplotlib settings: names are not parsed as mathematics, and equal charts give equal text."""
     import matplotlib
 
     settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Models side by side as data: what the Compare page and the report are drawn from."""
+"""Comparisons of models as data, which the Compare page and the report show."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pruning.runs import FinishedRun, Heads, read_plan
 from pruning.wording import base_name
 
 DENSE = "dense"
-BESIDE = 4  # models that are put beside the dense one at most
+MAX_COMPARED = 4  # models shown next to the dense one
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One model of a comparison: what it is and how it did on the images of the comparison.
+    """One model of a comparison, with its evaluation on the images of the comparison.
 
-    `name` is short and `title` says what was done; `source` is what `load` takes. `when` says whether
-    `result` was measured before or after fine-tuning, and is empty where nothing was pruned; `start` is
-    the evaluation before fine-tuning, where that is known. `command` is the command line that makes it.
-    `heads` says which heads of the dense model stay where there is no plan.
+    `name` is short, `title` says how the model was made, `source` is what `load` takes. `when` says whether
+    `result` was measured before or after fine-tuning, and is empty if nothing was pruned; `start` is the
+    evaluation before fine-tuning, if known. `command` is the command line that makes the model. `heads` says
+    which heads of the dense model stay if there is no plan.
     """
 
     name: str
@@ -55,41 +55,41 @@ class ComparedModel:
 
     @cached_property
     def file_bytes(self) -> int | None:
-        """Bytes of the file its weights lie in, None where that is not on this disk."""
+        """Size of the weights file in bytes, None if it is not on this machine."""
         file = _weights_file(*self.source)
         return None if file is None else file.stat().st_size
 
     @property
     def is_half(self) -> bool:
-        """Whether the file holds its weights in half precision."""
+        """Whether the weights file is in half precision."""
         return self.file_bytes is not None and self.file_bytes < 3 * self.cost.params
 
     def agreement(self, dense: ComparedModel) -> Agreement:
-        """How far it predicts the same as the dense model."""
+        """How far its predictions agree with those of the dense model."""
         return agreement(dense.result, self.result)
 
-    def sees_like(self, dense: Architecture) -> bool:
-        """Whether its attention maps can be laid beside the dense model's; a teacher may be another one."""
+    def has_maps_like(self, dense: Architecture) -> bool:
+        """Whether its attention maps are comparable with the dense model's; a teacher may differ in shape."""
         mine, other = ((arch.depth, arch.num_tokens, arch.image_size) for arch in (self.arch, dense))
         return mine == other
 
     def kept(self, dense: Architecture) -> tuple[Indices | None, ...]:
-        """Per block, which heads of the dense model its heads are; None where that is not known."""
-        if not self.sees_like(dense) or (self.plan is not None and not self._fits(self.plan, dense)):
+        """Which heads of the dense model its heads are, per block; None where that is not known."""
+        if not self.has_maps_like(dense) or (self.plan is not None and not self._fits(self.plan, dense)):
             return (None,) * dense.depth
-        if self.plan is None and self.heads is not None and self._are_mine(self.heads, dense):
+        if self.plan is None and self.heads is not None and self._heads_fit(self.heads, dense):
             return self.heads
         return kept_heads(self.plan, dense, self.arch)
 
     def _fits(self, plan: Plan, dense: Architecture) -> bool:
-        """Whether a plan leads from this dense model here."""
+        """Whether cutting the dense model by the plan gives this model's widths."""
         try:
             return plan.architecture(dense).blocks == self.arch.blocks
         except ValueError:
             return False
 
-    def _are_mine(self, heads: Heads, dense: Architecture) -> bool:
-        """Whether these can be the heads of the dense model that are left here."""
+    def _heads_fit(self, heads: Heads, dense: Architecture) -> bool:
+        """Whether these can be the heads of the dense model that this model kept."""
         if len(heads) != dense.depth:
             return False
         blocks = zip(heads, dense.blocks, self.arch.blocks, strict=True)
@@ -100,7 +100,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Trade:
-    """A model in the trade-off of accuracy against MACs; `speedup` over the dense one, if measured."""
+    """A model in the trade-off of accuracy against MACs; `speedup` is over the dense model, if measured."""
 
     name: str
     gmacs: float
@@ -110,13 +110,13 @@ class Trade:
 
     @classmethod
     def of(cls, model: ComparedModel, speedup: float | None = None) -> Trade:
-        """A smaller model as a point."""
+        """The point of a smaller model."""
         return cls(model.name, model.cost.gmacs, model.result, speedup)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models to be put side by side: the dense one and others, on the images `tested`.
+    """The dense model and others to compare with it, on the images `tested`.
 
     `data` names these images, `trades` are all runs of this dense model on them, `load` gives a model.
     """
@@ -131,7 +131,7 @@ class Comparison:
 
     @property
     def models(self) -> tuple[ComparedModel, ...]:
-        """All of them, the dense one first."""
+        """All models, the dense one first."""
         return (self.dense, *self.others)
 
     def class_name(self, index: int) -> str:
@@ -140,7 +140,7 @@ class Comparison:
 
 
 def dense_of(run: FinishedRun, loaded: LoadedModel) -> ComparedModel:
-    """The dense model of a run, as the run measured it."""
+    """The dense model of a run, with the run's evaluation of it."""
     title = f"{base_name(run.origin[0])}, not pruned"
     return ComparedModel(DENSE, title, run.origin, loaded.model.arch, run.before)
 
@@ -162,7 +162,7 @@ def smaller_of(run: FinishedRun, name: str, title: str) -> ComparedModel:
 
 
 def of_bundle(folder: Path, result: Evaluation) -> ComparedModel:
-    """A bundle that belongs to no run, and how it did on the images of the comparison.
+    """A bundle that belongs to no run, with its evaluation on the images of the comparison.
 
     Raises:
         ValueError: it is no bundle, or damaged.
@@ -175,9 +175,9 @@ def of_bundle(folder: Path, result: Evaluation) -> ComparedModel:
 
 
 def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]:
-    """Those that no other beats in top-1 at the same cost or less, cheapest first.
+    """The Pareto front: models that no other beats in top-1 at the same cost or less, cheapest first.
 
-    The cost is GMACs, or with `by` "speedup" the time, of those of which it is known.
+    The cost is GMACs, or with `by` "speedup" the latency, of the models for which it is known.
     """
     known = [trade for trade in trades if getattr(trade, by) is not None]
     costs = [trade.gmacs if by == "gmacs" else 1 / (trade.speedup or 1.0) for trade in known]
@@ -186,14 +186,14 @@ def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]
 
 
 def newest_timings(measured: Iterable[Timings], sources: Sequence[Named]) -> Timings | None:
-    """The first measurement that all of these models took part in; `measured` is newest first."""
+    """The newest measurement that includes all of these models; `measured` is sorted newest first."""
     return next((timed for timed in measured if set(sources) <= set(timed.models)), None)
 
 
 def aligned(
     maps: AttentionMaps, row: int, kept: Sequence[Indices | None], dense: Architecture
 ) -> list[list[Map | None]]:
-    """Maps of one row of a model's heads, in the places that these have in the dense model; None if gone."""
+    """Maps of one row of a model's heads, arranged as in the dense model; None for removed heads."""
     planes: list[list[Map | None]] = []
     for block, (heads, widths) in enumerate(zip(kept, dense.blocks, strict=True)):
         own = {head: maps.blocks[block][place, row].numpy() for place, head in enumerate(heads or ())}

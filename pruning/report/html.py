@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing else: to be sent to whoever has no app at hand."""
+"""A comparison as one self-contained HTML file, for readers without the app."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from pruning import wording
 from pruning.progress import Progress, quiet
 from pruning.report import charts
 from pruning.report.comparison import ComparedModel, Comparison, aligned, trade_front
-from pruning.report.objects import on_objects
+from pruning.report.objects import object_scores
 from pruning.wording import base_name
 
-FLIPS = 24  # thumbnails of one model
-PAIRS = 12  # rows of confused classes
-SIDE, WIDE = 224, 860  # pixels: largest photo, and all photos of a row
+FLIPS = 24  # thumbnails per model
+PAIRS = 12  # rows in the table of confused classes
+SIDE, WIDE = 224, 860  # pixels: side of the largest photo, and width of a row of photos
 SHEET = 500, 36  # width of the sheet of all heads and its largest cell, in pixels
 _TEMPLATE = "report.html.jinja"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image inside the page, and what it shows for those who cannot see it."""
+    """An image in the page, with alternative text and a caption."""
 
     uri: str
     alt: str
@@ -54,9 +54,9 @@ class Picture:
 
 
 def make_report(found: Comparison, image: int = 0, progress: Progress = quiet) -> str:
-    """The report as HTML: no scripts, no network, all text from elsewhere escaped.
+    """The report as HTML: without scripts or network access, and with all names escaped.
 
-    `image` is the test image whose maps are shown; beside it stands the first that was lost.
+    Maps are shown for the test image `image` and for the first image that a smaller model lost.
 
     Raises:
         ValueError: no such image, or one cannot be read.
@@ -109,7 +109,7 @@ def _figures(found: Comparison) -> dict[str, Any]:
 
 
 def without_paths(command: str) -> str:
-    """A command without the folders that lead to its files on one machine."""
+    """A command line with file names only, without the folders of one machine."""
     return shlex.join(base_name(word) if "/" in word else word for word in shlex.split(command))
 
 
@@ -124,7 +124,7 @@ def _in_short(model: ComparedModel, dense: ComparedModel) -> str:
 
 
 def _rows(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each row: what it is, and for each model the figure and how it changed."""
+    """The rows of the table: a title, and for each model a figure and its change."""
     dense = found.dense
 
     def row(name: str, figure: Any, change: Any = None) -> tuple[str, list[tuple[str, str]]]:
@@ -179,7 +179,7 @@ def _file(model: ComparedModel) -> str:
 
 
 def _widths(found: Comparison) -> list[list[str]]:
-    """A row for each block: for each model heads x (pairs, values) and neurons."""
+    """The rows of the table of widths, one per block: heads x (pairs, values) and neurons of each model."""
     rows = zip_longest(*(model.arch.blocks for model in found.models))
     return [["" if b is None else f"{b.heads} × ({b.qk}, {b.v}), {b.mlp:,}" for b in row] for row in rows]
 
@@ -215,13 +215,13 @@ def _charts(found: Comparison) -> dict[str, Any]:
 
 
 def _shown(found: Comparison, image: int) -> list[int]:
-    """The image asked for, and the first one that a smaller model lost."""
+    """The requested image, and the first one that a smaller model lost."""
     lost = [number for model in found.others for number in model.agreement(found.dense).lost[:1]]
     return list(dict.fromkeys([image, *lost]))[:2]
 
 
 def _look(found: Comparison, number: int) -> list[Picture]:
-    """A photo and the rollout of every model over it."""
+    """A photo, and the rollout of every model drawn over it."""
     test, preprocess = found.tested, found.load(found.dense.source).preprocess
     crop = covered(test.image(number), preprocess, found.dense.arch)
     wide = min(SIDE, WIDE // (len(found.models) + 1) - 12)
@@ -232,14 +232,15 @@ def _look(found: Comparison, number: int) -> list[Picture]:
         loaded = found.load(model.source)
         values = rollout_maps(loaded.model, loaded.preprocess(test.image(number)))
         shown = overlay(crop, values[default_row(loaded.model.arch)].numpy(), Style())
-        said = found.class_name(model.result.predictions[number])
-        sure = wording.percent(model.result.confidences[number])
-        pictures.append(Picture(data_uri(shown), f"rollout of {model.name}", f"{model.name}: {said}, {sure}"))
+        predicted = found.class_name(model.result.predictions[number])
+        confidence = wording.percent(model.result.confidences[number])
+        caption = f"{model.name}: {predicted}, {confidence}"
+        pictures.append(Picture(data_uri(shown), f"rollout of {model.name}", caption))
     return pictures
 
 
 def _heads(found: Comparison, number: int, progress: Progress) -> list[dict[str, Any]]:
-    """For each model the maps of all heads, and how far they are those of the dense model."""
+    """The maps of all heads of each model, and how far they preserve those of the dense model."""
     dense, test = found.load(found.dense.source), found.tested
     image = dense.preprocess(test.image(number))
     crop = covered(test.image(number), dense.preprocess, found.dense.arch)
@@ -260,14 +261,14 @@ def _heads(found: Comparison, number: int, progress: Progress) -> list[dict[str,
 
 
 def _objects(found: Comparison, progress: Progress) -> dict[str, Any] | None:
-    """Attention against the objects, where the test images are demo scenes."""
+    """How well attention matches the objects, if the test images are demo scenes."""
     if not found.tested.rendered:
         return None
     scores = []
     for place, model in enumerate(found.models):
         share = lambda part, place=place: 0.6 + 0.3 * (place + part) / len(found.models)
-        tell = lambda what, part, share=share: progress(what, share(part))
-        scores.append(on_objects(found.load(model.source), found.tested, tell, "Reading scenes"))
+        part_done = lambda what, part, share=share: progress(what, share(part))
+        scores.append(object_scores(found.load(model.source), found.tested, part_done, "Reading scenes"))
     rows = [score.rows() for score in scores]
     return {
         "rows": [(name, [row[name] for row in rows]) for name in rows[0]],
@@ -278,7 +279,7 @@ def _objects(found: Comparison, progress: Progress) -> dict[str, Any] | None:
 
 
 def _cells(values: Sequence[Sequence[float]]) -> list[list[tuple[str, str, str]]]:
-    """Rows of heads: text, background and text colour of each block's cell."""
+    """Rows of the table of heads: text, background and text colour of each cell."""
     return [[_cell(value) for value in row] for row in head_grid(values, float("nan"))]
 
 

@@ -1,4 +1,4 @@
-"""Attention against the objects of demo scenes, for each model of a comparison."""
+"""How well the attention of a model matches the objects of demo scenes."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ SCENES = 100
 
 
 @dataclass(frozen=True)
-class OnObjects:
-    """One model's attention against the objects, seen from where its prediction is read."""
+class ObjectScores:
+    """One model's attention on the objects, from the token that its prediction is read from."""
 
     heads: ObjectAttention
     rollout: RolloutScore
 
     @property
     def mass(self) -> float:
-        """Mean over all heads of the share of their attention on the object."""
+        """Share of attention on the object, averaged over all heads."""
         return _mean(self.heads.mass)
 
     @property
     def pointing(self) -> float:
-        """Mean over all heads of how often their peak lies on the object."""
+        """How often the peak of attention is on the object, averaged over all heads."""
         return _mean(self.heads.pointing)
 
     def rows(self) -> dict[str, str]:
-        """The figures in words."""
+        """The figures as text, by name."""
         low, high = wilson(self.rollout.hits, self.rollout.images)
         return {
             "Rollout, mass on the object": wording.percent(self.rollout.mass),
             "Rollout, pointing game": wording.percent(self.rollout.pointing),
-            "its 95 % interval": f"{100 * low:.1f} to {100 * high:.1f}{wording.NBSP}%",
+            "Rollout, 95 % interval": f"{100 * low:.1f} to {100 * high:.1f}{wording.NBSP}%",
             "Heads, mass on the object, mean": wording.percent(self.mass),
             "Heads, pointing game, mean": wording.percent(self.pointing),
         }
 
 
-def on_objects(loaded: LoadedModel, scenes: ImageSet, progress: Progress, what: str) -> OnObjects:
-    """Read at most `SCENES` scenes, the same ones for every model.
+def object_scores(loaded: LoadedModel, scenes: ImageSet, progress: Progress, what: str) -> ObjectScores:
+    """Score a model on at most `SCENES` scenes, the same ones for every model.
 
     Raises:
         ValueError: images whose objects are not known.
@@ -64,15 +64,15 @@ def on_objects(loaded: LoadedModel, scenes: ImageSet, progress: Progress, what: 
     shown = scenes.sample(min(SCENES, len(scenes)))
     read = row_readings(loaded.model.arch)[default_row(loaded.model.arch)]
 
-    def told(begin: float) -> Iterator[tuple[Float[Tensor, "B C Y X"], Bool[Tensor, "B Y X"]]]:
+    def tracked_scenes(begin: float) -> Iterator[tuple[Float[Tensor, "B C Y X"], Bool[Tensor, "B Y X"]]]:
         done = 0
         for images, masks in with_masks(shown, loaded.preprocess):
             progress(what, begin + done / len(shown) / 2)
             yield images, masks
             done += len(images)
 
-    heads = object_attention(loaded.model, told(0.0), read)
-    return OnObjects(heads, rollout_on_object(loaded.model, told(0.5), read))
+    heads = object_attention(loaded.model, tracked_scenes(0.0), read)
+    return ObjectScores(heads, rollout_on_object(loaded.model, tracked_scenes(0.5), read))
 
 
 def _mean(values: tuple[Tensor, ...]) -> float:

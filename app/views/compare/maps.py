@@ -213,7 +213,7 @@ def _preserved_by(
     if not any(model.kept(found.dense.arch)):
         why = (
             "its bundle has no plan that says which heads were kept"
-            if model.sees_like(found.dense.arch)
+            if model.has_maps_like(found.dense.arch)
             else "its blocks or tokens differ from those of the dense model"
         )
         st.caption(f"This model cannot be compared: {why}.")

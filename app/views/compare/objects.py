@@ -10,7 +10,7 @@ from app.parts import charts
 from app.progress_bar import progress_bar
 from app.state import memo
 from app.views.compare import charts as compare_charts
-from pruning.report import Comparison, OnObjects, on_objects
+from pruning.report import Comparison, ObjectScores, object_scores
 
 
 def show(found: Comparison) -> None:
@@ -39,19 +39,19 @@ def show(found: Comparison) -> None:
     st.caption("Each point is a head. Those above the line look at the object more than before.")
 
 
-def _scores(found: Comparison, place: int) -> OnObjects:
+def _scores(found: Comparison, place: int) -> ObjectScores:
     model = found.models[place]
     loaded = found.load(model.source)
 
-    def measure() -> OnObjects:
+    def measure() -> ObjectScores:
         with progress_bar() as progress:
-            return on_objects(loaded, found.tested, progress, f"Reading scenes with {model.name}")
+            return object_scores(loaded, found.tested, progress, f"Reading scenes with {model.name}")
 
     key = (model.source, found.dense.source, found.data, len(found.tested))
     return memo.remember("on objects", key, measure)
 
 
-def _pairs(found: Comparison, place: int, scores: list[OnObjects]) -> list[tuple[int, int, float, float]]:
+def _pairs(found: Comparison, place: int, scores: list[ObjectScores]) -> list[tuple[int, int, float, float]]:
     """Block, head, and mass on the object before and after, for every head that is kept."""
     before, after = scores[0].heads.mass, scores[place].heads.mass
     return [

@@ -21,7 +21,7 @@ from app.views.compare import report as compare_report
 from app.views.compare import trade_off as compare_trade_off
 from app.views.compare import widths as compare_widths
 from pruning import runs
-from pruning.report import BESIDE, ComparedModel, Comparison
+from pruning.report import MAX_COMPARED, ComparedModel, Comparison
 
 CHOSEN = "compare-runs"
 
@@ -105,7 +105,7 @@ def _group(groups: list[list[NumberedRun]], by_key: dict[str, int]) -> int:
     newest = _see_newest()
     if newest is not None:
         several = [key for key in chosen if by_key.get(key) == by_key[newest]] if len(chosen) > 1 else []
-        st.session_state[CHOSEN] = list(dict.fromkeys([newest, *several]))[:BESIDE]
+        st.session_state[CHOSEN] = list(dict.fromkeys([newest, *several]))[:MAX_COMPARED]
         st.session_state["compare-group"] = by_key[newest]
     elif any(key in by_key for key in chosen):
         st.session_state["compare-group"] = next(by_key[key] for key in chosen if key in by_key)
@@ -128,14 +128,14 @@ def _models(group: list[NumberedRun]) -> list[str]:
     titles = {run.key: run.title for run in group}
     titles |= {str(folder): f"Bundle {folder.name}" for folder in comparison.bundles()}
     before: list[str] | None = st.session_state.get(CHOSEN)
-    chosen = [key for key in before or [] if key in titles][:BESIDE]
+    chosen = [key for key in before or [] if key in titles][:MAX_COMPARED]
     st.session_state[CHOSEN] = chosen if chosen or before == [] else [group[0].key]
     picked: list[str] = st.multiselect(
         "Beside the dense model",
         list(titles),
         format_func=titles.__getitem__,
         key=CHOSEN,
-        max_selections=BESIDE,
+        max_selections=MAX_COMPARED,
         wrap=True,
         persist_state="session",
         placeholder="Choose runs",
@@ -152,7 +152,7 @@ def _open_folder() -> None:
             if st.button("Open", key="compare-open-button"):
                 key = comparison.open_path(path)
                 chosen = [other for other in st.session_state.get(CHOSEN, []) if other != key]
-                st.session_state["compare opened"] = [*chosen[: BESIDE - 1], key]
+                st.session_state["compare opened"] = [*chosen[: MAX_COMPARED - 1], key]
                 st.rerun()
 
 

@@ -22,7 +22,7 @@ from pruning.cut.ratios import Ratios
 from pruning.jobs.bench import TIMINGS, BenchJob
 from pruning.jobs.prune_job import Job
 from pruning.report.comparison import ComparedModel, Trade
-from pruning.report.objects import on_objects
+from pruning.report.objects import object_scores
 from pruning.runs import folder as runs
 from tests.support.app import MAIN, carry_out, go, pruned, text
 
@@ -227,7 +227,7 @@ def test_demo_scenes_are_scored_by_their_objects() -> None:
     run = OpenedRun(runs.list_runs()[0])
     scenes = run.open_tested(run.dense)
     for name, loaded in (("dense", run.dense), ("run 1", run.pruned)):
-        found = on_objects(loaded, scenes, lambda *_: None, "")
+        found = object_scores(loaded, scenes, lambda *_: None, "")
         shown = app.table[1].value[name]
         assert shown["Rollout, mass on the object"].startswith(f"{100 * found.rollout.mass:.1f}")
         heads = [float(value) for row in found.heads.pointing for value in row]

@@ -131,7 +131,7 @@ def test_report_stands_alone_and_says_what_was_measured(tmp_path: Path, change: 
         "prune --data x.zip",
         "title of small",
         "2 × (8, 8), 32",
-        "Which heads stayed is not known",
+        "it is not known which heads were kept",
     ):
         assert text in read.text, text
     assert read.text.count(BAD) > 3 and "<img src=x" not in page
@@ -198,7 +198,7 @@ def test_report_beside_a_teacher_of_another_depth(tmp_path: Path) -> None:
     dense = replace(found.dense, arch=deep.arch, title="deep")
     load = lambda source: loaded if source[0] == "dense" else found.load(source)
     page = Reader(make_report(replace(found, dense=dense, load=load), 0))
-    assert "Which heads stayed is not known" in page.text and "3 × (8, 8), 32" in page.text
+    assert "it is not known which heads were kept" in page.text and "3 × (8, 8), 32" in page.text
     assert "Attention preservation: cosine" not in page.text
 
 
@@ -307,7 +307,7 @@ def test_command_refuses_what_is_not_done_and_too_many(
     assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 2
     assert "is interrupted: only a run that has produced a model" in capsys.readouterr().err
     assert main(["report", *[f"{two_runs[0]}"] * 5, "--out", str(tmp_path / "r.html")]) == 0  # one run
-    monkeypatch.setattr("pruning.cli.report.BESIDE", 1)
+    monkeypatch.setattr("pruning.cli.report.MAX_COMPARED", 1)
     capsys.readouterr()
     assert main(["report", *map(str, two_runs), "--out", str(tmp_path / "r.html")]) == 2
     assert "at most 1 runs fit side by side, got 2" in capsys.readouterr().err
