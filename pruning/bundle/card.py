@@ -131,11 +131,7 @@ def _time(report: Report) -> str:
 
 
 def _unread(arch: Architecture) -> str:
-    return (
-        "The last block computes only the tokens that the classifier reads."
-        if arch.skip_unread
-        else ""
-    )
+    return "The last block computes only the tokens that the classifier reads." if arch.skip_unread else ""
 
 
 def _usage(preprocess: Preprocess) -> str:

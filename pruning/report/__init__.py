@@ -25,8 +25,8 @@ __all__ = [
     "dense_of",
     "make_report",
     "newest_timings",
-    "of_bundle",
     "object_scores",
+    "of_bundle",
     "smaller_of",
     "trade_front",
 ]
