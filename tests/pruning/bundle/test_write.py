@@ -242,7 +242,7 @@ def test_a_place_that_cannot_be_a_folder_is_refused(save: Callable[..., Path], t
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="is a file; choose a folder that does not exist yet"):
         save(tmp_path / "file")
-    with pytest.raises(ValueError, match=r"because .*file is a file; choose another place"):
+    with pytest.raises(ValueError, match=r"because .*file is a file; choose another folder"):
         save(tmp_path / "file" / "sub" / "bundle")
     with pytest.raises(OutputError, match="could not be written: File name too long"):
         save(tmp_path / "new" / ("x" * 300))

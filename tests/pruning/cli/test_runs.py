@@ -59,7 +59,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["run", "nowhere"], 2, "is not a folder"),
         (["run", "DONE"], 2, "is done"),
         (["resume", "DONE", "--detach"], 2, "is done"),
-        (["cancel", "DONE"], 2, "is done; only a run"),
+        (["cancel", "DONE"], 2, "is done; only a queued or running run"),
         (["run", "BAD"], 2, "the images are not there"),
         (["run", "BUG"], 1, "an unexpected error"),
         (["run", "DONE", "--lock-handle", "99999"], 2, "is not a lock on"),
