@@ -174,9 +174,18 @@ def kept_survey(run: Prepared, images: int | None = None) -> Survey | None:
     """The survey of a run's model if it was measured before; None if it was not, or is damaged."""
     file = cache.kept_file(_KIND, survey_key(run, images or _images(run)))
     try:
-        return read_survey(file) if file.exists() else None
-    except ValueError:  # it is measured again, and written anew
+        found = read_survey(file) if file.exists() else None
+    except (OSError, ValueError):  # it is measured again and replaced
         return None
+    return found if found is not None and _fits(found, run.task.start.model.arch.depth) else None
+
+
+def _fits(survey: Survey, depth: int) -> bool:
+    """Whether a survey has as many blocks as the model: a file can be edited."""
+    scores = survey.scores
+    counts = [len(survey.sensitivities.blocks)]
+    counts += [] if scores is None else [len(scores.qk), len(scores.v), len(scores.mlp), len(scores.heads)]
+    return set(counts) == {depth}
 
 
 def survey_key(run: Prepared, images: int) -> str:

@@ -138,6 +138,20 @@ def test_a_damaged_or_later_file_is_measured_anew() -> None:
     assert "Measuring sensitivities" in again.done and kept_survey(run) is not None
 
 
+def test_a_file_of_fewer_blocks_is_measured_anew() -> None:
+    run = prepare(JOB, dense=dense())
+    surveyed(run)
+    (file,) = (cache.cache_folder() / "surveys").iterdir()
+    good = json.loads(file.read_text())
+    for place in (good["sensitivities"]["blocks"], good["scores"]["qk"]):
+        kept = place.pop()
+        file.write_text(json.dumps(good))
+        assert kept_survey(run) is None
+        place.append(kept)
+    file.write_text(json.dumps(good))
+    assert kept_survey(run) is not None
+
+
 def test_a_cache_that_cannot_be_written_is_noted_and_costs_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
