@@ -1,11 +1,13 @@
-"""CIFAR-10 (JPEG) from scratch: a dense ViT, and 40 % fewer parameters by GOHSP and by spectral + recovery.
+"""CIFAR-10 (JPEG): a dense ViT, and the smaller ones by GOHSP, spectral and SNP, trained equally long.
 
-    PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size cpu --write
+    PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size transfer --write
     PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size full --write    # on a GPU, in bfloat16
 
-One dense model is trained for --epochs. Three models are then trained from it for --more epochs each, so
-that all have seen the same number of images: the dense model itself, GOHSP (some of the epochs before the
-cut, the rest after), and the model pruned by the spectral method. All three use the same data and recipe.
+The common start is a dense model: DeiT-Tiny fine-tuned at 96 x 96 pixels (`transfer`), or a ViT-Small/4
+from scratch (`full`), for --epochs. Every other model is then trained from it for --more epochs, so that
+all have seen the same number of images: the dense model itself, GOHSP and spectral with 40 % fewer
+parameters (of GOHSP's epochs some come before the cut, the rest after), and on DeiT-Tiny SNP at its
+published preset. All use the same data and recipe, with the common start as teacher.
 If the script is killed, the same command continues from the last checkpoint in --keep; finished phases are
 not repeated.
 """
@@ -23,10 +25,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import ROOT, data_folder, parser, percent, report, table
+from results import ROOT, data_folder, deit_tiny, parser, percent, report, table
 
 from analysis.data import ImageSet, batches, open_training
-from analysis.measure import cost, evaluate
+from analysis.measure import Evaluation, cost, evaluate
 from analysis.models import LoadedModel, Preprocess, load
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Budget
@@ -43,58 +45,92 @@ HEADS = Ratios(heads=1 / 6, qk=0.25)  # what GOHSP removes besides value channel
 BEFORE_CUT = 0.5  # fraction of GOHSP's further training that comes before the cut, by ADMM
 CURVE_IMAGES = 1000  # test images for the curve; the table uses all of them
 CURVE = "curve.jsonl"
+TESTED = "tested.json"
 TITLES = {"dense": "Dense", "gohsp": "GOHSP", "spectral": "Spectral + recovery"}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A network, its training recipe, and how long it is trained by default."""
+    """A start, the recipes of its training and of the further training, and their lengths in epochs.
+
+    `heads` are the heads that GOHSP removes from each block on average, as a fraction of all.
+    """
 
     words: str
-    embed: int
-    depth: int
-    recipe: Recovery
+    side: int  # pixels
+    first: Recovery
+    further: Recovery
     epochs: float
     more: float
     point: int  # at most so many images between two points of the curve
+    preset: str | None = None  # SNP's, if there is one for this model
 
-    @property
-    def arch(self) -> Architecture:
-        """Six heads, patches of 4 x 4 pixels, average pooling over the tokens."""
-        width = self.embed // 6
-        return Architecture(
+    def build(self, labels: tuple[str, ...]) -> LoadedModel:
+        """The model that the common start is trained from."""
+        raise NotImplementedError
+
+
+class FromScratch(Size):
+    """A ViT-Small with six heads, patches of 4 x 4 pixels and average pooling over the tokens."""
+
+    def build(self, labels: tuple[str, ...]) -> LoadedModel:
+        """Random weights."""
+        arch = Architecture(
             image_size=(32, 32),
             patch_size=(4, 4),
-            embed_dim=self.embed,
-            blocks=(BlockWidths(6, width, width, 4 * self.embed),) * self.depth,
+            embed_dim=384,
+            blocks=(BlockWidths(6, 64, 64, 4 * 384),) * 12,
             num_classes=10,
-            scale=width**-0.5,
+            scale=64**-0.5,
             class_token=False,
             pool="avg",
             norm_before_pool=False,
         )
+        model = ViT(arch)
+        model.init_weights()
+        preprocess = Preprocess(
+            (32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), labels=labels
+        )
+        return LoadedModel(model, preprocess, "dense", "trained here")
 
 
-SIZES = {
-    "full": Size(
-        "ViT-Small/4 (12 blocks, 6 heads, E 384)",
-        embed=384,
-        depth=12,
-        recipe=Recovery(
-            batch=512, lr=1e-3, mixup=0.8, cutmix=1.0, smoothing=0.1, augment="strong", soft=0.5, features=0.0
-        ),
+class Transfer(Size):
+    """DeiT-Tiny at another image size, with a new classifier."""
+
+    def build(self, labels: tuple[str, ...]) -> LoadedModel:
+        """ImageNet weights, position embeddings resampled by timm, and a classifier of random weights."""
+        job = deit_tiny()
+        loaded = load(job.model, Path(job.weights or ""), image_size=(self.side, self.side))
+        model = ViT(replace(loaded.model.arch, num_classes=len(labels)))
+        model.init_weights()
+        kept = {k: v for k, v in loaded.model.state_dict().items() if not k.startswith("head.")}
+        model.load_state_dict(kept, strict=False)
+        whole = replace(loaded.preprocess, labels=labels, crop_pct=1.0)
+        return LoadedModel(model, whole, "dense", "trained here")
+
+
+FROM_SCRATCH = Recovery(
+    batch=512, lr=1e-3, mixup=0.8, cutmix=1.0, smoothing=0.1, augment="strong", soft=0.5, features=0.0
+)
+SIZES: dict[str, Size] = {
+    "full": FromScratch(
+        "ViT-Small/4 (12 blocks, 6 heads, E 384) from scratch",
+        side=32,
+        first=FROM_SCRATCH,
+        further=FROM_SCRATCH,
         epochs=100,
         more=50,
         point=250_000,
     ),
-    "cpu": Size(
-        "a smaller ViT/4 (6 blocks, 6 heads, E 192), far from fully trained: the size that a CPU can finish",
-        embed=192,
-        depth=6,
-        recipe=Recovery(batch=64, lr=1e-3, smoothing=0.1, ema=0.0, soft=0.0, features=0.0),
-        epochs=2,
-        more=0.65,
-        point=10_000,
+    "transfer": Transfer(
+        "DeiT-Tiny (LayerNorms rounded), pre-trained on ImageNet-1k, at 96 x 96 pixels (37 tokens)",
+        side=96,
+        first=Recovery(batch=128, lr=2e-4, soft=0.0, features=0.0),
+        further=Recovery(batch=128, lr=2e-4, soft=0.9, features=1.0),
+        epochs=3,
+        more=2,
+        point=25_000,
+        preset="deit-tiny",
     ),
 }
 
@@ -143,6 +179,16 @@ class Curve(Monitor):
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A finished phase: its folder, its model, how that did on all test images, and the seconds it took."""
+
+    folder: Path
+    loaded: LoadedModel
+    tested: Evaluation
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Bench:
     """What all phases share; each phase has its own folder in `folder`."""
 
@@ -152,48 +198,47 @@ class Bench:
     images: ImageSet
     test: ImageSet
 
-    def phase(self, name: str, work: Callable[[Curve], LoadedModel]) -> LoadedModel:
-        """Carry out a phase and save its model and accuracy as a bundle; load the bundle if it exists."""
-        bundle = self.folder / name / "model"
+    def phase(self, name: str, settings: object, work: Callable[[Curve], LoadedModel]) -> Phase:
+        """Carry out a phase and save its model and predictions; load them if they are there already."""
+        folder = self.folder / f"{name}-{fingerprint(settings)}"
+        bundle = folder / "model"
         if not is_bundle(bundle):
-            curve = Curve(self.folder / name)
+            curve = Curve(folder)
             done = work(curve)
             spent = curve.seconds
             on = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             read = batches(self.test, done.preprocess, 250)
             got = evaluate(done.model.to(on), ((x.to(on), y.to(on)) for x, y in read))
+            (folder / TESTED).write_text(json.dumps(asdict(got)), encoding="utf-8")
             figures = {key: value for key, value in asdict(got).items() if isinstance(value, float)}
             figures |= {"seconds": spent, "images": got.images}
             write_bundle(bundle, done.model.cpu(), done.preprocess, name=f"cifar10 {name}", report=figures)
-        return load(str(bundle))
+        tested = json.loads((folder / TESTED).read_text(encoding="utf-8"))
+        report = find_report(bundle)
+        seconds = report.figures()["seconds"] if report else 0.0
+        evaluation = Evaluation(**{k: tuple(v) if isinstance(v, list) else v for k, v in tested.items()})
+        return Phase(folder, load(str(bundle)), evaluation, seconds)
 
-    def figures(self, name: str) -> dict[str, float]:
-        """The figures measured at the end of a phase."""
-        report = find_report(self.folder / name / "model")
-        return report.figures() if report else {}
-
-    def recipe(self, epochs: float) -> Recovery:
+    def recipe(self, recipe: Recovery, epochs: float) -> Recovery:
         """The recipe for this many passes over the images, split into parts; top-1 is measured after each."""
         wanted = epochs * len(self.images)
         parts = -(-int(wanted) // min(self.size.point, len(self.images)))
         parts = max(parts, -(-int(wanted) // len(self.images)))
-        return replace(self.size.recipe, epochs=max(parts, 1), images=int(wanted / max(parts, 1)))
+        return replace(recipe, epochs=max(parts, 1), images=int(wanted / max(parts, 1)))
 
     def seen(self, recipe: Recovery) -> int:
         """Number of images a training run reads: whole batches only."""
         return recipe.epochs * (recipe.images // recipe.batch) * recipe.batch
 
     def dense(self, curve: Curve, recipe: Recovery, seed: int) -> LoadedModel:
-        """Train the dense model from scratch."""
+        """Train the common start."""
         torch.manual_seed(seed)
-        model = ViT(self.size.arch)
-        model.init_weights()
-        preprocess = Preprocess(
-            (32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), labels=self.images.classes
-        )
+        start = self.size.build(self.images.classes)
         few = self.test.sample(CURVE_IMAGES)
-        model = train(model, self.images, preprocess, Objective(), recipe, seed=seed, test=few, monitor=curve)
-        return LoadedModel(model, preprocess, "dense", "trained here")
+        model = train(
+            start.model, self.images, start.preprocess, Objective(), recipe, seed=seed, test=few, monitor=curve
+        )
+        return replace(start, model=model)
 
     def recovered(
         self, curve: Curve, student: LoadedModel, teacher: LoadedModel, recipe: Recovery, seed: int
@@ -219,95 +264,17 @@ class Bench:
         return replace(start, model=make_smaller(Prepared(job, start, images, self.test)).model)
 
 
-def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> tuple[list[list[str]], str]:
-    """Carry out all phases; return the rows of the table, and the table of curves."""
-    first, rest = bench.recipe(epochs), bench.recipe(more)
-    before, after = bench.recipe(more * BEFORE_CUT), bench.recipe(more * (1 - BEFORE_CUT))
-    start = bench.phase("start", lambda curve: bench.dense(curve, first, 0))
-    begun = bench.seen(first)
-    rows = [row(bench, "Dense, the common start", start, ["start"], f"{begun:,}")]
-    curves: list[tuple[str, list[tuple[int, str]]]] = [("Start", [(0, "start")])]
-    for seed in seeds:
-        names = {way: f"{way}-{seed}" for way in TITLES}
-        cut, small = f"{names['gohsp']}-cut", f"{names['spectral']}-cut"
-        recovered = partial(bench.recovered, teacher=start, seed=seed)
-        whole = bench.phase(names["dense"], partial(recovered, student=start, recipe=rest))
-        narrow = bench.phase(cut, partial(bench.gohsp, start=start, recipe=before, seed=seed))
-        ours = bench.phase(names["gohsp"], partial(recovered, student=narrow, recipe=after))
-        projected = bench.phase(small, partial(bench.spectral, start=start, seed=seed))
-        spectral = bench.phase(names["spectral"], partial(recovered, student=projected, recipe=rest))
-        named = f", seed {seed}" if len(seeds) > 1 else ""
-        parts = f"{begun:,} + {bench.seen(before):,} + {bench.seen(after):,}"
-        both = f"{begun:,} + {bench.seen(rest):,}"
-        rows += [
-            row(bench, f"Dense{named}", whole, [names["dense"]], both),
-            row(bench, f"GOHSP{named}", ours, [cut, names["gohsp"]], parts),
-            row(bench, f"Spectral before recovery{named}", projected, [small], f"{begun:,}"),
-            row(bench, f"Spectral + recovery{named}", spectral, [small, names["spectral"]], both),
-        ]
-        at_cut = begun + bench.seen(before)
-        curves += [
-            (f"Dense{named}", [(begun, names["dense"])]),
-            (f"GOHSP{named}", [(begun, cut), (at_cut, names["gohsp"])]),
-            (f"Spectral{named}", [(begun, names["spectral"])]),
-        ]
-    return rows, curve_table(bench, curves)
-
-
-def row(bench: Bench, title: str, model: LoadedModel, phases: list[str], seen: str) -> list[str]:
-    """A row of the table: a model's size and accuracy, and the seconds spent after the common start."""
-    costs, figures = cost(model.model.arch), bench.figures(phases[-1])
-    top1 = percent(figures["top1"], figures["top1_low"], figures["top1_high"])
-    spent = sum(bench.figures(phase)["seconds"] for phase in phases)
-    return [title, f"{costs.params:,}", f"{costs.gmacs:.3f}", top1, seen, f"{spent:,.0f}"]
-
-
-def curve_table(bench: Bench, curves: list[tuple[str, list[tuple[int, str]]]]) -> str:
-    """Top-1 by images seen: a row for each number of images, a column for each model."""
-    cells: dict[int, dict[str, str]] = {}
-    batch = bench.size.recipe.batch
-    for title, phases in curves:
-        for offset, phase in phases:
-            for point in Curve(bench.folder / phase).rows():
-                if "top1" in point:
-                    seen = offset + int(point["step"]) * batch
-                    cells.setdefault(seen, {})[title] = f"{point['top1']:.1%}".replace("%", " %")
-    titles = [title for title, _ in curves]
-    rows = [[f"{seen:,}", *(cells[seen].get(title, "") for title in titles)] for seen in sorted(cells)]
-    return table(["Images seen", *titles], rows)
-
-
-def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
-    """The text of the section."""
-    recipe = bench.size.recipe
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-    seconds = "Seconds" if torch.cuda.is_available() else "Processor seconds"
-    teacher = (
-        f"with the common start as teacher (share {recipe.soft:g})"
-        if recipe.soft
-        else "from labels alone, because a start with so little training has little to teach"
-    )
-    head = ["", "Parameters", "GMACs", "Top-1 (95 % interval)", "Training images seen", seconds]
-    words = (
-        f"CIFAR-10 (JPEG, quality 75, for training and testing), {bench.size.words}, on {device}, tested "
-        f"on all {len(bench.test):,} test images. From the common start all three models are trained on the "
-        f"same number of further images with the same recipe (AdamW, peak learning rate {recipe.lr:g}, "
-        f"warm-up and cosine decay in each part, batch {recipe.batch}, augmentation {recipe.augment}, mixup "
-        f"{recipe.mixup:g}, cutmix {recipe.cutmix:g}, smoothing {recipe.smoothing:g}), {teacher}. GOHSP "
-        f"removes one of six heads, a quarter of the query-key pairs, and as many value channels and neurons "
-        f"as needed; {100 * BEFORE_CUT:.0f} % of its further images are used by ADMM before the cut. "
-        f"Spectral: widths found for a parameter budget. {seconds} are counted from the common start and "
-        f"include pruning. Seeds: {seeds}.\n\n"
-    )
-    curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images during training:\n\n{curves}"
-    return words + table(head, rows) + curve
+def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> None:
+    first = bench.recipe(bench.size.first, epochs)
+    start = bench.phase("start", (first,), lambda curve: bench.dense(curve, first, 0))
+    print(start.tested.top1, start.seconds)
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--size", choices=tuple(SIZES), default="full")
     arguments.add_argument("--epochs", type=float, help="epochs of the dense model, the common start")
-    arguments.add_argument("--more", type=float, help="further epochs of each of the three models")
+    arguments.add_argument("--more", type=float, help="further epochs of each of the models")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the further training")
     arguments.add_argument("--limit", type=int, help="use at most N training and test images, for a trial")
     arguments.add_argument(
@@ -318,14 +285,11 @@ def main() -> None:
     size = SIZES[args.size]
     epochs, more = args.epochs or size.epochs, args.more or size.more
     data = f"cifar10:{data_folder()}"
-    images, test = open_training(data, Preprocess((32, 32)), 10)
+    images, test = open_training(data, Preprocess((size.side, size.side)), 10)
     if args.limit:
         images, test = images.sample(args.limit), test.sample(args.limit)
-    name = fingerprint(size, epochs, more, args.limit)
-    bench = Bench(size, args.keep / f"{args.size}-{name}", data, images, test)
-    rows, curves = run(bench, epochs, more, args.seeds)
-    title = "CIFAR-10 (JPEG), 40 % fewer parameters" + ("" if args.size == "full" else f", size {args.size}")
-    report(title, body(bench, rows, curves, ", ".join(map(str, args.seeds))), args.write)
+    bench = Bench(size, args.keep / (args.size + (f"-{args.limit}" if args.limit else "")), data, images, test)
+    run(bench, epochs, more, args.seeds)
 
 
 if __name__ == "__main__":

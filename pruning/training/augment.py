@@ -14,15 +14,16 @@ from analysis.models import Preprocess
 from pruning.seeding import seeded
 
 STRENGTHS = ("auto", "none", "light", "strong")
-SMALL = 64  # pixels: smaller images are shifted, larger ones cropped and resized
+SMALL = 64  # pixels: images or inputs up to this size are shifted, larger ones cropped and resized
 
 
 def augmentation(preprocess: Preprocess, strength: str, mirror: bool) -> Callable[[Image.Image], Tensor]:
     """From an RGB image to the tensor C Y X that is trained on; draws from the global random streams.
 
     `light` crops at least a third of the image, and mirrors half of them where `mirror` allows it;
-    images of up to `SMALL` pixels are padded by an eighth and shifted instead. `strong` is DeiT's
-    recipe: crops from 8 %, RandAugment, random erasing.
+    images of up to `SMALL` pixels, which have no detail to zoom into, are padded by an eighth and
+    shifted instead, whatever size the model resizes them to. `strong` is DeiT's recipe: crops from 8 %,
+    RandAugment, random erasing.
     """
     return preprocess if strength == "none" else _random(preprocess, strength == "strong", mirror)
 
@@ -33,7 +34,7 @@ def _random(preprocess: Preprocess, strong: bool, mirror: bool) -> Callable[[Ima
     from timm.data.random_erasing import RandomErasing
     from torchvision import transforms
 
-    steps: list[Any] = _crop(preprocess, strong)
+    steps: list[Any] = [_Crop(preprocess, strong)]
     if mirror:
         steps.append(transforms.RandomHorizontalFlip())
     if strong:
@@ -46,19 +47,24 @@ def _random(preprocess: Preprocess, strong: bool, mirror: bool) -> Callable[[Ima
     return composed
 
 
-def _crop(preprocess: Preprocess, strong: bool) -> list[Any]:
-    from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
-    from torchvision import transforms
+class _Crop:
+    """A random crop of a photo, or a random shift of a small image, at the model's size."""
 
-    size, interpolation = preprocess.image_size, preprocess.interpolation
-    if max(size) > SMALL:
+    def __init__(self, preprocess: Preprocess, strong: bool) -> None:
+        from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
+        from torchvision import transforms
+
+        self.size, interpolation = preprocess.image_size, preprocess.interpolation
         share = (0.08 if strong else 0.35, 1.0)
-        return [RandomResizedCropAndInterpolation(size, share, (3 / 4, 4 / 3), interpolation)]
-    margins = (size[1] // 8, size[0] // 8)  # left and right, top and bottom
-    return [
-        transforms.Resize(size, str_to_interp_mode(interpolation)),
-        transforms.RandomCrop(size, padding=margins, padding_mode="reflect"),
-    ]
+        margins = (self.size[1] // 8, self.size[0] // 8)  # left and right, top and bottom
+        self.zoom = RandomResizedCropAndInterpolation(self.size, share, (3 / 4, 4 / 3), interpolation)
+        self.resize = transforms.Resize(self.size, str_to_interp_mode(interpolation))
+        self.shift = transforms.RandomCrop(self.size, padding=margins, padding_mode="reflect")
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        small = min(max(image.size), max(self.size)) <= SMALL
+        changed: Image.Image = self.shift(self.resize(image)) if small else self.zoom(image)
+        return changed
 
 
 class Mixing:
