@@ -88,9 +88,7 @@ class FromScratch(Size):
         )
         model = ViT(arch)
         model.init_weights()
-        preprocess = Preprocess(
-            (32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), labels=labels
-        )
+        preprocess = Preprocess((32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), labels=labels)
         return LoadedModel(model, preprocess, "dense", "trained here")
 
 
@@ -236,7 +234,14 @@ class Bench:
         start = self.size.build(self.images.classes)
         few = self.test.sample(CURVE_IMAGES)
         model = train(
-            start.model, self.images, start.preprocess, Objective(), recipe, seed=seed, test=few, monitor=curve
+            start.model,
+            self.images,
+            start.preprocess,
+            Objective(),
+            recipe,
+            seed=seed,
+            test=few,
+            monitor=curve,
         )
         return replace(start, model=model)
 
@@ -288,7 +293,9 @@ def main() -> None:
     images, test = open_training(data, Preprocess((size.side, size.side)), 10)
     if args.limit:
         images, test = images.sample(args.limit), test.sample(args.limit)
-    bench = Bench(size, args.keep / (args.size + (f"-{args.limit}" if args.limit else "")), data, images, test)
+    bench = Bench(
+        size, args.keep / (args.size + (f"-{args.limit}" if args.limit else "")), data, images, test
+    )
     run(bench, epochs, more, args.seeds)
 
 

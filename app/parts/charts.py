@@ -112,6 +112,7 @@ CURVES = {
     "loss": "Loss",
     "top1": "Top-1 on held-out images, %",
     "primal_residual": "Distance from the structure (primal residual)",
+    "exchanged": "Kept groups of weights that changed, %",
 }
 
 
@@ -125,7 +126,7 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
         return None
     figure = make_subplots(1, len(shown), subplot_titles=[CURVES[name] for name in shown])
     for column, name in enumerate(shown, 1):
-        scale = 100 if name == "top1" else 1
+        scale = 100 if name in ("top1", "exchanged") else 1
         steps, values, phases = _concatenated(metrics, name)
         figure.add_scatter(
             x=steps,
@@ -156,7 +157,7 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
 def _concatenated(metrics: Metrics, name: str) -> tuple[list[int], list[float], list[str]]:
     """A curve through all phases of a run: steps, counted on from phase to phase, values, and phases.
 
-    The loss is that of the task alone, where a training also adds a penalty, which grows.
+    The loss is that of the task alone, where a run of an earlier version added a growing penalty.
     """
     steps: list[int] = []
     values: list[float] = []

@@ -1,14 +1,21 @@
 """Training towards structured sparsity by ADMM, as in GOHSP: an objective for the training loop.
 
-Minimise L(W) + rho/2 · sum |W - Z + U|² over the weights of heads, channels and neurons, where Z is
-in the structured set: queries, keys, values and columns of `proj` of removed heads are zero, and of the
-remaining groups of weights only the k with the largest joint norm are not. The ranking of the heads
-determines which of them are removed. At regular intervals Z = project(W + U), U = U + W - Z [paper: soft
-pruning inside an optimisation with heterogeneous structure; the form and all details are ours].
+Minimise L(W) subject to W in the structured set: queries, keys, values and columns of `proj` of removed
+heads are zero, and of the remaining groups of weights only the k with the largest joint norm are not. The
+ranking of the heads determines which of them are removed [paper: soft pruning inside an optimisation with
+heterogeneous structure; the form and all details are ours].
+
+ADMM takes turns: some training steps on L(W) + rho/2 |W - Z + U|², then Z = project(W + U) and
+U = U + W - Z. Here the quadratic term is not part of the loss. AdamW divides a gradient by its size, so a
+penalty in the loss moves the weights no further than the learning rate allows, while U grows without
+bound. Instead its proximal step follows every optimiser step, as weight decay does in AdamW:
+W = W - c (W - Z + U) [ours]. With learning rate eta, c = eta rho / (1 + eta rho) [proximal operator of a
+quadratic]. How far W comes in all is then the sum of the steps, and can be chosen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -111,28 +118,40 @@ def hard_projection(model: ViT, structure: Structure) -> Plan:
 
 @dataclass(frozen=True)
 class AdmmOptions(Options):
-    """Options of ADMM."""
+    """The schedule of the pull towards the structure, over `steps` training steps.
 
-    rho: float = option_field(1e-3, 1e-9, 1e3, "Initial weight rho of ADMM's penalty.")
-    growth: float = option_field(1.2, 1.0, 10.0, "Factor by which rho grows at every update of Z and U.")
-    every: int = option_field(0, 0, 1_000_000, "Steps between updates of Z and U; 0 updates once per epoch.")
+    The pull grows: after the fraction s of the steps, exp(-pull s³) of the distance from a fixed structure
+    would remain if the loss did not act [ours].
+    """
+
+    steps: int = option_field(1, 1, 1_000_000_000, "Training steps in all.")
+    updates: int = option_field(16, 1, 100_000, "Updates of Z and U if the structure were never fixed.")
+    settle: float = option_field(0.5, 0.0, 1.0, "Fraction of the steps after which the structure is fixed.")
+    pull: float = option_field(8.0, 0.0, 100.0, "Strength of the pull: exp(-pull) of the distance remains.")
 
 
 class Admm(Objective):
-    """Another objective's loss plus ADMM's penalty on the distance of the weights from a structure.
+    """Another objective's loss, and a pull of the weights towards a structure after every step.
 
-    U is the scaled dual variable, which shrinks by the factor by which rho grows (Boyd et al. 2011,
-    3.4.1). Initially Z = project(W), U = 0. Metrics: `primal_residual` |W - Z| / |W|, `constraint_gap`
-    |W - project(W)| / |W|, both over all constrained weights, `penalty` and `rho`.
+    Initially Z = project(W), U = 0. U is the scaled dual variable, which shrinks by the factor by which
+    the pull grows (Boyd et al. 2011, 3.4.1). After `settle` of the steps the structure is fixed: U is then 0,
+    Z is W without the groups to be removed, and only those are still pulled [ours].
+
+    Metrics: `primal_residual` |W - Z| / |W| over all constrained weights, and `exchanged`, the fraction of
+    the kept groups of weights that were not kept before the last update. When the structure is fixed, it
+    is the fraction that an update would exchange. At the end of an epoch, `exchanged` and
+    `constraint_gap` |W - project(W)| / |W| are measured on the weights that would be cut now.
     """
 
     def __init__(self, inner: Objective, model: ViT, structure: Structure, options: AdmmOptions) -> None:
         self.inner, self.structure, self.options = inner, structure, options
         start = {name: weight.detach().clone() for name, weight in constrained(model).items()}
-        self.rho = options.rho
         self.z, plan = structure.project(start)
-        self._heads = tuple(block.heads for block in plan.blocks)
+        self.kept = keep_masks(structure.dense, plan)
         self.u = {name: torch.zeros_like(weight) for name, weight in start.items()}
+        self.done = 0  # steps
+        self.exchanged: float | None = None  # not known before the first update
+        self._heads = tuple(block.heads for block in plan.blocks)
 
     def identity(self) -> object:
         """The structure, the options, and the inner objective.
@@ -146,46 +165,77 @@ class Admm(Objective):
     def loss(
         self, model: nn.Module, images: Float[Tensor, "B C Y X"], targets: Shaped[Tensor, "B *classes"]
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        """L + rho/2 |W - Z + U|², with its terms and the primal residual as metrics."""
-        task, figures = self.inner.loss(model, images, targets)
-        weights = constrained(bare(model))
-        self._move(weights)
-        penalty = self.rho / 2 * _total(w - self.z[name] + self.u[name] for name, w in weights.items())
-        own = {
-            "task_loss": task.detach(),
-            "penalty": penalty.detach(),
-            "primal_residual": self.residual(weights),
-        }
-        return task + penalty, {**figures, **own}
+        """The inner objective's loss; the primal residual and the exchanged fraction as further metrics."""
+        loss, figures = self.inner.loss(model, images, targets)
+        own: dict[str, float | Tensor] = {"primal_residual": self.residual(bare(model))}
+        if self.exchanged is not None:
+            own["exchanged"] = self.exchanged
+        return loss, {**figures, **own}
 
     def after_step(self, model: ViT, step: int) -> None:
-        """Update Z and U if options.every steps have passed."""
+        """Pull the weights, and update Z and U if it is time."""
         self.inner.after_step(model, step)
-        if self.options.every and (step + 1) % self.options.every == 0:
+        self.pull(model, step)
+        self.done, steps, updates = step + 1, self.options.steps, self.options.updates
+        if self.done * updates // steps > step * updates // steps:
             self.update(model)
 
     def after_epoch(self, model: ViT, epoch: int) -> Mapping[str, float]:
-        """Update Z and U unless `after_step` does; returns the constraint gap before the update."""
-        figures = {**self.inner.after_epoch(model, epoch), "constraint_gap": self.gap(model), "rho": self.rho}
-        if not self.options.every:
-            self.update(model)
-        return figures
+        """The constraint gap, and the exchanged fraction, of the weights that would be cut now."""
+        own = {"constraint_gap": self.gap(model), "exchanged": self._exchange(self._plan(model))}
+        return {**self.inner.after_epoch(model, epoch), **own}
+
+    @property
+    def settled(self) -> bool:
+        """Whether the structure is fixed from now on."""
+        return self.done >= self.options.settle * self.options.steps
+
+    @torch.no_grad()
+    def pull(self, model: ViT, step: int) -> None:
+        """W = W - c (W - Z + U) after step number `step`, counted from 0."""
+        weights = self._weights(model)
+        before, after = (self.options.pull * (s / self.options.steps) ** 3 for s in (step, step + 1))
+        share = -math.expm1(before - after)
+        for name, w in weights.items():
+            if self.settled:
+                w.mul_(1 - share * (1 - self.kept[name]))
+            else:
+                w.sub_(share * (w - self.z[name] + self.u[name]))
 
     @torch.no_grad()
     def update(self, model: ViT) -> None:
-        """Set Z = project(W + U), U = U + W - Z, and increase rho."""
-        weights = constrained(model)
-        self._move(weights)
-        self.z, _ = self.structure.project({name: w + self.u[name] for name, w in weights.items()})
-        growth = self.options.growth
+        """Set Z = project(W + U), U = U + W - Z; only measure what would change if the structure is fixed."""
+        if self.settled:
+            self.exchanged = self._exchange(self._plan(model))
+            return
+        weights = self._weights(model)
+        self.z, plan = self.structure.project({name: w + self.u[name] for name, w in weights.items()})
+        self.exchanged = self._exchange(plan)
+        self.kept = {
+            name: mask.to(self.z[name]) for name, mask in keep_masks(self.structure.dense, plan).items()
+        }
+        growth = (1 + self.options.steps / self.options.updates / self.done) ** 2  # of the pull, per update
         self.u = {name: (self.u[name] + w - self.z[name]) / growth for name, w in weights.items()}
-        self.rho *= growth
+
+    def _plan(self, model: ViT) -> Plan:
+        return self.structure.plan({name: w.detach() for name, w in constrained(model).items()})
+
+    def _exchange(self, plan: Plan) -> float:
+        """Fraction of the groups kept by this plan that are not kept now."""
+        masks = keep_masks(self.structure.dense, plan)
+        groups = [name for name in masks if name.endswith(("qkv.bias", "fc1.bias"))]  # one value per group
+        kept = torch.cat([masks[name] for name in groups])
+        now = torch.cat([self.kept[name] for name in groups]).to(kept)
+        return float((kept * (1 - now)).sum() / kept.sum())
 
     @torch.no_grad()
-    def residual(self, weights: Weights) -> Float[Tensor, ""]:
+    def residual(self, model: ViT) -> Float[Tensor, ""]:
         """The primal residual |W - Z| / |W|."""
-        distance = _total(w - self.z[name] for name, w in weights.items())
-        return (distance / _total(weights.values())).sqrt()
+        weights = self._weights(model)
+        distances = [
+            w * (1 - self.kept[name]) if self.settled else w - self.z[name] for name, w in weights.items()
+        ]
+        return (_total(distances) / _total(weights.values())).sqrt()
 
     @torch.no_grad()
     def gap(self, model: ViT) -> float:
@@ -196,20 +246,26 @@ class Admm(Objective):
         return float((distance / _total(weights.values())).sqrt())
 
     def state_dict(self) -> State:
-        """Z, U, rho and the inner objective's state."""
-        return {"z": self.z, "u": self.u, "rho": self.rho, "inner": self.inner.state_dict()}
+        """Z, U, which groups are kept, the number of steps, and the inner objective's state."""
+        own = {"z": self.z, "u": self.u, "kept": self.kept, "done": self.done, "exchanged": self.exchanged}
+        return {**own, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         """Restore the state from a checkpoint."""
-        self.z, self.u, self.rho = state["z"], state["u"], state["rho"]
+        self.z, self.u, self.kept = state["z"], state["u"], state["kept"]
+        self.done, self.exchanged = state["done"], state["exchanged"]
         self.inner.load_state_dict(state["inner"])
 
-    def _move(self, weights: Weights) -> None:
-        """Move Z and U to the device of the weights; initially, and from checkpoints, they are on the CPU."""
+    def _weights(self, model: ViT) -> Weights:
+        """The constrained weights; moves the state, which begins on the CPU, to their device."""
+        weights = constrained(model)
         device = next(iter(weights.values())).device
         if next(iter(self.z.values())).device != device:
-            self.z = {name: value.to(device) for name, value in self.z.items()}
-            self.u = {name: value.to(device) for name, value in self.u.items()}
+            self.z, self.u, self.kept = (
+                {name: value.to(device) for name, value in state.items()}
+                for state in (self.z, self.u, self.kept)
+            )
+        return weights
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:

@@ -53,11 +53,18 @@ class GohspOptions(GraphOptions):
     batch: int = option_field(64, 2, 65_536, "Images per training step, over all processes.")
     lr: float = option_field(5e-4, 0.0, 1.0, "Peak learning rate.")
     distill: bool = switch_field(True, "Learn from the dense model's logits as well as from the labels.")
-    rho: float = option_field(1e-3, 1e-9, 1e3, "Initial weight rho of ADMM's penalty.")
-    growth: float = option_field(
-        1.2, 1.0, 10.0, "Factor by which rho grows at every update of the target structure."
+    updates: int = option_field(
+        16, 1, 100_000, "Updates of the structure over the whole training, if it were never fixed."
     )
-    updates: int = option_field(40, 1, 100_000, "Updates of the target structure over the whole training.")
+    settle: float = option_field(
+        0.5, 0.0, 1.0, "Fraction of the training after which the structure no longer changes."
+    )
+    pull: float = option_field(
+        8.0,
+        0.0,
+        100.0,
+        "Strength of the pull towards the structure: without the loss, exp(-pull) of the distance remains.",
+    )
 
     @property
     def trains(self) -> bool:
@@ -140,7 +147,7 @@ def _train_admm(
     )
     size = batch_size(training, len(data.images), 1)
     steps = training.epochs * max(1, min(training.images or len(data.images), len(data.images)) // size)
-    settings = AdmmOptions(options.rho, options.growth, -(-steps // options.updates))
+    settings = AdmmOptions(steps, options.updates, options.settle, options.pull)
     inner = Distillation(model, model, training) if options.distill else Objective()
     objective = Admm(inner, model, structure, settings)
     return train(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from analysis.formats import Stored
 from analysis.vit import Architecture
@@ -40,6 +40,7 @@ class Job(Stored):
         ValueError: a value of another type or out of its range, or an unknown method or option.
     """
 
+    VERSION: ClassVar[int] = 2
     INDENT: ClassVar[int | None] = 2
     NEEDED: ClassVar[tuple[str, ...]] = ("ratios", "options")
 
@@ -134,6 +135,15 @@ class Job(Stored):
             self.seed,
         )
 
+    @classmethod
+    def upgraded(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Without the options of GOHSP's earlier schedule, which have no counterpart today."""
+        options = data.get("options")
+        if data.get("method") == "gohsp" and isinstance(options, list):
+            gone = [[name] for name in _EARLIER_SCHEDULE]
+            data["options"] = [pair for pair in options if not (isinstance(pair, list) and pair[:1] in gone)]
+        return data
+
     def measured_alike(self) -> Job:
         """The job without all that plays no part in what is measured before anything is cut.
 
@@ -189,6 +199,9 @@ class Job(Stored):
         if self.recovery is not None:
             words += ["--recover", *option_words(self.recovery)]
         return shlex.join([*words, "--out", out])
+
+
+_EARLIER_SCHEDULE = ("rho", "growth")
 
 
 def method_options(method: str, written: Iterable[tuple[str, str]]) -> tuple[tuple[str, Value], ...]:

@@ -130,9 +130,10 @@ class Loop:
 
     def _report(self, number: int) -> None:
         """Means since the last report, over all processes."""
-        names = list(self.figures[-1])
-        rows = [[float(row[name]) for name in names] for row in self.figures]
-        means = torch.tensor(rows, dtype=torch.float64).mean(0).float().to(self.accelerator.device)
+        names = list(self.figures[-1])  # which may include some that earlier steps did not report
+        columns = [[float(row[name]) for row in self.figures if name in row] for name in names]
+        means = torch.tensor([math.fsum(column) / len(column) for column in columns], dtype=torch.float64)
+        means = means.float().to(self.accelerator.device)
         values = dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
         self.figures.clear()
         if not math.isfinite(values["loss"]):
@@ -144,7 +145,7 @@ class Loop:
         self.monitor.metrics(number + 1, epoch=(number + 1) / self.steps, lr=rate, **values)
 
     def _close_epoch(self) -> None:
-        figures = self.objective.after_epoch(self.model, self.epoch)
+        figures = self.objective.after_epoch(self.result(), self.epoch)
         self.epoch, self.step = self.epoch + 1, 0
         last = self.epoch == self.options.epochs
         self.untested = last or self.epoch % self.options.test_every == 0

@@ -37,7 +37,10 @@ class Objective:
         """After the optimiser's step number `step`, counted from 0 over all epochs."""
 
     def after_epoch(self, model: ViT, epoch: int) -> Mapping[str, float]:
-        """After epoch number `epoch`, counted from 0; returns figures to report."""
+        """After epoch number `epoch`, counted from 0; returns figures to report.
+
+        `model` is what a training that ended now would return: the average over steps, if that is on.
+        """
         return {}
 
     def state_dict(self) -> State:
