@@ -19,13 +19,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import ROOT, data_folder, deit_tiny, parser, percent, report, table
+from results import ROOT, data_folder, deit_tiny, parser
 
 from analysis.data import ImageSet, batches, open_training
 from analysis.measure import Evaluation, cost, evaluate

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from analysis.frozen import frozen_copy
-from analysis.vit import Attention, ViT
+from analysis.vit import Attention, Block, LayerScale, ViT
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,23 @@ class BlockActivations:
     k: Float[Tensor, "B H N Dqk"]
     v: Float[Tensor, "B H N Dv"]
     head_output: Float[Tensor, "B H N Dv"]
-    _attn: Attention
+    _block: Block
 
     @cached_property
     def attention(self) -> Float[Tensor, "B H N N"]:
         """softmax(scale q k^T); each row (a query token) sums to one."""
-        return self._attn.weights(self.q, self.k)
+        return self._block.attn.weights(self.q, self.k)
+
+    @cached_property
+    def writes(self) -> Float[Tensor, "H E Dv"]:
+        """Each head's columns of `proj`, times LayerScale: `head_output @ writes.mT` is what a head adds.
+
+        Turning a head's value channels by an orthogonal matrix turns its output and these columns, and
+        leaves the product as it is.
+        """
+        weight, scale = self._block.attn.proj.weight, self._block.ls1
+        scaled = weight * scale.gamma[:, None] if isinstance(scale, LayerScale) else weight
+        return scaled.unflatten(1, (self._block.attn.heads, -1)).transpose(0, 1)
 
 
 class Record:
@@ -62,7 +73,7 @@ class Record:
                 x = block(x)
             q, k, v = attn.split_heads(captured["qkv"])
             output = captured["proj"].unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            yield BlockActivations(index, q, k, v, output, attn)
+            yield BlockActivations(index, q, k, v, output, block)
             del captured, q, k, v, output  # free them before the next block runs
         self._logits = self._model.classify(x)
 

@@ -27,13 +27,49 @@ _ROUNDING = 1e-12  # relative to the second moments: smaller variances are round
 
 
 def cosine(block: BlockActivations) -> Float[Tensor, "B H H"]:
-    """|cosine| of the heads' outputs for each image, flattened to vectors of N Dv values.
+    """|cosine| of what the heads add to the residual stream, for each image, as vectors of N E values.
 
-    The absolute value is [ours]: `proj` can absorb a sign, so an opposite output is as similar as an
-    equal one, and a Markov chain needs non-negative weights. A head with zero output has similarity 0.
+    GOHSP compares the heads' outputs [paper]; that they are compared behind `proj` is [ours]: the outputs
+    themselves depend on the basis of each head's value channels, which the model does not. The absolute
+    value is [ours], because a Markov chain needs non-negative weights. A head that adds nothing has
+    similarity 0.
     """
-    outputs = torch.nn.functional.normalize(block.head_output.double().flatten(2), dim=-1)  # B H N*Dv
-    return (outputs @ outputs.transpose(-2, -1)).abs().clamp_max(1)
+    outputs, writes = block.head_output.double(), block.writes.double()
+    flat, columns = outputs.transpose(1, 2).flatten(2), writes.transpose(0, 1).flatten(1)  # B N H*Dv, E H*Dv
+    # <o_i W_i^T, o_j W_j^T> = sum of (o_i^T o_j) * (W_i^T W_j), which needs no N E values per head
+    return _cosines(_block_sums(flat.mT @ flat * (columns.T @ columns), outputs.shape[1]))
+
+
+def linear_cka(block: BlockActivations) -> Float[Tensor, "B H H"]:
+    """Linear CKA of what the heads add to the residual stream, for each image (Kornblith et al. 2019).
+
+    |Y_i^T Y_j|_F^2 / (|Y_i^T Y_i|_F |Y_j^T Y_j|_F) with Y = `head_output @ writes.mT`, N E values, centred
+    over the tokens of the image: 1 if the tokens differ from each other in the same ways, in any
+    orthogonal basis. A head with the same output for all tokens has similarity 0.
+    """
+    added = block.head_output.double() @ _factor(block.writes.double())  # B H N Dv
+    centred = added - added.mean(dim=2, keepdim=True)
+    constant = centred.square().sum((2, 3)) <= _ROUNDING * added.square().sum((2, 3))  # B H
+    centred = centred.masked_fill(constant[..., None, None], 0)
+    flat = centred.transpose(1, 2).flatten(2)  # B N H*Dv
+    return _cosines(_block_sums((flat.mT @ flat).square(), added.shape[1]))
+
+
+def _block_sums(products: Float[Tensor, "B H*Dv H*Dv"], heads: int) -> Float[Tensor, "B H H"]:
+    """Sums over the channels of each pair of heads."""
+    return products.unflatten(2, (heads, -1)).sum(-1).unflatten(1, (heads, -1)).sum(2)
+
+
+def _factor(writes: Float[Tensor, "H E Dv"]) -> Float[Tensor, "H Dv Dv"]:
+    """R^T of the QR decomposition: x @ R^T has the inner products of x @ writes.mT, in fewer channels."""
+    return torch.linalg.qr(writes, mode="r").R.mT
+
+
+def _cosines(inner: Float[Tensor, "B H H"]) -> Float[Tensor, "B H H"]:
+    """|Cosines| from inner products; 0 for a vector of length 0."""
+    length = inner.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    scale = torch.where(length > 0, 1 / length, 0.0)
+    return (inner * scale[..., None] * scale[..., None, :]).abs().clamp_max(1)
 
 
 def attention_overlap(block: BlockActivations) -> Float[Tensor, "B H H"]:
@@ -124,6 +160,7 @@ def _explained_by(parts: Float[Tensor, "H H D D"], j: int) -> Float[Tensor, " H"
 
 SIMILARITIES: dict[str, Callable[[], Similarity]] = {
     "cosine": lambda: ImageMean(cosine),
+    "cka": lambda: ImageMean(linear_cka),
     "attention": lambda: ImageMean(attention_overlap),
     "predictability": Predictability,
 }

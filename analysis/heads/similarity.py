@@ -26,6 +26,7 @@ QUERIES = 64  # at most so many rows of an attention map are compared between bl
 _LAYOUT = 3  # nearest neighbours whose edges determine a head's position in the layout
 
 Head = tuple[int, int]  # block, and head within it
+OfImage = Callable[[int], Tensor]  # of a batch's image with this index: a row, or a map, per head of a block
 
 
 def head_names(arch: Architecture) -> tuple[Head, ...]:
@@ -37,16 +38,16 @@ class AllHeads:
     """Accumulates one kind of similarity between all heads of a model, from its blocks in order.
 
     Within a block it is the similarity of the head graph (`analysis.heads.graph`). Heads of different
-    blocks are compared per image: by the `cosine` of their outputs, padded with zeros to the same width
-    [ours], or by the overlap of their `attention` on `QUERIES` evenly spaced rows [ours].
-    Predictability is not defined across blocks and is zero there.
+    blocks are compared per image: by the `cosine` of what they add to the residual stream, or by the overlap
+    of their `attention` on `QUERIES` evenly spaced rows [ours]. The other kinds are not defined across
+    blocks and are zero there.
     """
 
     def __init__(self, arch: Architecture, kind: str) -> None:
         self._arch = arch
         self._within: list[Similarity] = [SIMILARITIES[kind]() for _ in arch.blocks]
         self._across = ACROSS.get(kind)
-        self._parts: list[Tensor] = []
+        self._parts: list[OfImage] = []
         self._total = torch.zeros(())
         self._images = 0
 
@@ -56,12 +57,12 @@ class AllHeads:
         if self._across is None:
             return
         part, compare = self._across
-        self._parts.append(part(block, max(widths.v for widths in self._arch.blocks)))
+        self._parts.append(part(block))
         if block.index == self._arch.depth - 1:
-            heads = torch.cat(self._parts, dim=1)  # B heads ...
+            for image in range(len(block.q)):
+                self._total = self._total + compare([of_image(image) for of_image in self._parts]).cpu()
+            self._images += len(block.q)
             self._parts = []
-            self._total = self._total + torch.stack([compare(image) for image in heads]).sum(dim=0).cpu()
-            self._images += len(heads)
 
     def weights(self) -> Float[Tensor, "heads heads"]:
         """The similarity of every pair, 0 to 1; zero on the diagonal; symmetric except predictability.
@@ -78,23 +79,27 @@ class AllHeads:
         return torch.where(inside, within, symmetric(self._total / self._images))
 
 
-def _outputs(block: BlockActivations, width: int) -> Float[Tensor, "B H values"]:
-    output = F.pad(block.head_output, (0, width - block.head_output.shape[-1]))  # B H N width
-    return F.normalize(output.flatten(2).double(), dim=-1)
+def _added(block: BlockActivations) -> OfImage:
+    """What each head adds to the stream, N E values, as unit vectors; made for one image at a time."""
+    outputs, writes = block.head_output.double(), block.writes.double()
+    return lambda image: F.normalize((outputs[image] @ writes.mT).flatten(1), dim=-1)
 
 
-def _cosines(outputs: Float[Tensor, "heads values"]) -> Float[Tensor, "heads heads"]:
-    return (outputs @ outputs.T).abs().clamp_max(1)
+def _cosines(parts: list[Tensor]) -> Float[Tensor, "heads heads"]:
+    vectors = torch.cat(parts)  # heads N*E
+    return (vectors @ vectors.T).abs().clamp_max(1)
 
 
-def _sampled_rows(block: BlockActivations, _: int) -> Float[Tensor, "B H rows N"]:
+def _sampled_rows(block: BlockActivations) -> OfImage:
     tokens = block.q.shape[2]
     rows = torch.linspace(0, tokens - 1, min(tokens, QUERIES)).round().long()
-    return block.attention[:, :, rows.to(block.q.device)]
+    sampled = block.attention[:, :, rows.to(block.q.device)]  # B H rows N
+    return lambda image: sampled[image]
 
 
-def _overlaps(maps: Float[Tensor, "heads rows N"]) -> Float[Tensor, "heads heads"]:
+def _overlaps(parts: list[Tensor]) -> Float[Tensor, "heads heads"]:
     """1 - Jensen-Shannon divergence of rows, mean over rows."""
+    maps = torch.cat(parts)  # heads rows N
     own, result = bits(maps), maps.new_zeros(len(maps), len(maps), dtype=torch.float64)
     for head in range(len(maps) - 1):  # each pair once
         mixed = bits((maps[head + 1 :] + maps[head]) / 2)
@@ -102,8 +107,8 @@ def _overlaps(maps: Float[Tensor, "heads rows N"]) -> Float[Tensor, "heads heads
     return (result + result.T).clamp(0, 1)
 
 
-ACROSS: dict[str, tuple[Callable[[BlockActivations, int], Tensor], Callable[[Tensor], Tensor]]] = {
-    "cosine": (_outputs, _cosines),
+ACROSS: dict[str, tuple[Callable[[BlockActivations], OfImage], Callable[[list[Tensor]], Tensor]]] = {
+    "cosine": (_added, _cosines),
     "attention": (_sampled_rows, _overlaps),
 }
 

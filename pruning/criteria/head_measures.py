@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -197,6 +197,8 @@ class HeadReading:
 class _File(Stored):
     """A `HeadReading` with its similarities as lists."""
 
+    VERSION: ClassVar[int] = 2
+
     counts: tuple[int, ...]
     images: int
     values: Mapping[str, tuple[float, ...]]
@@ -212,6 +214,15 @@ class _File(Stored):
         for kind, rows in self.alike.items():
             if [len(row) for row in rows] != [heads] * heads:
                 raise ValueError(f"`alike.{kind}` must be between {heads} heads")
+
+    @classmethod
+    def upgraded(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Without what version 1 measured of outputs in each head's own basis."""
+        alike, values = data.get("alike"), data.get("values")
+        if isinstance(alike, dict) and isinstance(values, dict) and "cka" not in alike:
+            alike.pop("cosine", None)
+            values.pop("gohsp", None)
+        return data
 
 
 def read_heads(model: ViT, batches: Batches) -> HeadReading:

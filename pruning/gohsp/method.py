@@ -51,7 +51,9 @@ class GohspOptions(GraphOptions):
     )
     train_images: int = option_field(0, 0, 1_000_000_000, "Training images per epoch; 0 uses all images.")
     batch: int = option_field(64, 2, 65_536, "Images per training step, over all processes.")
-    lr: float = option_field(5e-4, 0.0, 1.0, "Peak learning rate.")
+    lr: float = option_field(
+        0.0, 0.0, 1.0, "Peak learning rate; 0 uses the default of a recovery, in proportion to the batch."
+    )
     distill: bool = switch_field(True, "Learn from the dense model's logits as well as from the labels.")
     updates: int = option_field(
         16, 1, 100_000, "Updates of the structure over the whole training, if it were never fixed."
@@ -64,6 +66,9 @@ class GohspOptions(GraphOptions):
         0.0,
         100.0,
         "Strength of the pull towards the structure: without the loss, exp(-pull) of the distance remains.",
+    )
+    dual: bool = switch_field(
+        False, "Use ADMM's dual variable, which makes many groups of weights change places on the way."
     )
 
     @property
@@ -147,7 +152,7 @@ def _train_admm(
     )
     size = batch_size(training, len(data.images), 1)
     steps = training.epochs * max(1, min(training.images or len(data.images), len(data.images)) // size)
-    settings = AdmmOptions(steps, options.updates, options.settle, options.pull)
+    settings = AdmmOptions(steps, options.updates, options.settle, options.pull, options.dual)
     inner = Distillation(model, model, training) if options.distill else Objective()
     objective = Admm(inner, model, structure, settings)
     return train(

@@ -185,6 +185,30 @@ def recovery_options(written: Iterable[tuple[str, str]]) -> tuple[tuple[str, Val
     return tuple((name, parse_option(Recovery, name, text)) for name, text in written)
 
 
+# Named settings of a recovery. SNP's fine-tuning [paper's repository]: no teacher. The
+# decay of the average, the shortest and the first learning rates are DeiT's, which its code builds on.
+RECIPES: dict[str, tuple[tuple[str, Value], ...]] = {
+    "few-epochs": (),
+    "snp": (
+        ("epochs", 300),
+        ("batch", 512),
+        ("base_lr", 2.5e-4),
+        ("min_lr", 0.04),
+        ("weight_decay", 0.05),
+        ("warmup", 5 / 300),
+        ("clip", 0.0),
+        ("augment", "strong"),
+        ("mixup", 0.8),
+        ("cutmix", 1.0),
+        ("smoothing", 0.1),
+        ("drop_path", 0.1),
+        ("ema", 0.99996),
+        ("soft", 0.0),
+        ("features", 0.0),
+    ),
+}
+
+
 def read_recovery(options: Iterable[tuple[str, Value]]) -> Recovery:
     """The settings with these values in them.
 

@@ -18,7 +18,14 @@ from pruning.seeding import State, random_state, set_random_state
 from pruning.training.augment import Mixing
 from pruning.training.checkpoint import CHECKPOINTS, load_checkpoint, save_checkpoint
 from pruning.training.objective import Objective
-from pruning.training.recipe import Training, make_average, make_optimizer, make_schedule, uses_bf16
+from pruning.training.recipe import (
+    Training,
+    add_drop_paths,
+    make_average,
+    make_optimizer,
+    make_schedule,
+    uses_bf16,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,6 +58,7 @@ class Loop:
         self.optimizer = make_optimizer(self.model, options)
         self.schedule = make_schedule(self.optimizer, options, steps * options.epochs)
         self.ema = make_average(self.model, options.ema)
+        add_drop_paths(self.model, options.drop_path)
         if options.compile:
             self.model.compile()  # in its place, so that names and hooks stay
         self.wrapped, self.prepared = accelerator.prepare(self.model, self.optimizer)
@@ -139,7 +147,7 @@ class Loop:
         if not math.isfinite(values["loss"]):
             raise ValueError(
                 f"the loss is not finite after {number + 1} steps: "
-                f"choose a learning rate below lr {self.options.lr:g}"
+                f"choose a learning rate below lr {self.options.highest_lr:g}"
             )
         rate = max(group["lr"] for group in self.optimizer.param_groups)
         self.monitor.metrics(number + 1, epoch=(number + 1) / self.steps, lr=rate, **values)

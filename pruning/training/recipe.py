@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from analysis.vit import ViT
 from pruning.options import Options, choice_field, option_field, switch_field
@@ -16,20 +17,25 @@ if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
 
 PRECISIONS = ("auto", "float32", "bf16")
+BASE_BATCH = 512  # images, to which `base_lr` refers
 
 
 @dataclass(frozen=True)
 class Training(Options):
     """How a model is trained: AdamW, warm-up and cosine, and what goes with them.
 
-    The defaults suit the fine-tuning of a trained model. Training an ImageNet model from scratch, or
-    for hundreds of epochs, wants mixup 0.8, cutmix 1, augment strong [paper: SNP's fine-tuning].
+    The defaults suit a few epochs of fine-tuning a trained model [ours]: with DeiT's scaling of the
+    learning rate by the batch, but a higher rate, as there is little time. `RECIPES` has other settings.
     """
 
     epochs: int = option_field(2, 1, 10_000, "How often all training images are seen")
     images: int = option_field(0, 0, 1_000_000_000, "Training images of one epoch; 0: all there are")
     batch: int = option_field(64, 2, 65_536, "Images of one step, over all processes")
-    lr: float = option_field(5e-4, 0.0, 1.0, "Highest learning rate")
+    base_lr: float = option_field(
+        8e-4, 0.0, 1.0, "Highest learning rate for a batch of 512 images; in proportion for other batches"
+    )
+    lr: float = option_field(0.0, 0.0, 1.0, "Highest learning rate whatever the batch; 0: from base_lr")
+    min_lr: float = option_field(0.01, 0.0, 1.0, "Learning rate at the end, as a fraction of the highest")
     weight_decay: float = option_field(0.05, 0.0, 10.0, "Weight decay of matrices (AdamW)")
     warmup: float = option_field(0.1, 0.0, 1.0, "Share of all steps in which the learning rate rises")
     layer_decay: float = option_field(1.0, 0.1, 1.0, "Learning rate of a block over that of the next; 1: off")
@@ -37,13 +43,21 @@ class Training(Options):
     augment: str = choice_field("auto", STRENGTHS, "Random crops and more; auto: light, none for the demo")
     mixup: float = option_field(0.0, 0.0, 10.0, "Mixup's alpha: how far two images are blended; 0: off")
     cutmix: float = option_field(0.0, 0.0, 10.0, "CutMix's alpha: a part of one image in another; 0: off")
-    smoothing: float = option_field(0.0, 0.0, 0.9, "Label smoothing: what all classes share of each label")
+    smoothing: float = option_field(0.1, 0.0, 0.9, "Label smoothing: what all classes share of each label")
+    drop_path: float = option_field(
+        0.0, 0.0, 0.9, "Stochastic depth: how often the last block is skipped in training, earlier ones less"
+    )
     ema: float = option_field(0.999, 0.0, 0.99999, "Average the weights over steps with this decay; 0: off")
     precision: str = choice_field("auto", PRECISIONS, "Of the products; auto: bf16 on GPUs that have it")
     compile: bool = switch_field(False, "torch.compile: faster steps after minutes of preparation")
     workers: int = option_field(-1, -1, 256, "Processes that read images; -1: one on CPU, eight on a GPU")
     test_every: int = option_field(1, 1, 10_000, "Epochs between two measurements of top-1")
     checkpoint_seconds: int = option_field(60, 0, 86_400, "Seconds between checkpoints; 0: every step")
+
+    @property
+    def highest_lr(self) -> float:
+        """`lr`, or `base_lr` in proportion to the batch [DeiT: Touvron et al. 2021, section 6]."""
+        return self.lr or self.base_lr * self.batch / BASE_BATCH
 
 
 def make_optimizer(model: ViT, options: Training) -> torch.optim.Optimizer:
@@ -59,7 +73,7 @@ def make_optimizer(model: ViT, options: Training) -> torch.optim.Optimizer:
         group["weight_decay"] = options.weight_decay if decays else 0.0
         groups.setdefault((layer, decays), group)["params"].append(parameter)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        list(groups.values()), "adamw", lr=options.lr, weight_decay=options.weight_decay, fused=True
+        list(groups.values()), "adamw", lr=options.highest_lr, weight_decay=options.weight_decay, fused=True
     )
     return optimizer
 
@@ -75,14 +89,39 @@ def make_schedule(optimizer: torch.optim.Optimizer, options: Training, steps: in
     """timm's cosine: before step s of n, counted from 0, call `step_update(s + 1)`.
 
     The rate rises in equal parts over the first `warmup` share of the steps, W of them, is highest
-    in step W - 1, and then follows half a cosine that would be zero at step n.
+    in step W - 1, and then follows half a cosine that would be at `min_lr` of the highest at step n.
     """
     from timm.scheduler import CosineLRScheduler
 
     warmup = round(options.warmup * steps)
     return CosineLRScheduler(
-        optimizer, t_initial=steps - warmup + 1, warmup_t=warmup, warmup_prefix=True, t_in_epochs=False
+        optimizer,
+        t_initial=steps - warmup + 1,
+        lr_min=options.min_lr * options.highest_lr,
+        warmup_t=warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
     )
+
+
+def add_drop_paths(model: ViT, rate: float) -> None:
+    """Stochastic depth in training mode (Huang et al. 2016), as hooks: the state dict stays as it is.
+
+    Both halves of a block are skipped for one image at a time. The rate grows linearly from 0 in the
+    first block to `rate` in the last [DeiT, timm].
+    """
+    from timm.layers import DropPath
+
+    rates = torch.linspace(0, rate, model.arch.depth).tolist() if rate else []
+    for block, own in zip(model.blocks, rates, strict=False):
+        drop = DropPath(own).train()
+
+        def skip(half: nn.Module, _: object, output: Tensor, drop: nn.Module = drop) -> Tensor:
+            kept: Tensor = drop(output) if half.training else output
+            return kept
+
+        for half in (block.attn, block.mlp):
+            half.register_forward_hook(skip)
 
 
 def make_average(model: ViT, decay: float) -> ModelEmaV3 | None:

@@ -84,3 +84,36 @@ def random_masks(count: int, size: tuple[int, int], seed: int = 3) -> Tensor:
         top, left = (int(torch.randint(0, side // 2, (), generator=generator)) for side in size)
         mask[top : top + size[0] // 2 + 1, left : left + size[1] // 2 + 3] = True
     return masks
+
+
+def turned(model: ViT, seed: int = 0) -> ViT:
+    """The same function in other coordinates: an orthogonal turn of each head's value channels and `proj`.
+
+    Query-key channels are turned as well, queries and keys alike, which leaves all scores as they are.
+    """
+    own = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+
+    def turn(width: int) -> torch.Tensor:
+        return torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
+
+    with torch.no_grad():
+        for block in own.blocks:
+            attn = block.attn
+            q, k, _ = attn.qkv_rows
+            for head in range(attn.heads):
+                for first, width, starts in (
+                    (head * attn.qk_dim, attn.qk_dim, (0, q)),
+                    (head * attn.v_dim, attn.v_dim, (q + k,)),
+                ):
+                    matrix = turn(width)
+                    for start in starts:
+                        rows = slice(start + first, start + first + width)
+                        for parameter in (attn.qkv.weight, attn.qkv.bias):
+                            if parameter is not None:
+                                parameter[rows] = (matrix @ parameter[rows].double()).to(parameter)
+                columns = slice(first, first + width)
+                attn.proj.weight[:, columns] = (attn.proj.weight[:, columns].double() @ matrix.T).to(
+                    attn.proj.weight
+                )
+    return own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -213,6 +214,26 @@ def maps_and_outputs(model: ViT, images: torch.Tensor) -> list[tuple[torch.Tenso
         return [(b.attention.double(), b.head_output.double()) for b in record(images)]
 
 
+def added_by_heads(model: ViT, images: torch.Tensor) -> list[torch.Tensor]:
+    """Per block, what each head adds to the residual stream: the block's attention with one head alone.
+
+    B H N E, by running `proj` and LayerScale on the output of one head and zeros for the others.
+    """
+    found = []
+    for block, (_, outputs) in zip(model.blocks, maps_and_outputs(model, images), strict=True):
+        own = copy.deepcopy(block).double()
+        alone = []
+        for head in range(outputs.shape[1]):
+            only = torch.zeros_like(outputs)
+            only[:, head] = outputs[:, head]
+            nothing = torch.zeros_like(outputs)
+            with torch.no_grad():
+                got, bias = (own.ls1(own.attn.proj(x.transpose(1, 2).flatten(2))) for x in (only, nothing))
+            alone.append(got - bias)
+        found.append(torch.stack(alone, dim=1))
+    return found
+
+
 # ---- slow twins, in loops
 
 
@@ -223,6 +244,23 @@ def cosine_twin(outputs: torch.Tensor, i: int, j: int) -> float:
         dot = sum(x * y for x, y in zip(a, b, strict=True))
         total += abs(dot) / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
     return total / len(outputs)
+
+
+def cka_twin(added: torch.Tensor, i: int, j: int) -> float:
+    """Through the Gram matrices of the tokens: <K, L> / (|K| |L|) with K = Y Y^T, centred."""
+    total = 0.0
+    for image in added:
+        grams = []
+        for head in (i, j):
+            gram = image[head] @ image[head].T
+            centre = torch.eye(len(gram), dtype=gram.dtype) - 1 / len(gram)
+            grams.append((centre @ gram @ centre).flatten().tolist())
+        dot, *norms = (
+            sum(x * y for x, y in zip(a, b, strict=True))
+            for a, b in ((grams[0], grams[1]), (grams[0], grams[0]), (grams[1], grams[1]))
+        )
+        total += dot / math.sqrt(norms[0] * norms[1])
+    return total / len(added)
 
 
 def overlap_twin(maps: torch.Tensor, i: int, j: int) -> float:

@@ -16,7 +16,18 @@ from pruning.training.recipe import Training
 from tests.support.models import TINY
 
 PREPROCESS = Preprocess(TINY.image_size)
-PLAIN = Training(epochs=3, batch=40, lr=1e-2, warmup=0.0, clip=0.5, augment="none", ema=0.9, workers=0)
+PLAIN = Training(
+    epochs=3,
+    batch=40,
+    lr=1e-2,
+    min_lr=0.0,
+    warmup=0.0,
+    clip=0.5,
+    augment="none",
+    smoothing=0.0,
+    ema=0.9,
+    workers=0,
+)
 LIVELY = replace(PLAIN, batch=10, lr=1e-3, augment="light", mixup=0.8, cutmix=1.0, smoothing=0.1)
 
 

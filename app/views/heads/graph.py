@@ -16,6 +16,7 @@ from pruning.criteria import HEAD_MEASURES, HeadReading
 
 SIMILARITY_TITLES = {
     "cosine": "Cosine",
+    "cka": "Linear CKA",
     "attention": "Attention",
     "predictability": "Predictability",
 }
@@ -24,7 +25,9 @@ _SYMMETRIC = (
     "degree, the sum of its similarities, and says no more than the degree does."
 )
 SIMILARITY_NOTES = {
-    "cosine": f"The cosine between the outputs of two heads. {_SYMMETRIC}",
+    "cosine": f"The cosine between what two heads add to the residual stream. {_SYMMETRIC}",
+    "cka": "How far two heads of a block tell tokens apart in the same ways, in any basis (linear CKA). "
+    f"{_SYMMETRIC}",
     "attention": f"The overlap of the attention of two heads. {_SYMMETRIC}",
     "predictability": "How well the output of one head can be predicted from that of another in its block. "
     "It has a direction, so here GOHSP's random walk says more than the degree does.",
@@ -40,7 +43,7 @@ def show(reading: HeadReading, heads: MarkedHeads, measure: str) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="graph-options"):
         kind = st.selectbox(
             "Similarity",
-            list(SIMILARITIES),
+            [kind for kind in SIMILARITIES if kind in reading.alike],  # older readings lack some
             format_func=SIMILARITY_TITLES.__getitem__,
             key="similarity",
             width=150,

@@ -9,7 +9,7 @@ from analysis.heads import graph
 from analysis.heads.graph import similarities, stationary, transition
 from analysis.vit import BlockWidths, ViT
 from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
-from tests.support.reference import cosine_twin, maps_and_outputs, overlap_twin
+from tests.support.reference import added_by_heads, cka_twin, cosine_twin, maps_and_outputs, overlap_twin
 
 
 def weights(heads: int = 5, *, symmetric: bool, seed: int = 0) -> torch.Tensor:
@@ -31,10 +31,17 @@ def predictability_twin(outputs: torch.Tensor, i: int, j: int) -> float:
     return 1 - float((y - z @ fit).pow(2).sum() / y.pow(2).sum())
 
 
+def read(model: ViT, images: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Per block: maps, outputs, and what the heads add to the stream."""
+    pairs = zip(maps_and_outputs(model, images), added_by_heads(model, images), strict=True)
+    return [(*both, added) for both, added in pairs]
+
+
 @pytest.mark.parametrize(
     ("kind", "twin", "reads"),
     [
-        ("cosine", cosine_twin, 1),
+        ("cosine", cosine_twin, 2),
+        ("cka", cka_twin, 2),
         ("attention", overlap_twin, 0),
         ("predictability", predictability_twin, 1),
     ],
@@ -42,12 +49,12 @@ def predictability_twin(outputs: torch.Tensor, i: int, j: int) -> float:
 def test_similarities_equal_the_twins_on_every_architecture(kind, twin, reads, variant: ViT) -> None:
     images = random_images(variant.arch, count=3)
     got = similarities(variant, batches(images, 2), kind)
-    for index, read in enumerate(maps_and_outputs(variant, images)):
+    for index, block in enumerate(read(variant, images)):
         heads = variant.arch.blocks[index].heads
         expected = torch.zeros(heads, heads, dtype=torch.float64)
         for i in range(heads):
             for j in range(heads):
-                expected[i, j] = twin(read[reads], i, j) if i != j else 0.0
+                expected[i, j] = twin(block[reads], i, j) if i != j else 0.0
         torch.testing.assert_close(got[index], expected, atol=2e-5, rtol=1e-4)
         if kind == "predictability":
             assert (got[index] - got[index].T).abs().max() > 1e-4
@@ -57,7 +64,8 @@ def test_similarities_equal_the_twins_on_every_architecture(kind, twin, reads, v
 
 
 @pytest.mark.parametrize(
-    ("kind", "twin", "reads"), [("cosine", cosine_twin, 1), ("attention", overlap_twin, 0)]
+    ("kind", "twin", "reads"),
+    [("cosine", cosine_twin, 2), ("cka", cka_twin, 2), ("attention", overlap_twin, 0)],
 )
 @pytest.mark.usefixtures("rough_products")
 def test_they_are_symmetric_where_a_product_is_not(kind, twin, reads) -> None:
@@ -89,6 +97,8 @@ def with_head_copied(sign: float) -> ViT:
             rows = parameter.view(3, 3, 8, -1)  # q, k, v; head; channel
             rows[:2, 2] = rows[:2, 0]
             rows[2, 2] = sign * rows[2, 0]
+        columns = model.blocks[0].attn.proj.weight.view(-1, 3, 8)
+        columns[:, 2] = columns[:, 0]
     return model
 
 
@@ -102,7 +112,8 @@ def test_a_copy_is_entirely_alike_and_so_is_its_opposite(kind: str, sign: float)
 
 
 @pytest.mark.parametrize(
-    ("kind", "constant"), [("cosine", 0), ("predictability", 0), ("predictability", 3.7)]
+    ("kind", "constant"),
+    [("cosine", 0), ("cka", 0), ("cka", 3.7), ("predictability", 0), ("predictability", 3.7)],
 )
 def test_a_dead_head_resembles_none(kind: str, constant: float, tiny: ViT) -> None:
     with torch.no_grad():
@@ -229,7 +240,10 @@ def test_a_chain_that_takes_too_long_is_refused() -> None:
         (lambda: transition(torch.ones(2, 2), 1.5), "teleport must be from 0 to 1, got 1.5"),
         (lambda: stationary(torch.ones(2, 2)), "every row of a transition matrix must sum to 1"),
         (lambda: similarities(random_vit(TINY), [], "cosine"), "head graph needs calibration images"),
-        (lambda: similarities(random_vit(TINY), [], "looks"), "similarity must be one of cosine, attention"),
+        (
+            lambda: similarities(random_vit(TINY), [], "looks"),
+            "similarity must be one of cosine, cka, attention",
+        ),
     ],
 )
 def test_bad_input_is_refused(act, message: str) -> None:

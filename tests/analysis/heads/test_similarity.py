@@ -11,7 +11,7 @@ from analysis.heads import similarity
 from analysis.heads.graph import SIMILARITIES, similarities
 from analysis.vit import ViT
 from tests.support.models import VARIANTS, batches, random_images, random_vit
-from tests.support.reference import cosine_twin, maps_and_outputs, overlap_twin
+from tests.support.reference import added_by_heads, cosine_twin, maps_and_outputs, overlap_twin
 
 
 def read(model: ViT, kind: str, data) -> torch.Tensor:
@@ -33,18 +33,14 @@ def test_within_a_block_it_is_the_head_graph(kind: str, variant: ViT) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "uneven", "registers"])
-@pytest.mark.parametrize(
-    ("kind", "twin", "reads"), [("cosine", cosine_twin, 1), ("attention", overlap_twin, 0)]
-)
-def test_across_blocks_it_equals_the_twins(kind, twin, reads, name: str) -> None:
+@pytest.mark.parametrize(("kind", "twin"), [("cosine", cosine_twin), ("attention", overlap_twin)])
+def test_across_blocks_it_equals_the_twins(kind, twin, name: str) -> None:
     model = random_vit(VARIANTS[name])
     images = random_images(model.arch, count=3)
     got = read(model, kind, batches(images, 2))
     assert torch.equal(got, got.T) and not got.diagonal().any()
-    parts = [each[reads] for each in maps_and_outputs(model, images)]
-    if kind == "cosine":  # channels that a head does not have count as zero
-        wide = max(part.shape[-1] for part in parts)
-        parts = [torch.nn.functional.pad(part, (0, wide - part.shape[-1])) for part in parts]
+    maps = [each[0] for each in maps_and_outputs(model, images)]
+    parts = added_by_heads(model, images) if kind == "cosine" else maps
     every = torch.cat(parts, dim=1)
     names = similarity.head_names(model.arch)
     assert len(names) == len(got) == every.shape[1]
@@ -52,16 +48,15 @@ def test_across_blocks_it_equals_the_twins(kind, twin, reads, name: str) -> None
         assert float(got[i, j]) == pytest.approx(twin(every, i, j), abs=2e-5, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "twin", "reads"), [("cosine", cosine_twin, 1), ("attention", overlap_twin, 0)]
-)
+@pytest.mark.parametrize(("kind", "twin"), [("cosine", cosine_twin), ("attention", overlap_twin)])
 @pytest.mark.usefixtures("rough_products")
-def test_they_are_symmetric_where_a_product_is_not(kind, twin, reads) -> None:
-    test_across_blocks_it_equals_the_twins(kind, twin, reads, "uneven")
+def test_they_are_symmetric_where_a_product_is_not(kind, twin) -> None:
+    test_across_blocks_it_equals_the_twins(kind, twin, "uneven")
 
 
-def test_predictability_is_not_known_across_blocks(tiny: ViT) -> None:
-    got = read(tiny, "predictability", batches(random_images(tiny.arch, 8)))
+@pytest.mark.parametrize("kind", ["predictability", "cka"])
+def test_some_are_not_known_across_blocks(kind: str, tiny: ViT) -> None:
+    got = read(tiny, kind, batches(random_images(tiny.arch, 8)))
     assert not got[:3, 3:].any() and not got[3:, :3].any() and got[:3, :3].any()
 
 

@@ -150,7 +150,7 @@ def test_a_reading_survives_json(tiny: ViT, tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"values": {"snp": [1.0]}}, ": `values.snp` must have a value for each of the 6 heads"),
-        ({"alike": {"cosine": [[0.0]]}}, ": `alike.cosine` must be between 6 heads"),
+        ({"alike": {"attention": [[0.0]]}}, ": `alike.attention` must be between 6 heads"),
         ({"counts": 3}, ": `counts` must be a list, got a whole number"),
         ({"images": None}, ": `images` must be a whole number, got null"),
         (None, " is not JSON: Expecting value"),

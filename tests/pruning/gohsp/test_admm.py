@@ -197,7 +197,7 @@ def test_the_primal_residual_is_its_formula(tiny: ViT) -> None:
 
 
 def test_the_pull_is_the_proximal_step_of_the_penalty(tiny: ViT) -> None:
-    """The minimum of rho/2 |w - z + u|² + |w - v|² / (2 eta) by gradient descent: c = eta rho / (1 + eta rho)."""
+    """Gradient descent on rho/2 |w - z + u|² + |w - v|² / (2 eta), with c = eta rho / (1 + eta rho)."""
     objective, _ = admm(tiny, steps=4, settle=1.0, pull=3.0)
     objective.u = {name: torch.full_like(value, 0.01) for name, value in objective.u.items()}
     start = values(tiny)
@@ -225,7 +225,7 @@ def test_without_a_loss_the_pull_leaves_what_it_promises(tiny: ViT) -> None:
 
 def test_z_and_u_follow_the_algorithm(tiny: ViT) -> None:
     """Against the three lines of the algorithm in its unscaled form, with the dual y = rho u."""
-    objective, _ = admm(tiny, steps=40, updates=4, settle=1.0)
+    objective, _ = admm(tiny, steps=40, updates=4, settle=1.0, dual=True)
     wanted = structure(TINY)
     z = wanted.project(values(tiny))[0]
     assert all(torch.equal(objective.z[name], z[name]) for name in z)
@@ -241,6 +241,7 @@ def test_z_and_u_follow_the_algorithm(tiny: ViT) -> None:
         objective.done = 10 * (turn + 1)
         objective.update(tiny)
         for name in w:
+            assert objective.u[name].any()
             torch.testing.assert_close(objective.z[name], z[name])
             torch.testing.assert_close(objective.u[name] * following, y[name], atol=1e-4, rtol=1e-4)
             assert torch.equal(objective.kept[name], keep_masks(TINY, plan)[name])
@@ -270,9 +271,10 @@ def test_the_exchanged_fraction_counts_groups_that_are_newly_kept(tiny: ViT) -> 
     assert new and objective.exchanged == pytest.approx(len(new) / len(listed(after)))
 
 
-def test_training_ends_in_the_structure(tiny: ViT) -> None:
+@pytest.mark.parametrize("dual", [False, True])
+def test_training_ends_in_the_structure(dual: bool, tiny: ViT) -> None:
     """By plain gradient descent: W comes to lie in the structured set, at the target on its support."""
-    objective, inner = admm(tiny, steps=400, updates=40, pull=12.0)
+    objective, inner = admm(tiny, steps=400, updates=40, pull=12.0, dual=dual)
     gaps, residuals, exchanges = [], [], []
     for step in range(400):
         residuals.append(float(objective.loss(tiny, UNREAD, UNREAD)[1]["primal_residual"]))
@@ -317,13 +319,13 @@ def test_a_settled_structure_does_not_change_any_more(tiny: ViT) -> None:
 
 
 def test_a_checkpoint_brings_everything_back(tiny: ViT) -> None:
-    objective, inner = admm(tiny, steps=8, updates=4)
+    objective, inner = admm(tiny, steps=8, updates=4, dual=True)
     inner.steps = [1, 2]
     for step in range(3):
         descend(tiny, inner, 0.1)
         objective.after_step(tiny, step)
     state = objective.state_dict()
-    other, its_inner = admm(random_vit(TINY, seed=7), steps=8, updates=4)
+    other, its_inner = admm(random_vit(TINY, seed=7), steps=8, updates=4, dual=True)
     other.load_state_dict(state)
     assert its_inner.state == {"seen": 5}
     twin = random_vit(TINY, seed=7)

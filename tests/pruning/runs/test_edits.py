@@ -56,11 +56,23 @@ of_runs = pytest.mark.parametrize("folder", RUNS, indirect=True)
 of_bundles = pytest.mark.parametrize("folder", BUNDLES, indirect=True)
 
 
-def renewed(file: Path, written: str) -> None:
-    """Write a file as today, which differs by the version alone."""
-    before, now = json.loads(file.read_text()), json.loads(written)
-    assert now == before | {"version": 1}
+def renewed(file: Path, written: str, version: int = 1, gone: tuple[str, ...] = ()) -> None:
+    """Write a file as today, which differs by the version, and by the entries "field.name" that are gone."""
+    wanted, now = json.loads(file.read_text()) | {"version": version}, json.loads(written)
+    for entry in gone:
+        field, _, name = entry.partition(".")
+        wanted[field].pop(name, None)
+    assert now == wanted
     file.write_text(written)
+
+
+def renew_job(folder: Path) -> None:
+    job = runs.read(folder).job
+    renewed(folder / "job.json", registry.pack(job), type(job).VERSION)
+
+
+def renew_heads(folder: Path) -> None:
+    renewed(folder / "heads.json", open_reading(folder).to_json(), 2, ("alike.cosine", "values.gohsp"))
 
 
 # ---- the files of the previous release
@@ -71,7 +83,7 @@ def test_runs_of_the_previous_release_are_read(folder: Path) -> None:
     found = runs.read(folder)
     assert found.problem is None and found.state == "done" and found.job is not None
     assert found.status.workdir == "/somewhere" and "python -m pruning" in found.job.command()
-    renewed(folder / "job.json", registry.pack(found.job))
+    renew_job(folder)
     renewed(folder / "status.json", found.status.to_json())
     assert runs.read(folder) == found
     points = metrics.read_metrics(folder)
@@ -98,7 +110,7 @@ def test_results_of_the_previous_release_are_read(tmp_path: Path) -> None:
     for name in ("bench/timings.json", "heads/heads.json"):
         (tmp_path / Path(name).name).write_bytes((PREVIOUS / name).read_bytes())
     renewed(tmp_path / "timings.json", read_timings(tmp_path).to_json())
-    renewed(tmp_path / "heads.json", open_reading(tmp_path).to_json())
+    renew_heads(tmp_path)
 
 
 # ---- edits
@@ -151,7 +163,7 @@ def reading(folder: Path) -> Callable[[], None]:
 
 @of_runs
 def test_no_edit_of_a_job_slips_through(folder: Path) -> None:
-    renewed(folder / "job.json", registry.pack(runs.read(folder).job))
+    renew_job(folder)
     fine = [*of_job(folder.name), r"models\[1\]\[1\]: text", r"models\[0\]\[1\]: text"]
     assert require_refused(folder / "job.json", reading(folder), fine, DEPENDS, in_job) > 30
 
@@ -223,7 +235,7 @@ def test_no_edit_of_a_result_slips_through(tmp_path: Path) -> None:
     fine = [r"models\[\d\]\[1\]: (text|nothing)", r"ms\.\d: missing"]
     named = lambda name: f"{name}|{name.replace('ms.mood', 'ms')}"
     assert require_refused(tmp_path / "timings.json", lambda: read_timings(tmp_path), fine, (), named) > 80
-    renewed(tmp_path / "heads.json", open_reading(tmp_path).to_json())
+    renew_heads(tmp_path)
     fine = [r"(values|alike)\.\w+: missing"]
     assert require_refused(tmp_path / "heads.json", lambda: open_reading(tmp_path), fine) > 150
 
@@ -253,13 +265,14 @@ def test_no_edit_of_a_line_of_metrics_slips_through(tmp_path: Path) -> None:
 
 @of_runs
 def test_files_of_a_later_release_are_refused_in_one_sentence(folder: Path) -> None:
-    for name in ("job.json", "status.json"):
+    for name, known in (("job.json", type(runs.read(folder).job).VERSION), ("status.json", 1)):
         before = (folder / name).read_text()
-        (folder / name).write_text(json.dumps(json.loads(before) | {"version": 2, "mood": "good"}))
+        later = json.loads(before) | {"version": known + 1, "mood": "good"}
+        (folder / name).write_text(json.dumps(later))
         said = runs.read(folder).problem
         assert said == (
-            f"{folder / name} was written by a later PruneScope (version 2; this one reads up to 1): "
-            "update PruneScope"
+            f"{folder / name} was written by a later PruneScope (version {known + 1}; this one reads up to "
+            f"{known}): update PruneScope"
         )
         (folder / name).write_text(before)
 
@@ -275,3 +288,15 @@ def test_heads_in_a_report_must_be_in_order() -> None:
     for heads, message in wrong:
         with pytest.raises(ValueError, match=message):
             Report(heads=heads)
+
+
+def test_a_run_of_gohsp_before_its_schedule_changed_is_read() -> None:
+    """The options of the schedule that is gone are left out; a name that never was is still refused."""
+    job = Job("demo", "demo", "gohsp", options=(("epochs", 2), ("updates", 5)))
+    old = job.to_data() | {
+        "version": 1,
+        "options": [["rho", 0.1], ["epochs", 2], ["growth", 1.3], ["updates", 5]],
+    }
+    assert Job.from_data(old) == job
+    with pytest.raises(ValueError, match="has no option 'mood'"):
+        Job.from_data(old | {"options": [["mood", 1]]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from analysis.data.batches import batches
@@ -30,7 +32,14 @@ from pruning.training.augment import Mixing
 from pruning.training.batches import Order, feed
 from pruning.training.checkpoint import load_checkpoint, save_checkpoint
 from pruning.training.objective import Objective
-from pruning.training.recipe import Training, make_optimizer, make_schedule, reading_workers, uses_bf16
+from pruning.training.recipe import (
+    Training,
+    add_drop_paths,
+    make_optimizer,
+    make_schedule,
+    reading_workers,
+    uses_bf16,
+)
 from pruning.training.train import train
 from tests.support.models import ROOT, TINY, VARIANTS, on_variants, random_vit
 from tests.support.training import LIVELY, PLAIN, PREPROCESS, Recorder, image_set
@@ -188,16 +197,59 @@ def test_an_objective_is_asked_at_every_turn(tiny: ViT, tmp_path: Path) -> None:
 # ---- settings
 
 
-@pytest.mark.parametrize(("warmup", "steps"), [(0.0, 7), (0.25, 20), (1.0, 4)])
-def test_schedule(tiny: ViT, warmup: float, steps: int) -> None:
-    options = replace(PLAIN, warmup=warmup, lr=0.5)
+@pytest.mark.parametrize(("warmup", "steps", "least"), [(0.0, 7, 0.0), (0.25, 20, 0.1), (1.0, 4, 0.0)])
+def test_schedule(tiny: ViT, warmup: float, steps: int, least: float) -> None:
+    options = replace(PLAIN, warmup=warmup, lr=0.5, min_lr=least)
     optimizer = make_optimizer(tiny, options)
     schedule, risen = make_schedule(optimizer, options, steps), round(warmup * steps)
     for step in range(steps):
         schedule.step_update(step + 1)
         done = (step + 1 - risen) / (steps + 1 - risen)
-        rising = (step + 1) / risen if step < risen else (1 + math.cos(math.pi * done)) / 2
+        falling = least + (1 - least) * (1 + math.cos(math.pi * done)) / 2
+        rising = (step + 1) / risen if step < risen else falling
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * rising)
+
+
+def test_the_learning_rate_grows_with_the_batch(tiny: ViT) -> None:
+    """DeiT's rule: lr = base x batch / 512. A rate that is given is taken as it is."""
+    for batch, lr, wanted in ((512, 0.0, 2.5e-4), (64, 0.0, 2.5e-4 / 8), (2048, 0.0, 1e-3), (64, 0.3, 0.3)):
+        options = Training(batch=batch, lr=lr, base_lr=2.5e-4, warmup=0.0, min_lr=0.5)
+        optimizer = make_optimizer(tiny, options)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([wanted] * 8)
+        make_schedule(optimizer, options, 10).step_update(10)
+        last = 0.5 + 0.5 * (1 + math.cos(math.pi * 10 / 11)) / 2
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(last * wanted)
+
+
+def test_drop_paths_skip_halves_of_blocks(tiny: ViT) -> None:
+    """Of many copies of one image, each takes one of the ways through the last block, at the right rates."""
+    model = copy.deepcopy(tiny).train()
+    names = list(model.state_dict())
+    add_drop_paths(model, 0.4)
+    assert list(model.state_dict()) == names
+    first, last = model.blocks[0], model.blocks[-1]
+    x = torch.randn(1, tiny.arch.num_tokens, tiny.arch.embed_dim, generator=torch.Generator().manual_seed(0))
+    many = x.expand(4000, -1, -1)
+    with torch.no_grad(), seeded("ways"):
+        attn, mlp = (half(x) for half in (last.attn, last.mlp))
+        assert torch.equal(first.attn(many[:3]), first.attn(many[:3]))  # the first block is never skipped
+        plain = tiny.blocks[-1]
+        for half, own in ((last.attn, plain.attn(x)), (last.mlp, plain.mlp(x))):
+            out = half(many)
+            skipped = (out == 0).flatten(1).all(1)
+            assert abs(float(skipped.float().mean()) - 0.4) < 0.03
+            torch.testing.assert_close(out[~skipped], (own / 0.6).expand(int((~skipped).sum()), -1, -1))
+        model.eval()
+        assert torch.equal(last.attn(x), plain.attn(x)) and torch.equal(last.mlp(x), plain.mlp(x))
+    assert attn.shape == mlp.shape == x.shape
+
+
+def test_drop_paths_leave_no_trace(tiny: ViT, tmp_path: Path) -> None:
+    options = replace(PLAIN, drop_path=0.5, ema=0.9)
+    trained = train(tiny, image_set(tmp_path), PREPROCESS, Objective(), options)
+    without = train(tiny, image_set(tmp_path), PREPROCESS, Objective(), replace(options, drop_path=0.0))
+    assert list(trained.state_dict()) == list(tiny.state_dict()) and not same(trained, without)
+    assert not any(module._forward_hooks for each in (tiny, trained) for module in each.modules())
 
 
 def test_groups(variant: ViT) -> None:
@@ -290,6 +342,25 @@ def test_large_images_are_cropped(tmp_path: Path) -> None:
     order, seen = Order(40, 40, 1, 0), Preprocess((72, 80))
     ((batch, _),) = feed(images, seen, order, "auto", start=(0, 0), epochs=1, workers=0)
     assert batch.shape == (40, 3, 72, 80) and bool(batch.isfinite().all())
+
+
+def test_small_images_are_shifted_whatever_the_model_makes_of_them(tmp_path: Path) -> None:
+    """A shift keeps the scale: in an image of columns 0, 8, 16, ... the slope stays the same."""
+    pixels = np.broadcast_to(8 * np.arange(32, dtype=np.uint8)[None, :, None], (32, 32, 3))
+    Image.fromarray(np.ascontiguousarray(pixels)).save(_folder(tmp_path) / "ramp.png")
+    preprocess = Preprocess((96, 96), mean=(0.0,) * 3, std=(1.0,) * 3)
+    images = open_data(tmp_path, preprocess, 1)
+    for epoch in range(5):
+        (x, _), *_ = feed(
+            images, preprocess, Order(1, 1, 1, epoch), "light", start=(0, 0), epochs=1, workers=0
+        )
+        slope = 255 * (x[0, 0, 48, 1:] - x[0, 0, 48, :-1]).abs()
+        assert abs(float(slope[16:80].mean()) - 8 / 3) < 0.1  # away from mirrored edges
+
+
+def _folder(path: Path) -> Path:
+    (path / "0").mkdir(exist_ok=True)
+    return path / "0"
 
 
 def test_scenes_stay_as_they_are() -> None:
