@@ -20,14 +20,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import ROOT, data_folder, deit_tiny, parser
+from results import ROOT, data_folder, deit_tiny, parser, percent, report, table
 
 from analysis.data import ImageSet, batches, open_training
-from analysis.measure import Evaluation, cost, evaluate
+from analysis.measure import Evaluation, PairedChange, cost, evaluate, paired_change
 from analysis.models import LoadedModel, Preprocess, load
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Budget
@@ -40,20 +41,14 @@ from pruning.seeding import fingerprint
 from pruning.training import Objective, Recovery, recover, train
 
 REMOVED = 0.4  # of the parameters
-HEADS = Ratios(heads=1 / 6, qk=0.25)  # what GOHSP removes besides value channels and neurons
-BEFORE_CUT = 0.5  # fraction of GOHSP's further training that comes before the cut, by ADMM
 CURVE_IMAGES = 1000  # test images for the curve; the table uses all of them
 CURVE = "curve.jsonl"
 TESTED = "tested.json"
-TITLES = {"dense": "Dense", "gohsp": "GOHSP", "spectral": "Spectral + recovery"}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A start, the recipes of its training and of the further training, and their lengths in epochs.
-
-    `heads` are the heads that GOHSP removes from each block on average, as a fraction of all.
-    """
+    """A start, the recipes of its training and of the further training, and their lengths in epochs."""
 
     words: str
     side: int  # pixels
@@ -62,6 +57,9 @@ class Size:
     epochs: float
     more: float
     point: int  # at most so many images between two points of the curve
+    gohsp: GohspOptions
+    removed: Ratios  # by GOHSP, besides value channels and neurons
+    gohsp_words: str
     preset: str | None = None  # SNP's, if there is one for this model
 
     def build(self, labels: tuple[str, ...]) -> LoadedModel:
@@ -118,15 +116,21 @@ SIZES: dict[str, Size] = {
         epochs=100,
         more=50,
         point=250_000,
+        gohsp=GohspOptions(),
+        removed=Ratios(heads=1 / 6, qk=0.25),
+        gohsp_words="one of six heads in every block",
     ),
     "transfer": Transfer(
         "DeiT-Tiny (LayerNorms rounded), pre-trained on ImageNet-1k, at 96 x 96 pixels (37 tokens)",
         side=96,
-        first=Recovery(batch=128, lr=2e-4, soft=0.0, features=0.0),
-        further=Recovery(batch=128, lr=2e-4, soft=0.9, features=1.0),
+        first=Recovery(batch=128, lr=2e-4, min_lr=0.0, smoothing=0.0, soft=0.0, features=0.0),
+        further=Recovery(batch=128),
         epochs=3,
         more=2,
         point=25_000,
+        gohsp=GohspOptions(scope="global"),
+        removed=Ratios(heads=(1 / 3, 0.0) * 6, qk=0.25),
+        gohsp_words="6 of 36 heads, ranked over all blocks",
         preset="deit-tiny",
     ),
 }
@@ -175,6 +179,9 @@ class Curve(Monitor):
         print(f"{self.folder.name}: {line}", file=sys.stderr, flush=True)
 
 
+Work = Callable[[Curve], LoadedModel]
+
+
 @dataclass(frozen=True)
 class Phase:
     """A finished phase: its folder, its model, how that did on all test images, and the seconds it took."""
@@ -195,7 +202,7 @@ class Bench:
     images: ImageSet
     test: ImageSet
 
-    def phase(self, name: str, settings: object, work: Callable[[Curve], LoadedModel]) -> Phase:
+    def phase(self, name: str, settings: object, work: Work) -> Phase:
         """Carry out a phase and save its model and predictions; load them if they are there already."""
         folder = self.folder / f"{name}-{fingerprint(settings)}"
         bundle = folder / "model"
@@ -210,11 +217,10 @@ class Bench:
             figures = {key: value for key, value in asdict(got).items() if isinstance(value, float)}
             figures |= {"seconds": spent, "images": got.images}
             write_bundle(bundle, done.model.cpu(), done.preprocess, name=f"cifar10 {name}", report=figures)
-        tested = json.loads((folder / TESTED).read_text(encoding="utf-8"))
-        report = find_report(bundle)
-        seconds = report.figures()["seconds"] if report else 0.0
+        tested: dict[str, Any] = json.loads((folder / TESTED).read_text(encoding="utf-8"))
         evaluation = Evaluation(**{k: tuple(v) if isinstance(v, list) else v for k, v in tested.items()})
-        return Phase(folder, load(str(bundle)), evaluation, seconds)
+        known = find_report(bundle)
+        return Phase(folder, load(str(bundle)), evaluation, known.figures()["seconds"] if known else 0.0)
 
     def recipe(self, recipe: Recovery, epochs: float) -> Recovery:
         """The recipe for this many passes over the images, split into parts; top-1 is measured after each."""
@@ -244,34 +250,162 @@ class Bench:
         )
         return replace(start, model=model)
 
-    def recovered(
-        self, curve: Curve, student: LoadedModel, teacher: LoadedModel, recipe: Recovery, seed: int
-    ) -> LoadedModel:
+    def recovered(self, student: LoadedModel, teacher: LoadedModel, recipe: Recovery, seed: int) -> Work:
         """Train a model further; the dense model is trained further in the same way."""
         few = self.test.sample(CURVE_IMAGES)
-        return recover(student, teacher, self.images, few, recipe, seed, curve)
+        return lambda curve: recover(student, teacher, self.images, few, recipe, seed, curve)
 
-    def gohsp(self, curve: Curve, start: LoadedModel, recipe: Recovery, seed: int) -> LoadedModel:
+    def gohsp(self, start: LoadedModel, recipe: Recovery, seed: int) -> Work:
         """Train towards the smaller structure by GOHSP, then cut."""
-        few = self.test.sample(CURVE_IMAGES)
-        lesson = TrainingData(self.images, start.preprocess, seed + 1, few, recipe)
-        options = GohspOptions(sparsity=REMOVED, epochs=recipe.epochs, distill=recipe.soft > 0)
-        some = batches(self.images.sample(options.images, seed), start.preprocess, 32)
-        model, _ = gohsp(start.model, list(some), HEADS, 1, options, lesson, curve)
-        return replace(start, model=model)
 
-    def spectral(self, curve: Curve, start: LoadedModel, seed: int) -> LoadedModel:
-        """Find widths for a parameter budget, then project onto them."""
-        budget = Budget(params=(1 - REMOVED) * cost(start.model.arch).params)
-        job = Job(start.name, self.data, method="spectral", budget=budget, align=8, seed=seed)
-        images = self.images.sample(1000, seed)
-        return replace(start, model=make_smaller(Prepared(job, start, images, self.test)).model)
+        def work(curve: Curve) -> LoadedModel:
+            few = self.test.sample(CURVE_IMAGES)
+            data = TrainingData(self.images, start.preprocess, seed + 1, few, recipe)
+            options = replace(self.size.gohsp, sparsity=REMOVED, epochs=recipe.epochs)
+            some = list(batches(self.images.sample(options.images, seed), start.preprocess, 32))
+            model, _ = gohsp(start.model, some, self.size.removed, 1, options, data, curve)
+            return replace(start, model=model)
+
+        return work
+
+    def made(self, start: LoadedModel, job: Job) -> Work:
+        """Prune without training; importance is measured on training images."""
+        images = self.images.sample(1000, job.seed)
+        return lambda curve: replace(start, model=make_smaller(Prepared(job, start, images, self.test)).model)
 
 
-def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> None:
-    first = bench.recipe(bench.size.first, epochs)
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: phases, number of images seen, and the dense model to compare with."""
+
+    title: str
+    phases: tuple[Phase, ...]
+    seen: str
+    dense: Phase | None = None
+
+    def cells(self) -> list[str]:
+        """Size, accuracy, paired change against the dense model, and the seconds after the common start."""
+        last = self.phases[-1]
+        costs, got = cost(last.loaded.model.arch), last.tested
+        change = "" if self.dense is None else words(paired_change(self.dense.tested, got))
+        spent = sum(phase.seconds for phase in self.phases)
+        top1 = percent(got.top1, got.top1_low, got.top1_high)
+        return [
+            self.title,
+            f"{costs.params:,}",
+            f"{costs.gmacs:.4f}",
+            top1,
+            change,
+            self.seen,
+            f"{spent:,.0f}",
+        ]
+
+
+def words(change: PairedChange) -> str:
+    """A paired change in points with its interval and p-value."""
+    points = [f"{100 * value:+.2f}" for value in (change.change, change.low, change.high)]
+    return f"{points[0]} ({points[1]} to {points[2]}), p = {change.p:.2g}".replace("-", "\u2212")
+
+
+Column = tuple[str, list[tuple[int, Phase]]]  # title of a curve, and its phases by images seen before
+
+
+def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> tuple[list[list[str]], str]:
+    """Carry out all phases; return the rows of the table, and the table of curves."""
+    size = bench.size
+    first = bench.recipe(size.first, epochs)
     start = bench.phase("start", (first,), lambda curve: bench.dense(curve, first, 0))
-    print(start.tested.top1, start.seconds)
+    begun = bench.seen(first)
+    rows = [Row("Dense, the common start", (start,), f"{begun:,}")]
+    columns: list[Column] = [("Start", [(0, start)])]
+    for seed in seeds:
+        added, drawn = further(bench, start, first, more, seed)
+        named = f", seed {seed}" if len(seeds) > 1 else ""
+        rows += [replace(row, title=f"{row.title}{named}") for row in added]
+        columns += [(f"{title}{named}", phases) for title, phases in drawn]
+    return [row.cells() for row in rows], curve_table(bench, columns)
+
+
+def further(
+    bench: Bench, start: Phase, first: Recovery, more: float, seed: int
+) -> tuple[list[Row], list[Column]]:
+    """All models that are trained from the common start with one seed."""
+    size, begun, base = bench.size, bench.seen(first), start.loaded
+    rest, half = bench.recipe(size.further, more), bench.recipe(size.further, more / 2)
+
+    def trained(name: str, from_: Phase, recipe: Recovery) -> Phase:
+        settings = (first, recipe, seed, from_.folder.name)
+        return bench.phase(name, settings, bench.recovered(from_.loaded, base, recipe, seed))
+
+    dense = trained("dense", start, rest)
+    both = f"{begun:,} + {bench.seen(rest):,}"
+    rows, columns = [Row("Dense", (dense,), both)], [("Dense", [(begun, dense)])]
+    budget = Budget(params=(1 - REMOVED) * cost(base.model.arch).params)
+
+    def pruned(title: str, job: Job) -> None:
+        cut = bench.phase(f"{job.method}-cut", (first, job), bench.made(base, job))
+        after = trained(job.method, cut, rest)
+        rows.append(Row(f"{title}, before recovery", (cut,), f"{begun:,}", dense))
+        rows.append(Row(f"{title}, recovered", (cut, after), both, dense))
+        columns.append((title, [(begun, after)]))
+
+    pruned("Spectral", Job(base.name, bench.data, method="spectral", budget=budget, align=8, seed=seed))
+    settings = (first, half, seed, size.gohsp, size.removed)
+    narrow = bench.phase("gohsp-cut", settings, bench.gohsp(base, half, seed))
+    ours = trained("gohsp", narrow, half)
+    at_cut = f"{begun:,} + {bench.seen(half):,}"
+    rows.append(Row("GOHSP, after the cut", (narrow,), at_cut, dense))
+    rows.append(Row("GOHSP, recovered", (narrow, ours), f"{at_cut} + {bench.seen(half):,}", dense))
+    columns.append(("GOHSP", [(begun, narrow), (begun + bench.seen(half), ours)]))
+    if size.preset:
+        pruned("SNP, preset", Job(base.name, bench.data, method="snp", preset=size.preset, seed=seed))
+    return rows, columns
+
+
+def curve_table(bench: Bench, columns: list[Column]) -> str:
+    """Top-1 by images seen: a row for each number of images, a column for each model."""
+    cells: dict[int, dict[str, str]] = {}
+    batch = bench.size.first.batch
+    for title, phases in columns:
+        for offset, phase in phases:
+            for point in Curve(phase.folder).rows():
+                if "top1" in point:
+                    seen = offset + int(point["step"]) * batch
+                    cells.setdefault(seen, {})[title] = f"{point['top1']:.1%}".replace("%", " %")
+    titles = [title for title, _ in columns]
+    rows = [[f"{seen:,}", *(cells[seen].get(title, "") for title in titles)] for seen in sorted(cells)]
+    return table(["Images seen", *titles], rows)
+
+
+def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
+    """The text of the section."""
+    recipe = bench.size.further
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+    seconds = "Seconds" if torch.cuda.is_available() else "Processor seconds"
+    head = [
+        "",
+        "Parameters",
+        "GMACs",
+        "Top-1 (95 % interval)",
+        "Change against dense, points",
+        "Training images",
+    ]
+    words = (
+        f"CIFAR-10 (JPEG, quality 75, for training and testing), {bench.size.words}, on {device}, tested "
+        f"on all {len(bench.test):,} test images. From the common start all models are trained on the "
+        f"same number of further images with the same recipe (AdamW, peak learning rate "
+        f"{recipe.highest_lr:g}, warm-up and cosine decay in each part, batch {recipe.batch}, augmentation "
+        f"{recipe.augment}, mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g}, smoothing "
+        f"{recipe.smoothing:g}), with the common start as teacher (share {recipe.soft:g}, features "
+        f"{recipe.features:g}). GOHSP removes {bench.size.gohsp_words}, a quarter of the query-key pairs, "
+        f"and as many value channels and neurons as needed for {100 * REMOVED:.0f} % fewer parameters; half "
+        f"of its further images are used by ADMM before the cut. Spectral: widths found for a budget of as "
+        f"many parameters. Changes are against the dense model trained on as many images with the same seed: "
+        f"paired, with their 95 % interval and the exact McNemar test. {seconds} are counted from the common "
+        f"start and include pruning. Seeds: {seeds}.\n\n"
+    )
+    curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images during training:\n\n{curves}"
+    return words + table([*head, seconds], rows) + curve
 
 
 def main() -> None:
@@ -295,7 +429,9 @@ def main() -> None:
     bench = Bench(
         size, args.keep / (args.size + (f"-{args.limit}" if args.limit else "")), data, images, test
     )
-    run(bench, epochs, more, args.seeds)
+    rows, curves = run(bench, epochs, more, args.seeds)
+    title = "CIFAR-10 (JPEG), 40 % fewer parameters" + ("" if args.size == "full" else f", {args.size}")
+    report(title, body(bench, rows, curves, ", ".join(map(str, args.seeds))), args.write)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ def measure(loaded: LoadedModel, job: Job, limit: int, gone: tuple[int, ...]) ->
         "Top-1 with 95 % Wilson intervals after removing whole heads and nothing else, without training or "
         f"compensation. Dense: {percent(dense.top1, dense.top1_low, dense.top1_high)} on {dense.images} "
         f"images. Rankings use {CALIBRATION} calibration images, none of them a test image; random: mean of "
-        f"{DRAWS} draws. Cosine and CKA compare what the heads add to the residual stream. They and attention are "
-        "symmetric: without teleport their Markov chain gives the plain degree. With predictability the chain and the plain sum of incoming weights disagree about "
+        f"{DRAWS} draws. Cosine and CKA compare what the heads add to the residual stream; like attention "
+        "they are symmetric: without teleport their Markov chain gives the plain degree. With "
+        "predictability the chain and the plain sum of incoming weights disagree about "
         f"the first head to remove in {chain_against_degree(loaded.model, shown)}.\n\n"
         f"{table(['Ranking', *head], rows)}"
     )

@@ -11,34 +11,34 @@ import streamlit as st
 from pruning.options import Options
 
 
-def options(kind: type[Options], key: str, first: Sequence[str] = ()) -> Options:
-    """The options that are set in one widget for each field of `kind`.
+def options(start: Options, key: str, first: Sequence[str] = ()) -> Options:
+    """The options that are set in one widget for each field, which begins with its value in `start`.
 
     Fields named in `first` are shown and the others folded away; without names the first six are shown.
     """
-    known = {option.name: option for option in fields(kind)}
+    known = {option.name: option for option in fields(start)}
     shown = [known[name] for name in first or list(known)[:6]]
     folded = [option for option in known.values() if option not in shown]
-    values = _rows(shown, key)
+    values = _rows(start, shown, key)
     if folded:
         with st.expander("More settings", icon=":material/tune:", key=f"{key}-more"):
-            values |= _rows(folded, key)
-    return kind(**values)
+            values |= _rows(start, folded, key)
+    return type(start)(**values)
 
 
-def _rows(listed: Sequence[Field[Any]], key: str) -> dict[str, Any]:
+def _rows(start: Options, listed: Sequence[Field[Any]], key: str) -> dict[str, Any]:
     """Widgets, three to a row."""
     values: dict[str, Any] = {}
     for row in (listed[start : start + 3] for start in range(0, len(listed), 3)):
         for option, column in zip(row, st.columns(max(len(row), min(len(listed), 3))), strict=False):
             with column:
-                values[option.name] = _widget(option, f"{key}-{option.name}")
+                begin = getattr(start, option.name)
+                values[option.name] = _widget(option, begin, f"{key}-{option.name}")
     return values
 
 
-def _widget(option: Field[Any], key: str) -> Any:
+def _widget(option: Field[Any], default: Any, key: str) -> Any:
     label, limits = option.name.replace("_", " ").capitalize(), option.metadata
-    default: Any = option.default
     kept: dict[str, Any] = {"help": limits["help"], "key": key, "persist_state": "session"}
     if isinstance(default, bool):
         return st.toggle(label, default, **kept)

@@ -15,11 +15,12 @@ from app.state.session import Choice
 from app.wording import plain
 from pruning import runs, wording
 from pruning.bundle import is_bundle
-from pruning.jobs import Job, RecoverJob, Recovery, read_report
+from pruning.jobs import Job, RecoverJob, read_report
 from pruning.runs import Run
-from pruning.training import require_pair
+from pruning.training import RECIPES, read_recovery, require_pair
 
-FIRST = ("epochs", "lr", "batch", "soft", "temperature", "features")  # options that are not folded away
+RECIPE_TITLES = {"few-epochs": "A few epochs, with a teacher", "snp": "SNP's fine-tuning (300 epochs)"}
+FIRST = ("epochs", "base_lr", "batch", "soft", "temperature", "features")  # options that are not folded away
 LOG_LINES = 40
 
 
@@ -93,7 +94,16 @@ def _job(students: dict[str, Student]) -> RecoverJob:
         persist_state="session",
         help="The dense model: demo, a timm name, hf-hub:owner/name, or the folder of a bundle.",
     ).strip()
-    options = options_form.options(Recovery, "recovery", FIRST)
+    recipe = st.selectbox(
+        "Recipe",
+        list(RECIPES),
+        format_func=RECIPE_TITLES.__getitem__,
+        key="recipe",
+        persist_state="session",
+        help="Settings to begin with. SNP's are those of its paper, for hundreds of epochs and no teacher.",
+    )
+    key = "recovery" if recipe == next(iter(RECIPES)) else f"recovery-{recipe}"
+    options = options_form.options(read_recovery(RECIPES[recipe]), key, FIRST)
     if not teacher:
         raise session.NothingChosen("Enter the teacher: the dense model that the smaller one was made from.")
     if not student.data:

@@ -11,7 +11,7 @@ from pruning.cli.output import Result, log_line
 from pruning.cli.runs import add_detach, make_bundle
 from pruning.jobs import RecoverJob, run_recover
 from pruning.progress import PrintingMonitor, Progress
-from pruning.training import recovery_options
+from pruning.training import RECIPES, recovery_options
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
@@ -49,7 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the recovery options: --epochs and --recover-option."""
+    """Add the recovery options: --recipe, --epochs and --recover-option."""
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="named settings of the recovery, which the options below change (default: few-epochs)",
+    )
     parser.add_argument("--epochs", type=int, metavar="N", help="number of passes over the training images")
     parser.add_argument(
         "--recover-option",
@@ -77,8 +82,8 @@ def recovery_from(args: argparse.Namespace) -> tuple[tuple[str, Any], ...] | Non
         ValueError: recovery options without --recover, or invalid ones.
     """
     options = options_from(args)
-    if options and not args.recover:
-        raise ValueError("--epochs and --recover-option need --recover")
+    if (options or args.recipe) and not args.recover:
+        raise ValueError("--recipe, --epochs and --recover-option need --recover")
     return options if args.recover else None
 
 
@@ -88,5 +93,6 @@ def options_from(args: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
     Raises:
         ValueError: an unknown option, or a value of the wrong type.
     """
+    recipe = dict(RECIPES[args.recipe]) if args.recipe else {}
     epochs = {} if args.epochs is None else {"epochs": args.epochs}
-    return tuple((dict(recovery_options(args.recovery)) | epochs).items())
+    return tuple((recipe | dict(recovery_options(args.recovery)) | epochs).items())

@@ -2,6 +2,7 @@
 
 from pruning.training.checkpoint import CHECKPOINTS
 from pruning.training.distillation import (
+    RECIPES,
     Distillation,
     Recovery,
     option_words,
@@ -16,6 +17,7 @@ from pruning.training.train import train
 
 __all__ = [
     "CHECKPOINTS",
+    "RECIPES",
     "Distillation",
     "Objective",
     "Recovery",

@@ -146,7 +146,7 @@ def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
         persist_state="session",
     )
     st.caption(METHODS[method].explanation)
-    return method, options(METHODS[method].options, f"option-{method}").changed()
+    return method, options(METHODS[method].options(), f"option-{method}").changed()
 
 
 def fitting_presets(dense: Architecture) -> list[str]:

@@ -115,6 +115,19 @@ def test_recover_page_without_anything_to_recover_says_what_to_do() -> None:
     assert "No runs yet" in text(app)
 
 
+def test_a_recipe_fills_in_the_form(tiny_bundle: Path, photos: Path) -> None:
+    carry_out(Job(str(tiny_bundle), str(photos), "l1", ratios=Ratios(mlp=0.5)))
+    app = start("recover", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    assert "--recover-option" not in app.code[0].value
+    app.selectbox(key="recipe").set_value("snp").run()
+    command = app.code[0].value
+    assert not app.exception
+    for word in ("epochs=300", "base_lr=0.00025", "mixup=0.8", "drop_path=0.1", "soft=0.0"):
+        assert f"--recover-option {word}" in command
+    app.selectbox(key="recipe").set_value("few-epochs").run()
+    assert "--recover-option" not in app.code[0].value
+
+
 def test_recovery_from_form_to_comparison(
     tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

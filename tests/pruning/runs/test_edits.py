@@ -68,7 +68,8 @@ def renewed(file: Path, written: str, version: int = 1, gone: tuple[str, ...] = 
 
 def renew_job(folder: Path) -> None:
     job = runs.read(folder).job
-    renewed(folder / "job.json", registry.pack(job), type(job).VERSION)
+    assert job is not None
+    renewed(folder / "job.json", registry.pack(job), job.VERSION)
 
 
 def renew_heads(folder: Path) -> None:
@@ -265,7 +266,9 @@ def test_no_edit_of_a_line_of_metrics_slips_through(tmp_path: Path) -> None:
 
 @of_runs
 def test_files_of_a_later_release_are_refused_in_one_sentence(folder: Path) -> None:
-    for name, known in (("job.json", type(runs.read(folder).job).VERSION), ("status.json", 1)):
+    job = runs.read(folder).job
+    assert job is not None
+    for name, known in (("job.json", job.VERSION), ("status.json", 1)):
         before = (folder / name).read_text()
         later = json.loads(before) | {"version": known + 1, "mood": "good"}
         (folder / name).write_text(json.dumps(later))
