@@ -131,7 +131,7 @@ SIZES: dict[str, Size] = {
         gohsp=GohspOptions(scope="global"),
         removed=Ratios(heads=(1 / 3, 0.0) * 6, qk=0.25),
         gohsp_words="6 of 36 heads, ranked over all blocks",
-        preset="deit-tiny",
+        preset="snp-deit-tiny",
     ),
 }
 
