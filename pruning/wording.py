@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.measure import Evaluation
+from analysis.measure import Evaluation, PairedChange
 
 STRUCTURE_NAMES = {
     "qk": "query-key pairs",
@@ -86,6 +87,26 @@ def change(before: float, after: float) -> str:
 def points(before: float, after: float) -> str:
     """Difference of two fractions in percentage points."""
     return f"{100 * (after - before):+.1f} points"
+
+
+def paired_points(found: PairedChange) -> str:
+    """A paired change with its 95 % interval and p-value: "-4.3 points (-6.6 to -2.2), p = 0.00013"."""
+    change, low, high = (f"{100 * value:+.1f}" for value in (found.change, found.low, found.high))
+    return f"{change} points ({low} to {high}), {p_value(found.p)}"
+
+
+def p_value(p: float) -> str:
+    """A p-value with two significant digits; below one in a million no more is said."""
+    if p < 1e-6:
+        return "p < 0.000001"
+    rounded = float(f"{p:.1e}")
+    digits = max(2, 1 - math.floor(math.log10(rounded)))
+    return f"p = {rounded:.{digits}f}"
+
+
+def by_chance(found: PairedChange) -> str:
+    """Whether chance alone could explain a paired change, by the exact test at 5 %, in words."""
+    return "chance does not explain the change" if found.beyond_chance else "chance could explain the change"
 
 
 def interval(result: Evaluation) -> str:

@@ -14,6 +14,7 @@ from analysis.measure.latency import (
     take_turns,
     torch_runner,
 )
+from analysis.measure.paired import PairedChange, change_of_counts, paired_change
 from analysis.measure.pareto import front
 
 __all__ = [
@@ -26,12 +27,14 @@ __all__ = [
     "Cost",
     "Evaluation",
     "PairChange",
+    "PairedChange",
     "PartCost",
     "Percentiles",
     "Runner",
     "Timing",
     "agreement",
     "bench",
+    "change_of_counts",
     "confusion",
     "confusion_changes",
     "cost",
@@ -39,6 +42,7 @@ __all__ = [
     "evaluate",
     "front",
     "judge",
+    "paired_change",
     "reliability",
     "take_turns",
     "torch_runner",

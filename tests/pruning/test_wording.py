@@ -1,0 +1,35 @@
+"""Figures in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from analysis.measure.paired import change_of_counts
+from pruning import wording
+
+
+def test_a_paired_change() -> None:
+    found = change_of_counts(40, 12, 650)
+    assert wording.paired_points(found) == "-4.3 points (-6.6 to -2.2), p = 0.00013"
+    assert wording.by_chance(found) == "chance does not explain the change"
+    equal = change_of_counts(0, 0, 650)
+    assert wording.paired_points(equal) == "+0.0 points (-0.6 to +0.6), p = 1.00"
+    assert wording.by_chance(equal) == "chance could explain the change"
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        (1.0, "p = 1.00"),
+        (0.5, "p = 0.50"),
+        (0.0525, "p = 0.052"),
+        (0.0999, "p = 0.10"),
+        (0.00996, "p = 0.010"),
+        (1.28e-4, "p = 0.00013"),
+        (2e-6, "p = 0.0000020"),
+        (9e-7, "p < 0.000001"),
+        (0.0, "p < 0.000001"),
+    ],
+)
+def test_p_values(p: float, words: str) -> None:
+    assert wording.p_value(p) == words
