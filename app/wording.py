@@ -9,25 +9,31 @@ from collections.abc import Sequence
 from pruning.jobs import job, removed
 from pruning.wording import (
     NBSP,
+    by_chance,
     change,
     count,
     duration,
+    from_to,
     gmacs,
     gmacs_of,
     interval,
     megabytes,
     millions,
     milliseconds,
+    paired_points,
     percent,
     points,
+    speedup,
 )
 
 __all__ = [
     "NBSP",
     "STRUCTURE_TITLES",
+    "by_chance",
     "change",
     "count",
     "duration",
+    "from_to",
     "gmacs",
     "gmacs_of",
     "interval",
@@ -35,10 +41,12 @@ __all__ = [
     "megabytes",
     "millions",
     "milliseconds",
+    "paired_points",
     "percent",
     "plain",
     "points",
     "removed",
+    "speedup",
     "told_apart",
 ]
 

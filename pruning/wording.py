@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from analysis.measure import Evaluation, PairedChange
+from analysis.measure import Evaluation, PairedChange, Timing
 
 STRUCTURE_NAMES = {
     "qk": "query-key pairs",
@@ -118,3 +118,21 @@ def interval(result: Evaluation) -> str:
 def milliseconds(value: float) -> str:
     """A latency with two decimals below 10 ms and one above."""
     return f"{value:,.2f}{NBSP}ms" if value < 10 else f"{value:,.1f}{NBSP}ms"
+
+
+def with_bounds(ratio: float, low: float | None, high: float | None, unit: str = "") -> str:
+    """A ratio with its 95 % interval, a dash where that is not known: "1.24× (1.18 to 1.31)"."""
+    known = "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+    return f"{ratio:.2f}{unit} ({known})"
+
+
+def from_to(numbers: Iterable[int]) -> str:
+    """The range of some numbers: "30", or "30 to 120" where they differ."""
+    found = sorted(set(numbers))
+    return " to ".join(map(str, found[:1] + found[1:][-1:]))
+
+
+def speedup(timing: Timing) -> str:
+    """A speed-up with its interval and the verdict."""
+    ratio = with_bounds(timing.speedup, timing.speedup_low, timing.speedup_high, "×")
+    return f"{ratio}, {timing.verdict}"

@@ -4,22 +4,24 @@ from analysis.measure.confidence import BINS, Bin, ece, reliability
 from analysis.measure.confusion import PairChange, confusion, confusion_changes
 from analysis.measure.cost import BlockCost, Cost, PartCost, cost
 from analysis.measure.evaluate import Agreement, Batches, Evaluation, agreement, evaluate, wilson
-from analysis.measure.latency import (
-    NOT_DISTINGUISHABLE,
-    Percentiles,
-    Runner,
-    Timing,
-    bench,
-    judge,
-    take_turns,
-    torch_runner,
-)
+from analysis.measure.latency import Runner, Times, bench, take_turns, torch_runner
 from analysis.measure.paired import PairedChange, change_of_counts, paired_change
 from analysis.measure.pareto import front
+from analysis.measure.speedup import (
+    LOOKS,
+    NOT_DISTINGUISHABLE,
+    UNKNOWN,
+    Percentiles,
+    Timing,
+    compare,
+    percentiles,
+)
 
 __all__ = [
     "BINS",
+    "LOOKS",
     "NOT_DISTINGUISHABLE",
+    "UNKNOWN",
     "Agreement",
     "Batches",
     "Bin",
@@ -31,18 +33,20 @@ __all__ = [
     "PartCost",
     "Percentiles",
     "Runner",
+    "Times",
     "Timing",
     "agreement",
     "bench",
     "change_of_counts",
+    "compare",
     "confusion",
     "confusion_changes",
     "cost",
     "ece",
     "evaluate",
     "front",
-    "judge",
     "paired_change",
+    "percentiles",
     "reliability",
     "take_turns",
     "torch_runner",

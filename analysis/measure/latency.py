@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from analysis.measure.speedup import LOOKS, Timing, compare
 from analysis.threads import threads as limited
 
 Runner = Callable[[Tensor], object]  # one forward pass
 ShareDone = Callable[[float], None]  # called with the share done, 0 to 1
-
-NOT_DISTINGUISHABLE = "not distinguishable"
-
-
-@dataclass(frozen=True)
-class Percentiles:
-    """Percentiles of the time of one forward pass of a whole batch, in milliseconds."""
-
-    p10: float
-    p50: float
-    p90: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Two runners at one batch size; `speedup` is b's median over a's: how many times faster a is.
-
-    `verdict` is "faster" or "slower", of a compared with b, or "not distinguishable" if the
-    p10 to p90 intervals overlap.
-    """
-
-    a_ms: Percentiles
-    b_ms: Percentiles
-    speedup: float
-    verdict: str
+Times = tuple[tuple[float, ...], ...]  # for each runner, the milliseconds of every round
+_TICK = 1e-6  # milliseconds: the least that a clock shows, so that ratios are finite
 
 
 def torch_runner(model: nn.Module) -> Runner:
@@ -58,6 +37,7 @@ def bench(
     *,
     threads: int | None = None,
     rounds: int = 30,
+    looks: int = LOOKS,
     warmup: int = 3,
     progress: ShareDone = lambda _: None,
 ) -> dict[int, Timing]:
@@ -66,12 +46,19 @@ def bench(
     See `take_turns` for the arguments.
 
     Raises:
-        ValueError: a batch size, round or thread count below one.
+        ValueError: a batch size, or a number of rounds, looks or threads, below one.
     """
     measured = take_turns(
-        (a, b), image_shape, batches, threads=threads, rounds=rounds, warmup=warmup, progress=progress
+        (a, b),
+        image_shape,
+        batches,
+        threads=threads,
+        rounds=rounds,
+        looks=looks,
+        warmup=warmup,
+        progress=progress,
     )
-    return {batch: judge(*times) for batch, times in measured.items()}
+    return {batch: compare(times[0], times[1], looks) for batch, times in measured.items()}
 
 
 def take_turns(
@@ -81,56 +68,64 @@ def take_turns(
     *,
     threads: int | None = None,
     rounds: int = 30,
+    looks: int = LOOKS,
     warmup: int = 3,
     progress: ShareDone = lambda _: None,
-) -> dict[int, tuple[Percentiles, ...]]:
-    """Time any number of runners in alternation; for each batch size, return the percentiles of each.
+) -> dict[int, Times]:
+    """Time any number of runners in alternation; for each batch size, return the times of each.
 
-    `image_shape` is C Y X. Each round runs every runner once, starting with a different one, so that the
-    order varies. `threads` sets torch's thread count for the duration; None leaves it unchanged.
+    `image_shape` is C Y X. Each round runs every runner once, in a new random order (the same in every
+    measurement). After `rounds` rounds each runner is compared with the first one; as long as a pair is not
+    distinguishable, the rounds are doubled, until they have been looked at `looks` times: four looks at 30
+    rounds make at most 240. `threads` sets torch's thread count for the duration; None leaves it unchanged.
 
     Raises:
-        ValueError: no runner, or a batch size, round or thread count below one.
+        ValueError: no runner, or a batch size, or a number of rounds, looks or threads, below one.
     """
     if not runners:
         raise ValueError("there is nothing to time")
-    if not batches or min(*batches, rounds, threads or 1, 1) < 1:
-        raise ValueError("batch sizes, rounds and threads must be at least 1")
+    if not batches or min(*batches, rounds, looks, threads or 1, 1) < 1:
+        raise ValueError("batch sizes, rounds, looks and threads must be at least 1")
     measured = {}
     with limited(threads):
         for done, batch in enumerate(batches):
             images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
-            samples: list[list[float]] = [[] for _ in runners]
-            for turn in range(-warmup, rounds):
-                for place in range(len(runners)):
-                    which = (turn + place) % len(runners)
-                    elapsed = _milliseconds(runners[which], images)
-                    if turn >= 0:
-                        samples[which].append(elapsed)
-                progress((done + (turn + warmup + 1) / (warmup + rounds)) / len(batches))
-            measured[batch] = tuple(map(percentiles, samples))
+            one_round = partial(_one_round, runners, images, random.Random(0))
+            for _ in range(warmup):
+                one_round()
+            told = lambda share, done=done: progress((done + share) / len(batches))
+            measured[batch] = enough_rounds(one_round, rounds, looks, told)
     return measured
 
 
-def judge(a: Percentiles, b: Percentiles) -> Timing:
-    """Speed-up and verdict of a compared with b."""
-    if a.p90 < b.p10:
-        verdict = "faster"
-    elif b.p90 < a.p10:
-        verdict = "slower"
-    else:
-        verdict = NOT_DISTINGUISHABLE
-    return Timing(a, b, b.p50 / a.p50, verdict)
+def enough_rounds(
+    one_round: Callable[[], Sequence[float]],
+    rounds: int,
+    looks: int,
+    progress: ShareDone = lambda _: None,
+) -> Times:
+    """Repeat a round until each runner is told from the first one, or the last look has come.
+
+    `one_round` gives the milliseconds of each runner.
+    """
+    played: list[Sequence[float]] = []
+    most = rounds * 2 ** (looks - 1)
+    for look in range(looks):
+        while len(played) < rounds * 2**look:
+            played.append(one_round())
+            progress(len(played) / most)
+        first, *others = times = tuple(zip(*played, strict=True))
+        if all(compare(other, first, looks).decided for other in others):
+            break
+    progress(1.0)
+    return times
 
 
-def percentiles(samples: Sequence[float]) -> Percentiles:
-    """Percentiles of samples in milliseconds, with linear interpolation."""
-    values = torch.tensor(samples, dtype=torch.float64)
-    p10, p50, p90 = values.quantile(values.new_tensor([0.1, 0.5, 0.9])).tolist()
-    return Percentiles(p10, p50, p90)
-
-
-def _milliseconds(run: Runner, images: Tensor) -> float:
-    began = time.perf_counter()
-    run(images)
-    return (time.perf_counter() - began) * 1000
+def _one_round(runners: Sequence[Runner], images: Tensor, order: random.Random) -> list[float]:
+    """Milliseconds of each runner, which take their turns in a random order."""
+    spent = [0.0] * len(runners)
+    for place in order.sample(range(len(runners)), len(runners)):
+        began = time.perf_counter()
+        runners[place](images)
+        spent[place] = max((time.perf_counter() - began) * 1000, _TICK)
+    return spent

@@ -8,7 +8,7 @@ from threading import Lock
 
 import streamlit as st
 
-from analysis.measure import Evaluation, evaluate
+from analysis.measure import Evaluation, Timing, evaluate
 from analysis.models import WEIGHTS_FILE, LoadedModel
 from app.progress_bar import progress_bar
 from app.state import finished_runs, session, session_runs
@@ -158,19 +158,19 @@ def load(source: Named) -> LoadedModel:
 
 
 def _trades(dense: ComparedModel, group: list[NumberedRun], measured: list[Timings]) -> tuple[Trade, ...]:
-    found = [Trade(dense.name, dense.cost.gmacs, dense.result, 1.0, dense=True)]
+    found = [Trade(dense.name, dense.cost.gmacs, dense.result, dense=True)]
     for run in reversed(group):
         model = smaller_of(run.finished, run_name(run), run.title)
-        found.append(Trade.of(model, _speedup(model, dense, measured)))
+        found.append(Trade.of(model, _timing(model, dense, measured)))
     return tuple(found)
 
 
-def _speedup(model: ComparedModel, dense: ComparedModel, measured: list[Timings]) -> float | None:
-    """Speed-up over the dense model, at the smallest batch of the newest run that timed both."""
+def _timing(model: ComparedModel, dense: ComparedModel, measured: list[Timings]) -> Timing | None:
+    """Its timing against the dense model, at the smallest batch of the newest run that timed both."""
     timed = newest_timings(measured, [model.source, dense.source])
     if timed is None:
         return None
-    return timed.between(model.source, dense.source, min(timed.ms)).speedup
+    return timed.between(model.source, dense.source, min(timed.ms))
 
 
 # ---- latency

@@ -2,16 +2,17 @@
 
 A table of measured blocks says what a width saves. A width that is no faster than a wider one is
 never taken: it would cost accuracy for nothing. Blocks are taken to add up; the model that comes
-out is then timed against the dense one, and the sum corrected by what was measured.
+out is timed against the dense one, and the sum corrected by what was measured.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
+from statistics import mean, median
 
 import torch
 from torch import nn
@@ -36,7 +37,10 @@ from pruning.progress import Progress, quiet
 _MOST = 12  # widths of one structure that are timed
 _ROUNDS = 15
 _WARMUP = 2
-_ATTEMPTS = 6  # at correcting the sum by what was measured
+_ATTEMPTS = 4  # models that are timed to correct the sum
+_CHECKS = 6  # models that may be timed anew before the budget counts as out of reach
+_REPEATS = 3  # measurements of each of these
+_AIM = 1 - WITHIN / 2  # of the budget: in the middle of what counts as met
 
 Milliseconds = Callable[[Architecture], float]  # measures a model of these widths
 
@@ -82,34 +86,70 @@ def allocate_latency(
 ) -> Allocation:
     """Widths that meet a budget in ms as measured by `measure`, for little predicted damage.
 
-    The table's sum of blocks is solved for, the model timed, and the budget of the sum moved by
-    the ratio of both, until the time measured is close below what was asked. The time is that of
-    a model with random weights, in turns with the dense one and as a share of it, so that what else
-    the machine does hardly counts. `got` of the result is the time measured.
+    The table's sum of blocks is solved for, and the sum corrected by timing several models near the budget
+    (`_corrected_limit`). The widths follow from that correction alone and are then timed anew: `got` of the
+    result is this time. If it is above the budget, the widths are narrowed and timed anew again. Taking the
+    slowest of the first models that was measured below the budget would favour those whose time came out
+    too low by chance, and overshoot [ours].
+
+    A time is that of a model with random weights, in turns with the dense one and as a share of it, so that
+    what else the machine does hardly counts.
 
     Raises:
-        ValueError: another kind of budget, one out of reach, or none of the attempts below it.
+        ValueError: another kind of budget, one out of reach, or no widths that were measured to meet it.
     """
     if budget.ms is None or budget.batch != table.batch:
         raise ValueError(f"this table was measured for budgets in ms at batch {table.batch}, got {budget}")
     measure = measure or partial(model_ms, dense, table)
     menu = latency_menu(dense, sensitivities, table, align)
     require_reachable(budget, menu.lowest, menu.dense)
-    found: list[Allocation] = []
-    limit = budget.ms
-    for attempt in range(_ATTEMPTS):
-        progress("Timing the smaller model", attempt / _ATTEMPTS)
-        arch = apply(dense, menu, choose(menu, min(max(limit, menu.lowest), menu.dense)))
-        found.append(Allocation(arch, budget, measure(arch), sensitivities.loss(arch)))
-        if (1 - WITHIN) * budget.ms <= found[-1].got <= budget.ms:
+    limit = _corrected_limit(dense, menu, budget.ms, measure, progress)
+    least = math.inf
+    for attempt in range(_CHECKS):
+        progress("Timing the smaller model", 0.5 + attempt / (2 * _CHECKS))
+        taken = choose(menu, limit)
+        arch = apply(dense, menu, taken)
+        got = mean(measure(arch) for _ in range(_REPEATS))
+        if got <= budget.ms:
+            progress("Timing the smaller model", 1.0)
+            return Allocation(arch, budget, got, sensitivities.loss(arch))
+        least, price = min(least, got), _price(menu, taken)
+        if price <= menu.lowest:
             break
-        limit *= (1 - WITHIN / 2) * budget.ms / found[-1].got
-    progress("Timing the smaller model", 1.0)
-    met = [allocation for allocation in found if allocation.got <= budget.ms]
-    if not met:
-        least = min(allocation.got for allocation in found)
-        raise ValueError(f"no widths took at most {budget.ms:.4g} ms; the fastest took {least:.4g} ms")
-    return max(met, key=lambda allocation: allocation.got)
+        limit = min(_limit(menu, _AIM * budget.ms, [(price, got)]), (1 - WITHIN / 2) * price)
+        limit = max(limit, menu.lowest)
+    raise ValueError(f"no widths took at most {budget.ms:.4g} ms; the fastest took {least:.4g} ms")
+
+
+def _corrected_limit(
+    dense: Architecture, menu: Menu, ms: float, measure: Milliseconds, progress: Progress
+) -> float:
+    """The price on the menu at which a model is expected to take a little less than `ms`."""
+    found: list[tuple[float, float]] = []
+    limit = max(menu.lowest, _AIM * ms)
+    for attempt in range(_ATTEMPTS):
+        progress("Timing the smaller model", attempt / (2 * _ATTEMPTS))
+        taken = choose(menu, limit)
+        found.append((_price(menu, taken), measure(apply(dense, menu, taken))))
+        # the first model was chosen without any correction, and may lie far from the budget
+        limit = _limit(menu, _AIM * ms, found[1:] or found)
+    return limit
+
+
+def _limit(menu: Menu, ms: float, found: Sequence[tuple[float, float]]) -> float:
+    """The price at which a model takes `ms`, by pairs of price and measured milliseconds.
+
+    What a model saves in truth is taken to be a constant times what it saves on the menu (least squares).
+    """
+    saved = sum((menu.dense - price) ** 2 for price, _ in found)
+    truly = sum((menu.dense - price) * (menu.dense - measured) for price, measured in found)
+    if truly <= 0:  # nothing was measured to be faster than the dense model
+        return menu.lowest
+    return min(max(menu.dense - (menu.dense - ms) * saved / truly, menu.lowest), menu.dense)
+
+
+def _price(menu: Menu, taken: Sequence[int]) -> float:
+    return menu.dense - sum(item.savings[place] for item, place in zip(menu.items, taken, strict=True))
 
 
 def latency_menu(
@@ -178,11 +218,11 @@ def model_ms(dense: Architecture, table: LatencyTable, arch: Architecture) -> fl
     """Milliseconds of a model of these widths: its share of the dense one's, timed in turns."""
     small, whole = (torch_runner(ViT(shape).eval()) for shape in (arch, dense))
     shape = (dense.in_channels, *dense.image_size)
-    timing = bench(small, whole, shape, (table.batch,), rounds=_ROUNDS)[table.batch]
-    return table.model * timing.a_ms.p50 / timing.b_ms.p50
+    timing = bench(small, whole, shape, (table.batch,), rounds=_ROUNDS, looks=1)[table.batch]
+    return table.model / timing.speedup
 
 
 def _time_dense(dense: Architecture, batch: int) -> float:
     run = torch_runner(ViT(dense).eval())
     shape = (dense.in_channels, *dense.image_size)
-    return take_turns([run], shape, (batch,), rounds=_ROUNDS)[batch][0].p50
+    return median(take_turns([run], shape, (batch,), rounds=_ROUNDS)[batch][0])

@@ -12,7 +12,7 @@ from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE, Pr
 from analysis.vit import Architecture
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE
 from pruning.bundle.report import Report
-from pruning.wording import STRUCTURE_NAMES, base_name, share_of
+from pruning.wording import STRUCTURE_NAMES, base_name, by_chance, paired_points, share_of
 
 LOADER = f"""\
 from safetensors.torch import load_file
@@ -91,7 +91,11 @@ def _figures(arch: Architecture, report: Report, pruned: bool) -> str:
     gmacs = report.gmacs_before, report.gmacs_after or own.gmacs
     rows = [_row("Parameters", *params, 1e-6, " M"), _row("MACs per image", *gmacs, 1, " G"), top1]
     table = ["| | before | after |", "|---|---|---|", *(row for row in rows if row)]
-    notes = [note for note in (_sample(report), _interval(report), _time(report), _unread(arch)) if note]
+    notes = [
+        note
+        for note in (_sample(report), _interval(report), _change(report), _time(report), _unread(arch))
+        if note
+    ]
     return "\n".join(["## Figures\n", *table, ""]) + (f"\n{' '.join(notes)}\n" if notes else "")
 
 
@@ -124,6 +128,13 @@ def _interval(report: Report) -> str:
         if low is not None and high is not None:
             found.append(f"{_digits(100 * low)} to {_digits(100 * high)} % {when} pruning")
     return f"The 95 % interval (Wilson) of top-1 is {' and '.join(found)}." if found else ""
+
+
+def _change(report: Report) -> str:
+    change = report.top1_change
+    if change is None:
+        return ""
+    return f"Image by image, top-1 changed by {paired_points(change)}: {by_chance(change)}."
 
 
 def _time(report: Report) -> str:

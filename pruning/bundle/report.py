@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from analysis.formats import Checked, Stored, dump, plain
+from analysis.measure import PairedChange
 from analysis.vit import BlockWidths
 from pruning.bundle.layout import REPORT_FILE
 from pruning.cut import Indices, Ratios, require_indices
@@ -35,12 +36,15 @@ class Report(Stored):
     Accuracies are fractions; those that end in `pruned` were measured between pruning and fine-tuning.
     Those without an ending belong to a model that was trained and not pruned. `job` has the fields of the
     job, `heads` the heads of the dense model that stay in each block, None for a block where that is unknown.
-    `ratios` and `preset` say what was removed if there is no job.
+    `ratios` and `preset` say what was removed if there is no job. `top1_change` is the paired change of top-1
+    from before to after, `top1_change_by_recovery` that from between pruning and fine-tuning to after; files
+    of version 1 have neither.
 
     Raises:
         ValueError: a field of the wrong type, or heads out of order.
     """
 
+    VERSION: ClassVar[int] = 2
     INDENT: ClassVar[int | None] = 2
 
     model: str | None = None
@@ -75,6 +79,8 @@ class Report(Stored):
     top5_after: float | None = None
     top1_low_after: float | None = None
     top1_high_after: float | None = None
+    top1_change: PairedChange | None = None
+    top1_change_by_recovery: PairedChange | None = None
     agreement: float | None = None
     images: int | None = None
     seconds: float | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from analysis.measure import judge
+from analysis.measure import LOOKS, compare
 from pruning.cli.arguments import as_text, comma_separated
 from pruning.cli.output import Result
 from pruning.jobs import BACKENDS, load_to_time, time_models
@@ -23,7 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=comma_separated(int), default=[1, 8], metavar="1,8", help="batch sizes"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="number of threads (default: torch's)")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed passes (default: 30)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=30,
+        metavar="N",
+        help=f"rounds before the first verdict, doubled up to {LOOKS - 1} times while the models are not "
+        "distinguishable (default: 30)",
+    )
     parser.add_argument(
         "--backend", type=comma_separated(str, tuple(BACKENDS)), default=["torch"], metavar=",".join(BACKENDS)
     )
@@ -41,6 +48,6 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     results: Result = {"a": args.model, "b": args.against, "threads": threads, "rounds": args.rounds}
     for backend in args.backend:
         found = time_models(models, args.batch, threads, args.rounds, backend=backend, progress=progress)
-        batches = {str(batch): asdict(judge(*times)) for batch, times in found.items()}
+        batches = {str(batch): asdict(compare(times[0], times[1])) for batch, times in found.items()}
         results[backend] = {"batches": batches}
     return results | results[args.backend[0]]

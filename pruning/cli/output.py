@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+from analysis.measure import PairedChange
+from pruning import wording
 from pruning.budget import amount
 
 Result = dict[str, Any]
@@ -58,6 +60,9 @@ def print_result(result: Result, as_json: bool) -> None:
             print(f"{name:20} {f'{value:,.4f}' if isinstance(value, float) else value}")
         elif "batches" in value:
             _print_timings(name, value["batches"])
+        elif "gained" in value:
+            change = PairedChange(**value)
+            print(f"{name:20} {wording.paired_points(change)}: {wording.by_chance(change)}")
         elif "asked" in value:
             asked, got = (amount(value[key], value["kind"]) for key in ("asked", "got"))
             print(f"{name:20} asked for {asked}, got {got}")
@@ -65,7 +70,9 @@ def print_result(result: Result, as_json: bool) -> None:
 
 def _print_timings(backend: str, batches: Result) -> None:
     for batch, timing in batches.items():
-        print(f"{backend}, batch {batch}: {timing['speedup']:.2f} times as fast, {timing['verdict']}")
+        speedup, low, high = (timing[key] for key in ("speedup", "speedup_low", "speedup_high"))
+        times = f"{wording.with_bounds(speedup, low, high)} times as fast"
+        print(f"{backend}, batch {batch}: {times}, {timing['verdict']} in {timing['rounds']} rounds")
         for side in ("a", "b"):
             shown = ", ".join(f"{key} {ms:.2f}" for key, ms in timing[f"{side}_ms"].items())
             print(f"  {side}, ms: {shown}")

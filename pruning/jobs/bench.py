@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +15,17 @@ from typing import ClassVar
 import torch
 
 from analysis.formats import Stored
-from analysis.measure import Percentiles, Runner, Timing, judge, take_turns, torch_runner
+from analysis.measure import (
+    UNKNOWN,
+    Percentiles,
+    Runner,
+    Times,
+    Timing,
+    compare,
+    percentiles,
+    take_turns,
+    torch_runner,
+)
 from analysis.models import load
 from analysis.vit import ViT
 from pruning.bundle import onnx_runner
@@ -36,7 +46,8 @@ BACKENDS: dict[str, Callable[[ViT, int], Runner]] = {
 class BenchJob(Stored):
     """Models to be timed in turns, at some batch sizes; frozen, hashable, to and from JSON.
 
-    `threads` None means as many as torch takes.
+    `threads` None means as many as torch takes. `rounds` are those of the first look; they are doubled
+    while a model is not distinguishable from the first one (`take_turns`).
 
     Raises:
         ValueError: a value of another type, fewer than two models, one named twice, or a number below one.
@@ -73,12 +84,16 @@ class BenchJob(Stored):
 
 @dataclass(frozen=True)
 class Timings(Stored):
-    """What a bench measured: `ms[batch]` holds the percentiles of each of `models`, in their order.
+    """What a bench measured of `models`, in their order.
+
+    `ms[batch]` holds the percentiles of each, `each[batch]` the milliseconds of each in every round, from
+    which models are compared. Files of version 1 have no `each`: what they hold has no interval.
 
     Raises:
-        ValueError: a value of another type, or not as many percentiles as models.
+        ValueError: a value of another type, not as many entries as models, or times that cannot be.
     """
 
+    VERSION: ClassVar[int] = 2
     INDENT: ClassVar[int | None] = 1
 
     models: tuple[Named, ...]
@@ -86,12 +101,29 @@ class Timings(Stored):
     threads: int
     rounds: int
     torch: str
+    each: Mapping[int, Times] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for batch, row in self.ms.items():
-            if len(row) != len(self.models):
-                raise ValueError(f"`ms.{batch}` must have {len(self.models)} entries, one for each model")
+        for name, table in (("ms", self.ms), ("each", self.each)):
+            for batch, row in table.items():
+                if len(row) != len(self.models):
+                    raise ValueError(
+                        f"`{name}.{batch}` must have {len(self.models)} entries, one for each model"
+                    )
+        for batch, times in self.each.items():
+            if batch not in self.ms:
+                raise ValueError(f"`each.{batch}` must have its percentiles in `ms.{batch}`")
+            if not times[0] or len(set(map(len, times))) > 1:
+                raise ValueError(f"`each.{batch}` must have the same rounds for each model")
+            if min(map(min, times)) <= 0:
+                raise ValueError(f"`each.{batch}` must be milliseconds above 0")
+
+    @classmethod
+    def of_times(cls, job: BenchJob, each: Mapping[int, Times], threads: int) -> Timings:
+        """The times of a job's models."""
+        ms = {batch: tuple(map(percentiles, times)) for batch, times in each.items()}
+        return cls(job.models, ms, threads, job.rounds, torch.__version__, each)
 
     def of(self, model: Named, batch: int) -> Percentiles:
         """Percentiles of one model."""
@@ -99,7 +131,15 @@ class Timings(Stored):
 
     def between(self, a: Named, b: Named, batch: int) -> Timing:
         """Speed-up and verdict of a against b."""
-        return judge(self.of(a, batch), self.of(b, batch))
+        if batch in self.each:
+            times = self.each[batch]
+            return compare(times[self.models.index(a)], times[self.models.index(b)])
+        first, second = self.of(a, batch), self.of(b, batch)
+        return Timing(first, second, second.p50 / first.p50, None, None, UNKNOWN, self.rounds)
+
+    def rounds_of(self, batch: int) -> int:
+        """In how many rounds the models were timed."""
+        return len(self.each[batch][0]) if batch in self.each else self.rounds
 
 
 def run_bench(job: BenchJob, monitor: Monitor = Monitor()) -> Timings:
@@ -111,7 +151,7 @@ def run_bench(job: BenchJob, monitor: Monitor = Monitor()) -> Timings:
     """
     threads = job.threads or torch.get_num_threads()
     found = time_models(load_to_time(job.models), job.batches, threads, job.rounds, progress=monitor)
-    return Timings(job.models, found, threads, job.rounds, torch.__version__)
+    return Timings.of_times(job, found, threads)
 
 
 def load_to_time(models: Sequence[Named]) -> list[ViT]:
@@ -135,8 +175,8 @@ def time_models(
     *,
     backend: str = "torch",
     progress: Progress = quiet,
-) -> dict[int, tuple[Percentiles, ...]]:
-    """Time models in turns on one of `BACKENDS`: for each batch size, the percentiles of each model.
+) -> dict[int, Times]:
+    """Time models in turns on one of `BACKENDS`: for each batch size, the times of each model.
 
     Raises:
         ValueError: a batch size, round or thread count below one.

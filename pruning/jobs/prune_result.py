@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.measure import Agreement, Evaluation, agreement, cost
+from analysis.measure import Agreement, Evaluation, agreement, cost, paired_change
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from pruning.budget import Allocation
@@ -50,10 +51,7 @@ class PruneResult:
         report |= cost_report(self.dense.model.arch, self.pruned.model.arch)
         report |= {"heads": [None if one is None else list(one) for one in self.heads]} if self.heads else {}
         report |= budget_report(self.allocation) if self.allocation else {}
-        evaluations = {"before": self.before, "pruned": self.start, "after": self.after}
-        for when, evaluation in evaluations.items():
-            for name in () if evaluation is None else ("top1", "top5", "top1_low", "top1_high"):
-                report[f"{name}_{when}"] = getattr(evaluation, name)
+        report |= accuracy_report({"before": self.before, "pruned": self.start, "after": self.after})
         report |= {"agreement": self.agreement.share, "images": self.after.images, "seconds": self.seconds}
         return report
 
@@ -69,6 +67,20 @@ def cost_report(dense: Architecture, pruned: Architecture) -> dict[str, Any]:
         "bytes_before": before.bytes,
         "bytes_after": after.bytes,
     }
+
+
+def accuracy_report(evaluations: Mapping[str, Evaluation | None]) -> dict[str, Any]:
+    """Accuracies of "before", "pruned" (before fine-tuning, if known) and "after", and their changes."""
+    report: dict[str, Any] = {}
+    for when, evaluation in evaluations.items():
+        for name in () if evaluation is None else ("top1", "top5", "top1_low", "top1_high"):
+            report[f"{name}_{when}"] = getattr(evaluation, name)
+    after = evaluations["after"]
+    for name, when in (("top1_change", "before"), ("top1_change_by_recovery", "pruned")):
+        first = evaluations[when]
+        if first is not None and after is not None:
+            report[name] = asdict(paired_change(first, after))
+    return report
 
 
 def budget_report(allocation: Allocation) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from analysis.measure import Agreement, Evaluation, agreement, evaluate
 from analysis.models import LoadedModel, load
 from pruning.cut import Plan
 from pruning.jobs.inputs import require_classifier
-from pruning.jobs.prune_result import cost_report
+from pruning.jobs.prune_result import accuracy_report, cost_report
 from pruning.options import Value
 from pruning.progress import Monitor
 from pruning.tracked import tracked
@@ -131,9 +131,7 @@ class RecoverResult:
             "recovery": asdict(self.job.recovery),
         }
         report |= cost_report(self.teacher.model.arch, self.recovered.model.arch)
-        for when, evaluation in (("before", self.before), ("pruned", self.start), ("after", self.after)):
-            for name in ("top1", "top5", "top1_low", "top1_high"):
-                report[f"{name}_{when}"] = getattr(evaluation, name)
+        report |= accuracy_report({"before": self.before, "pruned": self.start, "after": self.after})
         report |= {"agreement": self.agreement.share, "images": self.after.images, "seconds": self.seconds}
         return report
 

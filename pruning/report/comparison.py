@@ -9,7 +9,18 @@ from pathlib import Path
 
 from analysis.attention import AttentionMaps, Map
 from analysis.data import ImageSet
-from analysis.measure import Agreement, Cost, Evaluation, agreement, cost, ece, front
+from analysis.measure import (
+    Agreement,
+    Cost,
+    Evaluation,
+    PairedChange,
+    Timing,
+    agreement,
+    cost,
+    ece,
+    front,
+    paired_change,
+)
 from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, architecture
 from analysis.vit import Architecture
 from pruning.bundle import Report, is_bundle
@@ -68,6 +79,10 @@ class ComparedModel:
         """How far its predictions agree with those of the dense model."""
         return agreement(dense.result, self.result)
 
+    def top1_change(self, dense: ComparedModel) -> PairedChange:
+        """How its top-1 differs from the dense model's on the same images."""
+        return paired_change(dense.result, self.result)
+
     def has_maps_like(self, dense: Architecture) -> bool:
         """Whether its attention maps are comparable with the dense model's; a teacher may differ in shape."""
         mine, other = ((arch.depth, arch.num_tokens, arch.image_size) for arch in (self.arch, dense))
@@ -100,18 +115,25 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Trade:
-    """A model in the trade-off of accuracy against MACs; `speedup` is over the dense model, if measured."""
+    """A model in the trade-off of accuracy against MACs; `timing` is against the dense model, if measured."""
 
     name: str
     gmacs: float
     result: Evaluation
-    speedup: float | None = None
+    timing: Timing | None = None
     dense: bool = False
 
     @classmethod
-    def of(cls, model: ComparedModel, speedup: float | None = None) -> Trade:
+    def of(cls, model: ComparedModel, timing: Timing | None = None) -> Trade:
         """The point of a smaller model."""
-        return cls(model.name, model.cost.gmacs, model.result, speedup)
+        return cls(model.name, model.cost.gmacs, model.result, timing)
+
+    @property
+    def speedup(self) -> float | None:
+        """Speed-up over the dense model, which is 1 for itself; None if it was not measured."""
+        if self.dense:
+            return 1.0
+        return None if self.timing is None else self.timing.speedup
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ def _figures(found: Comparison) -> dict[str, Any]:
         "widths": _widths(found),
         "timings": found.timings,
         "latency": _latency(found),
+        "rounds": wording.from_to(map(found.timings.rounds_of, found.timings.ms)) if found.timings else "",
         "commands": [(model.name, without_paths(model.command)) for model in found.others if model.command],
     }
 
@@ -138,7 +139,11 @@ def _rows(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
         row(
             "Top-1",
             lambda m: wording.percent(m.result.top1),
-            lambda m: wording.points(dense.result.top1, m.result.top1),
+        ),
+        row(
+            "Change of top-1 (95 % interval)",
+            lambda m: "" if m is dense else wording.paired_points(m.top1_change(dense)),
+            lambda m: wording.by_chance(m.top1_change(dense)),
         ),
         row(
             "95 % interval (Wilson)",
@@ -193,7 +198,7 @@ def _latency(found: Comparison) -> list[tuple[str, list[str], str]]:
         for model in found.models:
             times = timed.of(model.source, batch)
             timing = timed.between(model.source, found.dense.source, batch)
-            verdict = "" if model is found.dense else f"{timing.speedup:.2f}×, {timing.verdict}"
+            verdict = "" if model is found.dense else wording.speedup(timing)
             shown = [wording.milliseconds(value) for value in (times.p10, times.p50, times.p90)]
             rows.append((f"{model.name}, batch {batch}", shown, verdict))
     return rows

@@ -9,8 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.measure import Bin, Percentiles, wilson
+from analysis.measure import Bin, Timing, paired_change, wilson
 from analysis.vit import Architecture
+from app import wording
 from app.parts import charts_heads
 from app.parts.charts import ACCENT, KEPT, OTHER, REMOVED, Figure, styled, width_plots
 from pruning.report import Trade
@@ -182,12 +183,16 @@ def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float
     return figure
 
 
-def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure:
-    """Milliseconds per image: median and p10 to p90 of every model, in a group for each batch size."""
+def latency(by_batch: Mapping[int, Sequence[tuple[str, Timing]]]) -> Figure:
+    """Milliseconds per image: median and p10 to p90 of every model, in a group for each batch size.
+
+    Each timing is that of the model against the dense one, the first; the other bars name their speed-up.
+    """
     figure = go.Figure()
     names = [name for name, _ in next(iter(by_batch.values()))]
     for index, name in enumerate(names):
-        times = [dict(rows)[name] for rows in by_batch.values()]
+        timings = [dict(rows)[name] for rows in by_batch.values()]
+        times = [timing.a_ms for timing in timings]
         per = [1 / batch for batch in by_batch]
         figure.add_bar(
             x=[f"batch {batch}" for batch in by_batch],
@@ -201,7 +206,8 @@ def latency(by_batch: Mapping[int, Sequence[tuple[str, Percentiles]]]) -> Figure
             },
             marker_color=COLOURS[index],
             name=name,
-            hovertemplate=f"%{{y:.2f}} ms per image<extra>{name}</extra>",
+            customdata=["" if index == 0 else f"<br>{wording.speedup(timing)}" for timing in timings],
+            hovertemplate=f"%{{y:.2f}} ms per image%{{customdata}}<extra>{name}</extra>",
         )
     figure = styled(figure, 300, barmode="group", bargap=0.25)
     figure.update_yaxes(title="ms per image, p10 to p90")
@@ -222,7 +228,9 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
         hoverinfo="skip",
     )
     unit = " GMACs" if by == "gmacs" else " of the dense model's time"
+    dense = next((trade for trade in trades if trade.dense), None)
     for trade in shown:
+        told = f"{unit}{_change(trade, dense)}<extra>{trade.name}</extra>"
         result, ahead = trade.result, trade in front
         named = trade.name in chosen or ahead
         figure.add_scatter(
@@ -234,6 +242,7 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
                 "thickness": 1.2,
                 "width": 4,
             },
+            error_x=_error_of_cost(trade, by),
             mode="markers+text" if named else "markers",
             text=[trade.name],
             textposition="top right",
@@ -244,7 +253,7 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
                 "symbol": "diamond" if trade.dense else "circle",
                 "line": {"color": ACCENT, "width": 2 if trade.name in chosen and not trade.dense else 0},
             },
-            hovertemplate=f"%{{y:.1f}} % at %{{x:.3f}}{unit}<extra>{trade.name}</extra>",
+            hovertemplate=f"%{{y:.1f}} % at %{{x:.3f}}{told}",
             showlegend=False,
         )
     title = "GMACs per image" if by == "gmacs" else "time of one forward pass, relative to the dense model"
@@ -258,3 +267,24 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
 
 def _cost(trade: Trade, by: str) -> float:
     return trade.gmacs if by == "gmacs" else 1 / (trade.speedup or 1.0)
+
+
+def _error_of_cost(trade: Trade, by: str) -> dict[str, Any] | None:
+    """The 95 % interval of relative latency, None where there is none."""
+    timing = trade.timing
+    if by == "gmacs" or timing is None or timing.speedup_low is None or timing.speedup_high is None:
+        return None
+    cost = _cost(trade, by)
+    return {
+        "array": [1 / timing.speedup_low - cost],
+        "arrayminus": [cost - 1 / timing.speedup_high],
+        "thickness": 1.2,
+        "width": 4,
+    }
+
+
+def _change(trade: Trade, dense: Trade | None) -> str:
+    """For the hover text: the paired change of top-1 against the dense model."""
+    if dense is None or trade is dense:
+        return ""
+    return f"<br>{wording.paired_points(paired_change(dense.result, trade.result))}"

@@ -51,17 +51,23 @@ def _measured(found: Comparison, timed: Timings) -> None:
     with right:
         st.plotly_chart(
             compare_charts.latency(
-                {b: [(m.name, timed.of(m.source, b)) for m in found.models] for b in sorted(timed.ms)}
+                {
+                    b: [(m.name, timed.between(m.source, dense.source, b)) for m in found.models]
+                    for b in sorted(timed.ms)
+                }
             ),
             config=charts.CONFIG,
             key="latency-chart",
             alt="latency of all models by batch size, median and from p10 to p90",
         )
+    rounds = wording.from_to(map(timed.rounds_of, timed.ms))
     threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
     st.caption(
-        f"Milliseconds per forward pass of a batch: {timed.rounds} rounds in turns, {threads}, CPU, torch "
-        f"{timed.torch.partition('+')[0]}. A model counts as faster or slower only where the intervals from "
-        "p10 to p90 do not overlap."
+        f"Milliseconds per forward pass of a batch: {rounds} rounds in turns, {threads}, CPU, torch "
+        f"{timed.torch.partition('+')[0]}. The speed-up is the median over rounds of the dense model's time "
+        "divided by this model's, with its 95 % interval; a model counts as faster or slower only where that "
+        "interval excludes 1. p10 to p90 shows how much single passes scatter. Rounds are added while a "
+        "model cannot be distinguished from the dense one, up to eight times the first number."
     )
 
 
@@ -70,4 +76,4 @@ def _row(model: ComparedModel, dense: ComparedModel, batch: int, timed: Timings)
     row = {"Model": f"{wording.plain(model.name)}, batch {batch}"}
     row |= {name: wording.milliseconds(getattr(times, name)) for name in ("p10", "p50", "p90")}
     timing = timed.between(model.source, dense.source, batch)
-    return row | {"Speed-up": "" if model is dense else f"{timing.speedup:.2f}×, {timing.verdict}"}
+    return row | {"Speed-up": "" if model is dense else wording.speedup(timing)}

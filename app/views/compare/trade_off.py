@@ -32,7 +32,8 @@ def show(found: Comparison) -> None:
     )
     st.caption(
         f"On the Pareto front, where no other model is both cheaper and more accurate: {names}. The bars are "
-        f"95 % intervals; where they overlap, the order may be due to chance.{measured}"
+        "95 % intervals of each model alone; point at a model for its change against the dense one on the "
+        f"same images.{measured}"
     )
 
 

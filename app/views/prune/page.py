@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from analysis.measure import Cost, Evaluation, cost, evaluate
+from analysis.measure import Cost, Evaluation, cost, evaluate, paired_change
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
@@ -148,12 +148,14 @@ def _summary(run: NumberedRun) -> None:
     finished = run.finished
     before, after = cost(finished.dense.model.arch), cost(finished.arch)
     st.markdown(f"**{run.title}** · {wording.duration(finished.seconds)} · {finished.when}")
+    change = paired_change(finished.before, finished.after)
     columns = st.columns(3)
     columns[0].metric(
         "Top-1",
         wording.percent(finished.after.top1),
         wording.points(finished.before.top1, finished.after.top1),
-        help=wording.interval(finished.after),
+        help=f"{wording.interval(finished.after)}. Image by image: {wording.paired_points(change)}, "
+        f"{wording.by_chance(change)}.",
     )
     columns[1].metric(
         "Parameters",
