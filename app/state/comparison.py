@@ -158,7 +158,7 @@ def load(source: Named) -> LoadedModel:
 
 
 def _trades(dense: ComparedModel, group: list[NumberedRun], measured: list[Timings]) -> tuple[Trade, ...]:
-    found = [Trade(dense.name, dense.cost.gmacs, dense.result, dense=True)]
+    found = [Trade(dense.name, dense.cost.gmacs, dense.result, 1.0, dense=True)]
     for run in reversed(group):
         model = smaller_of(run.finished, run_name(run), run.title)
         found.append(Trade.of(model, _timing(model, dense, measured)))

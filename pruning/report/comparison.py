@@ -115,25 +115,26 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Trade:
-    """A model in the trade-off of accuracy against MACs; `timing` is against the dense model, if measured."""
+    """A model in the trade-off of accuracy against MACs.
+
+    `speedup` is over the dense model, with its 95 % interval, if it was measured.
+    """
 
     name: str
     gmacs: float
     result: Evaluation
-    timing: Timing | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
     dense: bool = False
 
     @classmethod
     def of(cls, model: ComparedModel, timing: Timing | None = None) -> Trade:
         """The point of a smaller model."""
-        return cls(model.name, model.cost.gmacs, model.result, timing)
-
-    @property
-    def speedup(self) -> float | None:
-        """Speed-up over the dense model, which is 1 for itself; None if it was not measured."""
-        if self.dense:
-            return 1.0
-        return None if self.timing is None else self.timing.speedup
+        if timing is None:
+            return cls(model.name, model.cost.gmacs, model.result)
+        speedups = (timing.speedup, timing.speedup_low, timing.speedup_high)
+        return cls(model.name, model.cost.gmacs, model.result, *speedups)
 
 
 @dataclass(frozen=True)

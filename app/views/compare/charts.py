@@ -271,13 +271,12 @@ def _cost(trade: Trade, by: str) -> float:
 
 def _error_of_cost(trade: Trade, by: str) -> dict[str, Any] | None:
     """The 95 % interval of relative latency, None where there is none."""
-    timing = trade.timing
-    if by == "gmacs" or timing is None or timing.speedup_low is None or timing.speedup_high is None:
+    if by == "gmacs" or trade.speedup_low is None or trade.speedup_high is None:
         return None
     cost = _cost(trade, by)
     return {
-        "array": [1 / timing.speedup_low - cost],
-        "arrayminus": [cost - 1 / timing.speedup_high],
+        "array": [1 / trade.speedup_low - cost],
+        "arrayminus": [cost - 1 / trade.speedup_high],
         "thickness": 1.2,
         "width": 4,
     }

@@ -139,7 +139,7 @@ def test_latency_is_measured_by_a_run_and_kept(two: list[runs.Run]) -> None:
     assert list(app.table[1].value.index) == [f"{name}, batch 2" for name in ("dense", "run 1", "run 2")]
     again = compare("Latency", chosen=two[:1])  # a new session, and fewer models
     assert list(again.table[1].value.index) == ["dense, batch 2", "run 1, batch 2"]
-    assert "×" in again.table[0].value.loc["Latency, batch 2", "run 1"]
+    assert "×" in again.table[0].value.loc["Speed-up, batch 2", "run 1"]
     assert not again.error and not again.exception
     axis = compare("All runs", chosen=two)
     axis.segmented_control(key="compare-axis").set_value("speedup").run()

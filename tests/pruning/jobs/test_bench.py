@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.measure.latency import Percentiles
+from analysis.measure.speedup import Percentiles
 from analysis.models.preprocess import Preprocess
+from pruning import wording
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.jobs import bench, registry
@@ -23,8 +24,8 @@ from pruning.runs import launch, process
 from tests.support.models import TINY, random_vit
 
 JOB = BenchJob((("demo", None), ("vit tiny", "/data/w.pth"), ("small", None)), (1, 4), 1, 5)
-MS = {1: (Percentiles(1, 2, 3), Percentiles(4, 5, 6)), 8: (Percentiles(3, 4, 5), Percentiles(4, 5, 6))}
-TIMED = Timings((("a", None), ("b", "w")), MS, 2, 30, "2.13.0")
+EACH = {1: ((2.0,) * 30, (5.0,) * 30), 8: ((4.0, 5.0) * 30, (5.0, 4.0) * 30)}
+TIMED = Timings.of_times(BenchJob((("a", None), ("b", "w"))), EACH, 2)
 
 
 def bundle(folder: Path, arch: Any = TINY, seed: int = 0) -> str:
@@ -49,10 +50,41 @@ def test_timings_survive_json_and_compare_any_two() -> None:
     again = Timings.from_json(TIMED.to_json())
     assert again == TIMED
     first, second = again.models
-    assert again.of(second, 8) == Percentiles(4, 5, 6)
+    assert again.of(second, 8) == Percentiles(4, 4.5, 5)
     assert again.between(first, second, 1).verdict == "faster"
-    assert again.between(second, first, 1).speedup == 2 / 5
-    assert again.between(first, second, 8).verdict == "not distinguishable"
+    assert again.between(second, first, 1).speedup == pytest.approx(2 / 5)
+    doubtful = again.between(first, second, 8)
+    assert (doubtful.verdict, doubtful.rounds) == ("not distinguishable", 60)
+    assert (doubtful.speedup_low, doubtful.speedup_high) == pytest.approx((4 / 5, 5 / 4))
+    assert [again.rounds_of(batch) for batch in (1, 8)] == [30, 60]
+
+
+def test_timings_without_rounds_have_no_interval() -> None:
+    """As the release before wrote them."""
+    old = json.loads(TIMED.to_json())
+    del old["each"], old["version"]
+    again = Timings.from_data(old)
+    timing = again.between(*again.models, 1)
+    assert (timing.speedup, timing.speedup_low, timing.speedup_high) == (5 / 2, None, None)
+    assert timing.verdict == "verdict unknown" and not timing.decided and timing.rounds == 30
+    assert wording.speedup(timing) == "2.50× (–), verdict unknown"
+
+
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        ([[1.0, 2.0]], "must have 2 entries, one for each model"),
+        ([[1.0, 2.0], [1.0]], "the same rounds for each model"),
+        ([[], []], "the same rounds for each model"),
+        ([[1.0], [0.0]], "must be milliseconds above 0"),
+    ],
+)
+def test_times_that_cannot_be_are_refused(each: list[list[float]], message: str) -> None:
+    data = TIMED.to_data()
+    with pytest.raises(ValueError, match=f"`each.1` {message}|`each.1` must have {message}"):
+        Timings.from_data(data | {"each": data["each"] | {"1": each}})
+    with pytest.raises(ValueError, match=r"`each.2` must have its percentiles"):
+        Timings.from_data(data | {"each": {"2": [[1.0], [1.0]]}})
 
 
 @pytest.mark.parametrize(
@@ -105,6 +137,8 @@ def test_a_run_leaves_its_timings_and_is_not_done_twice(
     assert found.torch == torch.__version__
     for row in found.ms.values():
         assert len(row) == 3 and all(0 < p.p10 <= p.p50 <= p.p90 for p in row)
+    assert {batch: len(times) for batch, times in found.each.items()} == {1: 3, 3: 3}
+    assert {found.rounds_of(batch) for batch in (1, 3)} <= {8, 16, 32}  # four rounds decide nothing
     with pytest.raises(ValueError, match=r"is done: its result is in .*timings\.json"):
         process.execute(folder)
     assert runs.report(done) is None
@@ -119,7 +153,7 @@ def test_the_command_and_the_run_time_the_same_way(
     def fake(runners: Any, *settings: Any, progress: Any, **named: Any) -> dict[int, Any]:
         asked.append((len(runners), settings, named))
         progress(1.0)
-        return MS
+        return EACH
 
     monkeypatch.setattr(bench, "take_turns", fake)
     a, b = ((bundle(tmp_path / name, seed=i), None) for i, name in enumerate("ab"))

@@ -17,17 +17,17 @@ from analysis.attention.maps import attention_maps
 from analysis.attention.pictures import Style, overlay, sheet
 from analysis.data.open import open_data
 from analysis.measure.evaluate import evaluate
-from analysis.measure.latency import Percentiles
 from analysis.models.load import LoadedModel
 from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture
+from pruning import wording
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.cut.plan import BlockPlan, Plan
 from pruning.cut.ratios import Ratios
 from pruning.cut.surgery import cut
 from pruning.jobs import evaluations
-from pruning.jobs.bench import Timings
+from pruning.jobs.bench import BenchJob, Timings
 from pruning.jobs.prune_job import Job
 from pruning.report.charts import trade_off
 from pruning.report.comparison import (
@@ -82,8 +82,8 @@ def comparison(tmp_path: Path, **change: Any) -> Comparison:
     ]
     second = replace(others[0], plan=plan, when="before fine-tuning", command="prune --data /home/me/x.zip")
     trades = (Trade("dense", first.cost.gmacs, first.result, dense=True), Trade.of(second))
-    ms = {1: (Percentiles(2, 3, 4), Percentiles(1, 1.5, 1.8), Percentiles(1, 2, 3))}
-    timings = Timings(tuple((name, None) for name in models), ms, 1, 30, "2.13.0+cpu")
+    times = {1: ((3.0, 4.0) * 15, (1.5, 2.0) * 15, (2.0, 4.8) * 15)}
+    timings = Timings.of_times(BenchJob(tuple((name, None) for name in models), (1,)), times, 1)
     return Comparison(
         first, (second, others[1]), test, BAD, trades, timings, lambda source: loaded[source[0]]
     )
@@ -126,8 +126,11 @@ def test_report_stands_alone_and_says_what_was_measured(tmp_path: Path, change: 
         f"{100 * small.result.top1:.1f}",
         f"{small.cost.params:,}",
         "before fine-tuning",
-        "2.00×, faster",
-        "1.50×, not distinguishable",
+        "2.00× (2.00 to 2.00), faster",
+        "1.12× (0.83 to 1.50), not distinguishable",
+        "over 30 alternating rounds",
+        wording.paired_points(small.top1_change(found.dense)),
+        "chance could explain the change",
         "prune --data x.zip",
         "title of small",
         "2 × (8, 8), 32",

@@ -21,7 +21,7 @@ from pruning.criteria.magnitude import l2 as l2_scores
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
 from pruning.jobs import registry
-from pruning.jobs.bench import BenchJob, read_timings
+from pruning.jobs.bench import BenchJob, Timings, read_timings
 from pruning.jobs.evaluations import read_evaluations
 from pruning.jobs.heads import HeadsJob, open_reading
 from pruning.jobs.prune_job import Job
@@ -56,13 +56,13 @@ of_runs = pytest.mark.parametrize("folder", RUNS, indirect=True)
 of_bundles = pytest.mark.parametrize("folder", BUNDLES, indirect=True)
 
 
-def renewed(file: Path, written: str, version: int = 1, gone: tuple[str, ...] = ()) -> None:
-    """Write a file as today, which differs by the version, and by the entries "field.name" that are gone."""
-    wanted, now = json.loads(file.read_text()) | {"version": version}, json.loads(written)
+def renewed(file: Path, written: str, version: int = 1, gone: tuple[str, ...] = (), **new: Any) -> None:
+    """Write a file as today, which differs by the version, what is `new`, and the "field.name"s that are gone."""
+    wanted = json.loads(file.read_text()) | {"version": version} | new
     for entry in gone:
         field, _, name = entry.partition(".")
         wanted[field].pop(name, None)
-    assert now == wanted
+    assert json.loads(written) == wanted
     file.write_text(written)
 
 
@@ -98,7 +98,7 @@ def test_bundles_of_the_previous_release_are_read(folder: Path) -> None:
     renewed(place / "preprocess.json", loaded.preprocess.to_json())
     renewed(place / "architecture.json", loaded.model.arch.to_json())
     assert report is not None
-    renewed(place / "report.json", report.to_json())
+    renewed(place / "report.json", report.to_json(), 2)
     if plan is not None:
         renewed(place / "plan.json", plan.to_json())
     renewed(folder / "evaluations.json", read_evaluations(folder).to_json())
@@ -110,7 +110,7 @@ def test_bundles_of_the_previous_release_are_read(folder: Path) -> None:
 def test_results_of_the_previous_release_are_read(tmp_path: Path) -> None:
     for name in ("bench/timings.json", "heads/heads.json"):
         (tmp_path / Path(name).name).write_bytes((PREVIOUS / name).read_bytes())
-    renewed(tmp_path / "timings.json", read_timings(tmp_path).to_json())
+    renewed(tmp_path / "timings.json", read_timings(tmp_path).to_json(), 2, each={})
     renew_heads(tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_no_edit_of_a_report_slips_through(folder: Path) -> None:
     place = folder / "bundle"
     report = read_report(place)
     assert report is not None
-    renewed(place / "report.json", report.to_json())
+    renewed(place / "report.json", report.to_json(), 2)
     fine = [*taken(Report), *of_job(folder.name, "job."), r"recovery\.\w+: missing", "job.version: missing"]
     fine += [
         r"heads\[\d\]: nothing",
@@ -232,10 +232,16 @@ def test_no_edit_of_evaluations_slips_through(folder: Path) -> None:
 def test_no_edit_of_a_result_slips_through(tmp_path: Path) -> None:
     for name in ("bench/timings.json", "heads/heads.json"):
         (tmp_path / Path(name).name).write_bytes((PREVIOUS / name).read_bytes())
-    renewed(tmp_path / "timings.json", read_timings(tmp_path).to_json())
-    fine = [r"models\[\d\]\[1\]: (text|nothing)", r"ms\.\d: missing"]
-    named = lambda name: f"{name}|{name.replace('ms.mood', 'ms')}"
-    assert require_refused(tmp_path / "timings.json", lambda: read_timings(tmp_path), fine, (), named) > 80
+    renewed(tmp_path / "timings.json", read_timings(tmp_path).to_json(), 2, each={})
+    named = lambda name: f"{name}|{name.replace('.mood', '')}"
+    file, read = tmp_path / "timings.json", lambda: read_timings(tmp_path)
+    fine = [r"models\[\d\]\[1\]: (text|nothing)", r"ms\.\d: missing", "each: missing"]
+    assert require_refused(file, read, fine, (), named) > 80
+    times = dict.fromkeys((1, 2), ((1.5, 2.5, 3.5), (2.5, 3.5, 4.5)))
+    file.write_text(Timings.of_times(BenchJob((("a", None), ("b", None))), times, 1).to_json())
+    fine = [r"models\[\d\]\[1\]: text", r"each\.\d: missing", "each: (missing|object)"]
+    inside = lambda name: f"{named(name)}|{name.partition('[')[0]}"  # a time that is gone is seen by its row
+    assert require_refused(file, read, fine, (), inside) > 120
     renew_heads(tmp_path)
     fine = [r"(values|alike)\.\w+: missing"]
     assert require_refused(tmp_path / "heads.json", lambda: open_reading(tmp_path), fine) > 150
