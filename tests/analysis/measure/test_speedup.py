@@ -111,10 +111,13 @@ def test_looking_at_every_round_would_tell_them_apart() -> None:
     """Why looks are few and their level is corrected: the naive rule goes wrong in this simulation."""
     wrong = 0
     for seed in range(60):
-        one_round, rows = rounds_of(1.0, 0.15, seed), []
-        while len(rows) < 240:
-            rows.append(one_round())
-            if len(rows) >= 30 and compare(*zip(*rows, strict=True), 1).decided:  # type: ignore[arg-type]
+        one_round = rounds_of(1.0, 0.15, seed)
+        first: list[float] = []
+        second: list[float] = []
+        while len(first) < 240:
+            for times, spent in zip((first, second), one_round(), strict=True):
+                times.append(spent)
+            if len(first) >= 30 and compare(first, second, looks=1).decided:
                 wrong += 1
                 break
     assert wrong > 9  # 15 %

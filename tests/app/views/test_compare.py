@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.measure.confidence import reliability
 from analysis.measure.evaluate import Agreement, evaluate, wilson
+from analysis.measure.paired import paired_change
+from analysis.measure.speedup import compare as compared
 from analysis.models.load import read_bundle
 from app.state import comparison, session_runs
 from app.state.finished_runs import OpenedRun
 from app.state.session import Choice
 from app.views.compare import charts as compare_charts
 from app.views.compare import predictions as compare_predictions
+from pruning import wording
 from pruning.cut.ratios import Ratios
 from pruning.jobs.bench import TIMINGS, BenchJob
 from pruning.jobs.prune_job import Job
@@ -59,6 +64,7 @@ def test_models_stand_side_by_side(two: list[runs.Run]) -> None:
         assert table.loc["Parameters", column].startswith(f"{report.params_after:,} (-")
         assert table.loc["Top-1", column].startswith(f"{100 * report.top1_after:.1f}")
         low, high = 100 * report.top1_low_after, 100 * report.top1_high_after
+        assert table.loc["Change of top-1", column] == wording.paired_points(report.top1_change)
         assert table.loc["95 % interval", column].startswith(f"{low:.1f} to {high:.1f}")
         assert table.loc["Agreement with dense", column].startswith(f"{100 * report.agreement:.1f}")
     assert "Latency, batch 1" not in table.index
@@ -144,6 +150,22 @@ def test_latency_is_measured_by_a_run_and_kept(two: list[runs.Run]) -> None:
     axis = compare("All runs", chosen=two)
     axis.segmented_control(key="compare-axis").set_value("speedup").run()
     assert "measured for 2 of 2 runs" in text(axis)
+
+
+def test_timings_of_the_release_before_have_no_interval(two: list[runs.Run]) -> None:
+    app = compare("Latency", chosen=two)
+    app.button(key="measure-latency").click().run()
+    (found,) = [run for run in runs.list_runs() if run.kind == "bench"]
+    data = json.loads((found.folder / TIMINGS).read_text())
+    del data["each"], data["version"]
+    (found.folder / TIMINGS).write_text(json.dumps(data))
+    comparison._timings.clear()
+    app = compare("Latency", chosen=two)
+    assert not app.error and not app.exception
+    assert "× (–), verdict unknown" in app.table[1].value.loc["run 1, batch 8", "Speed-up"]
+    axis = compare("All runs", chosen=two)
+    axis.segmented_control(key="compare-axis").set_value("speedup").run()
+    assert not axis.error and not axis.exception
 
 
 def test_damaged_timings_are_a_sentence(two: list[runs.Run]) -> None:
@@ -266,8 +288,9 @@ def test_reliability_bars_are_the_bins() -> None:
 
 
 def test_pareto_bounds_are_the_interval_and_the_front_is_marked() -> None:
-    one, two = logits(1), logits(2)
-    trades = [Trade("dense", 1.0, one, 1.0, dense=True), Trade("run 1", 0.5, two, 2.0)]
+    one, other = logits(1), logits(2)
+    two = replace(one, predictions=other.predictions, top1_low=0.05, top1_high=0.3)  # the same images
+    trades = [Trade("dense", 1.0, one, 1.0, dense=True), Trade("run 1", 0.5, two, 2.0, 1.6, 2.5)]
     for by, cost in (("gmacs", 0.5), ("speedup", 0.5)):
         figure: Any = compare_charts.pareto(trades, trades[1:], {"run 1"}, by)
         front, dense, run = figure.data
@@ -275,6 +298,23 @@ def test_pareto_bounds_are_the_interval_and_the_front_is_marked() -> None:
         assert run.y[0] + run.error_y.array[0] == pytest.approx(100 * two.top1_high)
         assert run.y[0] - run.error_y.arrayminus[0] == pytest.approx(100 * two.top1_low)
         assert (dense.mode, run.mode) == ("markers", "markers+text")
+        assert wording.paired_points(paired_change(one, two)) in run.hovertemplate
+        assert "p = " not in dense.hovertemplate
+        if by == "speedup":
+            assert run.x[0] + run.error_x.array[0] == pytest.approx(1 / 1.6)
+            assert run.x[0] - run.error_x.arrayminus[0] == pytest.approx(1 / 2.5)
+        else:
+            assert run.error_x.array is None
+
+
+def test_bars_of_latency_name_the_speedup() -> None:
+    timing = compared((2.0,) * 30, (2.5,) * 30)
+    same = compared((2.5,) * 30, (2.5,) * 30)
+    figure: Any = compare_charts.latency({8: [("dense", same), ("run 1", timing)]})
+    dense, run = figure.data
+    assert (dense.y[0], run.y[0]) == (2.5 / 8, 2 / 8)
+    assert list(dense.customdata) == [""]
+    assert list(run.customdata) == ["<br>1.25× (1.25 to 1.25), faster"]
 
 
 def test_confusion_is_coloured_by_what_is_better() -> None:

@@ -9,7 +9,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from analysis import vit
 from analysis.data.images import read_image
 from analysis.measure.cost import cost
+from analysis.measure.paired import change_of_counts
 from analysis.models.bundle_files import REQUIRED_FILES
 from analysis.models.load import read_bundle
 from analysis.models.preprocess import CROP_MODES, INTERPOLATIONS, Preprocess
@@ -81,7 +82,7 @@ def test_a_bundle_reads_back_bit_equal(save: Callable[..., Path], pruned: tuple[
     assert Plan.from_json((folder / "plan.json").read_text(encoding="utf-8")) == plan
     assert (
         json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        == {"version": 1, "model": "demo"} | REPORT
+        == {"version": 2, "model": "demo"} | REPORT
     )
     expected = {*layout.FILES} - {*layout.EXPORTS}
     assert {path.name for path in folder.iterdir()} == expected
@@ -380,6 +381,13 @@ def test_the_card_contains_the_figures(save: Callable[..., Path]) -> None:
         "`B 3 16 24`",
     ):
         assert part in body
+
+
+def test_the_card_tells_the_paired_change(tiny: ViT, tmp_path: Path) -> None:
+    report = {"top1_change": asdict(change_of_counts(40, 12, 650))}
+    folder = write_bundle(tmp_path / "told", tiny, PREPROCESS, name="x", report=report)
+    said = "top-1 changed by -4.3 points (-6.6 to -2.2), p = 0.00013: chance does not explain the change."
+    assert f"Image by image, {said}" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_card_says_that_unread_tokens_are_left_out(tiny: ViT, tmp_path: Path) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from analysis.measure.paired import change_of_counts
+from analysis.measure.speedup import compare
 from analysis.models.preprocess import Preprocess
 from pruning.bundle import export
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
+from pruning.cli.output import print_result
 from tests.support.models import ROOT, TINY, random_vit
 
 PRESETS = [
@@ -88,6 +92,10 @@ def test_prune_then_evaluate(capsys, tmp_path: Path) -> None:
     assert report["images"] == 50 and report["seconds"] > 0
     stored = json.loads((tmp_path / "pruned" / "report.json").read_text())
     assert stored["top1_after"] == report["top1_after"]
+    change = report["top1_change"]
+    assert change.keys() == {"change", "low", "high", "p", "lost", "gained", "images"}
+    assert change["change"] == pytest.approx(report["top1_after"] - report["top1_before"])
+    assert stored["top1_change"] == change and "top1_change_by_recovery" not in report
 
     estimate = run(capsys, "estimate", "--model", out)
     assert estimate["params_before"] == report["params_after"]
@@ -171,6 +179,23 @@ def test_export(capsys, tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.Mo
     files = run(capsys, "export", "--model", tiny_bundle, *words)
     assert files.keys() == {"bundle", "onnx", "pt2"}
     assert all(Path(path).exists() for path in files.values())
+
+
+def test_a_paired_change_for_people(capsys) -> None:
+    print_result({"top1_change": asdict(change_of_counts(40, 12, 650))}, as_json=False)
+    said = "-4.3 points (-6.6 to -2.2), p = 0.00013: chance does not explain the change"
+    assert capsys.readouterr().out.split(maxsplit=1) == ["top1_change", f"{said}\n"]
+
+
+def test_timings_for_people(capsys) -> None:
+    for times, said in (
+        (((2.0,) * 30, (2.5,) * 30), "1.25 (1.25 to 1.25) times as fast, faster in 30 rounds"),
+        (((2.0,) * 3, (2.5,) * 3), "1.25 (–) times as fast, not distinguishable in 3 rounds"),
+    ):
+        print_result({"torch": {"batches": {"8": asdict(compare(*times))}}}, as_json=False)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"torch, batch 8: {said}"
+        assert lines[1] == "  a, ms: p10 2.00, p50 2.00, p90 2.00"
 
 
 def test_a_table_for_people(capsys) -> None:

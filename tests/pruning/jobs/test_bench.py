@@ -64,7 +64,8 @@ def test_timings_without_rounds_have_no_interval() -> None:
     old = json.loads(TIMED.to_json())
     del old["each"], old["version"]
     again = Timings.from_data(old)
-    timing = again.between(*again.models, 1)
+    first, second = again.models
+    timing = again.between(first, second, 1)
     assert (timing.speedup, timing.speedup_low, timing.speedup_high) == (5 / 2, None, None)
     assert timing.verdict == "verdict unknown" and not timing.decided and timing.rounds == 30
     assert wording.speedup(timing) == "2.50× (–), verdict unknown"

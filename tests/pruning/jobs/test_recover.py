@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,11 @@ from torch import Tensor
 from analysis.data.batches import batches
 from analysis.data.open import open_training
 from analysis.measure.evaluate import evaluate
+from analysis.measure.paired import paired_change
 from analysis.models.load import LoadedModel, load
 from analysis.models.preprocess import Preprocess
 from analysis.vit import BlockWidths, ViT
+from pruning.bundle.report import Report
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.cut.ratios import Ratios
@@ -292,6 +294,9 @@ def test_run_recover(three: tuple[str, str, str]) -> None:
         and report["images"] == 15
         and report["params_after"] < report["params_before"]
     )
+    assert report["top1_change"] == asdict(paired_change(outcome.before, outcome.after))
+    assert report["top1_change_by_recovery"] == asdict(paired_change(outcome.start, outcome.after))
+    assert Report.from_data(json.loads(json.dumps(report))).top1_change is not None
     assert json.loads(json.dumps(report))["recovery"]["lr"] == 1e-3 and outcome.plan is None
     assert outcome.pruned.model.arch == SMALL
 
