@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from analysis.measure import Timing
 from pruning.jobs import Job
+from pruning.wording import with_bounds
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -69,6 +71,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def percent(share: float, low: float, high: float) -> str:
     """A fraction with its 95 % interval, as percentages."""
     return f"{share:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
+
+
+def speedup(timing: Timing) -> str:
+    """A speed-up with its 95 % interval."""
+    return with_bounds(timing.speedup, timing.speedup_low, timing.speedup_high)
 
 
 def machine() -> str:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from results import ROOT, deit_tiny, parser, percent, report, table
 
-from analysis.measure import cost, evaluate
+from analysis.measure import Evaluation, change_of_counts, cost, evaluate, paired_change
 from analysis.models import architecture
 from analysis.vit import ViT
 from pruning.budget import Budget
@@ -31,6 +31,7 @@ from pruning.cut import Ratios, Scores
 from pruning.jobs import Job, Prepared, make_smaller, prepare, solve
 from pruning.methods import METHODS, Survey
 from pruning.tracked import tracked
+from pruning.wording import paired_points
 
 # query-key and value channels kept of 64, fraction of MLP neurons removed
 SIZES = ((32, 56, 0.10), (24, 48, 0.15), (16, 48, 0.25), (16, 40, 0.35), (16, 32, 0.50))
@@ -62,6 +63,7 @@ class Bench:
     run: Prepared
     photos: list[tuple[torch.Tensor, torch.Tensor]]
     scores: dict[str, Scores]
+    full: Evaluation  # of the dense model
     found: Survey | None = None
     surveyed: float = 0  # seconds
 
@@ -81,7 +83,11 @@ class Bench:
         small = self._on_budget(job, lean=how == "lean") if solved else self._smaller(job)
         seconds = time.process_time() - began
         got = evaluate(small, self.photos)
+        change = paired_change(self.full, got)
         return {
+            "lost": change.lost,
+            "gained": change.gained,
+            "images": change.images,
             "top1": got.top1,
             "low": got.top1_low,
             "high": got.top1_high,
@@ -164,12 +170,13 @@ def main() -> None:
     job = deit_tiny()
     run = prepare(job)
     dense = run.dense
-    bench = Bench(run, list(tracked(run.test, dense, "", lambda what, share: None)), {})
+    photos = list(tracked(run.test, dense, "", lambda what, share: None))
+    full = evaluate(dense.model, photos)
+    bench = Bench(run, photos, {}, full)
     wanted = [(m, c) for c in args.columns for m in args.methods if possible(m, c)]
     for variant, column in wanted:
         key = f"{variant}, {column}"
         if "dense" not in known:
-            full = evaluate(dense.model, bench.photos)
             known["dense"] = {"top1": full.top1, "low": full.top1_low, "high": full.top1_high}
         if key not in known:
             known[key] = bench.measure(variant, COLUMNS[column])
@@ -206,6 +213,14 @@ def measured(taken: dict[str, str], variants: list[str], columns: list[str]) -> 
     return " ".join(f"Measured on {when}: {'; '.join(names)}." for when, names in named.items())
 
 
+def accuracy(cell: dict[str, float]) -> str:
+    """Top-1 with its paired change; with its own interval where it was measured before changes were kept."""
+    if "lost" not in cell:
+        return percent(cell["top1"], cell["low"], cell["high"])
+    change = change_of_counts(int(cell["lost"]), int(cell["gained"]), int(cell["images"]))
+    return f"{100 * cell['top1']:.1f} %, {paired_points(change)}"
+
+
 def write(
     known: dict[str, dict[str, float]],
     taken: dict[str, str],
@@ -222,7 +237,7 @@ def write(
     for variant in variants:
         cells = [known.get(f"{variant}, {column}") for column in columns]
         shown = [
-            f"{percent(c['top1'], c['low'], c['high'])}, {100 * c['top1'] / full['top1']:.1f} % of dense"
+            f"{accuracy(c)}, {100 * c['top1'] / full['top1']:.1f} % of dense"
             + (f", {c['seconds']:.0f} s" if "seconds" in c else "")
             if c
             else "–"
@@ -234,8 +249,9 @@ def write(
         for c, (qk, v, mlp) in zip(TOGETHER, SIZES, strict=True)
     )
     body = (
-        "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with 95 % Wilson intervals, the share of "
-        "the dense model's top-1 that is left, and processor seconds of pruning, summed over threads "
+        "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with the paired change against the dense "
+        "model, its 95 % interval and the p-value of the exact McNemar test (where these are missing, with a "
+        "95 % Wilson interval), the share of the dense model's top-1 that is left, and processor seconds of pruning, summed over threads "
         "(without scores and the sensitivities for budgets, which are measured "
         f"once{survey_seconds(known)}), on 650 photos, an easy subset of the ImageNet-1k validation set. "
         f"Dense: {percent(full['top1'], full['low'], full['high'])}. Calibration: photos of ten classes, "
