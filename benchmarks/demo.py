@@ -51,8 +51,8 @@ def latency_table(timings: dict[int, Timing]) -> str:
     times = ["Dense ms (p10 to p90)", "Pruned ms (p10 to p90)"]
     head = ["Batch", *times, "Speed-up (95 % interval)", "Verdict of pruned", "Rounds"]
     words = (
-        "The pruned model against the dense one, timed alternately. The speed-up is the median over rounds of "
-        "dense over pruned time.\n\n"
+        "The pruned model against the dense one, timed alternately. The speed-up is the median over rounds "
+        "of dense over pruned time.\n\n"
     )
     return words + table(head, rows)
 

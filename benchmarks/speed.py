@@ -200,8 +200,8 @@ def main() -> None:
     body = (
         "SNP's published presets against their dense models, timed alternately, random weights (speed "
         f"depends on shapes alone), {args.threads} threads in both backends. Times are medians of one "
-        "forward pass of a batch; the speed-up is the median over rounds of dense over pruned time, with its 95 % "
-        "interval, and the MACs ratio is dense over pruned. As published: queries and "
+        "forward pass of a batch; the speed-up is the median over rounds of dense over pruned time, with "
+        "its 95 % interval, and the MACs ratio is dense over pruned. As published: queries and "
         "keys have one width, values another. Padded: zero channels give all three one width for the fused "
         "kernel. "
         f"Rounded: widths are rounded to the nearest multiple of {ALIGN}, so the MACs differ. ONNX Runtime "
