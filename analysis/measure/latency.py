@@ -93,6 +93,7 @@ def take_turns(
             one_round = partial(_one_round, runners, images, random.Random(0))
             for _ in range(warmup):
                 one_round()
+                progress(done / len(batches))
             told = lambda share, done=done: progress((done + share) / len(batches))
             measured[batch] = enough_rounds(one_round, rounds, looks, told)
     return measured
