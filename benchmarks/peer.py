@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from results import deit_tiny, parser, percent, report, table
+from results import changed, deit_tiny, parser, percent, report, table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.data import ImageSet, batches, open_data
-from analysis.measure import Batches, Evaluation, evaluate
+from analysis.measure import Batches, Evaluation, evaluate, paired_change
 from analysis.models import LoadedModel, load, read_weights
 
 import timm  # isort: skip  # after analysis.models, which repairs a torchvision built for another torch
@@ -268,7 +268,7 @@ class Peer:
         model = narrowed(self.dense, best.ratio, best.setting)
         seconds = time.process_time() - began + self.gradient_seconds
         found = self.evaluate(model)
-        shown = percent(found.top1, found.top1_low, found.top1_high)
+        shown = changed(found.top1, paired_change(full, found))
         share = f"{found.top1 / full.top1:.1%}".replace("%", " %")
         _log(f"{best.asked}: {shown}")
         return [
@@ -320,7 +320,8 @@ def main() -> None:
     rows = [peer.row(size[0], full) for size in tried]
     body = (
         f"Torch-Pruning {version('torch-pruning')} with timm {timm.__version__}. Top-1 of DeiT-Tiny "
-        f"without training, with 95 % Wilson intervals, on {full.images} photos, an easy subset of "
+        f"without training, with the paired change against the dense model, its 95 % interval and the "
+        f"p-value of the exact McNemar test, on {full.images} photos, an easy subset of "
         f"the ImageNet-1k validation set. Dense: {percent(full.top1, full.top1_low, full.top1_high)} "
         f"at {peer.search.gmacs:.2f} GMACs. "
         f"Criterion: GroupTaylorImportance, gradients of {args.images} calibration photos of ten classes "

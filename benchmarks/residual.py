@@ -11,15 +11,16 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import deit_tiny, parser, percent, report, table
+from results import changed, deit_tiny, parser, percent, report, table
 
 from analysis.data import batches
-from analysis.measure import Batches, cost, evaluate
+from analysis.measure import Batches, Evaluation, cost, evaluate, paired_change
 from analysis.models import load
 from analysis.vit import Architecture, ViT
 from pruning.cut import Ratios, shrink
@@ -62,10 +63,21 @@ class Bench:
 
     def show(self, model: ViT, name: str) -> str:
         """Accuracy on the test images as text; prints it with the GMACs."""
-        found = evaluate(model, batches(self.test, self.dense.preprocess, BATCH))
-        words = percent(found.top1, found.top1_low, found.top1_high)
+        found = self._evaluated(model)
+        if model is self.dense.model:
+            words = percent(found.top1, found.top1_low, found.top1_high)
+        else:
+            words = changed(found.top1, paired_change(self.full, found))
         print(f"{name}, {cost(model.arch).gmacs:.2f} GMACs: {words}", file=sys.stderr, flush=True)
         return words
+
+    @cached_property
+    def full(self) -> Evaluation:
+        """The dense model on the test images."""
+        return self._evaluated(self.dense.model)
+
+    def _evaluated(self, model: ViT) -> Evaluation:
+        return evaluate(model, batches(self.test, self.dense.preprocess, BATCH))
 
     def _images(self) -> Batches:
         return batches(self.chosen, self.dense.preprocess, BATCH)
@@ -104,8 +116,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     bench = Bench(replace(deit_tiny(), limit=args.limit), args.images)
     what = (
-        f"Top-1 of DeiT-Tiny without training, with 95 % Wilson intervals, on {len(bench.test)} photos, an "
-        f"easy subset of the ImageNet-1k validation set. Dense: {bench.show(bench.dense.model, 'dense')} at "
+        "Top-1 of DeiT-Tiny without training, with the paired change against the dense model, its 95 % "
+        f"interval and the p-value of the exact McNemar test, on {len(bench.test)} photos, an easy subset "
+        f"of the ImageNet-1k validation set. Dense: {bench.show(bench.dense.model, 'dense')} at "
         f"{cost(bench.dense.model.arch).gmacs:.2f} GMACs. Calibration: {args.images} photos of ten classes "
         "for rotation and spectral pruning, 64 for SNP, none of them a test image.\n\n"
     )

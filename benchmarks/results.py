@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from analysis.measure import Timing
+from analysis.measure import PairedChange, Timing
 from pruning.jobs import Job
-from pruning.wording import with_bounds
+from pruning.wording import paired_points, with_bounds
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -71,6 +71,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def percent(share: float, low: float, high: float) -> str:
     """A fraction with its 95 % interval, as percentages."""
     return f"{share:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")
+
+
+def changed(top1: float, change: PairedChange) -> str:
+    """A top-1 accuracy as a percentage, with its paired change against the dense model."""
+    return f"{100 * top1:.1f} %, {paired_points(change)}"
 
 
 def speedup(timing: Timing) -> str:

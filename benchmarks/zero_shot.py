@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from results import ROOT, deit_tiny, parser, percent, report, table
+from results import ROOT, changed, deit_tiny, parser, percent, report, table
 
 from analysis.measure import Evaluation, change_of_counts, cost, evaluate, paired_change
 from analysis.models import architecture
@@ -31,7 +31,6 @@ from pruning.cut import Ratios, Scores
 from pruning.jobs import Job, Prepared, make_smaller, prepare, solve
 from pruning.methods import METHODS, Survey
 from pruning.tracked import tracked
-from pruning.wording import paired_points
 
 # query-key and value channels kept of 64, fraction of MLP neurons removed
 SIZES = ((32, 56, 0.10), (24, 48, 0.15), (16, 48, 0.25), (16, 40, 0.35), (16, 32, 0.50))
@@ -218,7 +217,7 @@ def accuracy(cell: dict[str, float]) -> str:
     if "lost" not in cell:
         return percent(cell["top1"], cell["low"], cell["high"])
     change = change_of_counts(int(cell["lost"]), int(cell["gained"]), int(cell["images"]))
-    return f"{100 * cell['top1']:.1f} %, {paired_points(change)}"
+    return changed(cell["top1"], change)
 
 
 def write(

@@ -106,6 +106,8 @@ def p_value(p: float) -> str:
 
 def by_chance(found: PairedChange) -> str:
     """Whether chance alone could explain a paired change, by the exact test at 5 %, in words."""
+    if not found.lost + found.gained:
+        return "no image was lost or gained"
     return "chance does not explain the change" if found.beyond_chance else "chance could explain the change"
 
 

@@ -14,7 +14,8 @@ def test_a_paired_change() -> None:
     assert wording.by_chance(found) == "chance does not explain the change"
     equal = change_of_counts(0, 0, 650)
     assert wording.paired_points(equal) == "+0.0 points (-0.6 to +0.6), p = 1.00"
-    assert wording.by_chance(equal) == "chance could explain the change"
+    assert wording.by_chance(equal) == "no image was lost or gained"
+    assert wording.by_chance(change_of_counts(3, 4, 650)) == "chance could explain the change"
 
 
 @pytest.mark.parametrize(

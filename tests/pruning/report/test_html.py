@@ -130,7 +130,7 @@ def test_report_stands_alone_and_says_what_was_measured(tmp_path: Path, change: 
         "1.12× (0.83 to 1.50), not distinguishable",
         "over 30 alternating rounds",
         wording.paired_points(small.top1_change(found.dense)),
-        "chance could explain the change",
+        wording.by_chance(small.top1_change(found.dense)),
         "prune --data x.zip",
         "title of small",
         "2 × (8, 8), 32",
