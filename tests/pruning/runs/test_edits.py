@@ -57,7 +57,7 @@ of_bundles = pytest.mark.parametrize("folder", BUNDLES, indirect=True)
 
 
 def renewed(file: Path, written: str, version: int = 1, gone: tuple[str, ...] = (), **new: Any) -> None:
-    """Write a file as today, which differs by the version, what is `new`, and the "field.name"s that are gone."""
+    """Write a file as today: another version, what is `new`, and without each "field.name" that is gone."""
     wanted = json.loads(file.read_text()) | {"version": version} | new
     for entry in gone:
         field, _, name = entry.partition(".")
