@@ -28,7 +28,7 @@ import torch
 from results import ROOT, data_folder, deit_tiny, parser, percent, report, table
 
 from analysis.data import ImageSet, batches, open_training
-from analysis.measure import Evaluation, PairedChange, cost, evaluate, paired_change
+from analysis.measure import Evaluation, cost, evaluate, paired_change
 from analysis.models import LoadedModel, Preprocess, load
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Budget
@@ -39,6 +39,7 @@ from pruning.jobs import Job, Prepared, make_smaller
 from pruning.progress import Monitor
 from pruning.seeding import fingerprint
 from pruning.training import Objective, Recovery, recover, train
+from pruning.wording import paired_points
 
 REMOVED = 0.4  # of the parameters
 CURVE_IMAGES = 1000  # test images for the curve; the table uses all of them
@@ -218,9 +219,11 @@ class Bench:
             figures |= {"seconds": spent, "images": got.images}
             write_bundle(bundle, done.model.cpu(), done.preprocess, name=f"cifar10 {name}", report=figures)
         tested: dict[str, Any] = json.loads((folder / TESTED).read_text(encoding="utf-8"))
-        evaluation = Evaluation(**{k: tuple(v) if isinstance(v, list) else v for k, v in tested.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tested.items()}
         known = find_report(bundle)
-        return Phase(folder, load(str(bundle)), evaluation, known.figures()["seconds"] if known else 0.0)
+        return Phase(
+            folder, load(str(bundle)), Evaluation(**fields), known.figures()["seconds"] if known else 0.0
+        )
 
     def recipe(self, recipe: Recovery, epochs: float) -> Recovery:
         """The recipe for this many passes over the images, split into parts; top-1 is measured after each."""
@@ -287,7 +290,7 @@ class Row:
         """Size, accuracy, paired change against the dense model, and the seconds after the common start."""
         last = self.phases[-1]
         costs, got = cost(last.loaded.model.arch), last.tested
-        change = "" if self.dense is None else words(paired_change(self.dense.tested, got))
+        change = "" if self.dense is None else paired_points(paired_change(self.dense.tested, got))
         spent = sum(phase.seconds for phase in self.phases)
         top1 = percent(got.top1, got.top1_low, got.top1_high)
         return [
@@ -299,12 +302,6 @@ class Row:
             self.seen,
             f"{spent:,.0f}",
         ]
-
-
-def words(change: PairedChange) -> str:
-    """A paired change in points with its interval and p-value."""
-    points = [f"{100 * value:+.2f}" for value in (change.change, change.low, change.high)]
-    return f"{points[0]} ({points[1]} to {points[2]}), p = {change.p:.2g}".replace("-", "\u2212")
 
 
 Column = tuple[str, list[tuple[int, Phase]]]  # title of a curve, and its phases by images seen before
@@ -387,7 +384,7 @@ def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
         "Parameters",
         "GMACs",
         "Top-1 (95 % interval)",
-        "Change against dense, points",
+        "Change against dense",
         "Training images",
     ]
     words = (

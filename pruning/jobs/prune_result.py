@@ -46,7 +46,8 @@ class PruneResult:
             "method": self.job.method,
             "data": self.job.data,
             "job": self.job.to_data(),
-            "fine_tuned": self.job.trains,
+            "fine_tuned": self.job.method_options.trains
+            or (self.start is not None and self.start is not self.after),
         }
         report |= cost_report(self.dense.model.arch, self.pruned.model.arch)
         report |= {"heads": [None if one is None else list(one) for one in self.heads]} if self.heads else {}

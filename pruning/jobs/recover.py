@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from analysis.data import open_training
 from analysis.formats import Stored
-from analysis.measure import Agreement, Evaluation, agreement, evaluate
+from analysis.measure import Agreement, Evaluation, agreement, evaluate, paired_change
 from analysis.models import LoadedModel, load
 from pruning.cut import Plan
 from pruning.jobs.inputs import require_classifier
@@ -127,7 +127,7 @@ class RecoverResult:
             "method": "recover",
             "data": self.job.test_data or self.job.data,
             "job": self.job.to_data(),
-            "fine_tuned": True,
+            "fine_tuned": self.after is not self.start,
             "recovery": asdict(self.job.recovery),
         }
         report |= cost_report(self.teacher.model.arch, self.recovered.model.arch)
@@ -156,5 +156,25 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverResult:
     known = {"top1_dense": before.top1, "top1": start.top1}  # the aim of the curve, and where it begins
     recovered = recover(student, teacher, images, test, job.recovery, job.seed, monitor, known)
     after = evaluate(recovered.model, tracked(test, recovered, "Evaluating the recovered model", monitor))
+    recovered, after = unless_harmed((student, start), (recovered, after), monitor)
     seconds = time.perf_counter() - began
     return RecoverResult(job, teacher, student, recovered, before, start, after, seconds)
+
+
+Tested = tuple[LoadedModel, Evaluation]
+
+
+def unless_harmed(start: Tested, recovered: Tested, monitor: Monitor) -> Tested:
+    """The recovered model, or the one from before if recovery made it worse beyond chance; says so, then.
+
+    Worse means that the 95 % interval of the paired change on the test images lies below 0. A choice made
+    on test images favours the model that is kept, but hardly so if it takes such a difference [ours].
+    """
+    change = paired_change(start[1], recovered[1])
+    if change.high >= 0:
+        return recovered
+    monitor.note(
+        f"recovery made the model worse ({start[1].top1:.1%} before, {recovered[1].top1:.1%} after), so the "
+        "model from before it is kept: choose a lower learning rate (base_lr), or more images"
+    )
+    return start

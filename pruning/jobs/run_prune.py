@@ -15,6 +15,7 @@ from pruning.cut import Scores, kept_heads
 from pruning.jobs.inputs import Prepared, load_dense, prepare, require_classifier
 from pruning.jobs.prune_job import Job
 from pruning.jobs.prune_result import PruneResult
+from pruning.jobs.recover import unless_harmed
 from pruning.jobs.solve_budget import solve, time_widths
 from pruning.jobs.survey import surveyed
 from pruning.methods import METHODS, Made, require_narrowing
@@ -50,8 +51,9 @@ def prune(
     after, start = _evaluated(run, pruned, "Evaluating the pruned model"), None
     if job.recovery is not None:
         reached = {"top1_dense": before.top1, "top1": after.top1}
-        start, pruned = after, _recover(run, pruned, reached)
-        after = _evaluated(run, pruned, "Evaluating the recovered model")
+        start, recovered = after, _recover(run, pruned, reached)
+        after = _evaluated(run, recovered, "Evaluating the recovered model")
+        pruned, after = unless_harmed((pruned, start), (recovered, after), run.monitor)
     seconds = time.perf_counter() - began
     heads = kept_heads(made.plan or made.heads, run.dense.model.arch, pruned.model.arch)
     return PruneResult(job, run.dense, pruned, made.plan, before, after, seconds, allocation, start, heads)

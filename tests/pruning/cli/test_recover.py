@@ -38,5 +38,5 @@ def test_the_published_recipe_has_the_published_values() -> None:
 
 @pytest.mark.parametrize("words", [("--recipe", "snp"), ("--epochs", "1"), ("--recover-option", "mixup=1")])
 def test_options_without_recovery_are_refused(words: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="^--recipe, --epochs and --recover-option need --recover$"):
+    with pytest.raises(ValueError, match=r"^--recipe, --epochs and --recover-option need --recover$"):
         recovery_from(parse(*words))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.data.batches import batches
 from analysis.data.open import open_training
-from analysis.measure.evaluate import evaluate
+from analysis.measure.evaluate import Evaluation, evaluate, wilson
 from analysis.measure.paired import paired_change
 from analysis.models.load import LoadedModel, load
 from analysis.models.preprocess import Preprocess
@@ -27,7 +27,7 @@ from pruning.files import OutputError
 from pruning.gohsp.method import STRUCTURING
 from pruning.jobs import registry
 from pruning.jobs.prune_job import Job
-from pruning.jobs.recover import RecoverJob, run_recover
+from pruning.jobs.recover import RecoverJob, run_recover, unless_harmed
 from pruning.jobs.run_prune import prune
 from pruning.progress import Cancelled
 from pruning.runs import folder as runs
@@ -226,7 +226,7 @@ def test_bad_settings() -> None:
     ):
         Recovery(compile=True)
     with pytest.raises(
-        ValueError, match=r"^recovery has no option 'heat'; it has epochs, images, batch, lr,"
+        ValueError, match=r"^recovery has no option 'heat'; it has epochs, images, batch, base_lr,"
     ):
         RecoverJob("a", "b", "demo", options=(("heat", 2),))
     with pytest.raises(ValueError, match=r"^temperature must be a number from 0.1 to 100.0, got 0$"):
@@ -380,6 +380,52 @@ def test_prune_and_recover(
         assert torch.equal(a, b)
     assert main([*words.split(), "--epochs", "1", "--out", str(tmp_path / "no")]) == 2
     assert "--epochs and --recover-option need --recover" in capsys.readouterr().err
+
+
+def outcome(right: int, total: int = 100) -> Evaluation:
+    """An evaluation in which the first `right` images are predicted correctly."""
+    predictions = tuple(int(i >= right) for i in range(total))
+    zeros = (0,) * total
+    return Evaluation(
+        right / total, 1.0, *wilson(right, total), total, 0.0, predictions, zeros, (1.0,) * total
+    )
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(90, 70, True), (90, 88, False), (70, 90, False)])
+def test_a_model_that_recovery_made_worse_is_not_taken(
+    before: int, after: int, kept: bool, tiny: ViT
+) -> None:
+    """Two of 100 images fewer may be chance; twenty are not."""
+    monitor = Recorder()
+    start, recovered = (loaded(tiny, "start"), outcome(before)), (loaded(tiny, "end"), outcome(after))
+    assert unless_harmed(start, recovered, monitor) is (start if kept else recovered)
+    said = (
+        f"recovery made the model worse ({before}.0% before, {after}.0% after), so the model from before it "
+        "is kept: choose a lower learning rate (base_lr), or more images"
+    )
+    assert monitor.notes == ([said] if kept else [])
+
+
+def test_what_is_kept_is_what_is_reported(
+    three: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By both commands: the model and its accuracy are those from before, and count as not fine-tuned."""
+    small, large, data = three
+    for module in ("recover", "run_prune"):
+        monkeypatch.setattr(f"pruning.jobs.{module}.unless_harmed", lambda start, recovered, monitor: start)
+    recovered = run_recover(RecoverJob(small, large, data, options=FEW))
+    pruned = prune(Job(large, data, "l1", ratios=Ratios(mlp=0.5), recovery=FEW))
+    plain = prune(Job(large, data, "l1", ratios=Ratios(mlp=0.5)))
+    for got, wanted in (
+        (recovered.pruned.model, load(small).model),
+        (pruned.pruned.model, plain.pruned.model),
+    ):
+        for name, value in got.state_dict().items():
+            assert torch.equal(value, wanted.state_dict()[name]), name
+    for result in (recovered, pruned):
+        report = result.report()
+        assert result.after is result.start and report["fine_tuned"] is False
+        assert report["top1_after"] == report["top1_pruned"]
 
 
 def test_prune_passes_the_monitor_on(three: tuple[str, str, str]) -> None:
