@@ -106,9 +106,9 @@ HEAD_MEASURES: dict[str, HeadMeasure] = {
     ),
     "gohsp": HeadMeasure(
         "GOHSP",
-        "Where a walk between alike heads of a block spends its time, 1 being an even share; low is a head "
-        "unlike the others, which is worth keeping.",
-        -1,
+        "Where a walk between alike heads of a block spends its time, 1 being an even share; high is a "
+        "central head, which does much of what the others do and is worth keeping.",
+        1,
         graph=_gohsp,
     ),
     "taylor": HeadMeasure(

@@ -80,8 +80,8 @@ CRITERIA: dict[str, Criterion] = {
         head_graph_scores,
         GraphOptions,
         "Head graph",
-        "Ranks heads only, by a walk over the graph of how alike they are (symmetric by cosine and "
-        "attention: there the walk adds nothing to the plain degree).",
+        "Ranks heads only, by a walk over the graph of how alike they are (symmetric, except by "
+        "predictability: the walk then adds nothing to the plain degree).",
         ranks=("heads",),
     ),
     "random": Criterion(random, SeedOptions, "Random", "Keeps a random choice: the floor to beat."),

@@ -18,8 +18,8 @@ class Gohsp:
     title: str = "GOHSP"
     explanation: str = (
         "Ranks heads with a graph of their similarities, trains the weights towards the pruned structure "
-        "(ADMM), then cuts. With a symmetric similarity (cosine, attention) and no teleport the stationary "
-        "distribution is each head's degree, so the Markov chain adds nothing."
+        "(ADMM), then cuts. With a symmetric similarity (all but predictability) and no teleport the "
+        "stationary distribution is each head's degree, so the Markov chain adds nothing."
     )
     options: type[Options] = GohspOptions
     chooses: bool = False

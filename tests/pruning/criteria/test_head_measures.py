@@ -55,7 +55,7 @@ def test_one_pass_gives_what_each_gives_by_itself(variant: ViT) -> None:
     found = read_heads(variant, data(variant))
     expected = {
         "snp": in_a_row(snp(variant, data(variant), SnpOptions()).heads),
-        "gohsp": [-value for value in in_a_row(rank_heads(variant, data(variant), GraphOptions()))],
+        "gohsp": in_a_row(rank_heads(variant, data(variant), GraphOptions())),
     }
     for name, read in (
         ("confidence", head_statistics.confidence),
@@ -109,7 +109,10 @@ def test_reading_holds_no_images_and_leaves_the_model_alone(tiny: ViT) -> None:
 
 def test_importance_is_high_where_a_head_should_stay(tiny: ViT) -> None:
     found = read_heads(tiny, data(tiny))
-    assert found.importance("gohsp") == tuple(-value for value in found.values["gohsp"])
+    for name, values in found.values.items():
+        sign = HEAD_MEASURES[name].important or 1
+        assert found.importance(name) == tuple(sign * value for value in values)
+    assert found.importance("gohsp") == found.values["gohsp"]  # central heads stay
     assert found.importance("confidence") == found.values["confidence"]
     assert found.importance("entropy") == found.values["entropy"]
 

@@ -61,7 +61,7 @@ def stationary_twin(weights: torch.Tensor, teleport: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("keep", ["central", "distinct"])
-@pytest.mark.parametrize("kind", ["cosine", "attention", "predictability"])
+@pytest.mark.parametrize("kind", ["cosine", "cka", "attention", "predictability"])
 def test_scores_are_the_stationary_mass_times_heads(kind: str, keep: str) -> None:
     model = random_vit(VARIANTS["uneven"])
     data = batches(random_images(model.arch))
