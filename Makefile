@@ -41,6 +41,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/demo_recovery.py
+	$(BIN)/python benchmarks/gohsp_training.py
 	$(BIN)/python benchmarks/qk_ordering.py
 	$(BIN)/python benchmarks/zero_shot.py
 	$(BIN)/python benchmarks/speed.py
@@ -49,7 +50,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/pages.py
 	$(PIP) -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peer.py
-	$(BIN)/python benchmarks/cifar10.py --size cpu
+	$(BIN)/python benchmarks/cifar10.py --size transfer
 
 # pip runs again only if a lock file has changed, so that a second `make` starts in seconds.
 $(VENV)/bin/python:

@@ -52,10 +52,11 @@ def spectral(dense: LoadedModel) -> Job:
 
 
 class Clock(Monitor):
-    """Measures the seconds of each step that reports progress."""
+    """Measures the seconds of each step that reports progress, and keeps the last value of each metric."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.last: dict[str, float] = {}
         self.what, self.since = "", time.perf_counter()
 
     def __call__(self, what: str, share: float) -> None:
@@ -66,6 +67,21 @@ class Clock(Monitor):
         if what != self.what:
             print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
         self.what, self.since = what, now
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Keep the latest values."""
+        self.last |= values
+
+
+def structure(clock: Clock) -> str:
+    """How far the weights that GOHSP cut were from the structure; empty for other methods."""
+    if "constraint_gap" not in clock.last:
+        return ""
+    exchanged, gap = 100 * clock.last["exchanged"], clock.last["constraint_gap"]
+    return (
+        f" When the model was cut, the gap |W - project(W)| / |W| was {gap:.3f}, and {exchanged:.2f} % of "
+        "the kept groups of weights would have been exchanged."
+    )
 
 
 def row(name: str, arch: Architecture, top1: tuple[str, str, str], seconds: float | None) -> list[str]:
@@ -94,7 +110,7 @@ def main() -> None:
         outcome = prune(job, dense=dense, before=before, progress=clock)
         rows.append(measured(name, outcome))
         spent = ", ".join(f"{what.lower()} {took:.0f}" for what, took in clock.seconds.items() if took >= 0.5)
-        steps.append(f"{name}, seconds: {spent}.")
+        steps.append(f"{name}, seconds: {spent}.{structure(clock)}")
         if outcome.after.top1 < before.top1 - BELOW:
             missed.append(f"{name} lost {before.top1 - outcome.after.top1:.2%} (limit: {BELOW:.1%})")
     minutes = (time.perf_counter() - began) / 60
