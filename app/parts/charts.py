@@ -111,21 +111,24 @@ def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) ->
 CURVES = {
     "loss": "Loss",
     "top1": "Top-1 on held-out images, %",
-    "primal_residual": "Distance from the structure (primal residual)",
-    "exchanged": "Kept groups of weights that changed, %",
+    "primal_residual": "Distance from structure, |W − Z| / |W|",
+    "exchanged": "Groups of weights exchanged, %",
 }
 
 
 def curves(metrics: Metrics, dense: float | None) -> Figure | None:
-    """The curves of a training so far, a plot for each; `dense` is the top-1 of the dense model.
+    """The curves of a training so far, a plot for each, two in a row; `dense` is the dense model's top-1.
 
     None as long as there is nothing to draw.
     """
     shown = [name for name in CURVES if name in metrics.names]
     if not shown:
         return None
-    figure = make_subplots(1, len(shown), subplot_titles=[CURVES[name] for name in shown])
-    for column, name in enumerate(shown, 1):
+    rows, columns = -(-len(shown) // 2), min(2, len(shown))
+    titles = [CURVES[name] for name in shown]
+    figure = make_subplots(rows, columns, subplot_titles=titles, vertical_spacing=0.28)
+    places = {name: {"row": i // 2 + 1, "col": i % 2 + 1} for i, name in enumerate(shown)}
+    for name in shown:
         scale = 100 if name in ("top1", "exchanged") else 1
         steps, values, phases = _concatenated(metrics, name)
         figure.add_scatter(
@@ -137,14 +140,13 @@ def curves(metrics: Metrics, dense: float | None) -> Figure | None:
             name=CURVES[name],
             hovertemplate="%{y:.4g} after %{x:,} steps<br>%{customdata}<extra></extra>",
             showlegend=False,
-            row=1,
-            col=column,
+            **places[name],
         )
-    figure = styled(figure, 280)
+    figure = styled(figure, 280 * rows)
     figure.update_annotations(font_size=13)
     figure.update_xaxes(title="step", rangemode="tozero")
     if "top1" in shown:
-        place = {"row": 1, "col": shown.index("top1") + 1}
+        place = places["top1"]
         figure.update_yaxes(rangemode="normal", **place)
         if dense is not None:
             line = {"color": ACCENT, "width": 1.5, "dash": "dash"}
