@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from pruning.jobs import job, removed
+from pruning.jobs import describe, removed
 from pruning.wording import (
     NBSP,
     by_chance,
@@ -32,12 +32,12 @@ __all__ = [
     "by_chance",
     "change",
     "count",
+    "describe",
     "duration",
     "from_to",
     "gmacs",
     "gmacs_of",
     "interval",
-    "job",
     "megabytes",
     "millions",
     "milliseconds",

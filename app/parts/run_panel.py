@@ -82,7 +82,7 @@ def badge(run: Run) -> None:
 
 def title(run: Run) -> str:
     """What a run does, in a few words."""
-    return run.name if run.job is None else wording.job(run.job)
+    return run.name if run.job is None else wording.describe(run.job)
 
 
 def model_name(run: Run) -> str:

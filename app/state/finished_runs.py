@@ -56,7 +56,7 @@ def numbered_runs() -> list[NumberedRun]:
     for number, run in enumerate(reversed(session_runs.listed()), 1):
         if is_finished(run):
             key = str(run.folder)
-            title = f"Run {number}: {wording.job(run.job)}"
+            title = f"Run {number}: {wording.describe(run.job)}"
             if key not in kept or kept[key].title != title:
                 kept[key] = NumberedRun(number, title, OpenedRun(run))
             found.append(kept[key])

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.models import LoadedModel, load
 from pruning import runs
 from pruning.files import OutputError, replace_text
-from pruning.jobs import BenchJob, Named, Timings, read_timings, titles
+from pruning.jobs import BenchJob, Named, Timings, describe, read_timings
 from pruning.progress import Progress
 from pruning.report import MAX_COMPARED, Comparison, Trade, dense_of, make_report, newest_timings, smaller_of
 from pruning.runs import FinishedRun, is_finished
@@ -69,7 +69,7 @@ def compare_runs(folders: list[Path]) -> Comparison:
     around += [run.run for run in chosen if run.run not in around]  # such as a folder whose name has a dot
     numbers = {run.folder: f"run {number}" for number, run in enumerate(around, 1)}
     dense = dense_of(first, loaded)
-    others = tuple(smaller_of(run, numbers[run.run.folder], titles.job(run.job)) for run in chosen)
+    others = tuple(smaller_of(run, numbers[run.run.folder], describe(run.job)) for run in chosen)
     like = [run for run in map(FinishedRun, filter(is_finished, around)) if run.is_like(first)]
     trades = [Trade(dense.name, dense.cost.gmacs, dense.result, dense=True)]
     trades += [Trade.of(smaller_of(run, numbers[run.run.folder], "")) for run in like]

@@ -1,18 +1,18 @@
 """Jobs: everything a run depends on as data, and the functions that carry them out."""
 
-from pruning.jobs import evaluations, registry, titles
+from pruning.jobs import evaluations, registry
 from pruning.jobs.bench import BACKENDS, BenchJob, Named, Timings, load_to_time, read_timings, time_models
 from pruning.jobs.heads import HeadsJob, measure_heads, open_reading, run_heads, save_reading
 from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
 from pruning.jobs.prune_job import Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, cost_report
 from pruning.jobs.recover import RecoverJob, RecoverResult, Recovery, run_recover
-from pruning.jobs.registry import save
+from pruning.jobs.registry import describe, save
 from pruning.jobs.reports import read_report
 from pruning.jobs.run_prune import ROUGH_IMAGES, make_smaller, preview, prune, require_feasible
 from pruning.jobs.solve_budget import solve
 from pruning.jobs.survey import SurveyJob, kept_survey, run_survey
-from pruning.jobs.titles import job, removed
+from pruning.jobs.titles import removed
 
 __all__ = [
     "BACKENDS",
@@ -31,9 +31,9 @@ __all__ = [
     "cost_report",
     "default_align",
     "default_skip_unread",
+    "describe",
     "evaluations",
     "image_sets",
-    "job",
     "kept_survey",
     "load_to_time",
     "make_smaller",
@@ -56,5 +56,4 @@ __all__ = [
     "save_reading",
     "solve",
     "time_models",
-    "titles",
 ]

@@ -13,6 +13,7 @@ from analysis.formats import Stored, dump, in_file, parse, read_text
 from analysis.models import LoadedModel
 from pruning.bundle import is_bundle, write_bundle
 from pruning.cut import Plan
+from pruning.jobs import titles
 from pruning.jobs.bench import TIMINGS, BenchJob, run_bench, save_timings
 from pruning.jobs.evaluations import save_evaluations
 from pruning.jobs.heads import READING, HeadsJob, run_heads, save_reading
@@ -62,6 +63,7 @@ def save(result: Result, folder: Path, records: Mapping[str, str] | None = None)
 class RunKind:
     """A kind of run: its job, a format with a `command`, and its work.
 
+    `title` names the kind, and `describe` says what one job does, for people.
     `write` puts what `execute` gives into the run folder under the name `output`, where all of it appears
     at once: from then on the run needs no more work. `output` is a bundle or a file.
     """
@@ -69,6 +71,7 @@ class RunKind:
     job: type[Stored]
     execute: Callable[[Any, Monitor], Any]
     title: str
+    describe: Callable[[Any], str]
     output: str = BUNDLE
     write: Callable[[Any, Path], None] = save
 
@@ -80,14 +83,22 @@ class RunKind:
 
 RUN_KINDS: dict[str, RunKind] = {
     "prune": RunKind(
-        Job, lambda job, monitor: save_evaluations(prune(job, progress=monitor), monitor), "Pruning"
+        Job,
+        lambda job, monitor: save_evaluations(prune(job, progress=monitor), monitor),
+        "Pruning",
+        titles.of_pruning,
     ),
     "recover": RunKind(
-        RecoverJob, lambda job, monitor: save_evaluations(run_recover(job, monitor), monitor), "Recovering"
+        RecoverJob,
+        lambda job, monitor: save_evaluations(run_recover(job, monitor), monitor),
+        "Recovering",
+        titles.of_recovery,
     ),
-    "bench": RunKind(BenchJob, run_bench, "Timing", TIMINGS, save_timings),
-    "survey": RunKind(SurveyJob, run_survey, "Measuring sensitivities", SURVEY, save_survey),
-    "heads": RunKind(HeadsJob, run_heads, "Measuring heads", READING, save_reading),
+    "bench": RunKind(BenchJob, run_bench, "Timing", titles.of_bench, TIMINGS, save_timings),
+    "survey": RunKind(
+        SurveyJob, run_survey, "Measuring sensitivities", titles.of_survey, SURVEY, save_survey
+    ),
+    "heads": RunKind(HeadsJob, run_heads, "Measuring heads", titles.of_heads, READING, save_reading),
 }
 
 
@@ -101,6 +112,15 @@ def kind_of(job: object) -> str:
         if type(job) is kind.job:
             return name
     raise ValueError(f"no run takes a {type(job).__name__}; there are runs for {', '.join(RUN_KINDS)}")
+
+
+def describe(job: Any) -> str:
+    """What a run does, in a few words: method and extent.
+
+    Raises:
+        ValueError: no kind of run takes such a job.
+    """
+    return RUN_KINDS[kind_of(job)].describe(job)
 
 
 def pack(job: Any) -> str:

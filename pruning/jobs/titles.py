@@ -1,14 +1,11 @@
-"""Numbers and jobs as people read them: units, separators, intervals, what was removed."""
+"""Jobs as people read them: what a run does, and what it removes."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from analysis.anatomy import STRUCTURES
 from pruning.budget import amount
 from pruning.criteria import CRITERIA
 from pruning.cut import PerBlock
-from pruning.jobs import registry
 from pruning.jobs.bench import BenchJob
 from pruning.jobs.heads import HeadsJob
 from pruning.jobs.prune_job import Job
@@ -18,23 +15,33 @@ from pruning.methods import METHODS
 from pruning.wording import count
 
 
-def job(job: Any) -> str:
-    """What a run does: method and extent."""
-    if isinstance(job, Job):
-        parts = [METHODS[job.method].title, removed(job)]
-        parts += [f"heads by {CRITERIA[job.heads_by].title}"] if job.heads_by else []
-        parts += ["compensated"] if job.compensate else []
-        return ", ".join(parts) + (" and recovery" if job.recovery is not None else "")
-    if isinstance(job, RecoverJob):
-        epochs = job.recovery.epochs
-        return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"
-    if isinstance(job, BenchJob):
-        return f"Latency of {len(job.models)} models"
-    if isinstance(job, SurveyJob):
-        return f"Sensitivities, {METHODS[job.method].title}"
-    if isinstance(job, HeadsJob):
-        return f"Heads measured on {count(job.images)} images"
-    return registry.words(job)
+def of_pruning(job: Job) -> str:
+    """Method, what is removed, and what is done besides."""
+    parts = [METHODS[job.method].title, removed(job)]
+    parts += [f"heads by {CRITERIA[job.heads_by].title}"] if job.heads_by else []
+    parts += ["compensated"] if job.compensate else []
+    return ", ".join(parts) + (" and recovery" if job.recovery is not None else "")
+
+
+def of_recovery(job: RecoverJob) -> str:
+    """How long it trains."""
+    epochs = job.recovery.epochs
+    return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"
+
+
+def of_bench(job: BenchJob) -> str:
+    """How many models are timed."""
+    return f"Latency of {len(job.models)} models"
+
+
+def of_survey(job: SurveyJob) -> str:
+    """The method whose sensitivities are measured."""
+    return f"Sensitivities, {METHODS[job.method].title}"
+
+
+def of_heads(job: HeadsJob) -> str:
+    """On how many images heads are measured."""
+    return f"Heads measured on {count(job.images)} images"
 
 
 def removed(job: Job) -> str:

@@ -70,7 +70,7 @@ def count(job: FakeJob, monitor: Monitor) -> FakeResult:
     return FakeResult(loaded, job.steps)
 
 
-FAKE = registry.RunKind(FakeJob, count, "Counting")
+FAKE = registry.RunKind(FakeJob, count, "Counting", lambda job: "fake")
 
 
 def folder_of(tmp_path: Path, job: FakeJob | None = None, name: str = "run") -> Path:

@@ -1,4 +1,4 @@
-"""Slow twins, written from the formulas with loops and N x N matrices, sharing no code with the project."""
+"""Slow twins, written from the formulas with loops and N x N matrices; of the project they use only capture."""
 
 from __future__ import annotations
 

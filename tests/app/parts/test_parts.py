@@ -105,8 +105,8 @@ def test_removed_in_words(job: Job, expected: str) -> None:
 
 def test_titles_tell_what_was_done_besides() -> None:
     job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.5, qk=0.2), heads_by="l1", compensate=True)
-    assert wording.job(job) == "L2 magnitude, qk 20 %, heads 50 %, heads by L1 magnitude, compensated"
-    assert wording.job(replace(job, heads_by=None, recovery=())).endswith("compensated and recovery")
+    assert wording.describe(job) == "L2 magnitude, qk 20 %, heads 50 %, heads by L1 magnitude, compensated"
+    assert wording.describe(replace(job, heads_by=None, recovery=())).endswith("compensated and recovery")
 
 
 def test_names_from_elsewhere_are_not_markdown() -> None:
