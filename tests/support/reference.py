@@ -1,4 +1,4 @@
-"""Slow twins, written from the formulas with loops and N x N matrices; of the project they use only capture."""
+"""Slow twins, written from the formulas with loops and N x N matrices; only capture is the project's."""
 
 from __future__ import annotations
 
