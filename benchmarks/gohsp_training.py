@@ -2,8 +2,8 @@
 
     python benchmarks/gohsp_training.py --write
 
-Large ratios and few steps, so that schedules differ. The settings were chosen with seed 0 on scenes that are
-used for neither training nor testing; the table has other seeds and the test scenes.
+Large ratios and few steps, so that schedules differ. The settings were chosen with seed 1 on scenes that were
+left out of training; the table has other seeds and the test scenes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pruning.cut import Ratios
 from pruning.gohsp import GohspOptions, TrainingData, gohsp
 from pruning.progress import Monitor
 
-RATIOS = Ratios(heads=1 / 6, qk=0.5, v=0.5, mlp=0.6)
-IMAGES = 10_000  # training scenes, 156 steps
-SEEDS = (1, 2, 3)
+RATIOS = Ratios(heads=1 / 3, qk=0.6, v=0.6, mlp=0.75)
+IMAGES = 6_400  # training scenes, 100 steps
+SEEDS = (2, 3, 4)
 SCHEDULES = {
     "Projection alone": GohspOptions(epochs=0),
     "No pull: trained, then projected": GohspOptions(pull=0.0),
@@ -71,8 +71,8 @@ def main() -> None:
         rows.append([name, *row(found)])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     words = (
-        "The demo without one of six heads, half of the query-key pairs and value channels and 60 % of the "
-        f"neurons, trained on {IMAGES:,} scenes with the dense model as teacher, then cut; no recovery. "
+        "The demo without a third of the heads, 60 % of the query-key pairs and value channels and 75 % of "
+        f"the neurons, trained on {IMAGES:,} scenes with the dense model as teacher, then cut; no recovery. "
         f"Top-1 on all {len(test):,} test scenes, seeds {', '.join(map(str, SEEDS))}, with the 95 % interval "
         "of the first. Gap: how far the weights that are cut lie from the structure, |W - project(W)| / |W|. "
         "Exchanged: groups of weights kept by the structure that were not kept before the last update, the "
