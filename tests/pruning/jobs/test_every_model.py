@@ -1,176 +1,268 @@
-"""Every kind of model that the project writes can be read and pruned once more, by every method."""
+"""Every kind of model that the project writes is read, pruned, measured and recovered like any other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from analysis.attention.capture import capture
-from analysis.data.batches import batches
+from analysis.attention.relevance import gradients, readout
+from analysis.attention.trace import trace
+from analysis.gates import without_heads
 from analysis.heads.graph import SIMILARITIES
 from analysis.measure.cost import cost
-from analysis.measure.evaluate import evaluate
 from analysis.models.load import LoadedModel, load
-from analysis.vit import Architecture, ViT
+from analysis.threads import threads
+from analysis.vit import ViT
 from pruning.budget.allocate import Budget
 from pruning.bundle.write import write_bundle
-from pruning.criteria.head_measures import HEAD_MEASURES, ask_heads, read_heads
-from pruning.criteria.registry import CRITERIA
+from pruning.cli.main import main
+from pruning.criteria.head_measures import HEAD_MEASURES
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
-from pruning.jobs.inputs import image_sets, prepare
+from pruning.jobs.heads import measure_heads
+from pruning.jobs.inputs import prepare
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller, preview, prune
 from pruning.methods import METHODS
+from pruning.training.distillation import Recovery, recover
 from tests.support.models import TINY, random_images, random_vit
-from tests.support.training import PREPROCESS, image_set
+from tests.support.training import PREPROCESS, write_images
 
-THIRD = Ratios(qk=0.3, v=0.3, mlp=0.3)
-RECOVERY = (("epochs", 1), ("batch", 20), ("workers", 0))
-
-# What makes each product from a dense model; every method's own result is one as well.
-PRODUCTS: dict[str, dict[str, object]] = {
-    "narrower stream": {"method": "snp", "ratios": replace(THIRD, embed=0.25)},
-    "rotated": {"method": "spectral", "ratios": replace(THIRD, embed=0.25)},
-    "compensated": {"method": "taylor", "ratios": THIRD, "compensate": True},
-    "uneven heads": {"method": "l2", "ratios": replace(THIRD, heads=(1 / 3, 0.0))},
-    "heads locked": {"method": "l1", "ratios": THIRD, "locks": HeadLocks(remove=((1, 2),))},
-    "by a budget": {"method": "spectral", "budget": Budget(gmacs=0.6), "skip_unread": True},  # share of dense
-    "lean": {"method": "snp", "ratios": THIRD, "skip_unread": True},
-    "lean, distilled": {"method": "taylor", "ratios": THIRD, "skip_unread": True},
-    "recovered": {"method": "spectral", "ratios": THIRD, "skip_unread": True, "recovery": RECOVERY},
+DENSE = {
+    "plain": replace(TINY, num_classes=3),
+    "rich": replace(TINY, num_classes=3, distilled=True, registers=1, layer_scale=True),
 }
+EVERYTHING = Ratios(qk=0.25, v=0.25, mlp=0.25, heads=0.3, embed=0.25)
+RATIOS = {
+    "ablation": Ratios(heads=0.3),
+    "head-graph": Ratios(heads=0.3),
+    "gohsp": replace(EVERYTHING, embed=0.0),
+    "spectral": replace(EVERYTHING, heads=0.0),
+}
+FEW: dict[str, tuple[tuple[str, Any], ...]] = {"spectral": (("images", 8),), "gohsp": (("epochs", 0),)}
+TRAINED = (("train_images", 8), ("batch", 4))
+RECOVERY = (("epochs", 1), ("batch", 8), ("workers", 0))
+LEAN = {"skip_unread": True}
+# How each model was written: from which dense model, and by which job.
+WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    **{method: ("plain", {"method": method}) for method in METHODS},
+    "gohsp, trained": ("plain", {"method": "gohsp", "options": TRAINED}),
+    "without a narrower stream": ("plain", {"method": "spectral", "ratios": Ratios(qk=0.5, v=0.5, mlp=0.5)}),
+    "uneven heads": ("plain", {"method": "l2", "ratios": replace(EVERYTHING, heads=(0.4, 0.0))}),
+    "aligned": ("plain", {"method": "l2", "align": 4}),
+    "heads first": ("plain", {"method": "spectral", "heads_by": "l2", "ratios": EVERYTHING}),
+    "compensated": ("rich", {"method": "taylor", "compensate": True}),
+    "locked": ("plain", {"method": "l1", "locks": HeadLocks(remove=((0, 1),))}),
+    "recovered": ("plain", {"method": "l1", "recovery": RECOVERY}),
+    "lean": ("plain", {"method": "snp", **LEAN}),
+    "lean, rich": ("rich", {"method": "taylor", **LEAN}),
+    "lean, gohsp": ("rich", {"method": "gohsp", **LEAN}),
+    "lean, rotated": ("rich", {"method": "spectral", **LEAN}),
+    "lean, budgeted": ("plain", {"method": "l2", "ratios": Ratios(), "align": 2, **LEAN}),
+    "lean, compensated": ("plain", {"method": "l2", "compensate": True, **LEAN}),
+    "lean, recovered": ("plain", {"method": "l1", "recovery": RECOVERY, **LEAN}),
+}
+SPECIAL = [name for name in WRITTEN if name not in METHODS]
+LEANS = [name for name in WRITTEN if name.startswith("lean")]
 
 
-def job(method: str, model: str, data: str, **fields: object) -> Job:
-    """A job with few images, and with the least training that a method can do."""
-    options: dict[str, int] = {}
-    if "images" in METHODS[method].options.__dataclass_fields__:
-        options["images"] = 6
-    if method == "gohsp":
-        options |= {"batch": 20}
-    found = Job(model, data, method, options=tuple(options.items()), limit=8)
-    return replace(found, **fields)  # type: ignore[arg-type]
-
-
-def ratios_for(method: str, arch: Architecture = TINY) -> Ratios:
-    """What a method can remove of this model: a head of every block that has more than one, or a third."""
-    criterion = CRITERIA.get(method)
-    if criterion is None or criterion.ranks != ("heads",):
-        return THIRD
-    return Ratios(heads=tuple(0.5 if widths.heads > 1 else 0.0 for widths in arch.blocks))
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On more, products of matrices this small take several times as long."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str, str]]:
-    """The bundle of a product, made on first use, and the images."""
-    folder = tmp_path_factory.mktemp("products")
-    image_set(folder)
-    data = str(folder / "images")
-    dense: dict[bool, str] = {}
-    for distilled in (False, True):
-        dense[distilled] = str(folder / f"dense-{distilled}")
-        model = random_vit(replace(TINY, distilled=distilled), seed=int(distilled))
-        write_bundle(Path(dense[distilled]), model, PREPROCESS, name="dense", report={})
-    known: dict[str, str] = {}
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("photos"), each=16, classes=3)
 
-    def make(name: str) -> tuple[str, str]:
+
+def dense(name: str) -> LoadedModel:
+    return LoadedModel(random_vit(DENSE[name]), replace(PREPROCESS, labels=("0", "1", "2")), name, "a test")
+
+
+def job(method: str, photos: Path, **changes: Any) -> Job:
+    settings = {"ratios": RATIOS.get(method, EVERYTHING), "options": FEW.get(method, ()), "limit": 8}
+    return Job("a model", str(photos), method, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def written(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], LoadedModel]:
+    """Models by their names in WRITTEN, each made and written once, and read back from its bundle."""
+    folder, known = tmp_path_factory.mktemp("written"), {}
+
+    def read(name: str) -> LoadedModel:
         if name not in known:
-            start = dense[name == "lean, distilled"]
-            fields = dict(PRODUCTS.get(name) or {"method": name, "ratios": ratios_for(name)})
-            budget = fields.get("budget")
-            if isinstance(budget, Budget):
-                whole = cost(load(start).model.arch).gmacs
-                fields["budget"] = Budget(gmacs=budget.gmacs * whole)
-            outcome = prune(job(str(fields.pop("method")), start, data, **fields))
-            known[name] = str(folder / name.replace(", ", "-").replace(" ", "-"))
-            write_bundle(
-                Path(known[name]), outcome.pruned.model, outcome.pruned.preprocess, name=name, report={}
-            )
-        return known[name], data
+            start, changes = WRITTEN[name]
+            changes = dict(changes)
+            if name == "lean, budgeted":
+                changes["budget"] = Budget(gmacs=0.8 * cost(replace(DENSE[start], **LEAN)).gmacs, images=8)
+            given = job(changes.pop("method"), photos, **changes)
+            small = prune(given, dense=dense(start)).pruned
+            place = folder / name.replace(", ", "-").replace(" ", "-")
+            write_bundle(place, small.model, small.preprocess, name=name, report={})
+            known[name] = load(str(place))
+            assert known[name].model.arch == small.model.arch
+        return known[name]
 
-    return make
-
-
-@pytest.fixture(params=[*PRODUCTS, *METHODS])
-def product(request: pytest.FixtureRequest, made: Callable[[str], tuple[str, str]]) -> tuple[str, str]:
-    return made(request.param)
+    return read
 
 
-def test_the_products_differ_as_their_names_say(made: Callable[[str], tuple[str, str]]) -> None:
-    found = {name: load(made(name)[0]).model.arch for name in PRODUCTS}
-    assert {name for name, arch in found.items() if arch.skip_unread} == {
-        *("by a budget", "lean", "lean, distilled", "recovered")
-    }
-    assert found["rotated"].embed_dim == found["narrower stream"].embed_dim < TINY.embed_dim
-    assert [widths.heads for widths in found["uneven heads"].blocks] == [2, 3]
-    assert [widths.heads for widths in found["heads locked"].blocks] == [3, 2]
-    assert found["lean, distilled"].distilled
+def all_tokens(model: ViT) -> ViT:
+    """The same weights in a model whose last block computes every token."""
+    whole = ViT(replace(model.arch, skip_unread=False)).eval()
+    whole.load_state_dict(model.state_dict())
+    return whole
 
 
-def test_every_method_prunes_it_once_more(product: tuple[str, str]) -> None:
-    """With a mask that predicts the cut where the method chooses, and a result that is smaller and finite."""
-    loaded = load(product[0])
-    images = random_images(loaded.model.arch, 4)
-    for method in METHODS:
-        ratios = ratios_for(method, loaded.model.arch)
-        if ratios.removes_nothing:
-            continue  # it ranks heads only, and every block has but one
-        again = job(method, *product, ratios=ratios)
-        run = prepare(again, dense=loaded)
-        target = again.target(loaded.model.arch)
-        before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-        small, tried = make_smaller(run, target).model, preview(run, target)
-        with torch.no_grad():
-            got, guess, own = small(images), tried(images), loaded.model(images)
-        assert got.isfinite().all() and cost(small.arch).params < cost(loaded.model.arch).params, method
-        assert (got - own).abs().max() > 0 and small.arch.skip_unread == loaded.model.arch.skip_unread, method
-        if METHODS[method].chooses:
-            torch.testing.assert_close(guess, got, atol=1e-5, rtol=1e-4, msg=f"{method}: {{}}".format)
-        for name, value in loaded.model.state_dict().items():
-            assert torch.equal(value, before[name]), (method, name)
+def close(got: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_its_heads_and_its_attention_are_read(product: tuple[str, str]) -> None:
-    loaded = load(product[0])
-    data = batches(image_sets(job("l1", *product), loaded)[0], loaded.preprocess, 5)
-    shown = [next(iter(data))]
-    reading = read_heads(loaded.model, shown)
-    heads = sum(widths.heads for widths in loaded.model.arch.blocks)
-    assert set(reading.alike) == set(SIMILARITIES)
-    for name, entry in HEAD_MEASURES.items():
-        values = ask_heads(loaded.model, name, shown) if entry.needs_labels else reading.values[name]
-        assert len(values) == heads and torch.tensor(values).isfinite().all(), name
-    with torch.no_grad(), capture(loaded.model) as record:
-        blocks = list(record(shown[0][0]))
-        torch.testing.assert_close(record.logits, loaded.model(shown[0][0]), atol=1e-5, rtol=1e-4)
-    for block in blocks:
-        torch.testing.assert_close(block.attention.sum(-1), torch.ones(block.attention.shape[:-1]))
+def test_the_models_are_of_every_kind(written: Callable[[str], LoadedModel]) -> None:
+    """Otherwise the tests below would prove less than they say."""
+    arches = {name: written(name).model.arch for name in WRITTEN}
+    for name, arch in arches.items():
+        assert arch.skip_unread == (name in LEANS), name
+        assert arch != DENSE[WRITTEN[name][0]]
+    assert {arch.norm for arch in arches.values()} == {"layer", "rms"}
+    assert arches["lean, rotated"].norm == "rms"
+    assert len(set(arches["lean, budgeted"].blocks)) > 1
 
 
-def test_it_is_recovered_and_budgeted(made: Callable[[str], tuple[str, str]]) -> None:
-    for name in ("rotated", "lean, distilled", "uneven heads"):
-        model, data = made(name)
-        loaded = load(model)
-        budget = Budget(gmacs=0.8 * cost(loaded.model.arch).gmacs)
-        again = job("spectral", model, data, budget=budget, recovery=RECOVERY, align=1)
-        outcome = prune(again)
-        assert cost(outcome.pruned.model.arch).gmacs <= budget.gmacs
-        assert evaluate(outcome.pruned.model, images_of(outcome.pruned)).images == 4
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_each_is_pruned_once_more_by_every_method(
+    name: str, method: str, written: Callable[[str], LoadedModel], photos: Path
+) -> None:
+    given = written(name)
+    again = job(method, photos)
+    run = prepare(again, dense=given)
+    before = {key: value.clone() for key, value in given.model.state_dict().items()}
+    target = again.target(given.model.arch)
+    scores = run.method.scores(run.task)
+    made = make_smaller(run, target, scores).model
+    images = random_images(given.model.arch)
+    assert made.arch == target and target != given.model.arch
+    assert made.arch.skip_unread == given.model.arch.skip_unread
+    got = made(images)
+    assert bool(got.isfinite().all())
+    tried = preview(run, target, scores)(images)
+    assert bool(tried.isfinite().all())
+    if run.method.chooses:
+        close(tried, got)  # cut equals masked
+    if name in LEANS:  # what is unread changes neither the logits nor what is chosen
+        close(got, all_tokens(made)(images))
+        whole = prepare(again, dense=replace(given, model=all_tokens(given.model)))
+        close(make_smaller(whole, replace(target, skip_unread=False)).model(images), got)
+    for key, value in given.model.state_dict().items():
+        assert torch.equal(value, before[key])
 
 
-def images_of(loaded: LoadedModel) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(random_images(loaded.model.arch, 4), torch.arange(4))]
+@pytest.mark.parametrize("name", SPECIAL)
+def test_heads_are_measured(name: str, written: Callable[[str], LoadedModel], photos: Path) -> None:
+    given = written(name)
+    images = prepare(job("l1", photos), dense=given).test
+    found = measure_heads(given, images)
+    heads = sum(widths.heads for widths in given.model.arch.blocks)
+    assert set(found.values) == set(HEAD_MEASURES) and set(found.alike) == set(SIMILARITIES)
+    for measure, values in found.values.items():
+        assert len(values) == heads and bool(torch.tensor(values).isfinite().all()), measure
+    if name in LEANS:
+        expected = measure_heads(replace(given, model=all_tokens(given.model)), images)
+        for measure, values in expected.values.items():
+            assert found.values[measure] == pytest.approx(values, rel=1e-3, abs=1e-5), measure
+        for kind, alike in expected.alike.items():
+            close(found.alike[kind], alike)
 
 
-def test_a_lean_model_says_what_the_whole_one_says(made: Callable[[str], tuple[str, str]]) -> None:
-    lean = load(made("lean")[0]).model
-    whole = ViT(replace(lean.arch, skip_unread=False)).eval()
-    whole.load_state_dict(lean.state_dict())
-    images = random_images(lean.arch, 4)
-    with torch.no_grad():
-        torch.testing.assert_close(lean(images), whole(images), atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("name", SPECIAL)
+def test_attention_and_gradients_are_read(name: str, written: Callable[[str], LoadedModel]) -> None:
+    model = written(name).model
+    images, tokens = random_images(model.arch), model.arch.num_tokens
+    with capture(model) as record:
+        blocks = list(record(images))
+        close(record.logits, model(images))
+    for block, widths in zip(blocks, model.arch.blocks, strict=True):
+        assert block.attention.shape == (len(images), widths.heads, tokens, tokens)
+        close(block.attention.sum(-1), torch.ones(len(images), widths.heads, tokens))
+    found, read = gradients(model, images[0], 1), readout(model.arch)[None]
+    last = [(model.arch.depth - 1, 0)]
+    got = [found.relevance(read), found.rollout(read), without_heads(model, last)(images)]
+    got += [trace(model, images[0]).attention(index) for index in range(model.arch.depth)]
+    assert all(bool(part.isfinite().all()) for part in got)
+    if name in LEANS:
+        whole = all_tokens(model)
+        found = gradients(whole, images[0], 1)
+        expected = [found.relevance(read), found.rollout(read), without_heads(whole, last)(images)]
+        expected += [trace(whole, images[0]).attention(index) for index in range(model.arch.depth)]
+        for one, other in zip(got, expected, strict=True):
+            close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [*(("taylor", name) for name in SPECIAL), ("spectral", "lean, rotated")]
+)
+def test_budgets_are_solved(
+    method: str, name: str, written: Callable[[str], LoadedModel], photos: Path
+) -> None:
+    given = written(name)
+    asked = 0.9 * cost(given.model.arch).gmacs
+    again = job(method, photos, ratios=Ratios(), budget=Budget(gmacs=asked, images=8))
+    small = prune(again, dense=given).pruned.model
+    assert cost(small.arch).gmacs <= asked and small.arch.skip_unread == given.model.arch.skip_unread
+
+
+@pytest.mark.parametrize("name", ["uneven heads", "lean, rich", "lean, rotated"])
+def test_it_teaches_what_is_cut_from_it_and_learns_from_the_dense_model(
+    name: str, written: Callable[[str], LoadedModel], photos: Path
+) -> None:
+    given = written(name)
+    again = job("l2", photos, recovery=RECOVERY)
+    outcome = prune(again, dense=given)
+    assert outcome.start is not None
+    assert outcome.pruned.model.arch == again.target(given.model.arch)
+    teacher = dense(WRITTEN[name][0])
+    images = prepare(again, dense=given).calibration
+    learned = recover(given, teacher, images, None, Recovery(epochs=1, batch=8))
+    assert learned.model.arch == given.model.arch
+
+
+COMMANDS = {
+    "estimate": "--mlp 0.5",
+    "evaluate": "--data D",
+    "heads": "--data D --images 4",
+    "survey": "--data D --method taylor --budget-images 4",
+    "prune": "--data D --method taylor --heads-by ablation --heads 0.3 --qk 0.25 --out OUT",
+    "bench": "--against M --rounds 2",
+    "recover": "--teacher M --data D --epochs 1 --recover-option batch=8 --out OUT",
+    "export": "--format bundle --out OUT",
+}
+
+
+@pytest.mark.parametrize("name", ["lean", "lean, rotated"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_it(
+    command: str,
+    name: str,
+    written: Callable[[str], LoadedModel],
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exports to ONNX and .pt2 of such a model are tested with the exporters."""
+    model, out = written(name).name, tmp_path / "out"
+    words = {"D": str(photos), "M": model, "OUT": str(out)}
+    rest = [words.get(word, word) for word in COMMANDS[command].split()]
+    assert main([command, "--model", model, *rest, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    if out.exists():
+        assert load(str(out)).model.arch.skip_unread
