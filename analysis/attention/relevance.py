@@ -62,6 +62,15 @@ class Gradients:
 
         `discard` works as in `analysis.attention.rollout`; rows of the whole product sum to one.
 
+        The code that came with the article (github.com/jacobgil/vit-explain, vit_grad_rollout.py) departs
+        from this formula, so its maps differ from these. It collects gradients in the order of the
+        backward pass, so it multiplies the attention of the first block by the gradient of the last, and
+        so on. It divides by the sums of rows without `keepdim`, which divides column j by the sum of row
+        j, so rows do not sum to one. It discards the lowest entries of the whole N x N map together, those
+        of the class token's column among them. Its lists of maps and gradients are never emptied, so
+        every image after the first is read with those of the images before it. That it takes (A + I) / 2
+        makes no difference: normalising cancels the factor.
+
         Raises:
             ValueError: discard outside [0, 1).
         """

@@ -1,5 +1,6 @@
 """Criteria: what each part of a model is worth, by name."""
 
+from pruning.criteria.groups import group_norms
 from pruning.criteria.head_graph import SCOPES, GraphOptions, head_counts, rank_heads
 from pruning.criteria.head_measures import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads, weights_id
 from pruning.criteria.registry import CRITERIA, Criterion
@@ -15,6 +16,7 @@ __all__ = [
     "HeadReading",
     "SnpOptions",
     "ask_heads",
+    "group_norms",
     "head_counts",
     "rank_heads",
     "read_heads",

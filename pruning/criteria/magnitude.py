@@ -1,4 +1,11 @@
-"""Criteria that look at weight rows alone, and random scores."""
+"""Criteria that look at weights alone, and random scores.
+
+What they say of query-key pairs and value channels is a property of the coordinates in which a head's
+channels are written, not of what the head computes: turning queries and keys by the same orthogonal
+matrix, or values by one and `proj` by its inverse, changes no logit, but it changes the norms of single
+rows and columns and the distances between rows. Only the L2 norm of a whole head's group stays the same,
+and that changes, too, where values are scaled up and `proj` is scaled down.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +17,26 @@ from torch import Tensor
 
 from analysis.measure import Batches
 from analysis.vit import ViT
+from pruning.criteria.groups import by_groups
 from pruning.criteria.row_scores import by_rows
 from pruning.cut import Scores
-from pruning.options import Options, option_field
+from pruning.options import Options, option_field, switch_field
 
 
 @dataclass(frozen=True)
 class NoOptions(Options):
     """For criteria with nothing to set."""
+
+
+@dataclass(frozen=True)
+class MagnitudeOptions(Options):
+    """Which weights of a part are measured."""
+
+    group: bool = switch_field(
+        False,
+        "Measure all weights that are removed with a part, as DepGraph does: for a neuron its row of fc1, "
+        "its bias and its column of fc2. Off measures only the rows that compute it.",
+    )
 
 
 @dataclass(frozen=True)
@@ -27,13 +46,25 @@ class SeedOptions(Options):
     seed: int = option_field(0, 0, 2**31 - 1, "Another seed draws another random choice.")
 
 
-def l1(model: ViT, batches: Batches, options: NoOptions) -> Scores:
-    """Magnitude by absolute sum of a part's weight rows (Li et al. 2017)."""
+def l1(model: ViT, batches: Batches, options: MagnitudeOptions) -> Scores:
+    """Absolute sum of a part's weight rows (Li et al. 2017), or of its group (Fang et al. 2023).
+
+    Both change with the coordinates of a head's channels, also for whole heads.
+    """
+    if options.group:
+        return by_groups(model, order=1)
     return by_rows(model, lambda weight: weight.abs().sum(dim=-1))
 
 
-def l2(model: ViT, batches: Batches, options: NoOptions) -> Scores:
-    """Magnitude by Euclidean norm of a part's weight rows (Li et al. 2017)."""
+def l2(model: ViT, batches: Batches, options: MagnitudeOptions) -> Scores:
+    """Euclidean norm of a part's weight rows (Li et al. 2017), or of its group (Fang et al. 2023).
+
+    Of a group, Torch-Pruning's `GroupMagnitudeImportance` by default leaves out biases, tokens and position
+    embeddings, which count here. Norms of single channels change with the coordinates of a head's
+    channels, that of a whole head's group does not.
+    """
+    if options.group:
+        return by_groups(model, order=2)
     return by_rows(model, lambda weight: weight.norm(dim=-1))
 
 

@@ -14,7 +14,7 @@ from analysis.anatomy import STRUCTURES
 from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
 from pruning.criteria.head_graph import GraphOptions, head_graph_scores
-from pruning.criteria.magnitude import NoOptions, SeedOptions, gm, l1, l2, random
+from pruning.criteria.magnitude import MagnitudeOptions, NoOptions, SeedOptions, gm, l1, l2, random
 from pruning.criteria.snp import SnpOptions, snp, snp_reversed
 from pruning.criteria.taylor import LossOptions, ablation, taylor
 from pruning.cut import Scores
@@ -55,8 +55,18 @@ CRITERIA: dict[str, Criterion] = {
         "SNP",
         "Keeps the query-key pairs that carry the attention scores, and neurons unlike their neighbours.",
     ),
-    "l1": Criterion(l1, NoOptions, "L1 magnitude", "Keeps the parts with the largest absolute weights."),
-    "l2": Criterion(l2, NoOptions, "L2 magnitude", "Keeps the parts with the largest weight norms."),
+    "l1": Criterion(
+        l1,
+        MagnitudeOptions,
+        "L1 magnitude",
+        "Keeps the parts with the largest absolute weights, in their own rows or in all that goes with them.",
+    ),
+    "l2": Criterion(
+        l2,
+        MagnitudeOptions,
+        "L2 magnitude",
+        "Keeps the parts with the largest weight norms, of their own rows or of all that goes with them.",
+    ),
     "gm": Criterion(
         gm,
         NoOptions,

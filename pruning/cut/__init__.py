@@ -4,7 +4,7 @@ from pruning.cut.head_locks import Head, HeadLocks, format_heads, parse_heads
 from pruning.cut.plan import Indices, Plan, kept_heads, require_indices, within_heads
 from pruning.cut.ratios import PerBlock, Ratios, preset_ratios, presets, shrink
 from pruning.cut.selection import Scores, heads_only, select
-from pruning.cut.surgery import cut, mask, plan_gates
+from pruning.cut.surgery import cut, mask, plan_gates, stream_axis
 
 __all__ = [
     "Head",
@@ -26,5 +26,6 @@ __all__ = [
     "require_indices",
     "select",
     "shrink",
+    "stream_axis",
     "within_heads",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -23,54 +23,43 @@ def cut(model: ViT, plan: Plan) -> ViT:
         ValueError: the plan was made for another architecture.
     """
     small = ViT(plan.architecture(model.arch))
-    rows, columns = _kept_rows(model, plan), _kept_columns(model, plan)
     kept = {}
     for name, value in model.state_dict().items():
-        part = value[rows[name].to(value.device)] if name in rows else value
-        if name in columns:
-            part = part.index_select(_columns_axis(name), columns[name].to(value.device))
+        part = value
+        for axis, indices in _kept(model, plan, name):
+            part = part.index_select(axis, indices.to(value.device))
         kept[name] = part.clone()
     small.load_state_dict(kept)
     small.to(next(model.parameters()).device)
     return small.train(model.training)
 
 
-def _columns_axis(name: str) -> int:
-    """The input axis of a parameter: the last one of tokens (1 N E), the second of weights."""
-    return 2 if name.endswith(("_token", "pos_embed")) else 1
+def stream_axis(name: str) -> int | None:
+    """The axis of a parameter along which the channels of the residual stream lie; None if there is none."""
+    if name.endswith(("_token", "pos_embed")):
+        return 2
+    if name.endswith(("qkv.weight", "fc1.weight", "head.weight", "head_dist.weight")):
+        return 1
+    return None if name.endswith(("qkv.bias", "fc1.bias", "head.bias", "head_dist.bias")) else 0
 
 
-def _kept_rows(model: ViT, plan: Plan) -> dict[str, Tensor]:
-    """For every parameter that loses outputs, the kept indices of its first axis."""
-    embed = torch.tensor(plan.embed)
-    rows = {
-        name: embed
-        for name, _ in model.named_parameters()
-        if name.startswith(("patch_embed.", "norm_pre.", "norm.", "fc_norm."))
-    }
-    for index, block in enumerate(plan.blocks):
-        prefix = f"blocks.{index}"
-        for layer in ("norm1", "norm2", "attn.proj", "mlp.fc2"):
-            rows[f"{prefix}.{layer}.weight"] = rows[f"{prefix}.{layer}.bias"] = embed
-        rows[f"{prefix}.ls1.gamma"] = rows[f"{prefix}.ls2.gamma"] = embed
-        mlp = torch.tensor(block.mlp)
-        qkv = _qkv_rows(model, index, block)
-        rows |= {f"{prefix}.mlp.fc1.{kind}": mlp for kind in ("weight", "bias")}
-        rows |= {f"{prefix}.attn.qkv.{kind}": qkv for kind in ("weight", "bias")}
-    return rows
-
-
-def _kept_columns(model: ViT, plan: Plan) -> dict[str, Tensor]:
-    """For every parameter that loses inputs, the kept indices of its input axis."""
-    embed = torch.tensor(plan.embed)
-    names = ("cls_token", "dist_token", "reg_token", "pos_embed", "head.weight", "head_dist.weight")
-    columns = dict.fromkeys(names, embed)
-    for index, block in enumerate(plan.blocks):
-        prefix = f"blocks.{index}"
-        columns[f"{prefix}.attn.qkv.weight"] = columns[f"{prefix}.mlp.fc1.weight"] = embed
-        columns[f"{prefix}.attn.proj.weight"] = _positions(block.heads, block.v, model.arch.blocks[index].v)
-        columns[f"{prefix}.mlp.fc2.weight"] = torch.tensor(block.mlp)
-    return columns
+def _kept(model: ViT, plan: Plan, name: str) -> Iterator[tuple[int, Tensor]]:
+    """Every axis of a parameter that a plan may shorten, with the indices that stay."""
+    axis = stream_axis(name)
+    if axis is not None:
+        yield axis, torch.tensor(plan.embed)
+    if not name.startswith("blocks."):
+        return
+    index = int(name.split(".")[1])
+    block, widths = plan.blocks[index], model.arch.blocks[index]
+    if ".qkv." in name:
+        yield 0, _qkv_rows(model, index, block)
+    elif ".fc1." in name:
+        yield 0, torch.tensor(block.mlp)
+    elif name.endswith("attn.proj.weight"):
+        yield 1, _positions(block.heads, block.v, widths.v)
+    elif name.endswith("fc2.weight"):
+        yield 1, torch.tensor(block.mlp)
 
 
 def _qkv_rows(model: ViT, index: int, block: BlockPlan) -> Tensor:

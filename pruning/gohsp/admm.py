@@ -24,7 +24,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from analysis.vit import Architecture, ViT
-from pruning.cut import Plan, Scores, heads_only, plan_gates, select
+from pruning.criteria import group_norms
+from pruning.cut import Plan, Scores, plan_gates, select
 from pruning.options import Options, option_field, switch_field
 from pruning.seeding import State
 from pruning.training import Objective, bare
@@ -41,9 +42,10 @@ class Structure:
     heads: tuple[tuple[float, ...], ...]
 
     def plan(self, weights: Weights) -> Plan:
-        """The plan for these weights: heads are kept by their ranking, other parts by joint norm."""
-        ranked = heads_only(self.dense, [torch.tensor(block) for block in self.heads])
-        return select(joint_norms(self.dense, weights, ranked), self.dense, self.target)
+        """The plan for these weights: heads are kept by their ranking, other parts by their group's norm."""
+        heads = tuple(torch.tensor(block) for block in self.heads)
+        scores = Scores(*group_norms(self.dense, weights), heads, torch.zeros(self.dense.embed_dim))
+        return select(scores, self.dense, self.target)
 
     def project(self, weights: Weights) -> tuple[Weights, Plan]:
         """The nearest weights in the set, and the plan of the parts that are not zero."""
@@ -62,32 +64,6 @@ def constrained(model: ViT) -> Weights:
         *("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight"),
     )
     return {name: weight for name, weight in model.named_parameters() if name.endswith(ends)}
-
-
-@torch.no_grad()
-def joint_norms(dense: Architecture, weights: Weights, ranked: Scores) -> Scores:
-    """Euclidean norms of the groups of weights that are removed together; heads score as in `ranked`.
-
-    Query-key pair: query row, key row and their biases. Value channel: value row, bias, column of
-    `proj`. MLP neuron: row of `fc1`, bias, column of `fc2`.
-    """
-    pairs, values, neurons = [], [], []
-    for index, widths in enumerate(dense.blocks):
-        prefix = f"blocks.{index}"
-        rows = _squares(weights, f"{prefix}.attn.qkv")
-        q, k, v = rows.split([widths.heads * width for width in (widths.qk, widths.qk, widths.v)])
-        v = v + weights[f"{prefix}.attn.proj.weight"].double().square().sum(dim=0)
-        pairs.append((q + k).sqrt().view(widths.heads, widths.qk))
-        values.append(v.sqrt().view(widths.heads, widths.v))
-        columns = weights[f"{prefix}.mlp.fc2.weight"].double().square().sum(dim=0)
-        neurons.append((_squares(weights, f"{prefix}.mlp.fc1") + columns).sqrt())
-    return Scores(tuple(pairs), tuple(values), tuple(neurons), ranked.heads, ranked.embed)
-
-
-def _squares(weights: Weights, layer: str) -> Float[Tensor, " rows"]:
-    rows = weights[f"{layer}.weight"].double().square().sum(dim=1)
-    bias = weights.get(f"{layer}.bias")
-    return rows if bias is None else rows + bias.double().square()
 
 
 def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:

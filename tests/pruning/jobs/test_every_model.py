@@ -49,7 +49,7 @@ RATIOS = {
 FEW: dict[str, tuple[tuple[str, Any], ...]] = {"spectral": (("images", 8),), "gohsp": (("epochs", 0),)}
 TRAINED = (("train_images", 8), ("batch", 4))
 RECOVERY = (("epochs", 1), ("batch", 8), ("workers", 0))
-LEAN = {"skip_unread": True}
+LEAN: dict[str, Any] = {"skip_unread": True}
 # How each model was written: from which dense model, and by which job.
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
     **{method: ("plain", {"method": method}) for method in METHODS},
@@ -90,7 +90,11 @@ def dense(name: str) -> LoadedModel:
 
 
 def job(method: str, photos: Path, **changes: Any) -> Job:
-    settings = {"ratios": RATIOS.get(method, EVERYTHING), "options": FEW.get(method, ()), "limit": 8}
+    settings: dict[str, Any] = {
+        "ratios": RATIOS.get(method, EVERYTHING),
+        "options": FEW.get(method, ()),
+        "limit": 8,
+    }
     return Job("a model", str(photos), method, **(settings | changes))
 
 

@@ -21,7 +21,7 @@ from pruning.criteria.snp import SnpOptions
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios, shrink
 from pruning.jobs.inputs import image_sets, prepare
-from pruning.jobs.prune_job import Job
+from pruning.jobs.prune_job import Job, method_options
 from pruning.jobs.run_prune import make_smaller, prune
 from pruning.jobs.solve_budget import solve
 from pruning.jobs.survey import surveyed
@@ -57,7 +57,8 @@ def test_options_reach_the_method() -> None:
     [
         ({"method": "magic"}, "there is no method 'magic'; there are snp, l1, l2, gm, taylor, "),
         ({"options": (("beta", 1),)}, "method snp has no option 'beta'; it has gamma, images"),
-        ({"method": "l1"}, "method l1 has no option 'gamma'; it has none"),
+        ({"method": "l1"}, "method l1 has no option 'gamma'; it has group"),
+        ({"method": "gm"}, "method gm has no option 'gamma'; it has none"),
         ({"options": (("gamma", -5),)}, "gamma must be a whole number from 0 to 1024"),
         ({"preset": "snp-deit-tiny"}, "a preset or ratios, not both"),
         ({"limit": 0}, "limit must be at least 1"),
@@ -134,6 +135,16 @@ def test_the_command_shown_is_the_same_job(monkeypatch: pytest.MonkeyPatch, tmp_
     for job in asked:
         assert main(shlex.split(job.command(str(tmp_path / "out")))[3:]) == 2
     assert jobs == asked
+
+
+def test_magnitude_may_measure_whole_groups() -> None:
+    """The option reaches the criterion by its name, and changes what is chosen."""
+    rows = Job("demo", "demo", "l2", ratios=Ratios(mlp=0.5), limit=20)
+    groups = replace(rows, options=method_options("l2", [("group", "on")]))
+    assert "--option group=True" in groups.command()
+    given = dense()
+    plans = [make_smaller(prepare(job, dense=given)).plan for job in (rows, groups)]
+    assert None not in plans and plans[0] != plans[1]
 
 
 def test_calibration_and_test_images_are_disjoint() -> None:

@@ -16,7 +16,7 @@ from analysis.models import Preprocess, architecture, load
 from analysis.vit import Architecture
 from pruning.budget.allocate import Budget
 from pruning.bundle.report import Report
-from pruning.criteria.magnitude import NoOptions
+from pruning.criteria.magnitude import MagnitudeOptions
 from pruning.criteria.magnitude import l2 as l2_scores
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
@@ -249,7 +249,7 @@ def test_no_edit_of_a_result_slips_through(tmp_path: Path) -> None:
 
 def test_no_edit_of_a_survey_slips_through(tmp_path: Path) -> None:
     file, model = tmp_path / "survey.json", random_vit(TINY)
-    found = Survey(synthetic(TINY), l2_scores(model, [], NoOptions()))
+    found = Survey(synthetic(TINY), l2_scores(model, [], MagnitudeOptions()))
     save_survey(SurveyResult("key", found, False, 0.0), file)
     again = read_survey(file)
     assert again.sensitivities == found.sensitivities and again.scores is not None
