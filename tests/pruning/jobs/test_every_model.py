@@ -159,12 +159,13 @@ def test_each_is_pruned_once_more_by_every_method(
     assert made.arch.skip_unread == given.model.arch.skip_unread
     got = made(images)
     assert bool(got.isfinite().all())
-    tried = preview(run, target, scores)(images)
-    assert bool(tried.isfinite().all())
     if run.method.chooses:
-        close(tried, got)  # cut equals masked
+        close(preview(run, target, scores)(images), got)  # cut equals masked
+    elif name in ("uneven heads", "lean, rich"):  # others preview by making, which takes as long again
+        assert bool(preview(run, target)(images).isfinite().all())
     if name in LEANS:  # what is unread changes neither the logits nor what is chosen
         close(got, all_tokens(made)(images))
+    if name in LEANS and (run.method.chooses or name == "lean, rich"):
         whole = prepare(again, dense=replace(given, model=all_tokens(given.model)))
         close(make_smaller(whole, replace(target, skip_unread=False)).model(images), got)
     for key, value in given.model.state_dict().items():
