@@ -72,6 +72,13 @@ def test_results_of_it_are_compared_recovered_and_exported(choice: Choice) -> No
         assert not go(app, page).error
 
 
+def test_it_is_not_asked_to_skip_what_it_skips_already(choice: Choice) -> None:
+    """The page said how much that would save, and nothing changed."""
+    asked = [toggle.key for toggle in start("prune", choice).toggle]
+    assert "compensate" in asked and "skip-unread" not in asked
+    assert "skip-unread" in [toggle.key for toggle in start("prune", Choice(limit=6)).toggle]
+
+
 def test_heads_are_measured(choice: Choice) -> None:
     app = start("heads", choice)
     app.number_input(key="heads-measured-on").set_value(4).run()

@@ -94,6 +94,14 @@ def test_a_projection_is_tried_and_run_like_any_method(
     assert not app.exception and not app.error
 
 
+def test_a_switch_of_a_method_reaches_the_job() -> None:
+    app = start("prune")
+    app.selectbox(key="method").set_value("l2").run()
+    assert "group" not in app.code[0].value
+    app.toggle(key="option-l2-group").set_value(True).run()
+    assert "--option group=True" in app.code[0].value and not app.error
+
+
 def test_per_block_percentages_survive_the_page_and_reach_the_job() -> None:
     app = start("prune")
     app.segmented_control(key="mode").set_value("blocks").run()

@@ -82,9 +82,13 @@ def job(dense: Architecture) -> Job:
 
 
 def _skip_unread(dense: Architecture, budget: Budget | None) -> bool:
-    """Whether the last block computes only the tokens the classifier reads; not asked if it reads all."""
+    """Whether the last block computes only the tokens that the classifier reads.
+
+    The user is not asked if the classifier reads all tokens, or if the model skips the others already:
+    what is made from such a model skips them, too.
+    """
     default = default_skip_unread(budget)
-    if dense.pool != "token":
+    if dense.pool != "token" or dense.skip_unread:
         return default
     whole, less = (cost(replace(dense, skip_unread=skip)).macs for skip in (False, True))
     chosen: bool = st.toggle(

@@ -241,6 +241,13 @@ def test_it_teaches_what_is_cut_from_it_and_learns_from_the_dense_model(
     assert learned.model.arch == given.model.arch
 
 
+@pytest.mark.parametrize("name", ["lean, rich", "lean, rotated"])
+def test_gohsp_trains_it(name: str, written: Callable[[str], LoadedModel], photos: Path) -> None:
+    given, again = written(name), job("gohsp", photos, options=TRAINED)
+    made = make_smaller(prepare(again, dense=given))
+    assert made.model.arch == again.target(given.model.arch) and made.model.arch.skip_unread
+
+
 COMMANDS = {
     "estimate": "--mlp 0.5",
     "evaluate": "--data D",
