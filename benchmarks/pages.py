@@ -82,14 +82,14 @@ def server(runs: Path, threads: int) -> Iterator[tuple[str, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = {"STREAMLIT_SERVER_HEADLESS": "true", "STREAMLIT_SERVER_ADDRESS": "127.0.0.1"}
+    settings = {"STREAMLIT_SERVER_HEADLESS": "true"}
     settings |= {"PRUNESCOPE_RUNS": str(runs), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "app", "--server.port", str(port)]
     with subprocess.Popen(
         command, cwd=ROOT, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            address = f"http://127.0.0.1:{port}"
+            address = f"http://localhost:{port}"
             wait_until_up(f"{address}/_stcore/health", process)
             yield address, process.pid
         finally:

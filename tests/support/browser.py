@@ -38,8 +38,7 @@ def free_port() -> int:
 def serving(port: int, run_folders: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The app on a port of this machine, up and answering; gone at the end."""
     LOG.parent.mkdir(exist_ok=True)
-    settings = {"STREAMLIT_SERVER_HEADLESS": "true", "STREAMLIT_SERVER_ADDRESS": "127.0.0.1"}
-    settings["PRUNESCOPE_RUNS"] = str(run_folders)
+    settings = {"STREAMLIT_SERVER_HEADLESS": "true", "PRUNESCOPE_RUNS": str(run_folders)}
     with LOG.open("w") as out:
         process = subprocess.Popen(
             ["make", "app", f"PORT={port}"],
@@ -60,7 +59,7 @@ def serving(port: int, run_folders: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def address_of(process: subprocess.Popen[bytes]) -> str:
     """Where a server answers."""
-    return f"http://127.0.0.1:{str(process.args[-1]).removeprefix('PORT=')}"  # type: ignore[index]
+    return f"http://localhost:{str(process.args[-1]).removeprefix('PORT=')}"  # type: ignore[index]
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
