@@ -4,6 +4,7 @@ from analysis.data.batches import batches, read_ahead
 from analysis.data.image_set import ImageSet
 from analysis.data.images import EXTENSIONS, BadImageError, read_image
 from analysis.data.open import open_data, open_training
+from analysis.data.overlap import require_apart
 from analysis.data.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "read_ahead",
     "read_image",
     "render",
+    "require_apart",
 ]

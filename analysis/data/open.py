@@ -8,6 +8,7 @@ from analysis.data import scenes
 from analysis.data.folders import existing_path, find_cifar10, open_files
 from analysis.data.image_set import ImageSet, SceneSource, stratified_order
 from analysis.data.labels import match_folders
+from analysis.data.overlap import require_apart
 from analysis.models import Preprocess
 
 SPLITS = ("all", "calibration", "test", "train", "heldout")
@@ -54,7 +55,7 @@ def open_training(
     """Training and test images: `train` and `heldout` of one set, or all images of two sets.
 
     Raises:
-        ValueError: as `open_data`, or the same set twice.
+        ValueError: as `open_data`, or two sets that share images.
     """
     if test is None:
         train, heldout = (open_data(spec, preprocess, num_classes, split) for split in ("train", "heldout"))
@@ -63,7 +64,9 @@ def open_training(
         raise ValueError(f"test and training images must differ, got {spec!r} for both")
     divided = spec == "demo" or spec.startswith("cifar10:")
     train = open_data(spec, preprocess, num_classes, "train" if divided else "all")
-    return train, open_data(test, preprocess, num_classes)
+    heldout = open_data(test, preprocess, num_classes)
+    require_apart(train, heldout)
+    return train, heldout
 
 
 def _divide(images: ImageSet, split: str) -> ImageSet:

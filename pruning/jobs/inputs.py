@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from analysis.data import ImageSet, open_data, open_training
+from analysis.data import ImageSet, open_data, open_training, require_apart
 from analysis.models import LoadedModel, load
 from pruning.gohsp import TrainingData
 from pruning.jobs.prune_job import Job
@@ -86,7 +86,7 @@ def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
     """The images a job calibrates on and the images it tests on; no image is in both.
 
     Raises:
-        ValueError: the data cannot be read, or does not fit the model.
+        ValueError: the data cannot be read, does not fit the model, or both sets share images.
     """
     classes = loaded.model.arch.num_classes
     other = job.calibration is not None
@@ -95,4 +95,6 @@ def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
     )
     apart = "heldout" if job.trains else "test"
     test = open_data(job.data, loaded.preprocess, classes, "all" if other else apart)
+    if other:
+        require_apart(calibration, test)
     return calibration, test.sample(job.limit, job.seed) if job.limit else test

@@ -31,9 +31,9 @@ PLAIN = Training(
 LIVELY = replace(PLAIN, batch=10, lr=1e-3, augment="light", mixup=0.8, cutmix=1.0, smoothing=0.1)
 
 
-def write_images(folder: Path, each: int = 4, classes: int = 10) -> Path:
-    """A folder of `each` random pictures for each of the classes 0, 1, ..."""
-    dice = np.random.default_rng(0)
+def write_images(folder: Path, each: int = 4, classes: int = 10, seed: int = 0) -> Path:
+    """A folder of `each` random pictures for each of the classes 0, 1, ...; another seed gives others."""
+    dice = np.random.default_rng(seed)
     for label in range(classes):
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
         for number in range(each):

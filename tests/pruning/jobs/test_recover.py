@@ -241,7 +241,7 @@ def test_bad_settings() -> None:
 
 
 def test_training_images(tmp_path: Path) -> None:
-    first, second = (str(write_images(tmp_path / name, 6)) for name in ("a", "b"))
+    first, second = (str(write_images(tmp_path / name, 6, seed=i)) for i, name in enumerate("ab"))
     train, test = open_training(first, PREPROCESS, 10)
     names = [{images.item_name(i) for i in range(len(images))} for images in (train, test)]
     assert len(train) == len(test) == 30 and not names[0] & names[1]
