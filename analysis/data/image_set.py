@@ -76,6 +76,12 @@ class ImageSet:
         """Mask of the object in image `i` (rows, columns); None except for demo scenes."""
         return self.source.mask(self.indices[i]) if isinstance(self.source, SceneSource) else None
 
+    def names_id(self) -> str:
+        """A short hash of the names and labels of these images, in this order; no file is read."""
+        listed = [(self.item_name(i), self.label(i)) for i in range(len(self))]
+        digest = hashlib.blake2b(repr((self.classes, listed)).encode(errors="surrogateescape"), digest_size=8)
+        return digest.hexdigest()
+
     def fingerprint(self) -> str:
         """A short hash of the names, labels and content of these images, in this order.
 
@@ -85,8 +91,7 @@ class ImageSet:
         Raises:
             BadImageError: a file cannot be read.
         """
-        listed = [(self.item_name(i), self.label(i)) for i in range(len(self))]
-        digest = hashlib.blake2b(repr((self.classes, listed)).encode(errors="surrogateescape"), digest_size=8)
+        digest = hashlib.blake2b(self.names_id().encode(), digest_size=8)
         read = self if len(self) <= FINGERPRINTED else self.sample(FINGERPRINTED)
         for item in read.indices:
             digest.update(hashlib.blake2b(self.source.content(item), digest_size=16).digest())

@@ -23,17 +23,20 @@ class Evaluations(Stored):
     """How the models of a run did on its test images.
 
     `before` is the dense model or the teacher, `start` the smaller one before fine-tuning if there was
-    any, `after` the result.
+    any, `after` the result. `images_id` tells whether a set holds the same images (`ImageSet.names_id`);
+    files of version 1 have none.
 
     Raises:
         ValueError: a value of another type, or not one of each list for every image.
     """
 
+    VERSION: ClassVar[int] = 2
     MOST_BYTES: ClassVar[int] = 2**30
 
     before: Evaluation
     start: Evaluation | None
     after: Evaluation
+    images_id: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +51,7 @@ class Evaluations(Stored):
     @classmethod
     def of(cls, result: PruneResult | RecoverResult) -> Evaluations:
         """Those of a result."""
-        return cls(result.before, result.start, result.after)
+        return cls(result.before, result.start, result.after, result.images_id)
 
 
 def save_evaluations(result: Measured, monitor: Monitor) -> Measured:

@@ -33,6 +33,7 @@ class PruneResult:
     allocation: Allocation | None = None
     start: Evaluation | None = None
     heads: tuple[Indices | None, ...] = ()
+    images_id: str | None = None  # of the test images
 
     @property
     def agreement(self) -> Agreement:

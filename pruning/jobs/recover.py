@@ -104,6 +104,7 @@ class RecoverResult:
     start: Evaluation
     after: Evaluation
     seconds: float
+    images_id: str | None = None  # of the test images
 
     @property
     def pruned(self) -> LoadedModel:
@@ -158,7 +159,8 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverResult:
     after = evaluate(recovered.model, tracked(test, recovered, "Evaluating the recovered model", monitor))
     recovered, after = unless_harmed((student, start), (recovered, after), monitor)
     seconds = time.perf_counter() - began
-    return RecoverResult(job, teacher, student, recovered, before, start, after, seconds)
+    tested = test.names_id()
+    return RecoverResult(job, teacher, student, recovered, before, start, after, seconds, tested)
 
 
 Tested = tuple[LoadedModel, Evaluation]

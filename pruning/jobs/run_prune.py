@@ -56,7 +56,10 @@ def prune(
         pruned, after = unless_harmed((pruned, start), (recovered, after), run.monitor)
     seconds = time.perf_counter() - began
     heads = kept_heads(made.plan or made.heads, run.dense.model.arch, pruned.model.arch)
-    return PruneResult(job, run.dense, pruned, made.plan, before, after, seconds, allocation, start, heads)
+    tested = run.test.names_id()
+    return PruneResult(
+        job, run.dense, pruned, made.plan, before, after, seconds, allocation, start, heads, tested
+    )
 
 
 def _prepared(job: Job, dense: LoadedModel | None, progress: Progress) -> Prepared:

@@ -137,8 +137,20 @@ class FinishedRun:
         """Open the test images, in the order of the predictions.
 
         Raises:
-            ValueError: they can no longer be read.
+            ValueError: they can no longer be read, or are no longer those that were tested on.
         """
+        found = self._open(dense)
+        known = self._evaluations.images_id
+        labels = tuple(found.label(i) for i in range(len(found)))
+        if labels != self.before.labels or known not in (None, found.names_id()):
+            raise ValueError(
+                f"the images in {found.name} have changed since {self.run.name} was tested on them "
+                f"({self.before.images} then, {len(found)} now): put the former ones back, or do the run "
+                "again"
+            )
+        return found
+
+    def _open(self, dense: LoadedModel) -> ImageSet:
         job = replace(self.job, data=self._placed(self.job.data))
         if isinstance(job, Job):
             job = replace(job, calibration=job.calibration and self._placed(job.calibration))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cli.main import main
 from pruning.jobs import registry
 from pruning.jobs.evaluations import read_evaluations
+from pruning.jobs.inputs import image_sets
 from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
 from pruning.runs import launch, metrics, process
@@ -253,3 +255,28 @@ def test_what_names_places_does_not_travel(tmp_path: Path, tiny_data: tuple[str,
     assert not set(RECORDS) & {path.name for path in (tmp_path / "copied").iterdir()}
     assert main([*words, "--out", str(tmp_path / "copied")]) == 2
     assert "already contains" in capsys.readouterr().err
+
+
+def test_a_report_shows_the_images_that_were_tested_on(
+    tmp_path: Path, tiny_data: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """An image that is gone, renamed or of another class since then is noticed; put back, all is well."""
+    monkeypatch.chdir(tmp_path)
+    words = ["prune", "--model", tiny_data[0], "--data", tiny_data[1], "--method", "l1", "--mlp", "0.5"]
+    assert main([*words, "--out", "small"]) == 0
+    job = runs.read("small").job
+    assert job is not None
+    tested = image_sets(job, load(tiny_data[0]))[1]
+    file = tmp_path / tiny_data[1] / tested.item_name(0)
+    elsewhere = tmp_path / "images" / ("c0" if file.parent.name == "c9" else "c9") / "x.png"
+    for changed in (tmp_path / "away.png", file.with_name("zz.png"), elsewhere):
+        file.rename(changed)
+        capsys.readouterr()
+        assert main(["report", "small", "--out", "report.html"]) == 2
+        said = capsys.readouterr().err
+        assert re.search(r"^error: the images in images have changed since small was tested on them", said), (
+            said
+        )
+        assert not Path("report.html").exists()
+        changed.rename(file)
+    assert main(["report", "small", "--out", "report.html"]) == 0

@@ -101,7 +101,7 @@ def test_bundles_of_the_previous_release_are_read(folder: Path) -> None:
     renewed(place / "report.json", report.to_json(), 2)
     if plan is not None:
         renewed(place / "plan.json", plan.to_json())
-    renewed(folder / "evaluations.json", read_evaluations(folder).to_json())
+    renewed(folder / "evaluations.json", read_evaluations(folder).to_json(), 2)
     again = finished.FinishedRun(runs.read(folder))
     assert (again.arch, again.report, again.plan) == (loaded.model.arch, report, plan)
     assert again.report.top1_after == again.after.top1 and again.before.images == 6
@@ -223,7 +223,7 @@ def test_no_edit_of_a_bundle_that_is_loaded_slips_through(folder: Path) -> None:
 
 @of_bundles
 def test_no_edit_of_evaluations_slips_through(folder: Path) -> None:
-    renewed(folder / "evaluations.json", read_evaluations(folder).to_json())
+    renewed(folder / "evaluations.json", read_evaluations(folder).to_json(), 2)
     named = lambda name: f"{name}|{name}.top1"
     read = lambda: read_evaluations(folder)
     assert require_refused(folder / "evaluations.json", read, ["start: nothing"], (), named) > 100
