@@ -10,6 +10,7 @@ import torch
 
 from analysis.measure import cost
 from analysis.models import suggested
+from analysis.paths import absolute, user_path
 from app import wording
 from app.parts import feedback, run_panel
 from app.state import choice_address, session, uploads
@@ -141,7 +142,7 @@ def _model(pending: dict[str, Any]) -> str:
     if not name:
         raise ValueError("Enter the name of a model, or the folder of a bundle.")
     # an absolute path, so that the folder is never taken for a timm name
-    return str(Path(name).expanduser().resolve()) if pending["source"] == "bundle" else name
+    return str(absolute(user_path(name, "The folder"))) if pending["source"] == "bundle" else name
 
 
 def _weights(pending: dict[str, Any]) -> str | None:
@@ -149,7 +150,7 @@ def _weights(pending: dict[str, Any]) -> str | None:
     if kind == "path":
         if not pending["weights-path"].strip():
             raise ValueError("Enter the path of the weights file.")
-        return str(Path(pending["weights-path"].strip()).expanduser())
+        return str(user_path(pending["weights-path"].strip(), "The weights file"))
     if kind == "upload":
         if pending["weights-upload"] is None:
             raise ValueError("First choose a weights file to upload.")

@@ -10,18 +10,28 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from analysis.paths import user_path
 from pruning.files import replace_text
 
 MOST = 200  # results of one kind that are kept; the oldest are deleted
 
 
 def cache_folder() -> Path:
-    """The cache folder, which may not exist yet."""
+    """The cache folder, which may not exist yet.
+
+    Raises:
+        ValueError: no folder can have the path that was configured, or the user has no home folder.
+    """
     configured = os.environ.get("PRUNESCOPE_CACHE")
     if configured:
-        return Path(configured).expanduser()
+        return user_path(configured, "$PRUNESCOPE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "prunescope"
+    if base:
+        return user_path(base, "$XDG_CACHE_HOME") / "prunescope"
+    try:
+        return Path.home() / ".cache" / "prunescope"
+    except RuntimeError as error:
+        raise ValueError("this user has no home folder for a cache: set $PRUNESCOPE_CACHE") from error
 
 
 def kept_file(kind: str, key: str) -> Path:

@@ -20,6 +20,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "analysis.models analysis.measure analysis.gates",
         "analysis.frozen",
         "analysis.vit analysis.anatomy analysis.formats analysis.threads analysis.head_grid analysis.setup",
+        "analysis.paths",
     ),
     "pruning": (
         "pruning.__main__",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from analysis.data.image_set import ImageSet
-from analysis.data.images import EXTENSIONS, BadImageError, read_image
+from analysis.data.images import EXTENSIONS, MAX_BYTES, BadImageError, read_image
 from analysis.data.labels import match_folders
 from analysis.data.zips import ZippedImages, list_zip
 from analysis.models import Preprocess
+from analysis.paths import quoted, read_regular, user_path
 
 # ---- folders and zips
 
@@ -32,7 +32,7 @@ class _Folder:
 
     def content(self, item: int) -> bytes:
         try:
-            return (self.root / self.names[item]).read_bytes()
+            return read_regular(self.root / self.names[item], MAX_BYTES)
         except OSError as error:
             raise BadImageError(f"{self.names[item]} cannot be read: {error.strerror}") from error
 
@@ -41,13 +41,16 @@ def existing_path(text: str) -> Path:
     """The file or folder that a user named.
 
     Raises:
-        ValueError: it does not exist.
+        ValueError: it does not exist, or no file can have this path.
     """
-    with suppress(OSError, RuntimeError):  # a name the file system does not allow, an unknown ~user
-        path = Path(text).expanduser()
-        if text.strip() and (path.is_dir() or path.is_file()):
-            return path
-    raise ValueError(f"there is no file or folder {text!r}: {_ACCEPTED}")
+    missing = f"there is no file or folder {quoted(text)}: {_ACCEPTED}"
+    try:
+        path = user_path(text)
+    except ValueError as error:
+        raise ValueError(f"{missing}; {error}") from error
+    if path.is_dir() or path.is_file():
+        return path
+    raise ValueError(missing)
 
 
 def open_files(name: str, path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:

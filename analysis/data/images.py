@@ -12,6 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from analysis.paths import open_regular
+
+MAX_BYTES = 256 * 2**20  # of one file
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 100  # resizing the short side of an extremely narrow image to 224 would take gigabytes
 
@@ -51,7 +54,7 @@ def read_image(source: Path | BinaryIO | bytes, name: str | None = None) -> Imag
         return _read(source, name or Path(str(getattr(source, "name", "the image"))).name)
     name = name or source.name
     try:
-        with source.open("rb") as file:
+        with open_regular(source, MAX_BYTES) as file:
             return _read(file, name)
     except OSError as error:
         raise BadImageError(f"{name} cannot be opened: {error.strerror}") from error

@@ -14,10 +14,11 @@ from typing import Any
 
 from PIL import Image
 
-from analysis.data.images import BadImageError, read_image
+from analysis.data.images import MAX_BYTES, BadImageError, read_image
+from analysis.paths import open_regular
 
 MAX_ZIP_BYTES = 64 * 2**30  # uncompressed size of a zip
-MAX_MEMBER_BYTES = 256 * 2**20  # uncompressed size of one file in it
+MAX_MEMBER_BYTES = MAX_BYTES  # uncompressed size of one file in it
 MAX_COMPRESSION = 200  # images hardly compress: a higher ratio is a zip bomb
 _COMPRESSION_COUNTS_FROM = 2**20  # a small image of one colour may compress as much as a zip bomb
 
@@ -57,7 +58,7 @@ def list_zip(path: Path) -> dict[str, str]:
 
 def _members(path: Path) -> list[zipfile.ZipInfo]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             begins_as_zip = file.read(4) == b"PK\x03\x04"
         with zipfile.ZipFile(path) as archive:
             return archive.infolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -105,7 +106,7 @@ class Stored(Checked):
         Raises:
             ValueError: as `read`.
         """
-        return cls.read(file) if file.exists() else None
+        return cls.read(file) if os.path.lexists(file) else None
 
 
 @cache

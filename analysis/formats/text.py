@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from analysis.paths import read_regular
+
 MOST_BYTES = 2**26  # of a file that is read, unless its format says otherwise
 
 
@@ -17,13 +19,10 @@ def read_text(file: Path, most: int = MOST_BYTES) -> str:
     """The text of a file of at most so many bytes.
 
     Raises:
-        ValueError: it cannot be read, is larger, or is not UTF-8; the sentence names it.
+        ValueError: it cannot be read, is larger, is no regular file, or is not UTF-8; the sentence names it.
     """
     try:
-        size = file.stat().st_size
-        if size > most:
-            raise ValueError(f"{file} is too large: {size:,} bytes, at most {most:,} are read")
-        return file.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+        return read_regular(file, most).decode("utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: {error}") from error
     except OSError as error:

@@ -16,6 +16,7 @@ from analysis.models.convert import UnsupportedModelError, architecture_of, from
 from analysis.models.preprocess import Preprocess
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
 from analysis.models.weights import read_weights, require_match
+from analysis.paths import user_path
 from analysis.vit import Architecture, ViT
 
 __all__ = [
@@ -143,7 +144,7 @@ def _bundle_folder(name: str) -> Path | None:
         return DEMO
     if not name or name.startswith(HUB):
         return None
-    folder = Path(name).expanduser()
+    folder = user_path(name, "the model")
     is_path = name in (".", "..") or "/" in name or "\\" in name
     if is_path or (folder / ARCHITECTURE_FILE).is_file():
         return folder

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analysis.paths import user_path
+
 PICKLED = (".pth", ".pt", ".bin")
 # keys under which training scripts store the weights in a checkpoint, averaged weights first, as in timm
 _NESTED_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "encoder")
@@ -27,7 +29,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file does not exist, cannot be read, could run code, or does not hold weights.
     """
-    file = file.expanduser()
+    file = user_path(file, "the weights file")
     if file.suffix not in (".safetensors", *PICKLED):
         raise ValueError(f"weights must be a .safetensors, .pth, .pt or .bin file, got {file}")
     if not file.is_file():

@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from analysis.paths import user_path
 from app import wording
 from app.state import address, session, uploads
 from app.state.session import Choice
@@ -89,7 +90,7 @@ def _fill_form(chosen: Choice) -> None:
     state = st.session_state
     if chosen.model == "demo":
         state["model-source"] = "demo"
-    elif is_bundle(Path(chosen.model).expanduser()):
+    elif is_bundle(user_path(chosen.model, "the model")):
         state["model-source"], state["bundle-folder"] = "bundle", chosen.model
     else:
         state["model-source"], state["model-name"] = "name", chosen.model

@@ -10,6 +10,7 @@ import streamlit as st
 
 from analysis.measure import Evaluation, Timing, evaluate
 from analysis.models import WEIGHTS_FILE, LoadedModel
+from analysis.paths import absolute, is_file, user_path
 from app.progress_bar import progress_bar
 from app.state import finished_runs, session, session_runs
 from app.state.finished_runs import NumberedRun, OpenedRun
@@ -72,8 +73,8 @@ def open_path(path: str) -> str:
     """
     if not path.strip():
         raise ValueError("Enter the path of a run folder or of a bundle.")
-    folder = Path(path.strip()).expanduser().resolve()
-    run = next((place for place in (folder, folder.parent) if (place / runs.JOB).is_file()), None)
+    folder = absolute(user_path(path.strip(), "The folder"))
+    run = next((place for place in (folder, folder.parent) if is_file(place / runs.JOB)), None)
     if run is not None:
         found = session_runs.open_folder(str(run))
         if found.bundle is None:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from analysis.data import CLASSES, ImageSet, open_data
 from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Preprocess, load
+from analysis.paths import user_path
 from app.state.memo import forget, remember
 
 
@@ -111,9 +112,11 @@ def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int) ->
 
 
 def _stamp(spec: str | None) -> tuple[int, int] | None:
-    path = DEMO if spec == "demo" else Path(spec or "").expanduser()
-    file = path / WEIGHTS_FILE
+    if not spec:
+        return None
     try:
+        path = DEMO if spec == "demo" else user_path(spec)
+        file = path / WEIGHTS_FILE
         stat = (file if file.exists() else path).stat()
     except (OSError, ValueError):  # the name of a model, or a bad path, which loading will report
         return None

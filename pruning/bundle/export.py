@@ -18,6 +18,7 @@ from torch import Tensor
 
 from analysis.measure import Runner
 from analysis.models import LoadedModel, Preprocess
+from analysis.paths import user_path
 from analysis.vit import ViT
 from pruning.bundle.layout import PLAN_FILE
 from pruning.bundle.report import find_report
@@ -135,7 +136,9 @@ def _records(loaded: LoadedModel) -> tuple[Mapping[str, object], Plan | None]:
     Raises:
         ValueError: they are damaged.
     """
-    folder = Path(loaded.name).expanduser()
+    if not loaded.source.startswith("bundle "):
+        return {}, None
+    folder = user_path(loaded.name, "the model")
     if loaded.source != f"bundle {folder}":
         return {}, None
     report = find_report(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.models import REQUIRED_FILES
+from analysis.paths import is_file
 
 PLAN_FILE = "plan.json"
 REPORT_FILE = "report.json"
@@ -23,7 +24,7 @@ RECORDS = (JOB_FILE, STATUS_FILE, EVALUATIONS_FILE)
 
 def is_bundle(folder: Path) -> bool:
     """Whether a folder has all the files that a bundle requires."""
-    return all((folder / name).is_file() for name in REQUIRED_FILES)
+    return all(is_file(folder / name) for name in REQUIRED_FILES)
 
 
 def require_free(folder: Path, overwrite: bool = False) -> None:

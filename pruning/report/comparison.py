@@ -22,6 +22,7 @@ from analysis.measure import (
     paired_change,
 )
 from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, architecture
+from analysis.paths import user_path
 from analysis.vit import Architecture
 from pruning.bundle import Report, is_bundle
 from pruning.cut import Indices, Plan, kept_heads
@@ -226,9 +227,9 @@ def aligned(
 
 def _weights_file(name: str, weights: str | None) -> Path | None:
     if weights:
-        file = Path(weights).expanduser()
+        file = user_path(weights, "the weights file")
     else:
-        folder = DEMO if name == "demo" else Path(name).expanduser()
+        folder = DEMO if name == "demo" else user_path(name, "the model")
         file = folder / WEIGHTS_FILE
         if not is_bundle(folder):
             return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from analysis.paths import absolute, user_path
 from pruning.files import OutputError
 from pruning.jobs import registry
 from pruning.runs import folder as runs
@@ -17,8 +18,12 @@ from pruning.runs.status import Status, this_host
 
 
 def run_folder(run: Run | Path | str) -> Path:
-    """The folder of a run, or a given path made absolute."""
-    return run.folder if isinstance(run, Run) else Path(run).expanduser().resolve()
+    """The folder of a run, or a given path made absolute.
+
+    Raises:
+        ValueError: no folder can have this path.
+    """
+    return run.folder if isinstance(run, Run) else absolute(user_path(run, "the run folder"))
 
 
 def runs_at_once(given: int | None) -> int:
@@ -66,8 +71,6 @@ def claimed_folder(folder: Path, handle: int | None = None) -> Iterator[FileLock
     Raises:
         ValueError: there is no such run folder, or another process holds it.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; `python -m pruning runs` lists all runs")
     found = runs.read(folder)
     if found.job is None:  # not a run folder, so nothing may be written into it
         raise ValueError(str(found.problem))

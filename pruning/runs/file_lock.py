@@ -69,7 +69,7 @@ class FileLock:
         """
         try:
             same = os.path.samestat(os.fstat(handle), self.path.stat())
-        except OSError:
+        except (OSError, OverflowError):
             same = False
         if not same:
             raise ValueError(f"handle {handle} is not a lock on {self.path}; omit --lock-handle")
@@ -124,7 +124,7 @@ def _locked_within(handle: int, patience: float) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a live process holds the lock on this file; writes nothing, and locks for a moment at most."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
     except OSError:
         return False  # no such file, or not readable
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from analysis.data import ImageSet, open_training
 from analysis.measure import Agreement, Evaluation, agreement
 from analysis.models import LoadedModel, architecture
+from analysis.paths import is_there
 from analysis.vit import Architecture
 from pruning.bundle import PLAN_FILE, Report
 from pruning.cut import Indices, Plan
@@ -164,7 +165,8 @@ class FinishedRun:
     def _placed(self, spec: str) -> str:
         """Resolve a relative path against the folder where the run was started, if it exists there."""
         there = Path(self.run.status.workdir or "") / spec
-        return str(there) if "/" in spec and not Path(spec).exists() and there.exists() else spec
+        moved = "/" in spec and not is_there(Path(spec)) and is_there(there)
+        return str(there) if moved else spec
 
 
 def is_finished(run: runs.Run) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.paths import absolute, is_file, is_folder, open_regular, user_path
 from pruning.bundle import JOB_FILE, STATUS_FILE, Report, is_bundle
 from pruning.jobs import read_report, registry
 from pruning.runs.file_lock import is_held
@@ -120,8 +121,14 @@ class Run:
 
 
 def runs_root(root: Path | str | None = None) -> Path:
-    """The folder that holds the run folders: `root`, else $PRUNESCOPE_RUNS, else ./runs."""
-    return Path(root or os.environ.get("PRUNESCOPE_RUNS") or "runs").expanduser().resolve()
+    """The folder that holds the run folders: `root`, else $PRUNESCOPE_RUNS, else ./runs.
+
+    Raises:
+        ValueError: no folder can have this path.
+    """
+    if root:
+        return absolute(user_path(root, "the folder of runs"))
+    return absolute(user_path(os.environ.get("PRUNESCOPE_RUNS") or "runs", "$PRUNESCOPE_RUNS"))
 
 
 def list_runs(root: Path | str | None = None) -> list[Run]:
@@ -142,12 +149,16 @@ def _run_folders(root: Path) -> list[Path]:
         inside = [path for path in root.iterdir() if not path.name.startswith(".")]
     except OSError:  # no runs yet
         return []
-    return [path for path in inside if (path / JOB).is_file() or (path / STATUS).is_file()]
+    return [path for path in inside if any(is_file(path / name) for name in (JOB, STATUS))]
 
 
 def read(folder: Path | str) -> Run:
-    """Read a run folder as it is now; never fails."""
-    folder = Path(folder).expanduser().resolve()
+    """Read a run folder as it is now, whatever lies in it.
+
+    Raises:
+        ValueError: `folder` is text that no path can be.
+    """
+    folder = absolute(user_path(folder, "the run folder") if isinstance(folder, str) else folder)
     kind, job, unknown = _read_job(folder / JOB)
     status, unread = _read_status(folder)
     if status.state in ACTIVE and not alive(folder, status):
@@ -185,9 +196,10 @@ def report(run: Run) -> Report | None:
 def log(folder: Path, lines: int = 50) -> str:
     """The last lines of a run's log, empty if there is none; reads the end of the file only."""
     try:
-        with (folder / LOG).open("rb") as stream:
-            stream.seek(max(stream.seek(0, os.SEEK_END) - 400 * lines, 0))
-            return "\n".join(stream.read().decode("utf-8", "replace").splitlines()[-lines:])
+        with open_regular(folder / LOG) as stream:
+            most = 400 * lines
+            stream.seek(max(stream.seek(0, os.SEEK_END) - most, 0))
+            return "\n".join(stream.read(most).decode("utf-8", "replace").splitlines()[-lines:])
     except OSError:
         return ""
 
@@ -200,7 +212,9 @@ def _progress_text(status: Status) -> str:
 
 
 def _read_job(file: Path) -> tuple[str | None, Any | None, str | None]:
-    if not file.exists():
+    if not is_folder(file.parent):
+        return None, None, f"{file.parent} is no run folder: there is no such folder (`python -m pruning runs` lists all)"
+    if not os.path.lexists(file):
         return None, None, f"{file.parent} is no run folder, or an incomplete copy: it has no {file.name}"
     try:
         return *registry.read_job(file), None

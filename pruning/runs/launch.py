@@ -68,10 +68,12 @@ def cancel(run: Run | Path | str) -> None:
     """Request that a run ends; it does so within seconds, keeps its files and can be resumed.
 
     Raises:
-        ValueError: it is not running.
+        ValueError: it is not running, or there is no run in this folder.
         OutputError: the folder cannot be written to.
     """
     found = runs.read(run_folder(run))
+    if found.job is None and not found.active:
+        raise ValueError(str(found.problem))
     if not found.active:
         raise ValueError(f"{found.name} is {found.state}; only a queued or running run can be cancelled")
     with writing_to(found.folder):

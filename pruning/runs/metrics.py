@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.formats import NotJson, Stored, dump, in_file
+from analysis.paths import open_regular
 
 METRICS = "metrics.jsonl"
 MOST_BYTES = 2**30
@@ -80,7 +81,7 @@ def read_metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
     """
     file = folder / METRICS
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             end = stream.seek(0, os.SEEK_END)
             if end < known.read_bytes:
                 known = Metrics()  # the file has been replaced
@@ -89,7 +90,7 @@ def read_metrics(folder: Path, known: Metrics = Metrics()) -> Metrics:
                     f"{file} is too large: {end:,} bytes, at most {MOST_BYTES:,} are read at once"
                 )
             stream.seek(known.read_bytes)
-            fresh = stream.read()
+            fresh = stream.read(end - known.read_bytes)
     except OSError:
         return known
     whole = fresh[: fresh.rfind(b"\n") + 1]

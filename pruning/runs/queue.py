@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.paths import is_file
 from pruning.runs import folder as runs
 from pruning.runs.file_lock import FileLock, is_held
 from pruning.runs.status import Status
@@ -52,7 +53,7 @@ def wait_for_slot(folder: Path, status: Callable[[], Status], waiting: Callable[
 def _longer_waiting(folder: Path, mine: Status) -> bool:
     """Whether another live run has waited longer for a slot of the same device."""
     for path in folder.parent.iterdir():
-        if path == folder or not (path / runs.STATUS).is_file():
+        if path == folder or not is_file(path / runs.STATUS):
             continue
         other = runs.read_status(path)
         if (

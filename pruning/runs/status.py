@@ -24,7 +24,7 @@ class Status(Stored):
     the job start from `workdir`; `at_once` runs may share the device.
 
     Raises:
-        ValueError: a value of the wrong type, or an unknown state.
+        ValueError: a value of the wrong type, an unknown state, or `at_once` below 1.
     """
 
     INDENT: ClassVar[int | None] = 1
@@ -54,6 +54,8 @@ class Status(Stored):
         super().__post_init__()
         if self.state not in STATES:
             raise ValueError(f"`state` must be one of {', '.join(STATES)}, got {self.state!r:.60}")
+        if self.at_once < 1:  # such a run would wait for ever
+            raise ValueError(f"`at_once` must be at least 1, got {self.at_once}")
 
 
 def this_host() -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.formats import read_text
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -77,7 +79,7 @@ class MLflow:
     def _begin(self, mlflow: Any, folder: Path, job: Mapping[str, Any]) -> None:
         known = folder / _MLFLOW_RUN
         if known.exists():  # a resumed run continues its MLflow run
-            mlflow.start_run(run_id=known.read_text(encoding="utf-8").strip())
+            mlflow.start_run(run_id=read_text(known).strip())
             return
         if not os.environ.get("MLFLOW_EXPERIMENT_NAME") and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
             mlflow.set_experiment("prunescope")

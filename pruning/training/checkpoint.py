@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.paths import open_regular
 from pruning.seeding import State
 
 CHECKPOINTS = "checkpoint"  # where a run keeps them
@@ -76,7 +77,8 @@ def load_checkpoint(file: Path) -> State | None:
     if not file.exists():
         return None
     try:
-        state: State = torch.load(file, map_location="cpu", weights_only=True)
+        with open_regular(file) as stream:
+            state: State = torch.load(stream, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"the checkpoint {file} is damaged: remove it to begin this training anew"

@@ -154,13 +154,13 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Whole.find(file) is None
     with pytest.raises(ValueError, match=r"a\.json cannot be read: No such file"):
         Whole.read(file)
-    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match="cannot be read: it is a folder, not a regular file"):
         Whole.read(tmp_path)
     file.write_bytes(b'\xef\xbb\xbf{"name": "a"}')  # as Notepad saves it
     assert Whole.find(file) == Whole("a")
     monkeypatch.setattr(Whole, "MOST_BYTES", 10)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(ValueError, match=r"a\.json is too large: 16 bytes, at most 10 are read"):
+    with pytest.raises(ValueError, match=r"a\.json cannot be read: it is too large: 16 bytes, at most 10 are read"):
         Whole.read(file)
 
 
