@@ -7,6 +7,7 @@ import io
 import json
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from analysis.measure import Runner
 from analysis.models import LoadedModel, Preprocess
-from analysis.paths import user_path
+from analysis.paths import is_file, is_there, user_path
 from analysis.vit import ViT
 from pruning.bundle.layout import PLAN_FILE
+from pruning.bundle.output import require_folder_for_files, require_new_folder
 from pruning.bundle.report import find_report
 from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_files
@@ -107,6 +109,25 @@ def export_formats(
     return {"bundle": folder, **written} if whole else written
 
 
+def require_exportable(folder: Path, formats: Sequence[str]) -> None:
+    """Check before the work that `export_formats` can write to a folder, and replaces nothing but exports.
+
+    Raises:
+        ValueError: the folder, or a file in it, must not be replaced.
+        OutputError: nothing can be written there.
+    """
+    if "bundle" in formats:
+        require_new_folder(folder)
+        return
+    require_folder_for_files(folder)
+    for format in formats:
+        file = folder / f"model.{format}"
+        if is_there(file) and not (is_file(file) and _ARE_OURS[format](file)):
+            raise ValueError(
+                f"{file} exists and is no export, so it is not overwritten; choose another folder"
+            )
+
+
 def onnx_runner(source: Path | ViT, threads: int | None = None) -> Runner:
     """A runner of forward passes in ONNX Runtime on the CPU, from a file or a model.
 
@@ -182,6 +203,24 @@ _WRITERS: dict[str, Callable[[ViT, Preprocess | None, Path], None]] = {
     "onnx": _write_onnx,
     "pt2": _write_pt2,
 }
+
+
+def _is_our_onnx(file: Path) -> bool:
+    try:
+        return bool(_session(file, 1))
+    except ValueError:
+        return False
+
+
+def _is_our_pt2(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("extra/preprocess") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+_ARE_OURS: dict[str, Callable[[Path], bool]] = {"onnx": _is_our_onnx, "pt2": _is_our_pt2}
 
 
 def _portable(model: ViT) -> ViT:

@@ -8,8 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from analysis.paths import user_path
 from pruning.budget import BUDGET_UNITS, Budget
-from pruning.bundle import require_free
+from pruning.bundle import require_new_folder
 from pruning.cli.output import Result
 from pruning.cut import Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
 from pruning.jobs import default_align, default_skip_unread
@@ -71,6 +72,14 @@ def comma_separated(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> 
     return parse
 
 
+def path_argument(text: str) -> Path:
+    """Parse the path of a file or folder, for `argparse`."""
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def as_text(path: Path | None) -> str | None:
     """A path as the string that jobs hold."""
     return str(path) if path else None
@@ -80,11 +89,12 @@ def require_out(args: argparse.Namespace) -> None:
     """Check --out before the work begins, not after minutes of it.
 
     Raises:
-        ValueError: it is missing, or names a folder that is not empty.
+        ValueError: it is missing, or names a folder that is not empty or must not be replaced.
+        OutputError: nothing can be written there.
     """
     if args.out is None:
         raise ValueError("specify --out DIR for the bundle, or --detach to start a run")
-    require_free(args.out)
+    require_new_folder(args.out)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from analysis.measure import LOOKS, compare
-from pruning.cli.arguments import as_text, comma_separated
+from pruning.cli.arguments import as_text, comma_separated, path_argument
 from pruning.cli.output import Result
 from pruning.jobs import BACKENDS, load_to_time, time_models
 from pruning.progress import Progress
@@ -18,7 +17,9 @@ from pruning.progress import Progress
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `bench` besides --model, --weights and --json."""
     parser.add_argument("--against", required=True, metavar="B", help="the model to compare with")
-    parser.add_argument("--against-weights", type=Path, metavar="FILE", help="local weights of model B")
+    parser.add_argument(
+        "--against-weights", type=path_argument, metavar="FILE", help="local weights of model B"
+    )
     parser.add_argument(
         "--batch", type=comma_separated(int), default=[1, 8], metavar="1,8", help="batch sizes"
     )

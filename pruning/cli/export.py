@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from analysis.models import load
-from pruning.bundle import FORMATS, export_formats
-from pruning.cli.arguments import comma_separated
+from pruning.bundle import FORMATS, export_formats, require_exportable
+from pruning.cli.arguments import comma_separated, path_argument
 from pruning.cli.output import Result
 from pruning.progress import Progress
 
@@ -17,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", type=comma_separated(str, FORMATS), default=["bundle"], metavar=",".join(FORMATS)
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
+    parser.add_argument(
+        "--out", type=path_argument, required=True, metavar="DIR", help="folder for the files"
+    )
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         ExportError: an exported file does not give the model's logits.
         OSError: a file could not be written.
     """
+    require_exportable(args.out, args.format)
     loaded = load(args.model, args.weights)
     files = export_formats(loaded, args.format, args.out)
     return {name: str(path) for name, path in files.items()}

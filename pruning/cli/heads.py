@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 
 from analysis.head_grid import by_block
-from pruning.cli.arguments import add_data, as_text
+from pruning.bundle import require_file
+from pruning.cli.arguments import add_data, as_text, path_argument
 from pruning.cli.output import Result
 from pruning.cli.runs import add_detach, detach
-from pruning.jobs import HeadsJob, run_heads, save_reading
+from pruning.jobs import HeadsJob, is_reading, run_heads, save_reading
 from pruning.progress import Progress, as_monitor
 
 
@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, default=HeadsJob.images, metavar="N", help="number of calibration images"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the measurements as JSON")
+    parser.add_argument(
+        "--out", type=path_argument, metavar="FILE", help="also write the measurements as JSON"
+    )
     add_detach(parser)
 
 
@@ -28,13 +30,15 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     """Measure all heads; the result has a list of blocks for each measure.
 
     Raises:
-        ValueError: bad input of any kind, in one sentence.
+        ValueError: bad input of any kind, in one sentence, or `out` is a file of another kind.
         OSError: `out` could not be written.
     """
     given = {field.name: getattr(args, field.name) for field in fields(HeadsJob)}
     job = HeadsJob(**given | {"weights": as_text(args.weights)})
     if args.detach:
         return detach(job, args)
+    if args.out is not None:
+        require_file(args.out, "reading of heads", is_reading)
     found = run_heads(job, as_monitor(progress))
     if args.out is not None:
         save_reading(found, args.out)

@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import NoReturn, Protocol
 
 from pruning.bundle import ExportError
 from pruning.cli import bench, estimate, evaluate, export, heads, prune, recover, survey
+from pruning.cli.arguments import path_argument
 from pruning.cli.output import ProgressBars, Result, print_result
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands
@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--model", required=True, metavar="M", help="demo, a timm name, hf-hub:ID or a bundle folder"
         )
-        sub.add_argument("--weights", type=Path, metavar="FILE", help="local weights of a timm model")
+        sub.add_argument(
+            "--weights", type=path_argument, metavar="FILE", help="local weights of a timm model"
+        )
         command.add_arguments(sub)
     add_commands(commands)
     add_report(commands)

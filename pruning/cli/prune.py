@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from pruning.cli.arguments import (
     add_calibration,
@@ -12,6 +11,7 @@ from pruning.cli.arguments import (
     add_method,
     add_ratios,
     as_text,
+    path_argument,
     removal_fields,
 )
 from pruning.cli.output import Result, log_line
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--heads-by", metavar="NAME", help="remove heads first, by this criterion")
     add_calibration(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="new or empty folder for the bundle")
+    parser.add_argument("--out", type=path_argument, metavar="DIR", help="new or empty folder for the bundle")
     add_recovery(parser)
     add_detach(parser)
 

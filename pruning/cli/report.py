@@ -9,10 +9,21 @@ from typing import Any
 
 from analysis.models import LoadedModel, load
 from pruning import runs
+from pruning.bundle import require_file
+from pruning.cli.arguments import path_argument
 from pruning.files import OutputError, replace_text
 from pruning.jobs import BenchJob, Named, Timings, describe, read_timings
 from pruning.progress import Progress
-from pruning.report import MAX_COMPARED, Comparison, Trade, dense_of, make_report, newest_timings, smaller_of
+from pruning.report import (
+    MAX_COMPARED,
+    Comparison,
+    Trade,
+    dense_of,
+    is_report,
+    make_report,
+    newest_timings,
+    smaller_of,
+)
 from pruning.runs import FinishedRun, is_finished
 from pruning.wording import base_name
 
@@ -24,12 +35,12 @@ def add_report(commands: Any) -> None:
     sub.set_defaults(run=_report)
     sub.add_argument(
         "folders",
-        type=Path,
+        type=path_argument,
         nargs="+",
         metavar="DIR",
         help="run folders, or folders that prune and recover wrote to by --out",
     )
-    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file")
+    sub.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="the HTML file")
     sub.add_argument(
         "--image", type=int, default=0, metavar="N", help="index of the test image shown with maps"
     )
@@ -37,8 +48,7 @@ def add_report(commands: Any) -> None:
 
 
 def _report(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    if not args.out.resolve().parent.is_dir():
-        raise ValueError(f"{args.out.resolve().parent} does not exist; choose an existing folder")
+    require_file(args.out, "report", is_report)
     page = make_report(compare_runs(args.folders), args.image, progress)
     try:
         replace_text(args.out, page)

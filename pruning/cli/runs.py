@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pruning import runs
-from pruning.cli.arguments import require_out
+from pruning.cli.arguments import path_argument, require_out
 from pruning.cli.output import Result, exit_unless_main_process
 from pruning.jobs import PruneResult, RecoverResult
 from pruning.progress import Progress
@@ -29,7 +28,7 @@ def add_commands(commands: Any) -> None:
         add_at_once(sub)
     cancelled = _command(commands, "cancel", _cancel, "Cancel a run; it keeps its files and can be resumed.")
     for sub in (executed, resumed, cancelled):
-        sub.add_argument("folder", type=Path, metavar="DIR", help="a run folder")
+        sub.add_argument("folder", type=path_argument, metavar="DIR", help="a run folder")
     _add_root(_command(commands, "runs", _runs, "List all runs, newest first."))
 
 
@@ -84,7 +83,10 @@ def add_at_once(parser: argparse.ArgumentParser) -> None:
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--root", type=Path, metavar="DIR", help="the folder of runs (default: $PRUNESCOPE_RUNS or ./runs)"
+        "--root",
+        type=path_argument,
+        metavar="DIR",
+        help="the folder of runs (default: $PRUNESCOPE_RUNS or ./runs)",
     )
 
 

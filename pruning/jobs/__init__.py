@@ -2,7 +2,7 @@
 
 from pruning.jobs import evaluations, registry
 from pruning.jobs.bench import BACKENDS, BenchJob, Named, Timings, load_to_time, read_timings, time_models
-from pruning.jobs.heads import HeadsJob, measure_heads, open_reading, run_heads, save_reading
+from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads, save_reading
 from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
 from pruning.jobs.prune_job import Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, cost_report
@@ -34,6 +34,7 @@ __all__ = [
     "describe",
     "evaluations",
     "image_sets",
+    "is_reading",
     "kept_survey",
     "load_to_time",
     "make_smaller",

@@ -97,6 +97,14 @@ def save_reading(reading: HeadReading, file: Path) -> None:
     replace_text(file, reading.to_json())
 
 
+def is_reading(file: Path) -> bool:
+    """Whether a file holds what `save_reading` wrote."""
+    try:
+        return bool(HeadReading.read(file).values)
+    except ValueError:
+        return False
+
+
 def open_reading(folder: Path) -> HeadReading:
     """What a run left in its folder.
 

@@ -12,7 +12,7 @@ from pruning.report.comparison import (
     smaller_of,
     trade_front,
 )
-from pruning.report.html import make_report
+from pruning.report.html import is_report, make_report
 from pruning.report.objects import ObjectScores, object_scores
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Trade",
     "aligned",
     "dense_of",
+    "is_report",
     "make_report",
     "newest_timings",
     "object_scores",

@@ -30,6 +30,7 @@ from analysis.attention import (
 )
 from analysis.head_grid import head_grid
 from analysis.measure import BINS, confusion_changes, reliability
+from analysis.paths import open_regular
 from pruning import wording
 from pruning.progress import Progress, quiet
 from pruning.report import charts
@@ -41,6 +42,7 @@ FLIPS = 24  # thumbnails per model
 PAIRS = 12  # rows in the table of confused classes
 SIDE, WIDE = 224, 860  # pixels: side of the largest photo, and width of a row of photos
 SHEET = 500, 36  # width of the sheet of all heads and its largest cell, in pixels
+GENERATOR = "PruneScope report"  # named in the page's head, by which a report is recognised
 _TEMPLATE = "report.html.jinja"
 
 
@@ -86,11 +88,22 @@ def make_report(found: Comparison, image: int = 0, progress: Progress = quiet) -
     return page
 
 
+def is_report(file: Path) -> bool:
+    """Whether a file is a report that `make_report` made.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_regular(file) as stream:
+        return f'<meta name="generator" content="{GENERATOR}">'.encode() in stream.read(1024)
+
+
 # ---- numbers
 
 
 def _figures(found: Comparison) -> dict[str, Any]:
     return {
+        "generator": GENERATOR,
         "title": f"{base_name(found.dense.source[0])} and {', '.join(m.name for m in found.others)}",
         "data": found.data,
         "images": found.dense.result.images,

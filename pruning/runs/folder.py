@@ -213,7 +213,11 @@ def _progress_text(status: Status) -> str:
 
 def _read_job(file: Path) -> tuple[str | None, Any | None, str | None]:
     if not is_folder(file.parent):
-        return None, None, f"{file.parent} is no run folder: there is no such folder (`python -m pruning runs` lists all)"
+        return (
+            None,
+            None,
+            f"{file.parent} is no run folder: there is no such folder (`python -m pruning runs` lists all)",
+        )
     if not os.path.lexists(file):
         return None, None, f"{file.parent} is no run folder, or an incomplete copy: it has no {file.name}"
     try:

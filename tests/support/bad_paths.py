@@ -42,7 +42,7 @@ def _socket(path: Path) -> None:
 
 # How to put something that is no regular file at a path.
 NOT_FILES: dict[str, Callable[[Path], None]] = {
-    "a named pipe": lambda path: os.mkfifo(path),
+    "a named pipe": os.mkfifo,
     "a device": lambda path: path.symlink_to("/dev/zero"),
     "a socket": _socket,
     "a folder": lambda path: path.mkdir(),
