@@ -8,6 +8,8 @@ from pathlib import Path
 
 from analysis.measure import Evaluation, PairedChange, Timing
 
+NBSP = "\u00a0"  # keeps a number and its unit on one line
+
 STRUCTURE_NAMES = {
     "qk": "query-key pairs",
     "v": "value channels",
@@ -38,15 +40,32 @@ def base_name(name: str) -> str:
     return name.partition(":")[0] if name.startswith("cifar10:") else Path(name).name or name
 
 
+MOST_PRINTED = 1000  # characters of one line on a terminal or in a log
+
+
+def printable(text: str) -> str:
+    """Text on one line that a terminal may show: it is cut, and all but printable characters are escapes.
+
+    Names of files, classes and models come from others. A newline in one would forge a line of output, and
+    a control character could do worse to a terminal.
+    """
+    shown = "".join(one if one.isprintable() or one == NBSP else _escaped(one) for one in text)
+    if len(shown) <= MOST_PRINTED:
+        return shown
+    end = MOST_PRINTED // 3  # what to do often stands at the end of a sentence
+    return f"{shown[: MOST_PRINTED - end - 3]} … {shown[-end:]}"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
 def duration(seconds: float) -> str:
     """A duration in the largest suitable unit."""
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-NBSP = "\u00a0"  # keeps a number and its unit on one line
 
 
 def count(number: int) -> str:

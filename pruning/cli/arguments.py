@@ -80,6 +80,13 @@ def path_argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def name_argument(text: str) -> str:
+    """Parse the name or path of a model or of images, for `argparse`."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: give a name, or the path of a file or folder")
+    return text
+
+
 def as_text(path: Path | None) -> str | None:
     """A path as the string that jobs hold."""
     return str(path) if path else None
@@ -100,7 +107,11 @@ def require_out(args: argparse.Namespace) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add --data and --seed."""
     parser.add_argument(
-        "--data", required=True, metavar="D", help="demo, an image folder, a zip of one, or cifar10:FOLDER"
+        "--data",
+        type=name_argument,
+        required=True,
+        metavar="D",
+        help="demo, an image folder, a zip of one, or cifar10:FOLDER",
     )
     add_seed(parser)
 
@@ -182,4 +193,6 @@ def add_budget_images(parser: argparse.ArgumentParser) -> None:
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
     """Add --calibration."""
-    parser.add_argument("--calibration", metavar="D", help="separate images for measuring importance")
+    parser.add_argument(
+        "--calibration", type=name_argument, metavar="D", help="separate images for measuring importance"
+    )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 
 from analysis.measure import LOOKS, compare
-from pruning.cli.arguments import as_text, comma_separated, path_argument
+from pruning.cli.arguments import as_text, comma_separated, name_argument, path_argument
 from pruning.cli.output import Result
 from pruning.jobs import BACKENDS, load_to_time, time_models
 from pruning.progress import Progress
@@ -16,7 +16,9 @@ from pruning.progress import Progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `bench` besides --model, --weights and --json."""
-    parser.add_argument("--against", required=True, metavar="B", help="the model to compare with")
+    parser.add_argument(
+        "--against", type=name_argument, required=True, metavar="B", help="the model to compare with"
+    )
     parser.add_argument(
         "--against-weights", type=path_argument, metavar="FILE", help="local weights of model B"
     )

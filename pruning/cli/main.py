@@ -10,12 +10,13 @@ from typing import NoReturn, Protocol
 
 from pruning.bundle import ExportError
 from pruning.cli import bench, estimate, evaluate, export, heads, prune, recover, survey
-from pruning.cli.arguments import path_argument
+from pruning.cli.arguments import name_argument, path_argument
 from pruning.cli.output import ProgressBars, Result, print_result
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands
 from pruning.progress import Cancelled, Progress
 from pruning.runs import RunFailed
+from pruning.wording import printable
 
 
 class _Command(Protocol):
@@ -42,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports bad arguments in one line on standard error with exit code 2, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see --help)\n")
+        self.exit(2, f"error: {printable(message)} (see --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=command.run)
         sub.add_argument("--json", action="store_true", help="print one JSON object")
         sub.add_argument(
-            "--model", required=True, metavar="M", help="demo, a timm name, hf-hub:ID or a bundle folder"
+            "--model",
+            type=name_argument,
+            required=True,
+            metavar="M",
+            help="demo, a timm name, hf-hub:ID or a bundle folder",
         )
         sub.add_argument(
             "--weights", type=path_argument, metavar="FILE", help="local weights of a timm model"
@@ -87,5 +92,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(sentence: str, code: int) -> int:
-    print(sentence, file=sys.stderr)
+    print(printable(sentence), file=sys.stderr)
     return code

@@ -28,7 +28,9 @@ class ProgressBars:
             self.close()
             layout = "{l_bar}{bar}| {elapsed}<{remaining}"
             # disable=None: no bar where standard error is not a terminal
-            self._bar = tqdm(total=100, desc=what, bar_format=layout, file=sys.stderr, disable=None)
+            self._bar = tqdm(
+                total=100, desc=wording.printable(what), bar_format=layout, file=sys.stderr, disable=None
+            )
             self._what = what
         self._bar.update(round(share * 100) - self._bar.n)
 
@@ -41,7 +43,7 @@ class ProgressBars:
 def log_line(line: str) -> None:
     """Write a line to standard error, in the main process only."""
     if not int(os.environ.get("RANK", "0")):
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(wording.printable(line) + "\n")
 
 
 def exit_unless_main_process() -> None:
@@ -57,7 +59,8 @@ def print_result(result: Result, as_json: bool) -> None:
         return
     for name, value in result.items():
         if not isinstance(value, dict):
-            print(f"{name:20} {f'{value:,.4f}' if isinstance(value, float) else value}")
+            shown = f"{value:,.4f}" if isinstance(value, float) else wording.printable(str(value))
+            print(f"{wording.printable(name):20} {shown}")
         elif "batches" in value:
             _print_timings(name, value["batches"])
         elif "gained" in value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pruning.cli.arguments import add_limit, add_seed, as_text, name_value, path_argument
+from pruning.cli.arguments import add_limit, add_seed, as_text, name_argument, name_value, path_argument
 from pruning.cli.output import Result, log_line
 from pruning.cli.runs import add_detach, make_bundle
 from pruning.jobs import RecoverJob, run_recover
@@ -36,12 +36,20 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `recover` besides --model, --weights and --json."""
-    parser.add_argument("--teacher", required=True, metavar="T", help="the teacher, usually the dense model")
+    parser.add_argument(
+        "--teacher",
+        type=name_argument,
+        required=True,
+        metavar="T",
+        help="the teacher, usually the dense model",
+    )
     parser.add_argument(
         "--teacher-weights", type=path_argument, metavar="FILE", help="local weights of the teacher"
     )
-    parser.add_argument("--data", required=True, metavar="D", help="images to train on")
-    parser.add_argument("--test", metavar="D2", help="images to test on (default: a held-out part of D)")
+    parser.add_argument("--data", type=name_argument, required=True, metavar="D", help="images to train on")
+    parser.add_argument(
+        "--test", type=name_argument, metavar="D2", help="images to test on (default: a held-out part of D)"
+    )
     add_limit(parser)
     add_seed(parser)
     parser.add_argument("--out", type=path_argument, metavar="DIR", help="new or empty folder for the bundle")

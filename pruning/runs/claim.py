@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from analysis.paths import absolute, user_path
+from analysis.paths import absolute, is_file, is_folder, is_there, user_path
 from pruning.files import OutputError
 from pruning.jobs import registry
 from pruning.runs import folder as runs
@@ -69,11 +69,12 @@ def claimed_folder(folder: Path, handle: int | None = None) -> Iterator[FileLock
     A cancel request that was meant for the previous process is dropped.
 
     Raises:
-        ValueError: there is no such run folder, or another process holds it.
+        ValueError: there is no such run folder, it holds pipes or devices, or another process holds it.
     """
     found = runs.read(folder)
     if found.job is None:  # not a run folder, so nothing may be written into it
         raise ValueError(str(found.problem))
+    _require_plain(folder)
     with FileLock(folder / runs.LOCK) as lock:
         if handle is not None:
             lock.adopt(handle)
@@ -83,6 +84,17 @@ def claimed_folder(folder: Path, handle: int | None = None) -> Iterator[FileLock
         else:
             (folder / runs.CANCEL).unlink(missing_ok=True)
         yield lock
+
+
+def _require_plain(folder: Path) -> None:
+    """Check that a run folder holds files and folders only: writing to a pipe would wait for a reader.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    for path in folder.iterdir():
+        if is_there(path) and not (is_file(path) or is_folder(path)):
+            raise ValueError(f"{path} is neither a file nor a folder: remove it to continue this run")
 
 
 def restarted_status(run: Run, at_once: int | None) -> Status:

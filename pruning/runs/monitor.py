@@ -19,6 +19,7 @@ from pruning.runs.eta import RateEstimator
 from pruning.runs.metrics import METRICS, Point
 from pruning.runs.status import Status
 from pruning.runs.trackers import MLflow, TensorBoard
+from pruning.wording import printable
 
 HEARTBEAT = 2.0  # seconds between two heartbeats
 CANCEL_POLL = 0.25  # seconds between two checks for a cancel request
@@ -109,12 +110,13 @@ class RunMonitor(Monitor):
             tracker.add(point.what, step, finite)
 
     def note(self, line: str) -> None:
-        """Append a line to the log.
+        """Append a line to the log. Further lines, as of a traceback, are indented below it.
 
         Raises:
             OSError: it could not be written.
         """
-        append_line(self.folder / runs.LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}")
+        shown = "\n    ".join(printable(one) for one in line.splitlines())
+        append_line(self.folder / runs.LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shown}")
 
     def update(self, **changes: Any) -> None:
         """Change the status and write it at once.
