@@ -7,16 +7,18 @@ from contextlib import contextmanager
 
 import torch
 
+MOST_THREADS = 256  # starting far more ends the process
+
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Run torch on `count` threads inside the `with`, or on as many as before if None; then restore.
 
     Raises:
-        ValueError: a count below one.
+        ValueError: a count below one or above `MOST_THREADS`.
     """
-    if count is not None and count < 1:
-        raise ValueError(f"threads must be at least 1, got {count}")
+    if count is not None and not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"threads must be at least 1 and at most {MOST_THREADS}, got {count}")
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(count or before)

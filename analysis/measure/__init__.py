@@ -4,7 +4,16 @@ from analysis.measure.confidence import BINS, Bin, ece, reliability
 from analysis.measure.confusion import PairChange, confusion, confusion_changes
 from analysis.measure.cost import BlockCost, Cost, PartCost, cost
 from analysis.measure.evaluate import Agreement, Batches, Evaluation, agreement, evaluate, wilson
-from analysis.measure.latency import Runner, Times, bench, take_turns, torch_runner
+from analysis.measure.latency import (
+    MOST_BATCH,
+    MOST_ROUNDS,
+    Runner,
+    Times,
+    bench,
+    require_bounds,
+    take_turns,
+    torch_runner,
+)
 from analysis.measure.paired import PairedChange, change_of_counts, paired_change
 from analysis.measure.pareto import front
 from analysis.measure.speedup import (
@@ -20,6 +29,8 @@ from analysis.measure.speedup import (
 __all__ = [
     "BINS",
     "LOOKS",
+    "MOST_BATCH",
+    "MOST_ROUNDS",
     "NOT_DISTINGUISHABLE",
     "UNKNOWN",
     "Agreement",
@@ -48,6 +59,7 @@ __all__ = [
     "paired_change",
     "percentiles",
     "reliability",
+    "require_bounds",
     "take_turns",
     "torch_runner",
     "wilson",

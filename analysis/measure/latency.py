@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from analysis.measure.speedup import LOOKS, Timing, compare
+from analysis.threads import MOST_THREADS
 from analysis.threads import threads as limited
 
 Runner = Callable[[Tensor], object]  # one forward pass
 ShareDone = Callable[[float], None]  # called with the share done, 0 to 1
 Times = tuple[tuple[float, ...], ...]  # for each runner, the milliseconds of every round
+MOST_BATCH = 1024  # images: more do not fit into the memory of a usual machine
+MOST_ROUNDS = 10_000
 _TICK = 1e-6  # milliseconds: the least that a clock shows, so that ratios are finite
 
 
@@ -27,6 +30,22 @@ def torch_runner(model: nn.Module) -> Runner:
             return model(images)
 
     return run
+
+
+def require_bounds(batches: Sequence[int], rounds: int, threads: int | None) -> None:
+    """Check what is to be timed.
+
+    Raises:
+        ValueError: no batch size, or a batch size, rounds or threads out of their range.
+    """
+    if not batches:
+        raise ValueError("batch sizes must be at least 1 in number, got none")
+    given = [("batch sizes", batch, MOST_BATCH) for batch in batches]
+    given += [("rounds", rounds, MOST_ROUNDS)]
+    given += [] if threads is None else [("threads", threads, MOST_THREADS)]
+    for name, value, most in given:
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} must be at least 1 and at most {most:,}, got {value:,}")
 
 
 def bench(
@@ -46,7 +65,7 @@ def bench(
     See `take_turns` for the arguments.
 
     Raises:
-        ValueError: a batch size, or a number of rounds, looks or threads, below one.
+        ValueError: a batch size, or a number of rounds, looks or threads, out of its range.
     """
     measured = take_turns(
         (a, b),
@@ -80,12 +99,13 @@ def take_turns(
     rounds make at most 240. `threads` sets torch's thread count for the duration; None leaves it unchanged.
 
     Raises:
-        ValueError: no runner, or a batch size, or a number of rounds, looks or threads, below one.
+        ValueError: no runner, or a batch size, or a number of rounds, looks or threads, out of its range.
     """
     if not runners:
         raise ValueError("there is nothing to time")
-    if not batches or min(*batches, rounds, looks, threads or 1, 1) < 1:
-        raise ValueError("batch sizes, rounds, looks and threads must be at least 1")
+    require_bounds(batches, rounds, threads)
+    if looks < 1:
+        raise ValueError(f"looks must be at least 1, got {looks}")
     measured = {}
     with limited(threads):
         for done, batch in enumerate(batches):

@@ -14,11 +14,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from analysis.formats import Checked
-from analysis.measure import cost
+from analysis.measure import MOST_BATCH, cost
 from analysis.vit import Architecture, BlockWidths
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
+from pruning.cut import require_align
 
 BUDGET_UNITS = {"gmacs": "GMACs", "params": "parameters", "ms": "ms"}
+MOST_MS = 1_000_000  # of a budget: a quarter of an hour
 WITHIN = 0.02  # a budget is met from at most this share below
 _PER = {"gmacs": 10**9, "params": 1}  # what the solver counts in
 
@@ -31,7 +33,7 @@ class Budget(Checked):
     sensitivities are measured on, at most.
 
     Raises:
-        ValueError: a value of another type, none or several of the three, or one that is not positive.
+        ValueError: a value of another type, none or several of the three, or one out of its range.
     """
 
     gmacs: int | float | None = None
@@ -53,6 +55,10 @@ class Budget(Checked):
                 raise ValueError(
                     f"a budget's {name} must be a whole number of at least 1, got {getattr(self, name)}"
                 )
+        if self.batch > MOST_BATCH:
+            raise ValueError(f"a budget's batch must be at most {MOST_BATCH:,}, got {self.batch:,}")
+        if self.ms is not None and self.ms > MOST_MS:
+            raise ValueError(f"a budget must be at most {MOST_MS:,} ms, got {self.ms:,}")
         if self.batch != 1 and self.ms is None:
             raise ValueError("a batch size belongs to a budget in ms only")
 
@@ -149,8 +155,10 @@ def require_reachable(budget: Budget, lowest: float, highest: float) -> None:
         ValueError: it is outside of the range from `lowest` to `highest`.
     """
     if not lowest <= budget.asked <= highest:
+        # a sum of latencies, each measured by itself, may come out below zero
+        least = f"from {amount(lowest, budget.kind)}" if lowest > 0 else "above 0"
         raise ValueError(
-            f"a budget for this model must be from {amount(lowest, budget.kind)} (narrowed as far as was "
+            f"a budget for this model must be {least} (narrowed as far as was "
             f"measured) to {amount(highest, budget.kind)} (dense), got {amount(budget.asked, budget.kind)}"
         )
 
@@ -195,10 +203,9 @@ def widths_on_grid(dense: int, least: int, align: int) -> tuple[int, ...]:
     """The dense width and the multiples of `align` below it, down to `least`, falling.
 
     Raises:
-        ValueError: align below one.
+        ValueError: align is out of its range.
     """
-    if align < 1:
-        raise ValueError(f"align must be a whole number of at least 1, got {align}")
+    require_align(align)
     first, last = (dense - 1) // align * align, -(-least // align) * align
     return (dense, *range(first, last - 1, -align))
 

@@ -12,7 +12,7 @@ from analysis.paths import user_path
 from pruning.budget import BUDGET_UNITS, Budget
 from pruning.bundle import require_new_folder
 from pruning.cli.output import Result
-from pruning.cut import Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
+from pruning.cut import MOST_ALIGN, Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
 from pruning.jobs import default_align, default_skip_unread
 from pruning.methods import METHODS
 from pruning.wording import STRUCTURE_NAMES
@@ -148,7 +148,7 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
         "--align",
         type=int,
         metavar="N",
-        help="round widths to multiples of N (default: 8 with a budget, else 1)",
+        help=f"round widths to multiples of N, at most {MOST_ALIGN:,} (default: 8 with a budget, else 1)",
     )
     parser.add_argument(
         "--skip-unread",

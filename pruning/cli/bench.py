@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 import torch
 
-from analysis.measure import LOOKS, compare
+from analysis.measure import LOOKS, MOST_BATCH, MOST_ROUNDS, compare, require_bounds
+from analysis.threads import MOST_THREADS
 from pruning.cli.arguments import as_text, comma_separated, name_argument, path_argument
 from pruning.cli.output import Result
 from pruning.jobs import BACKENDS, load_to_time, time_models
@@ -23,16 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against-weights", type=path_argument, metavar="FILE", help="local weights of model B"
     )
     parser.add_argument(
-        "--batch", type=comma_separated(int), default=[1, 8], metavar="1,8", help="batch sizes"
+        "--batch",
+        type=comma_separated(int),
+        default=[1, 8],
+        metavar="1,8",
+        help=f"batch sizes, at most {MOST_BATCH:,}",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="number of threads (default: torch's)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help=f"number of threads, at most {MOST_THREADS} (default: torch's)",
+    )
     parser.add_argument(
         "--rounds",
         type=int,
         default=30,
         metavar="N",
-        help=f"rounds before the first verdict, doubled up to {LOOKS - 1} times while the models are not "
-        "distinguishable (default: 30)",
+        help=f"rounds before the first verdict, at most {MOST_ROUNDS:,}, doubled up to {LOOKS - 1} times "
+        "while the models are not distinguishable (default: 30)",
     )
     parser.add_argument(
         "--backend", type=comma_separated(str, tuple(BACKENDS)), default=["torch"], metavar=",".join(BACKENDS)
@@ -45,6 +55,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     Raises:
         ValueError: bad input of any kind, in one sentence.
     """
+    require_bounds(args.batch, args.rounds, args.threads)
     named = [(args.model, args.weights), (args.against, args.against_weights)]
     models = load_to_time([(name, as_text(weights)) for name, weights in named])
     threads = args.threads or torch.get_num_threads()

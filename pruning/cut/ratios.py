@@ -13,6 +13,8 @@ from analysis.vit import Architecture, BlockWidths
 
 PRESETS_FILE = Path(__file__).parents[2] / "assets" / "presets.json"
 
+MOST_ALIGN = 1024  # widths are rounded to multiples of at most this
+
 PerBlock = float | tuple[float, ...]  # one number for all blocks, or one for each
 
 
@@ -136,10 +138,9 @@ def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
     at most the dense width.
 
     Raises:
-        ValueError: a ratio removes everything, or there is a wrong number of ratios.
+        ValueError: a ratio removes everything, there is a wrong number of ratios, or align is out of range.
     """
-    if align < 1:
-        raise ValueError(f"align must be a whole number of at least 1, got {align}")
+    require_align(align)
 
     def remaining(name: str, width: int, block: int, step: int) -> int:
         fraction = ratios.at(name, block, dense.depth)
@@ -156,6 +157,40 @@ def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
     )
     embed = _remaining("embed", dense.embed_dim, ratios.embed, align)
     return replace(dense, embed_dim=embed, blocks=blocks)
+
+
+def require_align(align: int) -> None:
+    """Check what widths are rounded to.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
+    if not 1 <= align <= MOST_ALIGN:
+        raise ValueError(
+            f"align must be a whole number of at least 1 and at most {MOST_ALIGN:,}, got {align:,}"
+        )
+
+
+def require_narrowed(dense: Architecture, target: Architecture, ratios: Ratios, align: int) -> None:
+    """Check that rounding to multiples of `align` has not undone all that was asked of a structure.
+
+    Raises:
+        ValueError: a structure that is to be narrowed is as wide as before in every block.
+    """
+    exact = shrink(dense, ratios)
+    for name in ("qk", "v", "mlp", "embed"):
+        widths, asked, got = (_widths(arch, name) for arch in (dense, exact, target))
+        if asked != widths and got == widths:
+            raise ValueError(
+                f"rounded to multiples of {align}, nothing of {name} (width {max(widths)}) is removed: use a "
+                "lower align or a higher ratio"
+            )
+
+
+def _widths(arch: Architecture, name: str) -> tuple[int, ...]:
+    if name == "embed":
+        return (arch.embed_dim,)
+    return tuple(getattr(block, name) for block in arch.blocks)
 
 
 def _remaining(structure: str, width: int, fraction: float, align: int) -> int:

@@ -23,6 +23,7 @@ from analysis.measure import (
     Timing,
     compare,
     percentiles,
+    require_bounds,
     take_turns,
     torch_runner,
 )
@@ -50,7 +51,8 @@ class BenchJob(Stored):
     while a model is not distinguishable from the first one (`take_turns`).
 
     Raises:
-        ValueError: a value of another type, fewer than two models, one named twice, or a number below one.
+        ValueError: a value of another type, fewer than two models, one named twice, or a number out of
+            its range.
     """
 
     INDENT: ClassVar[int | None] = 2
@@ -65,8 +67,7 @@ class BenchJob(Stored):
         super().__post_init__()
         if len(self.models) < 2 or len(set(self.models)) < len(self.models):
             raise ValueError(f"latency is measured of two models or more, each once, got {self.models}")
-        if not self.batches or min(*self.batches, self.rounds, self.threads or 1, 1) < 1:
-            raise ValueError("batch sizes, rounds and threads must be at least 1")
+        require_bounds(self.batches, self.rounds, self.threads)
 
     def command(self) -> str:
         """The command lines that do the same, for each model against the first one."""
@@ -179,7 +180,7 @@ def time_models(
     """Time models in turns on one of `BACKENDS`: for each batch size, the times of each model.
 
     Raises:
-        ValueError: a batch size, round or thread count below one.
+        ValueError: a batch size, round or thread count out of its range.
         Cancelled: `progress` asked for an end.
     """
     runners = [BACKENDS[backend](model, threads) for model in models]

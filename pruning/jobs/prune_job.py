@@ -11,7 +11,7 @@ from analysis.formats import Stored
 from analysis.vit import Architecture
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
-from pruning.cut import HeadLocks, Ratios, format_heads, preset_ratios
+from pruning.cut import HeadLocks, Ratios, format_heads, preset_ratios, require_align, require_narrowed
 from pruning.methods import METHODS, Request
 from pruning.options import Options, Value, parse_option
 from pruning.training import option_words, read_recovery
@@ -71,6 +71,7 @@ class Job(Stored):
             raise ValueError("give a budget, or ratios or a preset, not both: a budget finds the ratios")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 image, got {self.limit}")
+        require_align(self.align)
         self._require_able()
         _ = self.method_options
         _ = read_recovery(self.recovery or ())
@@ -106,13 +107,16 @@ class Job(Stored):
 
         Raises:
             ValueError: it asks for a budget (`solve` finds its widths), ratios or preset do not fit the
-                model, or the criterion cannot rank what they remove.
+                model, the criterion cannot rank what they remove, or rounding undoes it.
         """
         if self.budget is not None:
             raise ValueError(
                 "what a budget removes is found on images: use prune, or give ratios or a preset"
             )
-        return self.without_unread(METHODS[self.method].target(dense, self.request(dense)))
+        request = self.request(dense)
+        target = METHODS[self.method].target(dense, request)
+        require_narrowed(dense, target, request.ratios, self.align)
+        return self.without_unread(target)
 
     def without_unread(self, arch: Architecture) -> Architecture:
         """The same widths without the tokens that nothing reads, where the job leaves those out."""

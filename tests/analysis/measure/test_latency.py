@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.measure.latency import bench, take_turns, torch_runner
-from analysis.threads import threads
+from analysis.measure.latency import MOST_BATCH, bench, take_turns, torch_runner
+from analysis.threads import MOST_THREADS, threads
 from tests.support.models import TINY, random_vit
 
 SHAPE = (3, 16, 24)
@@ -96,5 +96,11 @@ def test_threads_restore_after_an_error() -> None:
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
-    with pytest.raises(ValueError, match="threads must be at least 1, got 0"), threads(0):
+    with pytest.raises(ValueError, match="threads must be at least 1 and at most 256, got 0"), threads(0):
         pass
+
+
+def test_the_most_threads_and_images_that_are_allowed_do_not_end_the_process() -> None:
+    run = torch_runner(torch.nn.Conv2d(1, 1, 1))
+    times = take_turns([run], (1, 2, 2), (MOST_BATCH,), threads=MOST_THREADS, rounds=2, looks=1, warmup=1)
+    assert len(times[MOST_BATCH][0]) == 2

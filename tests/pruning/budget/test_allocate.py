@@ -21,6 +21,7 @@ from pruning.budget.allocate import (
     amount,
     choose,
     cost_menu,
+    require_reachable,
     trade_off,
     widths_on_grid,
 )
@@ -221,6 +222,8 @@ def test_asked_and_got_in_words() -> None:
         ({"gmacs": math.inf}, "above 0, got inf"),
         ({"ms": 3.0, "batch": 0}, "batch must be a whole number of at least 1, got 0"),
         ({"gmacs": 1.0, "batch": 8}, "a batch size belongs to a budget in ms only"),
+        ({"ms": 1e9}, "at most 1,000,000 ms, got 1,000,000,000"),
+        ({"ms": 3.0, "batch": 1025}, "batch must be at most 1,024, got 1,025"),
         ({"gmacs": 1.0, "images": 0}, "images must be a whole number of at least 1, got 0"),
     ],
 )
@@ -233,6 +236,15 @@ def test_impossible_budgets_are_refused(values: dict, message: str) -> None:
 def test_budgets_out_of_reach_say_the_range(gmacs: float) -> None:
     with pytest.raises(ValueError, match=r"from 0\.1822 GMACs .* to 1\.254 GMACs \(dense\), got"):
         allocate(DEIT_TINY, synthetic(DEIT_TINY), Budget(gmacs=gmacs))
+
+
+def test_a_range_that_would_begin_below_zero_begins_above_it() -> None:
+    """The latencies that narrowing saves are measured one by one, and may add up to more than the model's."""
+    with pytest.raises(
+        ValueError, match=r"must be above 0 \(narrowed as far .* to 20 ms \(dense\), got 1,000 ms"
+    ):
+        require_reachable(Budget(ms=1000.0), -64.36, 20.0)
+    require_reachable(Budget(ms=0.1), -64.36, 20.0)
 
 
 def test_a_limit_below_the_menu_is_refused() -> None:

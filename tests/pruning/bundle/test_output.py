@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(
     def no_room(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(output.tempfile, "mkdtemp", no_room)
+    monkeypatch.setattr(tempfile, "mkdtemp", no_room)
     said = refused(capsys, (FILES | FOLDERS)[command], tmp_path / "new", bundle)
     assert said == f"error: {tmp_path / 'new'} could not be written: Read-only file system\n"
 

@@ -29,6 +29,7 @@ PRESETS = [
 ]
 
 
+BENCH = ["bench", "--model", "demo", "--against", "demo"]
 PRUNE = ["prune", "--model", "demo", "--data", "demo", "--out", "x"]
 
 
@@ -242,7 +243,37 @@ def test_a_table_for_people(capsys) -> None:
             "NAME=VALUE",
         ),
         (["evaluate", "--model", "demo", "--data", "demo", "--limit", "0"], "at least 1 image"),
-        (["bench", "--model", "demo", "--against", "demo", "--batch", "0"], "at least 1"),
+        *[
+            ([*BENCH, option, value], f"{name} must be at least 1 and at most {most}, got")
+            for option, name, most, values in (
+                ("--batch", "batch sizes", "1,024", ("0", "-1", "1,1025", "100000000")),
+                ("--threads", "threads", "256", ("0", "-1", "257", "100000", str(10**30))),
+                ("--rounds", "rounds", "10,000", ("0", "10001", "1000000000")),
+            )
+            for value in values
+        ],
+        *[
+            (
+                ["estimate", "--model", "demo", "--qk", "0.5", f"--align={value}"],
+                "at least 1 and at most 1,024, got",
+            )
+            for value in (-8, 1025, 1_000_000)
+        ],
+        (
+            ["estimate", "--model", "demo", "--qk", "0.5", "--align", "64"],
+            "nothing of qk (width 32) is removed",
+        ),
+        (
+            ["estimate", "--model", "demo", "--qk", "0.5", "--mlp", "0.5", "--align", "32"],
+            "nothing of qk (width 32)",
+        ),
+        (
+            ["estimate", "--model", "demo", "--embed", "0.02", "--align", "16"],
+            "nothing of embed (width 192) is",
+        ),
+        ([*PRUNE, "--budget-ms", "1e9"], "a budget must be at most 1,000,000 ms, got 1,000,000,000"),
+        ([*PRUNE, "--budget-ms", "nan"], "above 0, got nan"),
+        ([*PRUNE, "--budget-ms", "5", "--budget-batch", "1025"], "batch must be at most 1,024, got 1,025"),
         (
             ["bench", "--model", "demo", "--against", "demo", "--backend", "tpu"],
             "must be one of torch, onnx, got 'tpu'",

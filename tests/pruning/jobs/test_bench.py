@@ -97,6 +97,10 @@ def test_times_that_cannot_be_are_refused(each: list[list[float]], message: str)
         ({"batches": (0,)}, "at least 1"),
         ({"rounds": 0}, "at least 1"),
         ({"threads": -1}, "at least 1"),
+        ({"threads": 0}, "at least 1"),
+        ({"threads": 257}, "at most 256"),
+        ({"batches": (1, 1025)}, "at most 1,024"),
+        ({"rounds": 10_001}, "at most 10,000"),
     ],
 )
 def test_jobs_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
