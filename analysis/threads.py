@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 MOST_THREADS = 256  # starting far more ends the process
+_PER_PROCESSOR = 4  # more only wait for each other, for minutes in ONNX Runtime
+
+
+def require_threads(count: int) -> None:
+    """Check that it makes sense to compute on so many threads on this machine.
+
+    Raises:
+        ValueError: there are far fewer processors.
+    """
+    processors = os.cpu_count() or 1
+    if count > _PER_PROCESSOR * processors:
+        raise ValueError(
+            f"threads must be at most {_PER_PROCESSOR * processors} on this machine, which has "
+            f"{processors} processors, got {count}"
+        )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from analysis.models import LoadedModel, load
 from pruning import runs
 from pruning.bundle import require_file
 from pruning.cli.arguments import path_argument
+from pruning.cli.output import log_line
 from pruning.files import OutputError, replace_text
 from pruning.jobs import BenchJob, Named, Timings, describe, read_timings
 from pruning.progress import Progress
@@ -82,10 +83,19 @@ def compare_runs(folders: list[Path]) -> Comparison:
     others = tuple(smaller_of(run, numbers[run.run.folder], describe(run.job)) for run in chosen)
     like = [run for run in map(FinishedRun, filter(is_finished, around)) if run.is_like(first)]
     trades = [Trade(dense.name, dense.cost.gmacs, dense.result, dense=True)]
-    trades += [Trade.of(smaller_of(run, numbers[run.run.folder], "")) for run in like]
+    trades += [trade for run in like if (trade := _trade(run, numbers[run.run.folder])) is not None]
     timings = newest_timings(_timings(around), [model.source for model in (dense, *others)])
     tested = first.open_tested(loaded)
     return Comparison(dense, others, tested, base_name(first.data), tuple(trades), timings, load_once)
+
+
+def _trade(run: FinishedRun, name: str) -> Trade | None:
+    """A run's point in the trade-off; None, with a line that says why, if its folder is damaged."""
+    try:
+        return Trade.of(smaller_of(run, name, ""))
+    except ValueError as error:
+        log_line(f"{run.run.name} is left out of the trade-off: {error}")
+        return None
 
 
 def _finished(folder: Path) -> FinishedRun:
@@ -104,8 +114,14 @@ def _all(root: Path) -> list[runs.Run]:
 
 def _timings(around: list[runs.Run]) -> list[Timings]:
     """The timings of finished bench runs, newest first."""
-    benches = [run for run in reversed(around) if isinstance(run.job, BenchJob) and run.state == "done"]
-    return [read_timings(run.folder) for run in benches]
+    found = []
+    for run in reversed(around):
+        if isinstance(run.job, BenchJob) and run.state == "done":
+            try:
+                found.append(read_timings(run.folder))
+            except ValueError as error:
+                log_line(f"The timings of {run.name} are left out: {error}")
+    return found
 
 
 def _load(source: Named) -> LoadedModel:

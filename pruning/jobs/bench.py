@@ -28,6 +28,7 @@ from analysis.measure import (
     torch_runner,
 )
 from analysis.models import load
+from analysis.threads import require_threads
 from analysis.vit import ViT
 from pruning.bundle import onnx_runner
 from pruning.files import replace_text
@@ -183,6 +184,7 @@ def time_models(
         ValueError: a batch size, round or thread count out of its range.
         Cancelled: `progress` asked for an end.
     """
+    require_threads(threads)
     runners = [BACKENDS[backend](model, threads) for model in models]
     told = partial(progress, f"Timing the models in {backend}")
     shape = _image_shape(models[0])

@@ -295,6 +295,12 @@ def test_an_existing_folder_is_refused_before_the_work(capsys, tmp_path: Path) -
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_no_more_threads_than_the_machine_can_use(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    said = "threads must be at most 8 on this machine, which has 2 processors, got 9"
+    assert said in refused(capsys, *BENCH, "--threads", "9", "--backend", "onnx")
+
+
 def test_models_of_different_image_sizes_are_not_timed(capsys, tiny_bundle: str) -> None:
     words = ("bench", "--model", tiny_bundle, "--against", "demo")
     assert "must take images of one size, got [(3, 16, 24), (3, 64, 64)]" in refused(capsys, *words)

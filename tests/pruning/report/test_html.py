@@ -39,7 +39,7 @@ from pruning.report.comparison import (
     of_bundle,
     trade_front,
 )
-from pruning.report.html import make_report, without_paths
+from pruning.report.html import is_report, make_report, without_paths
 from pruning.runs import folder as runs
 from pruning.runs import launch, process
 from pruning.tracked import tracked
@@ -314,3 +314,26 @@ def test_command_refuses_what_is_not_done_and_too_many(
     capsys.readouterr()
     assert main(["report", *map(str, two_runs), "--out", str(tmp_path / "r.html")]) == 2
     assert "at most 1 runs fit side by side, got 2" in capsys.readouterr().err
+
+
+def test_a_report_is_recognised_and_may_be_made_anew(two_runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    words = ["report", str(two_runs[0]), "--out", str(out)]
+    assert main(words) == 0 and is_report(out)
+    assert main(words) == 0
+    weights = two_runs[0] / "bundle" / "model.safetensors"
+    before = weights.read_bytes()
+    assert not is_report(weights)
+    assert main([*words[:-1], str(weights)]) == 2 and weights.read_bytes() == before
+
+
+def test_a_damaged_run_beside_those_of_a_report_is_left_out(
+    two_runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = two_runs[1] / "bundle" / "plan.json"
+    plan.unlink()
+    plan.mkdir()
+    assert main(["report", str(two_runs[0]), "--out", str(tmp_path / "r.html")]) == 0
+    assert f"{two_runs[1].name} is left out of the trade-off" in capsys.readouterr().err
+    assert main(["report", str(two_runs[1]), "--out", str(tmp_path / "r.html")]) == 2
+    assert "plan.json cannot be read: it is a folder" in capsys.readouterr().err
