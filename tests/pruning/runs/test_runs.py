@@ -121,7 +121,7 @@ def test_damaged_half_copied_and_foreign_folders_open(tmp_path: Path) -> None:
     for nothing in (tmp_path / "empty", tmp_path / "not there"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert "is no run folder" in runs.read(nothing).sentence
-        with pytest.raises(ValueError, match=r"is no run folder|is not a folder"):
+        with pytest.raises(ValueError, match="is no run folder"):
             process.execute(nothing)
     assert names(tmp_path / "empty") == []
 
