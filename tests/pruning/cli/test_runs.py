@@ -59,7 +59,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("words", "code", "message"),
     [
         (["run", "nowhere"], 2, "is no run folder: there is no such folder"),
-            (["cancel", "nowhere"], 2, "is no run folder: there is no such folder"),
+        (["cancel", "nowhere"], 2, "is no run folder: there is no such folder"),
         (["run", "DONE"], 2, "is done"),
         (["resume", "DONE", "--detach"], 2, "is done"),
         (["cancel", "DONE"], 2, "is done; only a queued or running run"),
