@@ -66,7 +66,12 @@ def _read(file: BinaryIO, name: str) -> Image.Image:
         warnings.filterwarnings("ignore", module=r"PIL\b")
         image = _decode(file, name)
         orientation = _orientation(image)
-        rgb = _to_rgb(image, name)
+        try:
+            rgb = _to_rgb(image, name)
+        except BadImageError:
+            raise
+        except Exception as error:  # some damage shows only when colours are converted
+            raise BadImageError(_damaged(name, error)) from error
     rgb.info = {}
     rgb.getexif()[ExifTags.Base.Orientation] = orientation
     return ImageOps.exif_transpose(rgb)
@@ -78,6 +83,8 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
         image = Image.open(file, formats=tuple(FORMATS))
         _check_size(image, name)
         image.load()
+        if image.mode in ("P", "PA") and not (image.palette and image.palette.palette):
+            raise BadImageError(f"{name} is damaged or incomplete: its colours are indices without a palette")
         return image
     except BadImageError:
         raise
@@ -88,8 +95,12 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
         size = f"{int(pixels[0]) / 1e6:.0f} megapixels" if pixels else "far more"
         raise BadImageError(_too_large(name, size)) from error
     except Exception as error:  # Pillow raises all kinds of errors on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImageError(f"{name} is damaged or incomplete: {reason}") from error
+        raise BadImageError(_damaged(name, error)) from error
+
+
+def _damaged(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{name} is damaged or incomplete: {reason[:120]}"
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -343,3 +343,38 @@ def test_whatever_is_broken_gives_one_sentence(noise: Image.Image) -> None:
             refused += 1
             assert "\n" not in str(error) and len(str(error)) < 200
     assert refused > 50
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def hand_made(colour: int, *between: bytes, depth: int = 8) -> bytes:
+    """A PNG of 2 x 2 pixels of zeros, of this colour type, with chunks before the pixels."""
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    rows = (b"\0" + bytes(-(-2 * channels * depth // 8))) * 2
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(between) + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "between", [(), (chunk(b"tRNS", b"\0"),), (chunk(b"tRNS", b"\0" * 300),), (chunk(b"PLTE", b""),)]
+)
+def test_indices_without_a_palette(depth: int, between: tuple[bytes, ...]) -> None:
+    with pytest.raises(BadImageError, match=r"^index\.png is damaged or incomplete: its colours are indices"):
+        read_image(io.BytesIO(hand_made(3, *between, depth=depth)), "index.png")
+
+
+@pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
+@pytest.mark.parametrize("palette", [b"", b"\0" * 3, b"\0" * 4, b"\0" * 900])
+@pytest.mark.parametrize("transparent", [None, b"", b"\0", b"\0" * 2, b"\0" * 6, b"\xff" * 300])
+def test_palettes_and_transparency_of_any_length(
+    colour: int, palette: bytes, transparent: bytes | None
+) -> None:
+    between = [chunk(b"PLTE", palette)] + ([] if transparent is None else [chunk(b"tRNS", transparent)])
+    try:
+        assert read_image(hand_made(colour, *between)).mode == "RGB"
+    except BadImageError as error:
+        assert "\n" not in str(error) and len(str(error)) < 200
