@@ -9,6 +9,7 @@ from typing import Any
 from analysis.paths import read_regular
 
 MOST_BYTES = 2**26  # of a file that is read, unless its format says otherwise
+MOST_DEPTH = 64  # of lists and objects inside each other; no format of ours has more than ten
 
 
 class NotJson(ValueError):
@@ -36,23 +37,42 @@ def in_file(file: Path | str, error: ValueError) -> ValueError:
 
 
 def parse(text: str | bytes) -> Any:
-    """JSON as Python reads it, but with no name twice in one object.
+    """JSON as Python reads it, but with no name twice in one object, and at most `MOST_DEPTH` levels deep.
 
     Raises:
-        NotJson: it is none.
+        NotJson: it is none, or nested more deeply.
         ValueError: a name stands twice in one object.
     """
     try:
         whole = text if isinstance(text, str) else text.decode()
-        return _DECODER.decode(whole)
+        found = _DECODER.decode(whole)
+        _require_shallow(found, whole)
+        return found
     except UnicodeDecodeError as error:
         raise NotJson(f"this is not UTF-8 text: {error}") from error
     except RecursionError as error:
-        raise NotJson("this is nested too deeply") from error
+        raise NotJson(_TOO_DEEP) from error
+    except NotJson:
+        raise
     except _Twice as error:
         raise ValueError(str(error)) from error
     except ValueError as error:  # malformed, or a number of thousands of digits
         raise NotJson(f"this is not JSON: {error}") from error
+
+
+_TOO_DEEP = f"this is nested too deeply: at most {MOST_DEPTH} levels are read"
+
+
+def _require_shallow(data: Any, text: str) -> None:
+    if text.count("[") + text.count("{") <= MOST_DEPTH:
+        return
+    level = [data]
+    for _ in range(MOST_DEPTH + 1):
+        holders = [one for one in level if type(one) in (dict, list)]
+        if not holders:
+            return
+        level = [one for holder in holders for one in (holder.values() if type(holder) is dict else holder)]
+    raise NotJson(_TOO_DEEP)
 
 
 class _Twice(ValueError):

@@ -226,3 +226,14 @@ def test_nothing_that_is_not_finite_is_written() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         Whole("a", amount=float("nan")).to_json()
     assert formats.dump({"a": 1}) == '{"a": 1}\n'
+
+
+@pytest.mark.parametrize("depth", [65, 900, 100_000])
+@pytest.mark.parametrize("text", ["{}", '{{"a": {}, "b": 1}}', '[1, {{"a": {}}}]'])
+def test_nesting_is_bounded(depth: int, text: str) -> None:
+    for nested in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+        with pytest.raises(NotJson, match="this is nested too deeply: at most 64 levels are read"):
+            formats.parse(text.format(nested))
+    shallow = json.dumps([[{"[": "[" * 200}]] * 100)
+    assert formats.parse(shallow) == json.loads(shallow)
+    assert formats.parse("[" * 64 + "]" * 64)
