@@ -16,6 +16,7 @@ of an MLP. A dense ViT is the case Dqk = Dv = E / H in every block. State-dict n
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -28,6 +29,25 @@ from torch import Tensor, nn
 
 VERSION = 1  # of architecture.json; files from before there was a version have none
 POOLS = ("token", "avg")
+# Bounds of an architecture, far above the largest ViTs in use: a few bytes of JSON must not take gigabytes.
+MOST = {
+    "image_size": 4096,
+    "patch_size": 4096,
+    "embed_dim": 2**14,
+    "in_channels": 64,
+    "num_classes": 2**16,
+    "registers": 1024,
+    "heads": 1024,
+    "qk": 2**13,
+    "v": 2**13,
+    "mlp": 2**17,
+}
+MOST_BLOCKS = 256
+MOST_TOKENS = 2**14  # of one image
+MOST_WIDE = 2**27  # numbers that one layer puts out for one image: 512 MB
+MOST_PARAMETERS = 2**32
+SCALES = (1e-6, 1e3)  # least and most; 1/sqrt(head_dim) of a head of 64 channels is 0.125
+EPSILONS = (1e-15, 1.0)
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,8 @@ class BlockWidths:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _require_count(f"block width {field.name!r}", getattr(self, field.name), 1)
+            width = getattr(self, field.name)
+            _require_count(f"block width {field.name!r}", width, 1, MOST[field.name])
 
 
 @dataclass(frozen=True)
@@ -57,8 +78,12 @@ class Architecture:
     `skip_unread` the last block computes only the tokens that the classifier reads, and no keys or
     values, for the same logits with less work. It needs pool "token".
 
+    Sizes are bounded (`MOST`, `MOST_BLOCKS`, `MOST_TOKENS`, `MOST_WIDE`, `MOST_PARAMETERS`), `scale` by
+    `SCALES` and `norm_eps` by `EPSILONS`, all before any memory is taken.
+
     Raises:
-        ValueError: a field of another type, a width below one, or a combination that is no network.
+        ValueError: a field of another type, a width below one or above its bound, or a combination that is
+            no network.
     """
 
     image_size: tuple[int, int]
@@ -86,12 +111,17 @@ class Architecture:
         for field in fields(self):
             _require_type(field.name, getattr(self, field.name), str(field.type))
         for name, least in (("embed_dim", 1), ("num_classes", 0), ("in_channels", 1), ("registers", 0)):
-            _require_count(name, getattr(self, name), least)
+            _require_count(name, getattr(self, name), least, MOST[name])
         for size, patch in zip(self.image_size, self.patch_size, strict=True):
-            _require_count("patch_size", patch, 1)
-            _require_count("image_size", size, patch)
-        if not self.blocks:
-            raise ValueError("an Architecture needs at least one block")
+            _require_count("patch_size", patch, 1, MOST["patch_size"])
+            _require_count("image_size", size, patch, MOST["image_size"])
+        _require_blocks(self.blocks)
+        _require_range("scale", self.scale, SCALES)
+        _require_range("norm_eps", self.norm_eps, EPSILONS)
+        self._require_combination()
+        self._require_room()
+
+    def _require_combination(self) -> None:
         if self.pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {self.pool!r}")
         if self.activation not in ACTIVATIONS:
@@ -104,8 +134,26 @@ class Architecture:
             raise ValueError("a distilled model needs a class token, pool 'token' and norm_before_pool")
         if self.skip_unread and self.pool != "token":
             raise ValueError("skip_unread needs pool 'token': average pooling reads every patch")
-        if not self.scale > 0:
-            raise ValueError(f"scale must be positive, got {self.scale}")
+
+    def _require_room(self) -> None:
+        """Bound what the fields ask for together."""
+        if self.num_tokens > MOST_TOKENS:
+            raise ValueError(
+                f"image_size, patch_size and registers give {self.num_tokens:,} tokens, "
+                f"at most {MOST_TOKENS:,} are allowed"
+            )
+        wide = self.num_tokens * max(self.embed_dim, *(_widest(block) for block in self.blocks))
+        if wide > MOST_WIDE:
+            raise ValueError(
+                f"the widest layer gives {wide:,} numbers for one image, at most {MOST_WIDE:,} are allowed; "
+                "choose fewer tokens or smaller widths"
+            )
+        weights = self.embed_dim * sum(_rows(block) for block in self.blocks)
+        weights += self.embed_dim * self.in_channels * self.patch_size[0] * self.patch_size[1]
+        if weights > MOST_PARAMETERS:
+            raise ValueError(
+                f"the model would have {weights:,} weights, at most {MOST_PARAMETERS:,} are allowed"
+            )
 
     @property
     def depth(self) -> int:
@@ -146,11 +194,14 @@ class Architecture:
         """
         try:
             data: Any = json.loads(text, object_pairs_hook=_each_once)
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise ValueError("this is nested too deeply to be read as JSON") from error
+        except ValueError as error:
             raise ValueError(f"this cannot be read as JSON: {error}") from error
         if isinstance(data, dict):
             _require_version(data.pop("version", 0))
         found = _fields(cls, data)
+        _require_blocks(found["blocks"])
         blocks = [_fields(BlockWidths, one, f"blocks[{index}]") for index, one in enumerate(found["blocks"])]
         return cls(**found | {"blocks": tuple(BlockWidths(**block) for block in blocks)})
 
@@ -172,19 +223,47 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def _require_type(name: str, value: object, annotation: str) -> None:
     fits, words = _TYPES[annotation]
     if not fits(value):
-        raise ValueError(f"{name} must be {words}, got {value!r:.60}")
+        raise ValueError(f"{name} must be {words}, got {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """A value for a sentence, cut short; however deep or long it is."""
+    return f"{reprlib.repr(value):.60}"
+
+
+def _require_blocks(blocks: Sequence[object]) -> None:
+    if not blocks:
+        raise ValueError("an Architecture needs at least one block")
+    if len(blocks) > MOST_BLOCKS:
+        raise ValueError(f"blocks must be at most {MOST_BLOCKS}, got {len(blocks):,}")
+
+
+def _require_range(name: str, value: float, bounds: tuple[float, float]) -> None:
+    least, most = bounds
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least:g} to {most:g}, got {_shown(value)}")
+
+
+def _rows(block: BlockWidths) -> int:
+    """Weights of a block for each channel of the embedding."""
+    return 2 * block.heads * (block.qk + block.v) + 2 * block.mlp
+
+
+def _widest(block: BlockWidths) -> int:
+    """Numbers for each token in the widest layer; attention pads queries, keys and values to one width."""
+    return max(3 * block.heads * max(block.qk, block.v), block.mlp)
 
 
 def _fields(kind: Any, data: object, place: str = "") -> dict[str, Any]:
     """The fields of a dataclass from a JSON object: all that it needs, no others, each of its type."""
     if not isinstance(data, dict):
-        raise ValueError(f"{place or 'this'} must be an object, got {data!r:.60}")
+        raise ValueError(f"{place or 'this'} must be an object, got {_shown(data)}")
     found = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
     known = {field.name: field for field in fields(kind)}
     begin = f"{place}." if place else ""
     for name in found:
         if name not in known:
-            raise ValueError(f"there is no field {begin}{name} in an architecture")
+            raise ValueError(f"there is no field {begin}{name:.60} in an architecture")
     for name, field in known.items():
         if name in found:
             _require_type(begin + name, found[name], str(field.type))
@@ -197,7 +276,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name} stands twice in one object")
+            raise ValueError(f"{name:.60} stands twice in one object")
         found[name] = value
     return found
 
@@ -211,9 +290,11 @@ def _require_version(found: Any) -> None:
         )
 
 
-def _require_count(name: str, value: object, least: int) -> None:
+def _require_count(name: str, value: object, least: int, most: int | None = None) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r:.60}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {_shown(value)}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {_shown(value)}")
 
 
 class QuickGELU(nn.Module):

@@ -15,13 +15,19 @@ from analysis.formats import Stored
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+MOST_SIDE = 4096  # pixels of an image that a model takes
+MOST_RESIZED = 64_000_000  # pixels of an image before the crop
+MOST_MEAN = 1e3  # in absolute value; the values of an image are between 0 and 1
+STDS = (1e-4, 1e4)  # least and most
+CROP_PCTS = (0.1, 1.0)
 
 
 @dataclass(frozen=True)
 class Preprocess(Stored):
     """Image size (rows, columns), normalisation, resizing and class labels, in timm's terms.
 
-    `labels` are the class names in the order of the logits; empty if they are not known.
+    `labels` are the class names in the order of the logits; empty if they are not known. Sizes and statistics
+    are bounded: `MOST_SIDE`, `MOST_MEAN`, `STDS`, `CROP_PCTS`, and `MOST_RESIZED` pixels before the crop.
 
     Raises:
         ValueError: a value of another type, or a size, statistic or mode that cannot be.
@@ -29,6 +35,7 @@ class Preprocess(Stored):
 
     INDENT: ClassVar[int | None] = 2
     ASCII: ClassVar[bool] = False  # so that people can read the labels
+    MOST_BYTES: ClassVar[int] = 2**24
     NEEDED: ClassVar[tuple[str, ...]] = ("mean", "std", "labels")
 
     image_size: tuple[int, int]
@@ -43,19 +50,48 @@ class Preprocess(Stored):
         super().__post_init__()
         if min(self.image_size) < 1:
             raise ValueError(f"image_size must be two positive numbers, got {self.image_size}")
+        if max(self.image_size) > MOST_SIDE:
+            raise ValueError(f"image_size must be at most {MOST_SIDE} pixels, got {self.image_size}")
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise ValueError("mean and std must have one value per channel, std above zero")
+        if not all(abs(value) <= MOST_MEAN for value in self.mean):
+            raise ValueError(
+                f"mean must be from -{MOST_MEAN:g} to {MOST_MEAN:g}, got {max(self.mean, key=abs):g}"
+            )
+        for value in self.std:
+            if not STDS[0] <= value <= STDS[1]:
+                raise ValueError(f"std must be from {STDS[0]:g} to {STDS[1]:g}, got {value:g}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}"
             )
         if self.crop_mode not in CROP_MODES:
             raise ValueError(f"crop_mode must be one of {', '.join(CROP_MODES)}, got {self.crop_mode!r}")
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct must be above 0 and at most 1, got {self.crop_pct}")
+        least, most = CROP_PCTS
+        if not least <= self.crop_pct <= most:
+            raise ValueError(f"crop_pct must be from {least:g} to {most:g}, got {self.crop_pct:g}")
+        self._require_room(self.image_size[::-1])
+
+    def _require_room(self, size: tuple[int, int]) -> None:
+        """Refuse an image of this width and height that would be enlarged beyond `MOST_RESIZED` pixels."""
+        width, height = size
+        rows, columns = self.image_size
+        factor = max(rows / height, columns / width) / self.crop_pct
+        wide, high = round(width * factor), round(height * factor)
+        if self.crop_mode == "center" and wide * high > MOST_RESIZED:
+            raise ValueError(
+                f"an image of {width} x {height} pixels would be resized to {wide} x {high} before the crop: "
+                f"at most {MOST_RESIZED // 10**6} megapixels are allowed; "
+                "give an image that is less narrow, or choose a larger crop_pct"
+            )
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "C Y X"]:
-        """Convert one RGB image to the model's input tensor."""
+        """Convert one RGB image to the model's input tensor.
+
+        Raises:
+            ValueError: the image is so narrow that it would have over `MOST_RESIZED` pixels before the crop.
+        """
+        self._require_room(image.size)
         return _transform(self)(image)
 
     def crop(self, image: Image.Image) -> Image.Image:

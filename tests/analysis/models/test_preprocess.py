@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,3 +27,28 @@ def test_the_crop_is_what_goes_into_the_model(
     seen = preprocess(image).permute(1, 2, 0).numpy() * STD + MEAN
     np.testing.assert_array_equal(np.asarray(shown), np.round(255 * seen))
     assert shown is not image
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"crop_pct": 0.001}, "crop_pct must be from 0.1 to 1, got 0.001"),
+        ({"crop_pct": 1e-320}, "crop_pct must be from 0.1 to 1"),
+        ({"crop_pct": 0.1, "image_size": (1024, 1024)}, "would be resized to 10240 x 10240"),
+        ({"image_size": (10**9, 10**9)}, "image_size must be at most 4096 pixels"),
+        ({"mean": (1e38, 0.5, 0.5)}, r"mean must be from -1000 to 1000, got 1e\+38"),
+        ({"mean": (0.5, -1e300, 0.5)}, r"mean must be from -1000 to 1000, got -1e\+300"),
+        ({"std": (0.5, 1e-40, 0.5)}, "std must be from 0.0001 to 10000, got 1e-40"),
+        ({"std": (0.5, 0.5, 1e30)}, r"std must be from 0.0001 to 10000, got 1e\+30"),
+    ],
+)
+def test_absurd_values_are_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(Preprocess((16, 24)), **change)
+
+
+def test_a_narrow_image_is_not_enlarged_without_bound() -> None:
+    image = Image.new("RGB", (3000, 30))
+    with pytest.raises(ValueError, match="3000 x 30 pixels would be resized to 102400 x 1024 "):
+        Preprocess((1024, 1024))(image)
+    assert Preprocess((16, 24))(image).shape == (3, 16, 24)
