@@ -221,6 +221,8 @@ def _verify(model: ViT, timm_model: nn.Module) -> None:
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected, got = twin(images), model(images)
+    if not bool(expected.isfinite().all()):
+        raise UnsupportedModelError(_name(timm_model), "its output is not finite with these weights")
     difference = float((got - expected).abs().max())
     # "not <=" so that NaN fails too
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):

@@ -15,7 +15,7 @@ from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQ
 from analysis.models.convert import UnsupportedModelError, architecture_of, from_timm
 from analysis.models.preprocess import Preprocess
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
-from analysis.models.weights import read_weights, require_match
+from analysis.models.weights import read_weights
 from analysis.paths import user_path
 from analysis.vit import Architecture, ViT
 
@@ -30,6 +30,7 @@ __all__ = [
     "suggested",
 ]
 
+MOST_ARCHITECTURE_BYTES = 2**20
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
 
@@ -113,9 +114,9 @@ def read_bundle(folder: Path) -> LoadedModel:
     """
     arch = _bundle_architecture(folder)
     preprocess = _bundle_preprocess(folder, arch)
-    model = _without_weights(arch, folder / ARCHITECTURE_FILE)
-    state = read_weights(folder / WEIGHTS_FILE)
-    require_match(state, model.state_dict(), folder / WEIGHTS_FILE)
+    with torch.device("meta"):  # no memory is taken before the weights are known to fit
+        model = ViT(arch)
+    state = read_weights(folder / WEIGHTS_FILE, model.state_dict())
     model.load_state_dict(state, assign=True)
     source = "embedded demo" if folder == DEMO else f"bundle {folder}"
     return LoadedModel(model.eval(), preprocess, str(folder), source)
@@ -167,18 +168,8 @@ def _bundle_architecture(folder: Path) -> Architecture:
             f"{folder} is not a bundle: it must hold {', '.join(REQUIRED_FILES)}, {missing[0]} is not there"
         )
     file = folder / ARCHITECTURE_FILE
-    text = read_text(file)
+    text = read_text(file, MOST_ARCHITECTURE_BYTES)
     try:
         return Architecture.from_json(text)
     except ValueError as error:
         raise in_file(file, error) from error
-
-
-def _without_weights(arch: Architecture, file: Path) -> ViT:
-    """The model on the meta device, so that no memory is taken before the weights are known to fit."""
-    try:
-        with torch.device("meta"):
-            return ViT(arch)
-    except (RuntimeError, TypeError) as error:  # widths so large that torch cannot count the weights
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file}: no model can have these widths ({reason})") from error

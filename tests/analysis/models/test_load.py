@@ -654,16 +654,28 @@ def test_bundle_weights_must_fit_and_be_finite(bundle):
 
 
 def test_a_bundle_that_asks_for_the_moon_takes_no_memory(bundle):
-    for width, message in (
-        (10**7, "another architecture"),
-        (2**40, r"no model can have"),
-        (10**30, "no model"),
+    for width, classes, message in (
+        (2**12, 2**16, "another architecture"),
+        (2**12, 10**9, "num_classes must be at most 65,536"),
+        (10**7, 7, "embed_dim must be at most 16,384"),
+        (10**30, 7, "embed_dim must be at most 16,384"),
     ):
-        moon = json.loads(ARCH.to_json()) | {"embed_dim": width, "num_classes": 10**9}
+        moon = json.loads(ARCH.to_json()) | {"embed_dim": width, "num_classes": classes}
         (bundle / "architecture.json").write_text(json.dumps(moon))
         (bundle / "preprocess.json").write_text(Preprocess((16, 24)).to_json())
         with pytest.raises(ValueError, match=message):
             read_bundle(bundle)
+
+
+def test_shapes_are_compared_before_any_value_is_touched(bundle, monkeypatch):
+    def touched(*_):
+        raise AssertionError("a value was touched")
+
+    save_file({"head.weight": torch.zeros(3)}, bundle / "model.safetensors")
+    monkeypatch.setattr(torch.Tensor, "to", touched)
+    monkeypatch.setattr(torch.Tensor, "isfinite", touched)
+    with pytest.raises(ValueError, match="another architecture"):
+        read_bundle(bundle)
 
 
 def test_every_field_of_a_bundle_is_held_to_its_type(bundle):
