@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.paths import read_regular
 
-MOST_BYTES = 2**26  # of a file that is read, unless its format says otherwise
+MOST_BYTES = 2**24  # of a file, unless its format says otherwise; parsed it takes up to 30 times as much
 MOST_DEPTH = 64  # of lists and objects inside each other; no format of ours has more than ten
 
 

@@ -198,6 +198,7 @@ class _File(Stored):
     """A `HeadReading` with its similarities as lists."""
 
     VERSION: ClassVar[int] = 2
+    MOST_BYTES: ClassVar[int] = 2**27  # similarities of a thousand heads take some 30 MB
 
     counts: tuple[int, ...]
     images: int
