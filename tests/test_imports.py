@@ -183,6 +183,7 @@ def test_the_model_file_needs_torch_alone() -> None:
         "dataclasses",
         "functools",
         "json",
+        "reprlib",
         "torch",
         "typing",
     }

@@ -13,7 +13,7 @@ import torch
 from analysis.formats import in_file, read_text
 from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
 from analysis.models.convert import UnsupportedModelError, architecture_of, from_timm
-from analysis.models.preprocess import Preprocess
+from analysis.models.preprocess import CHANNELS, Preprocess
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
 from analysis.models.weights import read_weights
 from analysis.paths import user_path
@@ -123,6 +123,11 @@ def read_bundle(folder: Path) -> LoadedModel:
 
 
 def _bundle_preprocess(folder: Path, arch: Architecture) -> Preprocess:
+    if arch.in_channels != CHANNELS:
+        raise ValueError(
+            f"{folder / ARCHITECTURE_FILE}: in_channels must be {CHANNELS}, as images are read as RGB, "
+            f"got {arch.in_channels}"
+        )
     file = folder / PREPROCESS_FILE
     preprocess = Preprocess.read(file)
     if preprocess.image_size != arch.image_size:
@@ -134,8 +139,6 @@ def _bundle_preprocess(folder: Path, arch: Architecture) -> Preprocess:
         raise ValueError(
             f"{file} must name all {arch.num_classes} classes or none, got {len(preprocess.labels)} labels"
         )
-    if len(preprocess.mean) != arch.in_channels:
-        raise ValueError(f"{file} must have {arch.in_channels} means, got {len(preprocess.mean)}")
     return preprocess
 
 

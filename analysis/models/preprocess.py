@@ -15,6 +15,7 @@ from analysis.formats import Stored
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+CHANNELS = 3  # images are read as RGB
 MOST_SIDE = 4096  # pixels of an image that a model takes
 MOST_RESIZED = 64_000_000  # pixels of an image before the crop
 MOST_MEAN = 1e3  # in absolute value; the values of an image are between 0 and 1
@@ -52,8 +53,11 @@ class Preprocess(Stored):
             raise ValueError(f"image_size must be two positive numbers, got {self.image_size}")
         if max(self.image_size) > MOST_SIDE:
             raise ValueError(f"image_size must be at most {MOST_SIDE} pixels, got {self.image_size}")
-        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise ValueError("mean and std must have one value per channel, std above zero")
+        if not len(self.mean) == len(self.std) == CHANNELS:
+            raise ValueError(
+                f"mean and std must have {CHANNELS} values each, as images are read as RGB, "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
         if not all(abs(value) <= MOST_MEAN for value in self.mean):
             raise ValueError(
                 f"mean must be from -{MOST_MEAN:g} to {MOST_MEAN:g}, got {max(self.mean, key=abs):g}"

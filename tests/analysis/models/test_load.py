@@ -633,11 +633,18 @@ def test_bundle_files_must_fit_each_other(bundle):
     for preprocess, message in (
         (Preprocess((16, 16)), r"image_size of architecture\.json, \(16, 24\), got \(16, 16\)"),
         (Preprocess((16, 24), labels=("a",)), "all 3 classes or none, got 1 labels"),
-        (Preprocess((16, 24), mean=(0.5,), std=(0.5,)), "must have 3 means, got 1"),
     ):
         file.write_text(preprocess.to_json())
         with pytest.raises(ValueError, match=message):
             read_bundle(bundle)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_have_three_channels(channels, bundle):
+    arch = json.loads(ARCH.to_json()) | {"in_channels": channels}
+    (bundle / "architecture.json").write_text(json.dumps(arch))
+    with pytest.raises(ValueError, match=f"in_channels must be 3, as images are read as RGB, got {channels}"):
+        read_bundle(bundle)
 
 
 def test_bundle_weights_must_fit_and_be_finite(bundle):

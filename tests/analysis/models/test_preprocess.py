@@ -38,6 +38,7 @@ def test_the_crop_is_what_goes_into_the_model(
         ({"image_size": (10**9, 10**9)}, "image_size must be at most 4096 pixels"),
         ({"mean": (1e38, 0.5, 0.5)}, r"mean must be from -1000 to 1000, got 1e\+38"),
         ({"mean": (0.5, -1e300, 0.5)}, r"mean must be from -1000 to 1000, got -1e\+300"),
+        ({"mean": (0.5,), "std": (0.5,)}, "mean and std must have 3 values each, .*, got 1 and 1"),
         ({"std": (0.5, 1e-40, 0.5)}, "std must be from 0.0001 to 10000, got 1e-40"),
         ({"std": (0.5, 0.5, 1e30)}, r"std must be from 0.0001 to 10000, got 1e\+30"),
     ],

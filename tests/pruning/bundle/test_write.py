@@ -33,7 +33,7 @@ from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cut.plan import Plan
 from pruning.files import OutputError
 from tests.support.bundles import LABELS, PREPROCESS, REPORT, isolated, prune
-from tests.support.models import ROOT, TINY, random_images
+from tests.support.models import ROOT, TINY, random_images, random_vit
 
 
 @pytest.fixture
@@ -341,8 +341,8 @@ def test_what_does_not_fit_together_is_refused(
     small = pruned[0]
     with pytest.raises(ValueError, match=r"gives images of size \(8, 8\), but the model takes \(16, 24\)"):
         save(preprocess=Preprocess((8, 8)))
-    with pytest.raises(ValueError, match="gives 1 channels, but the model takes 3"):
-        save(preprocess=replace(PREPROCESS, mean=(0.5,), std=(0.5,)))
+    with pytest.raises(ValueError, match="gives 3 channels, but the model takes 1"):
+        save(model=random_vit(replace(tiny.arch, in_channels=1)))
     with pytest.raises(ValueError, match="2 labels do not match a model with 10 classes"):
         save(preprocess=replace(PREPROCESS, labels=("a", "b")))
     with pytest.raises(ValueError, match="plan does not belong to this model"):
