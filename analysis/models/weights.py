@@ -20,7 +20,7 @@ PICKLED = (".pth", ".pt", ".bin")
 MOST_TENSORS = 20_000
 MOST_DIMENSIONS = 8  # of a tensor
 MOST_NESTED = 8  # objects around the weights of a checkpoint
-MOST_WEIGHT = 1e6  # in absolute value; those of trained models stay below a thousand
+MOST_WEIGHT = 1e9  # in absolute value; weights of trained models stay below a thousand
 MOST_PICKLE = 2**21  # bytes of a checkpoint that are not values; a tensor takes about 200
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),

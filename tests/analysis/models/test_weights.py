@@ -129,7 +129,7 @@ SPECIAL = {
     "complex": (lambda: torch.ones(3, dtype=torch.complex64), "complex64"),
     "unsigned": (lambda: torch.ones(3, dtype=torch.uint16), "uint16"),
     "dimensions": (lambda: torch.ones((1,) * 9), "9 dimensions, at most 8"),
-    "large": (lambda: torch.tensor([1.0, -1e38]), "weights must be between -1e\\+06 and 1e\\+06"),
+    "large": (lambda: torch.tensor([1.0, -1e38]), "weights must be between -1e\\+09 and 1e\\+09"),
 }
 
 
