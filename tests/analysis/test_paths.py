@@ -16,6 +16,7 @@ from analysis.models.load import architecture, load
 from analysis.models.preprocess import Preprocess
 from analysis.models.weights import read_weights
 from tests.support.bad_paths import BAD_PATHS, NOT_FILES, bad_path
+from tests.support.models import ROOT
 
 
 @pytest.mark.parametrize("name", BAD_PATHS)
@@ -93,3 +94,10 @@ def test_files_are_read_to_a_bound(tmp_path: Path) -> None:
         stream.truncate(2**40)  # takes no room on the disk
     with pytest.raises(BadImageError, match=r"^big\.png cannot be opened: it is too large"):
         read_image(big)
+
+
+def test_nobody_else_reads_what_a_user_wrote_as_a_path() -> None:
+    for package in ("analysis", "pruning", "app"):
+        for file in (ROOT / package).rglob("*.py"):
+            if file != Path(paths.__file__):
+                assert "expanduser" not in file.read_text(encoding="utf-8"), file
