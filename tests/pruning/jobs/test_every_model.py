@@ -56,7 +56,7 @@ WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
     "gohsp, trained": ("plain", {"method": "gohsp", "options": TRAINED}),
     "without a narrower stream": ("plain", {"method": "spectral", "ratios": Ratios(qk=0.5, v=0.5, mlp=0.5)}),
     "uneven heads": ("plain", {"method": "l2", "ratios": replace(EVERYTHING, heads=(0.4, 0.0))}),
-    "aligned": ("plain", {"method": "l2", "align": 4}),
+    "aligned": ("plain", {"method": "l2", "align": 2}),
     "heads first": ("plain", {"method": "spectral", "heads_by": "l2", "ratios": EVERYTHING}),
     "compensated": ("rich", {"method": "taylor", "compensate": True}),
     "locked": ("plain", {"method": "l1", "locks": HeadLocks(remove=((0, 1),))}),

@@ -167,7 +167,7 @@ def test_curves(tiny: ViT, tmp_path: Path) -> None:
 def test_loss_is_the_mean_of_the_steps(tiny: ViT, tmp_path: Path) -> None:
     """With a learning rate of 0 all that differs between steps is their images."""
     images, monitor = image_set(tmp_path), Recorder()
-    options = replace(PLAIN, batch=10, lr=0.0, epochs=1)
+    options = replace(PLAIN, batch=10, base_lr=0.0, lr=0.0, epochs=1)
     trained = train(tiny, images, PREPROCESS, Objective(), options, monitor=monitor)
     assert same(trained, tiny)
     x, y = everything(tmp_path)
