@@ -33,7 +33,6 @@ SCHEDULES = {
     "Structure fixed from the start": GohspOptions(settle=0.0),
     "Default": GohspOptions(),
     "With the dual variable": GohspOptions(dual=True),
-    "Default, learning rate 5e-4": GohspOptions(lr=5e-4),
 }
 
 

@@ -121,18 +121,18 @@ class SurveyJob(Stored):
 
 @dataclass(frozen=True)
 class SurveyResult:
-    """A survey, the key it is kept under, and how long it took; `kept` if it had been measured before."""
+    """A survey, the key it is kept under, and how long it took; `reused` if it was kept before."""
 
     key: str
     survey: Survey
-    kept: bool
+    reused: bool
     seconds: float
 
     def report(self) -> dict[str, Any]:
         """The figures, under the keys of the command line contract."""
         found = self.survey.sensitivities
         blocks = [asdict(curves) for curves in found.blocks]
-        figures = {"key": self.key, "kept": self.kept, "images": found.images, "seconds": self.seconds}
+        figures = {"key": self.key, "reused": self.reused, "images": found.images, "seconds": self.seconds}
         return figures | {"blocks": blocks}
 
 

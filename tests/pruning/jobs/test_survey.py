@@ -176,11 +176,11 @@ def test_the_command_is_the_same_job_and_finds_what_is_kept(capsys: pytest.Captu
     words = shlex.split(job.command())[3:]
     assert main([*words, "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
-    assert (first["kept"], first["images"], len(first["blocks"])) == (False, 2, 6)
+    assert (first["reused"], first["images"], len(first["blocks"])) == (False, 2, 6)
     assert main([*words, "--json"]) == 0
     second = json.loads(capsys.readouterr().out)
-    assert second["kept"] and second["key"] == first["key"] and second["blocks"] == first["blocks"]
-    assert run_survey(job).kept
+    assert second["reused"] and second["key"] == first["key"] and second["blocks"] == first["blocks"]
+    assert run_survey(job).reused
     assert SurveyJob.from_json(job.to_json()) == job
     assert main(words) == 0 and "blocks" not in capsys.readouterr().out
 
