@@ -66,10 +66,12 @@ def prepare(job: Job, monitor: Monitor | None = None, dense: LoadedModel | None 
     """Load what a job names; the dense model is reused where it is at hand.
 
     Raises:
-        ValueError: the model or the images cannot be read, or do not fit each other.
+        ValueError: the model or the images cannot be read, do not fit each other, or share images.
     """
     dense = dense or load_dense(job)
     calibration, test = image_sets(job, dense)
+    if job.calibration is not None:  # not in `image_sets`, by which pages open images of old runs
+        require_apart(calibration, test)
     return Prepared(job, dense, calibration, test, monitor or Monitor())
 
 
@@ -83,10 +85,10 @@ def load_dense(job: Job) -> LoadedModel:
 
 
 def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
-    """The images a job calibrates on and the images it tests on; no image is in both.
+    """The images a job calibrates on and the images it tests on.
 
     Raises:
-        ValueError: the data cannot be read, does not fit the model, or both sets share images.
+        ValueError: the data cannot be read, or does not fit the model.
     """
     classes = loaded.model.arch.num_classes
     other = job.calibration is not None
@@ -95,6 +97,4 @@ def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
     )
     apart = "heldout" if job.trains else "test"
     test = open_data(job.data, loaded.preprocess, classes, "all" if other else apart)
-    if other:
-        require_apart(calibration, test)
     return calibration, test.sample(job.limit, job.seed) if job.limit else test

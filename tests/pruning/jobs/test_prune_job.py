@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from analysis.measure.cost import cost
 from analysis.measure.evaluate import Batches
+from analysis.models.load import LoadedModel
 from analysis.vit import Architecture, Block, BlockWidths, ViT
 from pruning.budget.allocate import Budget
 from pruning.budget.curves import BUDGETED_STRUCTURES, Narrow, Sensitivities
@@ -30,6 +33,8 @@ from pruning.methods.selection import Selection
 from pruning.options import Value
 from pruning.projection.steering import steer
 from tests.support.jobs import ARCH, BUDGET, dense
+from tests.support.models import TINY, random_vit
+from tests.support.training import PREPROCESS, image_set
 
 JOB = Job(
     model="demo",
@@ -462,3 +467,15 @@ def test_compensation_changes_proj_and_fc2_alone() -> None:
 def test_what_a_method_cannot_do_is_refused(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Job("demo", "demo", **values)
+
+
+def test_calibrating_on_the_images_that_are_tested_is_refused(tmp_path: Path) -> None:
+    """Also under another name; before anything is measured."""
+    data = image_set(tmp_path)
+    copied = shutil.copytree(tmp_path / "images", tmp_path / "copied")
+    given = LoadedModel(random_vit(TINY), PREPROCESS, "tiny", "test")
+    for other in (tmp_path / "images", copied):
+        job = Job("tiny", str(tmp_path / "images"), "l1", ratios=Ratios(mlp=0.5), calibration=str(other))
+        with pytest.raises(ValueError, match="share no images"):
+            prune(job, dense=given)
+    assert len(data) == 40
