@@ -19,7 +19,9 @@ Command = Callable[[argparse.Namespace, Progress], Result]
 def add_commands(commands: Any) -> None:
     """Add the commands to an argument parser's subparsers."""
     executed = _command(commands, "run", _run, "Carry out a run in this process.")
+    # how the project starts its own processes
     executed.add_argument("--lock-handle", type=int, help=argparse.SUPPRESS)
+    executed.add_argument("--queue", action="store_true", help=argparse.SUPPRESS)
     resumed = _command(
         commands, "resume", _resume, "Continue a run that was cancelled, interrupted or failed."
     )
@@ -98,6 +100,11 @@ def _command(commands: Any, name: str, run: Command, help: str) -> argparse.Argu
 
 
 def _run(args: argparse.Namespace, progress: Progress) -> Result:
+    if args.queue:
+        if args.lock_handle is None:
+            raise ValueError("--queue is for processes that PruneScope starts itself: omit it")
+        runs.run_dispatcher(args.folder, args.lock_handle)
+        return {}
     done = runs.execute(args.folder, lock_handle=args.lock_handle, at_once=args.at_once, progress=progress)
     report = runs.report(done)
     return _summary(done) | (report.figures() if report else {})
@@ -106,7 +113,7 @@ def _run(args: argparse.Namespace, progress: Progress) -> Result:
 def _resume(args: argparse.Namespace, progress: Progress) -> Result:
     if args.detach:
         return _summary(runs.resume(args.folder, at_once=args.at_once))
-    args.lock_handle = None
+    args.lock_handle, args.queue = None, False
     return _run(args, progress)
 
 

@@ -1,5 +1,6 @@
 """Run folders: starting, monitoring, cancelling, resuming and reading runs."""
 
+from pruning.runs.dispatch import run_dispatcher
 from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan
 from pruning.runs.folder import CANCEL, JOB, Run, list_runs, log, read, report, runs_root
 from pruning.runs.launch import cancel, resume, start
@@ -25,6 +26,7 @@ __all__ = [
     "read_plan",
     "report",
     "resume",
+    "run_dispatcher",
     "runs_root",
     "save_output",
     "start",

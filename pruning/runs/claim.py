@@ -79,11 +79,16 @@ def claimed_folder(folder: Path, handle: int | None = None) -> Iterator[FileLock
         if handle is not None:
             lock.adopt(handle)
         elif found.active or not lock.take():
-            where = f"process {found.status.pid} on {found.status.host}"
-            raise ValueError(f"{found.name} is already running ({where}); nothing was started")
+            raise ValueError(f"{found.name} is already {_where(found.status)}; nothing was started")
         else:
             (folder / runs.CANCEL).unlink(missing_ok=True)
         yield lock
+
+
+def _where(status: Status) -> str:
+    if status.waiting:
+        return "waiting for its turn"
+    return f"running (process {status.pid} on {status.host})"
 
 
 def _require_plain(folder: Path) -> None:

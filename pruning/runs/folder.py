@@ -88,6 +88,8 @@ class Run:
     def sentence(self) -> str:
         """State and progress as a text for people."""
         silent = duration(self.since_heartbeat)
+        if self.active and self.status.waiting:
+            return "Waiting for another run to finish"
         if self.active:
             stale = f", no heartbeat for {silent}" if self.since_heartbeat > STALE else ""
             return _progress_text(self.status) + stale
@@ -140,11 +142,12 @@ def list_runs(root: Path | str | None = None) -> list[Run]:
     folder = runs_root(root)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder of runs")
-    found = [read(path) for path in _run_folders(folder)]
+    found = [read(path) for path in run_folders(folder)]
     return sorted(found, key=lambda run: (run.status.created, run.name), reverse=True)
 
 
-def _run_folders(root: Path) -> list[Path]:
+def run_folders(root: Path) -> list[Path]:
+    """The run folders inside a folder, in no order; none if it cannot be read."""
     try:
         inside = [path for path in root.iterdir() if not path.name.startswith(".")]
     except OSError:  # no runs yet
@@ -177,11 +180,28 @@ def alive(folder: Path, status: Status) -> bool:
     """Whether the process of a run is alive: it holds the lock, here or on a machine that shares the disk.
 
     Some shared disks do not share locks between machines: a recent heartbeat from another machine counts too.
+    A run that waits for its turn has no process; it is alive as long as the dispatcher that will start it.
     """
     if is_held(folder / LOCK):
         return True
-    elsewhere = status.pid is not None and status.host != this_host()
-    return elsewhere and time.time() - status.beat < STALE
+    beat = status.beat
+    if status.waiting:
+        dispatcher = dispatcher_lock(folder.parent, status.host, status.device)
+        if is_held(dispatcher):
+            return True
+        beat = _modified(dispatcher)
+    elsewhere = (status.pid is not None or status.waiting) and status.host != this_host()
+    return elsewhere and is_recent(beat)
+
+
+def is_recent(beat: float) -> bool:
+    """Whether a heartbeat is a sign of life; one from the future, of a clock that is wrong, is none."""
+    return abs(time.time() - beat) < STALE
+
+
+def dispatcher_lock(root: Path, host: str | None, device: str | None) -> Path:
+    """The file that the dispatcher of a device locks while it lives (see dispatch.py)."""
+    return root / f".{host}-{device}-queue.lock"
 
 
 def report(run: Run) -> Report | None:
@@ -233,6 +253,13 @@ def _read_status(folder: Path) -> tuple[Status, str | None]:
     except ValueError as error:
         return _placeholder(folder, "failed"), str(error)
     return found or _placeholder(folder, "interrupted"), None
+
+
+def _modified(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _placeholder(folder: Path, state: str) -> Status:

@@ -1,13 +1,9 @@
-"""Starts, resumes and cancels runs, each in its own process."""
+"""Starts, resumes and cancels runs. Each is carried out by its own process, once its turn has come."""
 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import subprocess
-import sys
-import threading
 import time
 import uuid
 from pathlib import Path
@@ -21,30 +17,36 @@ from pruning.runs.claim import (
     restarted_status,
     run_folder,
     runs_at_once,
-    working_directory,
     writing_to,
 )
+from pruning.runs.dispatch import MOST_WAITING, drop_from_queue, require_short_queue, start_or_queue
 from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
 from pruning.runs.status import Status, this_host
 
 MIN_FREE = 2**25  # bytes that must be free on the disk before a run is started
-_PROJECT = Path(__file__).resolve().parents[2]
-_COMMAND = (sys.executable, "-P", "-m", "pruning")  # -P: import nothing from the working directory
 
 
-def start(job: Any, root: Path | str | None = None, *, at_once: int | None = None) -> Run:
+def start(
+    job: Any,
+    root: Path | str | None = None,
+    *,
+    at_once: int | None = None,
+    most_waiting: int = MOST_WAITING,
+) -> Run:
     """Start a run in a new folder under `root`, in a process that outlives this one.
 
-    It waits while `at_once` other runs (default: $PRUNESCOPE_AT_ONCE or 1) use the same device.
+    While `at_once` other runs (default: $PRUNESCOPE_AT_ONCE or 1) use the same device, it waits without one.
 
     Raises:
-        ValueError: no kind of run takes such a job, or `root` is a file.
+        ValueError: no kind of run takes such a job, `root` is a file, or `most_waiting` runs wait there.
         OutputError: the folder cannot be written to, or its disk is full.
     """
-    folder, lock = _create(job, runs.runs_root(root), runs_at_once(at_once))
-    with lock:
-        _spawn(folder, lock)
+    place = runs.runs_root(root)
+    require_short_queue(place, most_waiting)
+    folder, lock = _create(job, place, runs_at_once(at_once))
+    with lock, writing_to(folder):
+        start_or_queue(folder, lock)
     return runs.read(folder)
 
 
@@ -59,8 +61,9 @@ def resume(run: Run | Path | str, *, at_once: int | None = None) -> Run:
     with writing_to(folder), claimed_folder(folder) as lock:
         status = restarted_status(runs.read(folder), at_once)
         _require_room(folder)
+        require_short_queue(folder.parent)
         replace_text(folder / runs.STATUS, status.to_json())
-        _spawn(folder, lock)
+        start_or_queue(folder, lock)
     return runs.read(folder)
 
 
@@ -77,7 +80,8 @@ def cancel(run: Run | Path | str) -> None:
     if not found.active:
         raise ValueError(f"{found.name} is {found.state}; only a queued or running run can be cancelled")
     with writing_to(found.folder):
-        (found.folder / runs.CANCEL).touch()
+        if not drop_from_queue(found):
+            (found.folder / runs.CANCEL).touch()
 
 
 def _create(job: Any, root: Path, at_once: int) -> tuple[Path, FileLock]:
@@ -121,26 +125,3 @@ def _require_room(root: Path) -> None:
             f"only {free / 2**20:.0f} MiB are free on the disk of {root}, a run needs "
             f"{MIN_FREE / 2**20:.0f}: free some space or choose another folder"
         )
-
-
-def _spawn(folder: Path, lock: FileLock) -> None:
-    """Start the process of a run in a new session; it takes over the lock."""
-    status = runs.read_status(folder)
-    words = [*_COMMAND, "run", str(folder), "--lock-handle", str(lock.handle())]
-    paths = [str(_PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    try:
-        with (folder / runs.LOG).open("ab") as log:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=working_directory(status),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
-                start_new_session=True,
-                pass_fds=(lock.handle(),),
-            )
-    except OSError as error:
-        raise OutputError(f"the run in {folder} could not be started: {error.strerror or error}") from error
-    # without a wait, the process would remain as a zombie until this one ends
-    threading.Thread(target=process.wait, name=f"wait for {folder.name}", daemon=True).start()

@@ -52,7 +52,7 @@ def execute(
     with claimed_folder(folder, lock_handle):
         run = runs.read(folder)
         status = restarted_status(run, at_once) if lock_handle is None else run.status
-        status = replace(status, attempt=status.attempt + 1, pid=os.getpid(), device=device())
+        status = replace(status, attempt=status.attempt + 1, pid=os.getpid(), device=device(), waiting=False)
         monitor = RunMonitor(folder, status, job=run.as_dict()["job"], progress=progress)
         with contextlib.chdir(working_directory(status)):
             _run_to_end(run, monitor)

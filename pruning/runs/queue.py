@@ -1,4 +1,4 @@
-"""The queue of a device: runs wait for a free slot, and the one that has waited longest goes first.
+"""Whose turn it is: runs wait for a free slot of their device, and whoever has waited longest goes first.
 
 A device has one slot, or more if runs allow it (`at_once`). A slot is a lock file beside the run folders.
 """
@@ -21,12 +21,38 @@ from pruning.runs.status import Status
 
 POLL = 0.5  # seconds
 
+Queue = list[tuple[Path, Status]]  # run folders and what they say, longest waiting first
+
 
 def device() -> str:
     """The name of the device that a run in this process uses: cuda-..., mps or cpu."""
     if torch.cuda.is_available():
         return "cuda-" + re.sub(r"\W+", "-", os.environ.get("CUDA_VISIBLE_DEVICES") or "0")
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def queued_runs(root: Path) -> Queue:
+    """The runs that wait for their turn, longest first, with or without a process."""
+    found = []
+    for path in runs.run_folders(root):
+        status = runs.read_status(path) if is_file(path / runs.STATUS) else None
+        if status is not None and status.state == "queued" and runs.alive(path, status):
+            found.append((path, status))
+    return sorted(found, key=lambda entry: (entry[1].queued, entry[0].name))
+
+
+def turn_has_come(folder: Path, mine: Status, queue: Queue) -> bool:
+    """Whether a run without a process would get a slot at once if it had one."""
+    free = [slot for slot, file in enumerate(_slots(folder, mine)) if not is_held(file)]
+    if not free or _longer_waiting(folder, mine, queue):
+        return False
+    # the processes that have started, but have not taken their slots yet
+    others = [
+        other
+        for path, other in _rivals(folder, mine, queue)
+        if runs.is_recent(other.beat) and is_held(path / runs.LOCK)
+    ]
+    return len(free) > sum(other.at_once > free[0] for other in others)
 
 
 @contextmanager
@@ -40,9 +66,9 @@ def wait_for_slot(folder: Path, status: Callable[[], Status], waiting: Callable[
     """
     while True:
         mine = status()
-        for number in range(mine.at_once):
-            lock = FileLock(folder.parent / f".{mine.host}-{mine.device}-{number}.lock")
-            if not _longer_waiting(folder, mine) and lock.take(patience=0):
+        for file in _slots(folder, mine):
+            lock = FileLock(file)
+            if not _longer_waiting(folder, mine, queued_runs(folder.parent)) and lock.take(patience=0):
                 with lock:
                     yield
                 return
@@ -50,20 +76,25 @@ def wait_for_slot(folder: Path, status: Callable[[], Status], waiting: Callable[
         time.sleep(POLL)
 
 
-def _longer_waiting(folder: Path, mine: Status) -> bool:
+def _slots(folder: Path, mine: Status) -> list[Path]:
+    return [folder.parent / f".{mine.host}-{mine.device}-{number}.lock" for number in range(mine.at_once)]
+
+
+def _longer_waiting(folder: Path, mine: Status, queue: Queue) -> bool:
     """Whether another live run has waited longer for a slot of the same device."""
-    for path in folder.parent.iterdir():
-        if path == folder or not is_file(path / runs.STATUS):
-            continue
-        other = runs.read_status(path)
-        if (
-            other.state == "queued"
-            and (other.queued, path.name) < (mine.queued, folder.name)
-            and other.host in (None, mine.host)
-            and other.device in (None, mine.device)
-            and other.at_once >= mine.at_once
-            and time.time() - other.beat < runs.STALE  # a run that hangs must not block the queue
-            and is_held(path / runs.LOCK)
-        ):
-            return True
-    return False
+    return any(
+        (other.queued, path.name) < (mine.queued, folder.name)
+        and other.at_once >= mine.at_once
+        # a run that hangs must not block the queue
+        and (other.waiting or runs.is_recent(other.beat))
+        for path, other in _rivals(folder, mine, queue)
+    )
+
+
+def _rivals(folder: Path, mine: Status, queue: Queue) -> Queue:
+    """The other runs in a queue that want the same device."""
+    return [
+        (path, other)
+        for path, other in queue
+        if path != folder and other.host in (None, mine.host) and other.device in (None, mine.device)
+    ]

@@ -21,7 +21,8 @@ class Status(Stored):
     `share` of the step `what` is done, at `rate` per second; `remaining` is the time until that step ends.
     `queued` is when the run was last started or resumed, `began` when it left the queue, `beat` its last
     heartbeat. `figures` are the latest values of its curves, `attempt` counts its starts. Relative paths of
-    the job start from `workdir`; `at_once` runs may share the device.
+    the job start from `workdir`; `at_once` runs may share the device. A run that is `waiting` is queued and
+    has no process yet: the dispatcher of its device (dispatch.py) starts one when its turn comes.
 
     Raises:
         ValueError: a value of the wrong type, an unknown state, or `at_once` below 1.
@@ -48,6 +49,7 @@ class Status(Stored):
     step: int | None = None
     epoch: float | None = None
     workdir: str | None = None
+    waiting: bool = False
     figures: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

@@ -102,5 +102,5 @@ def test_a_run_that_allows_none_at_once_does_not_wait(tmp_path: Path, at_once: i
     (folder / runs.STATUS).write_text(text.replace('"at_once": 1', f'"at_once": {at_once}'))
     found = runs.read(folder)
     assert found.state == "failed" and f"`at_once` must be at least 1, got {at_once}" in found.sentence
-    assert not queue._longer_waiting(folder.with_name("another"), Status("queued", 0.0, 0.0, 0.0))
+    assert queue.queued_runs(folder.parent) == []
     assert process.execute(folder).state == "done"  # with the usual number instead
