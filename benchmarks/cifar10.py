@@ -4,8 +4,8 @@
     PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size full --write    # on a GPU, in bfloat16
 
 The common start is a dense model: DeiT-Tiny fine-tuned at 96 x 96 pixels (`transfer`), or a ViT-Small/4
-from scratch (`full`), for --epochs. Every other model is then trained from it for --more epochs, so that
-all have seen the same number of images: the dense model itself, GOHSP and spectral with 40 % fewer
+from scratch (`full`), in rounds of --epochs. Every other model is then trained from it for --more epochs, so
+that all have seen the same number of images: the dense model itself, GOHSP and spectral with 40 % fewer
 parameters (of GOHSP's epochs some come before the cut, the rest after), and on DeiT-Tiny SNP at its
 published preset. All use the same data and recipe, with the common start as teacher.
 If the script is killed, the same command continues from the last checkpoint in --keep; finished phases are
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,16 @@ TESTED = "tested.json"
 
 @dataclass(frozen=True)
 class Size:
-    """A start, the recipes of its training and of the further training, and their lengths in epochs."""
+    """A start, the recipes of its training and of the further training, and their lengths in epochs.
+
+    The start may be trained in several rounds, each with a schedule of its own.
+    """
 
     words: str
     side: int  # pixels
-    first: Recovery
+    rounds: tuple[Recovery, ...]
     further: Recovery
-    epochs: float
+    epochs: tuple[float, ...]
     more: float
     point: int  # at most so many images between two points of the curve
     gohsp: GohspOptions
@@ -105,6 +108,8 @@ class Transfer(Size):
         return LoadedModel(model, whole, "dense", "trained here")
 
 
+# on a CPU, bfloat16 is used where it is fast
+PRECISION = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "auto"
 FROM_SCRATCH = Recovery(
     batch=512, lr=1e-3, mixup=0.8, cutmix=1.0, smoothing=0.1, augment="strong", soft=0.5, features=0.0
 )
@@ -112,9 +117,9 @@ SIZES: dict[str, Size] = {
     "full": FromScratch(
         "ViT-Small/4 (12 blocks, 6 heads, E 384) from scratch",
         side=32,
-        first=FROM_SCRATCH,
+        rounds=(FROM_SCRATCH,),
         further=FROM_SCRATCH,
-        epochs=100,
+        epochs=(100.0,),
         more=50,
         point=250_000,
         gohsp=GohspOptions(),
@@ -124,9 +129,12 @@ SIZES: dict[str, Size] = {
     "transfer": Transfer(
         "DeiT-Tiny (LayerNorms rounded), pre-trained on ImageNet-1k, at 96 x 96 pixels (37 tokens)",
         side=96,
-        first=Recovery(batch=128, lr=2e-4, min_lr=0.0, smoothing=0.0, soft=0.0, features=0.0),
-        further=Recovery(batch=128),
-        epochs=3,
+        rounds=(
+            Recovery(batch=128, lr=2e-4, min_lr=0.0, smoothing=0.0, soft=0.0, features=0.0),
+            Recovery(batch=128, lr=3e-4, soft=0.0, features=0.0, precision=PRECISION),
+        ),
+        further=Recovery(batch=128, precision=PRECISION),
+        epochs=(3.0, 5.0),
         more=2,
         point=25_000,
         gohsp=GohspOptions(scope="global"),
@@ -236,10 +244,10 @@ class Bench:
         """Number of images a training run reads: whole batches only."""
         return recipe.epochs * (recipe.images // recipe.batch) * recipe.batch
 
-    def dense(self, curve: Curve, recipe: Recovery, seed: int) -> LoadedModel:
-        """Train the common start."""
+    def dense(self, curve: Curve, recipe: Recovery, seed: int, start: LoadedModel | None) -> LoadedModel:
+        """A round of training the common start: from its beginning, or from where the last one ended."""
         torch.manual_seed(seed)
-        start = self.size.build(self.images.classes)
+        start = start or self.size.build(self.images.classes)
         few = self.test.sample(CURVE_IMAGES)
         model = train(
             start.model,
@@ -307,27 +315,37 @@ class Row:
 Column = tuple[str, list[tuple[int, Phase]]]  # title of a curve, and its phases by images seen before
 
 
-def run(bench: Bench, epochs: float, more: float, seeds: list[int]) -> tuple[list[list[str]], str]:
+def run(bench: Bench, epochs: Sequence[float], more: float, seeds: list[int]) -> tuple[list[list[str]], str]:
     """Carry out all phases; return the rows of the table, and the table of curves."""
-    size = bench.size
-    first = bench.recipe(size.first, epochs)
-    start = bench.phase("start", (first,), lambda curve: bench.dense(curve, first, 0))
-    begun = bench.seen(first)
+    begun, phases = 0, list[tuple[int, Phase]]()
+    recipes: tuple[Recovery, ...] = ()
+    for recipe, length in zip(bench.size.rounds, epochs, strict=True):
+        recipes = (*recipes, bench.recipe(recipe, length))
+        start = _round(bench, recipes, phases[-1][1].loaded if phases else None)
+        phases.append((begun, start))
+        begun += bench.seen(recipes[-1])
     rows = [Row("Dense, the common start", (start,), f"{begun:,}")]
-    columns: list[Column] = [("Start", [(0, start)])]
+    columns: list[Column] = [("Start", phases)]
     for seed in seeds:
-        added, drawn = further(bench, start, first, more, seed)
+        added, drawn = further(bench, start, recipes, begun, more, seed)
         named = f", seed {seed}" if len(seeds) > 1 else ""
         rows += [replace(row, title=f"{row.title}{named}") for row in added]
         columns += [(f"{title}{named}", phases) for title, phases in drawn]
     return [row.cells() for row in rows], curve_table(bench, columns)
 
 
+def _round(bench: Bench, recipes: tuple[Recovery, ...], start: LoadedModel | None) -> Phase:
+    """The last of these rounds of training the common start."""
+    number = len(recipes)
+    name = "start" if number == 1 else f"start-{number}"
+    return bench.phase(name, recipes, lambda curve: bench.dense(curve, recipes[-1], number - 1, start))
+
+
 def further(
-    bench: Bench, start: Phase, first: Recovery, more: float, seed: int
+    bench: Bench, start: Phase, first: tuple[Recovery, ...], begun: int, more: float, seed: int
 ) -> tuple[list[Row], list[Column]]:
-    """All models that are trained from the common start with one seed."""
-    size, begun, base = bench.size, bench.seen(first), start.loaded
+    """All models that are trained from the common start, of `begun` images, with one seed."""
+    size, base = bench.size, start.loaded
     rest, half = bench.recipe(size.further, more), bench.recipe(size.further, more / 2)
 
     def trained(name: str, from_: Phase, recipe: Recovery) -> Phase:
@@ -362,7 +380,7 @@ def further(
 def curve_table(bench: Bench, columns: list[Column]) -> str:
     """Top-1 by images seen: a row for each number of images, a column for each model."""
     cells: dict[int, dict[str, str]] = {}
-    batch = bench.size.first.batch
+    batch = bench.size.further.batch
     for title, phases in columns:
         for offset, phase in phases:
             for point in Curve(phase.folder).rows():
@@ -408,7 +426,7 @@ def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--size", choices=tuple(SIZES), default="full")
-    arguments.add_argument("--epochs", type=float, help="epochs of the dense model, the common start")
+    arguments.add_argument("--epochs", type=float, nargs="+", help="epochs of each round of the common start")
     arguments.add_argument("--more", type=float, help="further epochs of each of the models")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the further training")
     arguments.add_argument("--limit", type=int, help="use at most N training and test images, for a trial")

@@ -24,6 +24,7 @@ from pruning.training.recipe import (
     make_average,
     make_optimizer,
     make_schedule,
+    precision_context,
     uses_bf16,
 )
 
@@ -122,7 +123,7 @@ class Loop:
         images, targets = mixing(images.to(device), labels.to(device), number)
         self.schedule.step_update(number + 1)
         self.prepared.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        with precision_context(self.bf16, device):
             loss, figures = self.objective.loss(self.wrapped, images, targets)
         self.accelerator.backward(loss)
         if self.options.clip:

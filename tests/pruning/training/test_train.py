@@ -37,6 +37,7 @@ from pruning.training.recipe import (
     add_drop_paths,
     make_optimizer,
     make_schedule,
+    precision_context,
     reading_workers,
     uses_bf16,
 )
@@ -271,17 +272,40 @@ def test_groups(variant: ViT) -> None:
         assert found[key] == (pytest.approx(0.5 ** (3 - layer), rel=1e-6), 0.05 * matrix), name
 
 
-def test_precision_and_workers() -> None:
+def test_precision_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert not uses_bf16("auto", cpu) and not uses_bf16("float32", gpu) and uses_bf16("bf16", gpu)
+    for known, able in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known)
+        if able:
+            assert uses_bf16("bf16", cpu) and not uses_bf16("auto", cpu)
+        else:
+            with pytest.raises(ValueError, match=r"^precision bf16 needs a GPU or a CPU with AVX512_BF16"):
+                uses_bf16("bf16", cpu)
     assert reading_workers(Training(), cpu) == 1 and 1 <= reading_workers(Training(), gpu) <= 8
     assert reading_workers(Training(workers=3), cpu) == 3
+
+
+def test_bf16_on_a_cpu_learns_the_same_but_for_rounding(tiny: ViT) -> None:
+    """Forwards and backwards, also where attention's own kernel is left out."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(8, 3, *TINY.image_size), torch.arange(8) % TINY.num_classes
+    gradients = []
+    for bf16 in (False, True):
+        model = copy.deepcopy(tiny).requires_grad_(True)
+        with precision_context(bf16, torch.device("cpu")):
+            loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
+            assert torch.backends.cuda.flash_sdp_enabled() != bf16
+        loss.backward()
+        assert torch.backends.cuda.flash_sdp_enabled()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    exact, rounded = gradients
+    assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.05
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precision": "bf16"}, r"^precision bf16 is for GPUs: .* choose auto or float32$"),
         ({"mixup": 0.2, "batch": 9}, r"^with 1 processes batch must be a multiple of 2, got 9$"),
         (
             {"lr": 1.0, "clip": 0.0, "epochs": 30},
