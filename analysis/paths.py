@@ -1,13 +1,20 @@
-"""Paths that a user wrote, and files that others wrote: both are checked before they are used."""
+"""Paths that a user wrote, and files that others wrote: both are checked before they are used.
+
+A process may be limited to some folders, as an app that serves others is: `$PRUNESCOPE_ONLY` names them,
+separated as in `$PATH`, and the processes it starts inherit them. Then no path outside them is used, and the
+message is the same whether or not anything is there.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+LIMIT = "PRUNESCOPE_ONLY"  # the environment variable
 MOST_SHOWN = 80  # characters of a path in an error message
 
 _KINDS = {
@@ -17,6 +24,10 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+class NotAllowedError(ValueError):
+    """A path is outside of the folders to which this process is limited; the message does not tell more."""
 
 
 def user_path(text: str | Path, name: str = "the path") -> Path:
@@ -35,10 +46,14 @@ def user_path(text: str | Path, name: str = "the path") -> Path:
         written.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{shown} is not UTF-8 text: rename the file or folder") from error
+    if written.startswith("~") and allowed_folders() is not None:  # else it would tell which users there are
+        raise NotAllowedError(_outside(shown))
     try:
         path = Path(written).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{shown} begins with ~, but that user or home folder is not known here") from error
+    if not is_allowed(path):
+        raise NotAllowedError(_outside(shown))
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -46,6 +61,38 @@ def user_path(text: str | Path, name: str = "the path") -> Path:
     except OSError as error:  # a name that is too long, links that lead in a circle, no permission
         raise ValueError(f"{shown} cannot be used: {error.strerror}") from error
     return path
+
+
+def allowed_folders() -> tuple[Path, ...] | None:
+    """The folders to which this process is limited; None if it may use any path."""
+    text = os.environ.get(LIMIT)
+    return None if text is None else _folders(text)
+
+
+@cache
+def _folders(text: str) -> tuple[Path, ...]:
+    return tuple(absolute(Path(folder)) for folder in text.split(os.pathsep) if folder)
+
+
+def is_allowed(path: Path) -> bool:
+    """Whether this process may use a path: always, unless it is limited to folders that do not hold it.
+
+    The name of something that is not there, without any folder, may be the name of a model and is allowed.
+    """
+    folders = allowed_folders()
+    if folders is None:
+        return True
+    if path.name == str(path) and path.name not in ("", ".", "..") and not os.path.lexists(path):
+        return True
+    try:
+        real = absolute(path)
+    except (OSError, ValueError):
+        return False
+    return any(real.is_relative_to(folder) for folder in folders)
+
+
+def _outside(shown: str) -> str:
+    return f"{shown} is outside of the folders that may be opened here: choose a path inside one of them"
 
 
 def is_file(path: Path) -> bool:
@@ -82,6 +129,8 @@ def open_regular(file: Path, most: int | None = None) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, is no regular file, or is larger.
     """
+    if not is_allowed(file):
+        raise PermissionError(errno.EACCES, "it is outside of the folders that may be opened here", str(file))
     _require_regular(file.stat(), file)  # before it is opened, which alone can have an effect on a device
     stream = os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:

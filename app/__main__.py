@@ -6,12 +6,18 @@ import sys
 from pathlib import Path
 
 from analysis.setup import setup
-from app import preload
 
 if __name__ == "__main__":
     setup()
+    from app import preload, share  # which load torch, so they must come after setup
+
+    known, rest = share.parse(sys.argv[1:])
+    try:
+        options = share.options(known)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     sys.stderr.write("Starting PruneScope ...\n")
     preload.first_page()
     from streamlit.web.cli import main
 
-    main(["run", str(Path(__file__).with_name("main.py")), *sys.argv[1:]], prog_name="streamlit")
+    main(["run", str(Path(__file__).with_name("main.py")), *options, *rest], prog_name="streamlit")

@@ -15,7 +15,7 @@ setup()  # `streamlit run app/main.py` has no other place for it; what follows l
 
 import streamlit as st
 
-from app import preload, sidebar
+from app import preload, share, sidebar
 from app.parts import feedback
 from app.state import choice_address
 from app.views import export, model, recover
@@ -49,6 +49,13 @@ pages = {
 }
 st.session_state["pages"] = pages
 page = st.navigation(list(pages.values()))
+if not (share.is_shared() or share.is_private(st.get_option("server.address"))):
+    st.error(
+        "This server can be reached from other machines, and would let them open any of its files. "
+        "Start it with `python -m app`, or to serve others with `python -m app --share`.",
+        icon=":material/lock:",
+    )
+    st.stop()
 choice_address.from_address()
 with st.sidebar:
     sidebar.show()

@@ -11,7 +11,7 @@ import torch
 from analysis.measure import cost
 from analysis.models import suggested
 from analysis.paths import absolute, user_path
-from app import wording
+from app import share, wording
 from app.parts import feedback, run_panel
 from app.state import choice_address, session, uploads
 from app.state.session import Choice
@@ -56,6 +56,8 @@ def _summary() -> None:
 
 def _form() -> dict[str, Any]:
     """The widgets of the form and their values; nothing is loaded before the button is pressed."""
+    if share.is_shared():
+        st.caption(_shared())
     pending: dict[str, Any] = {"source": _pick("Model", MODELS, "model-source")}
     if pending["source"] == "name":
         pending |= _name_fields()
@@ -154,7 +156,7 @@ def _weights(pending: dict[str, Any]) -> str | None:
     if kind == "upload":
         if pending["weights-upload"] is None:
             raise ValueError("First choose a weights file to upload.")
-        return uploads.save_upload(pending["weights-upload"])
+        return uploads.save_upload(pending["weights-upload"], "weights")
     return None
 
 
@@ -167,8 +169,13 @@ def _data(pending: dict[str, Any]) -> str | None:
     if kind == "upload":
         if pending["upload"] is None:
             raise ValueError("First choose a zip of images to upload.")
-        return uploads.save_upload(pending["upload"])
+        return uploads.save_upload(pending["upload"], "images")
     return "demo" if kind == "demo" else None
+
+
+def _shared() -> str:
+    folders = " and ".join(wording.plain(str(folder)) for folder in share.shared_folders())
+    return f"Paths are those of the server, inside {folders}." if folders else "Upload files to open them."
 
 
 def _device() -> str:

@@ -19,7 +19,7 @@ import torch
 from analysis.vit import ViT
 from pruning.jobs import registry
 from pruning.runs import folder as runs
-from pruning.runs import launch, spawn
+from pruning.runs.queue import dispatch, spawn
 from tests.support.fake_runs import FAKE
 from tests.support.models import ROOT, TINY, VARIANTS, random_images, random_vit
 from tests.support.rough_products import make_products_rough
@@ -103,14 +103,14 @@ def start_fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Processes that the project starts know the fake kind; none of them outlives the test."""
     code = (
         "import sys; from tests.support import fake_runs as t; from pruning.cli.main import main\n"
-        "from pruning.runs import spawn; spawn.COMMAND = tuple(sys.orig_argv[:3])\n"
+        "from pruning.runs.queue import spawn; spawn.COMMAND = tuple(sys.orig_argv[:3])\n"
         "t.registry.RUN_KINDS['fake'] = t.FAKE; sys.exit(main())"
     )
     monkeypatch.setattr(spawn, "COMMAND", (sys.executable, "-c", code))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     yield
     for run in [run for run in runs.list_runs() if run.status.waiting]:
-        launch.drop_from_queue(run)  # which ends the dispatcher
+        dispatch.drop_from_queue(run)  # which ends the dispatcher
     for run in runs.list_runs():
         if run.active and run.status.pid:
             os.kill(run.status.pid, signal.SIGKILL)

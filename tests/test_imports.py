@@ -42,7 +42,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "app.views",
         "app.parts",
         "app.state",
-        "app.wording app.progress_bar",
+        "app.wording app.progress_bar app.share",
     ),
 }
 # Packages by what they may import; streamlit, plotly and timm have their own rules below.

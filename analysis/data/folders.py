@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from analysis.data.images import EXTENSIONS, MAX_BYTES, BadImageError, read_imag
 from analysis.data.labels import match_folders
 from analysis.data.zips import ZippedImages, list_zip
 from analysis.models import Preprocess
-from analysis.paths import quoted, read_regular, user_path
+from analysis.paths import NotAllowedError, is_allowed, quoted, read_regular, user_path
+
+MOST_ENTRIES = 5_000_000  # files and folders of one set, several times as many as in ImageNet-1k
+LISTING_SECONDS = 10  # after which a folder that is listed must have turned out to hold images, mostly
+_NARROWER = "choose the folder that holds the class folders"
 
 # ---- folders and zips
 
@@ -46,6 +51,8 @@ def existing_path(text: str) -> Path:
     missing = f"there is no file or folder {quoted(text)}: {_ACCEPTED}"
     try:
         path = user_path(text)
+    except NotAllowedError:
+        raise
     except ValueError as error:
         raise ValueError(f"{missing}; {error}") from error
     if path.is_dir() or path.is_file():
@@ -72,15 +79,34 @@ def open_files(name: str, path: Path, preprocess: Preprocess, num_classes: int) 
 
 def _list_folder(path: Path) -> dict[str, str]:
     try:
-        return {entry: entry for entry in _walk(str(path))}
+        return {entry: entry for entry in _bounded(_walk(str(path)), path)}
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
+def _bounded(entries: Iterable[str], folder: Path) -> Iterator[str]:
+    """The entries, as long as they look like a set of images.
+
+    Raises:
+        ValueError: there are too many, or after some time most of them are no images, as on a whole disk.
+    """
+    end, images = time.monotonic() + LISTING_SECONDS, 0
+    for number, entry in enumerate(entries):
+        images += entry.lower().endswith(EXTENSIONS)
+        if number >= MOST_ENTRIES:
+            raise ValueError(f"{folder} holds more than {MOST_ENTRIES:,} files: {_NARROWER}")
+        if time.monotonic() > end and 2 * images < number:
+            raise ValueError(f"{folder} holds {number:,} files or more, most of them no images: {_NARROWER}")
+        yield entry
+
+
 def _walk(folder: str, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """All files and folders in a folder, named as in a zip: the name of a folder ends in a slash."""
+    """All files and folders in a folder, named as in a zip: the name of a folder ends in a slash.
+
+    Links are followed, but not in circles, nor out of the folders that this process is limited to.
+    """
     real = os.path.realpath(folder)
-    if real in above:  # a symbolic link to a parent folder
+    if real in above or not is_allowed(Path(real)):
         return
     with os.scandir(folder) as listing:
         for entry in listing:

@@ -3,12 +3,14 @@
 from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
 from analysis.models.load import DEMO, LoadedModel, architecture, load, suggested
 from analysis.models.preprocess import Preprocess
+from analysis.models.timm_source import HUB
 from analysis.models.weights import read_weights
 from analysis.setup import mend_torchvision
 
 __all__ = [
     "ARCHITECTURE_FILE",
     "DEMO",
+    "HUB",
     "PREPROCESS_FILE",
     "REQUIRED_FILES",
     "WEIGHTS_FILE",

@@ -17,6 +17,7 @@ from typing import Any
 
 import streamlit as st
 
+from app import share
 from app.state import uploads
 from pruning import runs
 from pruning.runs import Run
@@ -84,14 +85,16 @@ def begin(job: Any) -> Run:
     """Start a run, or return the active run of the same job if there is one.
 
     Raises:
-        ValueError: no kind of run takes such a job.
+        ValueError: no kind of run takes such a job, it names files that visitors may not open, too many
+            runs wait, or their uploads take up too much room.
         OutputError: the folder of runs cannot be written to.
     """
+    share.require_allowed(job)
     with _starting:  # a second click, or the same in a second tab
         _sweep_uploads(runs.runs_root())
         job = lasting(job)
         same = (run for run in runs.list_runs() if run.active and run.job == job)
-        found = next(same, None) or runs.start(job)
+        found = next(same, None) or runs.start(job, most_waiting=share.most_waiting())
     forget_listed()
     return found
 
@@ -107,6 +110,7 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
         if path.is_relative_to(uploads.workspace()):
             kept = runs.runs_root() / UPLOADS / path.relative_to(uploads.workspace())
             if copy and not kept.exists():
+                share.require_room(runs.runs_root() / UPLOADS, path.stat().st_size)
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 partial = kept.with_name(f".{kept.name}.part")
                 shutil.copyfile(path, partial)

@@ -40,8 +40,13 @@ def workspace() -> Path:
     return kept.path
 
 
-def save_upload(upload: Any) -> str:
-    """Keep an uploaded file for this session, in a folder named by its content; returns the path."""
+def save_upload(upload: Any, kind: str) -> str:
+    """Keep an uploaded file for this session, in a folder named by its content; returns the path.
+
+    Raises:
+        ValueError: it is larger than `MAX_UPLOAD_MB` of this kind, however it got past the widget.
+    """
+    _require_small(upload, kind)
     content = upload.getbuffer()
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     folder = workspace() / digest
@@ -50,6 +55,14 @@ def save_upload(upload: Any) -> str:
         folder.mkdir(exist_ok=True)
         path.write_bytes(content)
     return str(path)
+
+
+def _require_small(upload: Any, kind: str) -> None:
+    if upload.size > MAX_UPLOAD_MB[kind] * 2**20:
+        raise ValueError(
+            f"The uploaded file has {upload.size / 2**20:,.1f} MB, but at most {MAX_UPLOAD_MB[kind]:,} MB "
+            "are read."
+        )
 
 
 # ---- photos, the same ones on every page
@@ -88,8 +101,9 @@ def _photos() -> dict[str, ViewedImage | BadImageError]:
 def _read(file: Any) -> ViewedImage | BadImageError:
     """A photo, shrunk to `KEPT_SIDE`, or why it cannot be read."""
     try:
+        _require_small(file, "photo")
         image = read_image(file, file.name)
-    except BadImageError as error:
+    except ValueError as error:
         return BadImageError(str(error))  # a new one, as the traceback of the first holds the file
     image.thumbnail((KEPT_SIDE, KEPT_SIDE), Image.Resampling.LANCZOS)
     return ViewedImage(file.name, image, None, file.file_id)

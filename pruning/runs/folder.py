@@ -200,7 +200,7 @@ def is_recent(beat: float) -> bool:
 
 
 def dispatcher_lock(root: Path, host: str | None, device: str | None) -> Path:
-    """The file that the dispatcher of a device locks while it lives (see dispatch.py)."""
+    """The file that the dispatcher of a device locks while it lives (see queue/dispatch.py)."""
     return root / f".{host}-{device}-queue.lock"
 
 

@@ -19,9 +19,9 @@ from pruning.runs.claim import (
     runs_at_once,
     writing_to,
 )
-from pruning.runs.dispatch import MOST_WAITING, drop_from_queue, require_short_queue, start_or_queue
 from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
+from pruning.runs.queue import MOST_WAITING, drop_from_queue, require_short_queue, start_or_queue
 from pruning.runs.status import Status, this_host
 
 MIN_FREE = 2**25  # bytes that must be free on the disk before a run is started

@@ -22,7 +22,7 @@ class Status(Stored):
     `queued` is when the run was last started or resumed, `began` when it left the queue, `beat` its last
     heartbeat. `figures` are the latest values of its curves, `attempt` counts its starts. Relative paths of
     the job start from `workdir`; `at_once` runs may share the device. A run that is `waiting` is queued and
-    has no process yet: the dispatcher of its device (dispatch.py) starts one when its turn comes.
+    has no process yet: the dispatcher of its device (queue/dispatch.py) starts one when its turn comes.
 
     Raises:
         ValueError: a value of the wrong type, an unknown state, or `at_once` below 1.

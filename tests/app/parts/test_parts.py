@@ -120,9 +120,13 @@ def test_names_that_are_alike_are_told_apart_by_their_numbers() -> None:
 def test_uploads_of_equal_names_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     class Upload(io.BytesIO):
         name = "../weights.pth"
+        size = 3
 
     monkeypatch.setattr("app.state.memo.st.session_state", {})
-    first, second = (uploads.save_upload(Upload(content)) for content in (b"one", b"two"))
+    first, second = (uploads.save_upload(Upload(content), "weights") for content in (b"one", b"two"))
     assert first != second
     assert Path(first).read_bytes() == b"one"
     assert Path(first).is_relative_to(uploads.workspace())
+    Upload.size = 2**30 + 2**20  # as when it is sent past the widget
+    with pytest.raises(ValueError, match=r"has 1,025.0 MB, but at most 1,024 MB are read"):
+        uploads.save_upload(Upload(b"three"), "weights")

@@ -13,9 +13,10 @@ from pruning.bundle.layout import EVALUATIONS_FILE, PLAN_FILE, REPORT_FILE
 from pruning.cli.main import main
 from pruning.jobs.evaluations import read_evaluations
 from pruning.runs import folder as runs
-from pruning.runs import launch, metrics, process, queue
+from pruning.runs import launch, metrics, process
 from pruning.runs.file_lock import is_held
 from pruning.runs.finished import read_plan
+from pruning.runs.queue.turns import queued_runs
 from pruning.runs.status import Status
 from pruning.training.checkpoint import load_checkpoint
 from tests.support.bad_paths import NOT_FILES
@@ -102,5 +103,5 @@ def test_a_run_that_allows_none_at_once_does_not_wait(tmp_path: Path, at_once: i
     (folder / runs.STATUS).write_text(text.replace('"at_once": 1', f'"at_once": {at_once}'))
     found = runs.read(folder)
     assert found.state == "failed" and f"`at_once` must be at least 1, got {at_once}" in found.sentence
-    assert queue.queued_runs(folder.parent) == []
+    assert queued_runs(folder.parent) == []
     assert process.execute(folder).state == "done"  # with the usual number instead

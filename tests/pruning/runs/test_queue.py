@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from pruning.runs import dispatch, launch, queue
 from pruning.runs import folder as runs
+from pruning.runs import launch
 from pruning.runs.file_lock import FileLock, is_held
 from pruning.runs.folder import Run
 from pruning.runs.process import execute
+from pruning.runs.queue import dispatch, turns
 from pruning.runs.status import Status, this_host
 from tests.support.fake_runs import FakeJob, folder_of, status, wait_for, write_status
 
@@ -28,7 +29,7 @@ def state(run: Run) -> str:
 
 
 def lock_of_dispatcher(root: Path) -> Path:
-    return runs.dispatcher_lock(root, this_host(), queue.device())
+    return runs.dispatcher_lock(root, this_host(), turns.device())
 
 
 def processes(root: Path) -> dict[int, str]:
@@ -62,7 +63,7 @@ def test_waiting_runs_have_no_process_and_go_in_turn_even_past_a_killed_one(tmp_
     wait_for(lambda: all(state(others[i]) == "done" for i in (0, 1, 3)))
     assert state(first) == "interrupted" and state(others[2]) == "cancelled"
     began = [runs.read(others[i].folder).status.began for i in (0, 1, 3)]
-    assert began == sorted(began, key=float)
+    assert began == sorted(time or 0.0 for time in began)
     wait_for(lambda: not is_held(lock_of_dispatcher(root)))
     wait_for(lambda: not processes(root))
 
@@ -118,7 +119,7 @@ def test_whose_turn_it_is(tmp_path: Path) -> None:
         at_once: int, *others: Status, held: tuple[int, ...] = (), starting: tuple[int, ...] = ()
     ) -> bool:
         listed = [(tmp_path / "runs" / str(i), other) for i, other in enumerate(others)]
-        slots = [FileLock(file) for file in queue._slots(mine, waiting(5))]
+        slots = [FileLock(file) for file in turns._slots(mine, waiting(5))]
         taken = [slots[i] for i in held]
         for number in starting:
             listed[number][0].mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def test_whose_turn_it_is(tmp_path: Path) -> None:
         for lock in taken:
             assert lock.take()
         try:
-            return queue.turn_has_come(mine, waiting(at_once), listed)
+            return turns.turn_has_come(mine, waiting(at_once), listed)
         finally:
             for lock in taken:
                 lock.close()

@@ -19,8 +19,8 @@ from pruning.files import OutputError, replace_text
 from pruning.runs import folder as runs
 from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
-from pruning.runs.queue import POLL, device, queued_runs, turn_has_come
-from pruning.runs.spawn import spawn_dispatcher, spawn_run
+from pruning.runs.queue.spawn import spawn_dispatcher, spawn_run
+from pruning.runs.queue.turns import POLL, device, queued_runs, turn_has_come
 from pruning.runs.status import Status, this_host
 
 MOST_WAITING = 100  # runs in one folder

@@ -15,7 +15,7 @@ from pruning.runs.claim import working_directory
 from pruning.runs.file_lock import FileLock
 
 COMMAND = (sys.executable, "-P", "-m", "pruning")  # -P: import nothing from the working directory
-_PROJECT = Path(__file__).resolve().parents[2]
+_PROJECT = Path(__file__).resolve().parents[3]
 
 
 def spawn_run(folder: Path, lock: FileLock) -> None:
