@@ -7,9 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +36,21 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(port: int, run_folders: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The app on a port of this machine, up and answering; gone at the end."""
+def serving(
+    port: int, run_folders: Path, options: Sequence[str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The app on a port of this machine, up and answering; gone at the end.
+
+    `make app` starts it, or `python -m app` with these options.
+    """
+    command = ["make", "app", f"PORT={port}"]
+    if options is not None:
+        command = [sys.executable, "-m", "app", *options, f"--server.port={port}"]
     LOG.parent.mkdir(exist_ok=True)
     settings = {"STREAMLIT_SERVER_HEADLESS": "true", "PRUNESCOPE_RUNS": str(run_folders)}
     with LOG.open("w") as out:
         process = subprocess.Popen(
-            ["make", "app", f"PORT={port}"],
+            command,
             cwd=ROOT,
             env=os.environ | settings,
             stdout=out,
@@ -59,7 +68,7 @@ def serving(port: int, run_folders: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def address_of(process: subprocess.Popen[bytes]) -> str:
     """Where a server answers."""
-    return f"http://localhost:{str(process.args[-1]).removeprefix('PORT=')}"  # type: ignore[index]
+    return f"http://localhost:{str(process.args[-1]).rpartition('=')[2]}"  # type: ignore[index]
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
