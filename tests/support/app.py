@@ -29,7 +29,7 @@ MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
 PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
 
 
-def carry_out(job: Any) -> runs.Run:
+def carry_out(job: Any, most_waiting: int = 100) -> runs.Run:
     """`runs.start` in this process: the run is over when it returns."""
     folder, lock = launch._create(job, runs.runs_root(), 1)
     lock.close()

@@ -237,7 +237,7 @@ def test_files_of_a_session_are_kept_for_its_runs(monkeypatch: pytest.MonkeyPatc
 
 def test_uploads_go_when_no_run_refers_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
-    monkeypatch.setattr(runs_face, "start", started.append)
+    monkeypatch.setattr(runs_face, "start", lambda job, most_waiting: started.append(job))
     root = runs.runs_root()
     kept, dropped, fresh = (root / session_runs.UPLOADS / name / "images.zip" for name in ("a", "b", "c"))
     for file in (kept, dropped, fresh):
