@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +13,7 @@ from PIL import Image
 from analysis.data.image_set import ImageSet
 from analysis.data.images import EXTENSIONS, MAX_BYTES, BadImageError, read_image
 from analysis.data.labels import match_folders
+from analysis.data.splits import find_parts
 from analysis.data.zips import ZippedImages, list_zip
 from analysis.models import Preprocess
 from analysis.paths import NotAllowedError, is_allowed, quoted, read_regular, user_path
@@ -66,15 +67,70 @@ def open_files(name: str, path: Path, preprocess: Preprocess, num_classes: int) 
     Raises:
         ValueError: no images or class folders, not safe to open, or other classes than the model's.
     """
+    return _image_set(name, _listed(path), preprocess, num_classes)
+
+
+def open_part(
+    name: str, path: Path, preprocess: Preprocess, num_classes: int, learn: bool
+) -> tuple[ImageSet, bool]:
+    """As `open_files`, but of images that come divided (splits.py) the part to `learn` from or to test on.
+
+    Also says whether they do.
+
+    Raises:
+        ValueError: as `open_files`, or parts that do not hold the same classes.
+    """
+    listed = _listed(path)
+    parts = find_parts(listed.names, preprocess.labels, listed.where)
+    if parts is None:
+        return _image_set(name, listed, preprocess, num_classes), False
+    part = parts.learn if learn else parts.test
+    chosen = listed.part(part, _top_folders(listed.part(parts.learn).names))
+    return _image_set(f"{name}/{part}", chosen, preprocess, num_classes), True
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What a folder or zip holds: paths of images below the folder `top`, and the class folders there.
+
+    `entries` maps all paths, as they are written here, to how they are written in the zip.
+    """
+
+    path: Path
+    entries: dict[str, str]
+    top: str
+    names: tuple[str, ...]
+    folders: tuple[str, ...]
+    where: str  # how messages call it
+
+    def part(self, folder: str, folders: tuple[str, ...] = ()) -> _Listed:
+        """Only what lies in class folders inside `folder`."""
+        inside = f"{folder}/"
+        below = (name[len(inside) :] for name in self.names if name.startswith(inside))
+        names = tuple(name for name in below if "/" in name)
+        where = f"{self.where}/{folder}"
+        return replace(self, top=self.top + inside, names=names, folders=folders, where=where)
+
+
+def _listed(path: Path) -> _Listed:
     entries = _list_folder(path) if path.is_dir() else list_zip(path)
     where = path.name or str(path)
-    top, names, folders = _layout(entries, where)
-    used = sorted({name.partition("/")[0] for name in names})
-    index_of, classes = match_folders(where, used, folders, preprocess, num_classes)
+    return _Listed(path, entries, *_layout(entries, where), where)
+
+
+def _image_set(name: str, listed: _Listed, preprocess: Preprocess, num_classes: int) -> ImageSet:
+    path, names = listed.path, listed.names
+    index_of, classes = match_folders(
+        listed.where, _top_folders(names), listed.folders, preprocess, num_classes
+    )
     labels = tuple(index_of[name.partition("/")[0]] for name in names)
-    members = tuple(entries[top + name] for name in names)
-    source = _Folder(path / top, names) if path.is_dir() else ZippedImages(path, names, members)
+    members = tuple(listed.entries[listed.top + name] for name in names)
+    source = _Folder(path / listed.top, names) if path.is_dir() else ZippedImages(path, names, members)
     return ImageSet(name, classes, source, labels, tuple(range(len(names))))
+
+
+def _top_folders(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({name.partition("/")[0] for name in names}))
 
 
 def _list_folder(path: Path) -> dict[str, str]:

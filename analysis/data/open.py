@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.data import scenes
-from analysis.data.folders import existing_path, find_cifar10, open_files
+from analysis.data.folders import existing_path, find_cifar10, open_files, open_part
 from analysis.data.image_set import ImageSet, SceneSource, stratified_order
 from analysis.data.labels import match_folders
 from analysis.data.overlap import require_apart
 from analysis.models import Preprocess
 
-SPLITS = ("all", "calibration", "test", "train", "heldout")
+SPLITS = ("all", "calibration", "test", "train", "heldout", "learn")
 CALIBRATION_IMAGES = 512  # at most, and never more than half of a set
 TRAIN_SCENES = 20_000  # as many as a few minutes of training use
 
@@ -22,12 +22,14 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
     `spec` is `demo`, a folder of class folders, a zip of one, or `cifar10:FOLDER`, a folder with
     cifar10-jpeg-train.zip and cifar10-jpeg-test.zip, or train/ and test/.
 
-    Splits `calibration` and `test` are disjoint. The demo scenes and CIFAR-10 are already split
-    (`all` is then `test`). Of a folder or zip, `calibration` is up to `CALIBRATION_IMAGES` and at
-    most half of the images, stratified by class and chosen by a hash of their names [ours].
-    For training, `train` and `heldout` are disjoint: of a folder or zip, `train` is one half of the
-    images, including those of `calibration`, and `heldout` the other; otherwise `heldout` is `test`,
-    and `train` the training images (`TRAIN_SCENES` of the demo).
+    Splits `calibration` and `test` are disjoint. The demo scenes, CIFAR-10, and folders and zips that hold
+    train/ and val/ (splits.py) are already split (`all` is then `test`). Of another folder or zip,
+    `calibration` is up to `CALIBRATION_IMAGES` and at most half of the images, stratified by class and chosen
+    by a hash of their names [ours]. For training, `train` and `heldout` are disjoint: of such a folder or
+    zip, `train` is one half of the images, including those of `calibration`, and `heldout` the other;
+    otherwise `heldout` is `test`, and `train` the training images (`TRAIN_SCENES` of the demo).
+    `learn` is what can be learned from where another set is tested on: `all`, but of folders and zips that
+    are split the training images.
 
     Class folders are matched to labels by `labels.match_folders`.
 
@@ -44,9 +46,11 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
         side = "train" if split in ("calibration", "train") else "test"
         name, path = find_cifar10(existing_path(folder), side)
         return open_files(name, path, preprocess, num_classes)
-    path = existing_path(text)
-    images = open_files(path.name or text, path, preprocess, num_classes)
-    return images if split == "all" else _divide(images, split)
+    path, learn = existing_path(text), split in ("calibration", "train", "learn")
+    images, divided = open_part(path.name or text, path, preprocess, num_classes, learn)
+    if split == "calibration" and divided:
+        return images.sample(CALIBRATION_IMAGES)
+    return images if divided or split in ("all", "learn") else _divide(images, split)
 
 
 def open_training(
@@ -59,11 +63,13 @@ def open_training(
     """
     if test is None:
         train, heldout = (open_data(spec, preprocess, num_classes, split) for split in ("train", "heldout"))
+        if train.name != heldout.name:  # divided by someone else
+            require_apart(train, heldout)
         return train, heldout
     if test == spec:
         raise ValueError(f"test and training images must differ, got {spec!r} for both")
     divided = spec == "demo" or spec.startswith("cifar10:")
-    train = open_data(spec, preprocess, num_classes, "train" if divided else "all")
+    train = open_data(spec, preprocess, num_classes, "train" if divided else "learn")
     heldout = open_data(test, preprocess, num_classes)
     require_apart(train, heldout)
     return train, heldout

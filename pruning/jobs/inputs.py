@@ -70,7 +70,8 @@ def prepare(job: Job, monitor: Monitor | None = None, dense: LoadedModel | None 
     """
     dense = dense or load_dense(job)
     calibration, test = image_sets(job, dense)
-    if job.calibration is not None:  # not in `image_sets`, by which pages open images of old runs
+    divided = calibration.name != test.name  # by someone else
+    if divided or job.calibration is not None:  # not in `image_sets`, by which pages open images of old runs
         require_apart(calibration, test)
     return Prepared(job, dense, calibration, test, monitor or Monitor())
 
@@ -93,7 +94,7 @@ def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:
     classes = loaded.model.arch.num_classes
     other = job.calibration is not None
     calibration = open_data(
-        job.calibration or job.data, loaded.preprocess, classes, "all" if other else "calibration"
+        job.calibration or job.data, loaded.preprocess, classes, "learn" if other else "calibration"
     )
     apart = "heldout" if job.trains else "test"
     test = open_data(job.data, loaded.preprocess, classes, "all" if other else apart)

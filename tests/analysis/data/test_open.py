@@ -22,7 +22,7 @@ from analysis.data import scenes, zips
 from analysis.data.batches import batches
 from analysis.data.image_set import ImageSet
 from analysis.data.images import BadImageError
-from analysis.data.open import SPLITS, TRAIN_SCENES, open_data
+from analysis.data.open import SPLITS, TRAIN_SCENES, open_data, open_training
 from analysis.models.preprocess import Preprocess
 
 PLAIN = Preprocess((8, 8))
@@ -292,7 +292,7 @@ def test_cifar10_sides(tmp_path: Path) -> None:
     make_zip(tmp_path / "cifar10-jpeg-train.zip", many({"cat": 3, "dog": 3}))
     make_zip(tmp_path / "cifar10-jpeg-test.zip", many({"cat": 1, "dog": 2}))
     sizes = {s: len(open_data(f"cifar10:{tmp_path}", PLAIN, 2, s)) for s in SPLITS}
-    assert sizes == {"all": 3, "calibration": 6, "test": 3, "train": 6, "heldout": 3}
+    assert sizes == {"all": 3, "calibration": 6, "test": 3, "train": 6, "heldout": 3, "learn": 3}
     assert open_data(f"cifar10:{tmp_path}", PLAIN, 2).name == "CIFAR-10 (JPEG)"
 
 
@@ -326,7 +326,7 @@ def test_missing(spec: str) -> None:
 
 
 def test_unknown_split() -> None:
-    with pytest.raises(ValueError, match=r"split must be one of all, .*, train, heldout, got 'best'$"):
+    with pytest.raises(ValueError, match=r"split must be one of all, .*, train, heldout, learn, got 'best'$"):
         open_data("demo", PLAIN, 10, "best")
 
 
@@ -569,3 +569,86 @@ def test_real_zips() -> None:
     assert labels(images)["n02951358/ILSVRC2012_val_00000347.JPEG"] == 472
     assert images.classes[472].startswith("canoe")
     assert images.image(0).size == (227, 227)
+
+
+# ---- sets that come divided
+
+DIVIDED = {
+    **{f"train/{name}": data for name, data in many({"cat": 4, "zebra": 3}).items()},
+    **{f"val/{name}": picture((200 + n, 0, 0)) for n, name in enumerate(many({"cat": 2, "zebra": 2}))},
+}
+
+
+@both
+def test_train_and_val_are_parts_and_no_classes(make: Make, tmp_path: Path) -> None:
+    """The commonest layout with the commonest task: two classes, whose model does not know their names."""
+    path = make(tmp_path / "set", DIVIDED)
+    for split in ("train", "calibration", "learn"):
+        images = open_data(path, PLAIN, 2, split)
+        assert images.name == "set/train" and images.classes == ("cat", "zebra")
+        assert shares(images) == {"cat": 4, "zebra": 3}
+    for split in ("test", "heldout", "all"):
+        images = open_data(path, PLAIN, 2, split)
+        assert images.name == "set/val" and images.classes == ("cat", "zebra")
+        assert labels(images) == {
+            "cat/000.png": 0,
+            "cat/001.png": 0,
+            "zebra/000.png": 1,
+            "zebra/001.png": 1,
+        }
+        assert images.image(0).getpixel((0, 0)) == (200, 0, 0)
+    train, test = open_training(str(path), PLAIN, 2)
+    assert (train.name, test.name) == ("set/train", "set/val")
+    other = make(
+        tmp_path / "other", {f"{name}/1.png": picture((0, 9, n)) for n, name in enumerate(("cat", "zebra"))}
+    )
+    learned, _ = open_training(str(path), PLAIN, 2, str(other))
+    assert learned.name == "set/train"
+
+
+@both
+def test_val_is_tested_on_before_test_and_may_lack_classes(make: Make, tmp_path: Path) -> None:
+    more = {f"Test/{name}": data for name, data in many({"cat": 1}).items()}
+    only = {"val/zebra/1.png": picture((1, 2, 3))}
+    learn = {name: data for name, data in DIVIDED.items() if name.startswith("train")}
+    path = make(tmp_path / "both", {f"pets/{name}": data for name, data in {**learn, **more, **only}.items()})
+    assert labels(open_data(path, PLAIN, 2)) == {"zebra/1.png": 1}
+    path = make(tmp_path / "test", {**learn, **more})
+    assert open_data(path, PLAIN, 2).name == "test/Test" and len(open_data(path, PLAIN, 2, "train")) == 7
+    assert labels(open_data(path, PETS, 3)) == {"cat/000.png": 1}
+
+
+def test_classes_that_are_called_like_parts_stay_classes(tmp_path: Path) -> None:
+    trains = Preprocess((8, 8), labels=("test", "train"))
+    images = open_data(make_folder(tmp_path / "set", many({"train": 1, "test": 1})), trains, 2)
+    assert labels(images) == {"train/000.png": 1, "test/000.png": 0}
+    images = open_data(make_folder(tmp_path / "more", many({"train": 1, "bus": 1})), PLAIN, 2)
+    assert images.classes == ("bus", "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (many({"train": 2, "val": 2}), r"^set holds train and val, but not with the same class folders: "),
+        ({**DIVIDED, "val/dog/1.png": b""}, r"^set holds train and val, but not with the same class folders"),
+        (
+            {f"{part}/cat/1.png": b"" for part in ("val", "test")},
+            r"^set holds test and val, but no part to learn from: .*as train/cat/1\.jpg$",
+        ),
+        (
+            {f"{part}/cat/1.png": b"" for part in ("train", "training")},
+            r"^set holds train and training, but no part to test on: ",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_data(make_folder(tmp_path / "set", files), PLAIN, 2)
+
+
+def test_parts_that_share_images_are_refused_before_training(tmp_path: Path) -> None:
+    learn = {name: data for name, data in DIVIDED.items() if name.startswith("train")}
+    same = {name.replace("train", "val"): data for name, data in learn.items()}
+    path = make_folder(tmp_path / "set", {**learn, **same})
+    with pytest.raises(ValueError, match=r"test images of set/val .* are also in set/train"):
+        open_training(str(path), PLAIN, 2)
