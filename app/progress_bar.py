@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import streamlit as st
 
+from app import wording
 from pruning.progress import Progress
 
 
@@ -16,7 +17,7 @@ def progress_bar() -> Iterator[Progress]:
     bar = st.progress(0.0, text=" ")
 
     def show(what: str, share: float) -> None:
-        bar.progress(min(share, 1.0), text=f"{what} · {share:.0%}")
+        bar.progress(min(share, 1.0), text=f"{wording.plain(what)} · {share:.0%}")
 
     try:
         yield show

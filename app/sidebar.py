@@ -44,9 +44,12 @@ def _summary() -> None:
         if chosen.data is None:
             lines.append("no images chosen")
         else:
-            lines.append(f"{session.images().name}, {wording.count(session.test_count())} test images")
+            lines.append(
+                f"{wording.plain(session.images().name)}, {wording.count(session.test_count())} test images"
+            )
         with st.container(key="loaded", gap=None):
-            st.markdown(f"**{Path(shown.name).name if '/' in shown.name else shown.name}**")
+            name = Path(shown.name).name if "/" in shown.name else shown.name
+            st.markdown(f"**{wording.plain(name)}**")
             st.caption("  \n".join(lines))
             if choice_address.has_uploads():
                 st.caption(

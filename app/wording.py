@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 
 from pruning.jobs import describe, removed
 from pruning.wording import (
@@ -23,6 +24,7 @@ from pruning.wording import (
     paired_points,
     percent,
     points,
+    printable,
     speedup,
 )
 
@@ -31,6 +33,7 @@ __all__ = [
     "STRUCTURE_TITLES",
     "by_chance",
     "change",
+    "chart_text",
     "count",
     "describe",
     "duration",
@@ -59,9 +62,29 @@ STRUCTURE_TITLES = {
 }
 
 
+# ---- text that is not ours: names of files, classes, models and runs, and errors that quote them
+
+_JOINER = "\u2060"  # has no width and allows no line break
+# What Streamlit looks for in the text that Markdown leaves over, where no backslash helps any more:
+# emoji, icons and directives (:red), addresses of pages and of people, and arrows written as ASCII.
+_REPLACED = re.compile(r"(:)(?=[\w+/-])|(www)(?=\.)|(@)(?=[\w-])|(?<!\S)([-<>~])(?=(?:>|-|=|->)(?!\S))", re.I)
+_MARKDOWN = re.compile(r"[\\`*_~$\[\]<&]")
+_AT_START = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[#+=>:-]))")  # lists, headings, quotations
+
+
 def plain(text: str) -> str:
-    """Text from elsewhere, such as a file's name, escaped so that Markdown shows it as it is."""
-    return re.sub(r"([\\`*_~$\[\]<])", r"\\\1", text)
+    """Text that is not ours, as Markdown which Streamlit shows as just that text, on one line.
+
+    Everything that comes from outside goes through here before it meets a Streamlit call that takes
+    Markdown. No picture is fetched, no link made, and no colour, icon, formula or heading appears.
+    """
+    apart = _REPLACED.sub(lambda found: found[0] + _JOINER, printable(text).strip())
+    return _AT_START.sub(r"\1\\", _MARKDOWN.sub(r"\\\g<0>", apart))
+
+
+def chart_text(text: str) -> str:
+    """Text that is not ours, as Plotly shows it: it would take it for HTML, a formula or a template."""
+    return escape(printable(text), quote=False).replace("$", "&#36;").replace("%{", f"%{_JOINER}{{")
 
 
 def told_apart(names: Sequence[str]) -> tuple[str, ...]:

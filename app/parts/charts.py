@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.vit import Architecture
+from app.wording import chart_text
 from pruning.runs import Metrics
 
 ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
@@ -170,6 +171,6 @@ def _concatenated(metrics: Metrics, name: str) -> tuple[list[int], list[float], 
         own, figures = metrics.curve(task, what)
         steps += [before + step for step in own]
         values += figures
-        phases += [what] * len(own)
+        phases += [chart_text(what)] * len(own)
         before += max(point.step for point in metrics.points if point.what == what)
     return steps, values, phases

@@ -21,8 +21,8 @@ SIDE = 112  # pixels of a thumbnail
 def show() -> None:
     """Draw the page."""
     loaded = session.model()
-    st.header(f"Model · {loaded.name}", anchor=False)
-    st.caption(f"Source: {loaded.source}")
+    st.header(f"Model · {wording.plain(loaded.name)}", anchor=False)
+    st.caption(f"Source: {wording.plain(loaded.source)}")
     _figures(loaded)
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -132,4 +132,4 @@ def _samples(loaded: LoadedModel) -> None:
         for i in range(len(few)):
             name = few.classes[few.label(i)]
             shown = pictures.thumbnail(few.image(i), loaded.preprocess, SIDE)
-            st.image(shown, caption=name, width=SIDE, alt=f"a sample of class {name}")
+            st.image(shown, caption=wording.plain(name), width=SIDE, alt=f"a sample of class {name}")

@@ -14,6 +14,7 @@ from analysis.vit import Architecture
 from app import wording
 from app.parts import charts_heads
 from app.parts.charts import ACCENT, KEPT, OTHER, REMOVED, Figure, styled, width_plots
+from app.wording import chart_text
 from pruning.report import Trade
 
 COLOURS = (OTHER, KEPT, "#e0a030", "#6a6fd8", "#d2604f")  # of the dense model, then of the others
@@ -33,16 +34,18 @@ def widths(models: Sequence[tuple[str, Architecture]]) -> Figure:
 def _widths_of(arch: Architecture, width: str, name: str, index: int) -> Any:
     blocks, values = list(range(arch.depth)), [getattr(block, width) for block in arch.blocks]
     if index == 0:
-        return go.Bar(x=blocks, y=values, name=name, marker_color=REMOVED)
+        return go.Bar(x=blocks, y=values, name=chart_text(name), marker_color=REMOVED)
     line = {"color": COLOURS[index], "width": 2, "shape": "hvh"}
-    return go.Scatter(x=blocks, y=values, name=name, mode="lines+markers", line=line, marker={"size": 6})
+    return go.Scatter(
+        x=blocks, y=values, name=chart_text(name), mode="lines+markers", line=line, marker={"size": 6}
+    )
 
 
 def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> Figure:
     """A reliability diagram for each model, given its name, ECE and bins."""
     columns = min(len(models), 3)
     rows = ceil(len(models) / columns)
-    titles = [f"{name}, ECE {100 * error:.1f} %" for name, error, _ in models]
+    titles = [f"{chart_text(name)}, ECE {100 * error:.1f} %" for name, error, _ in models]
     figure = make_subplots(
         rows,
         columns,
@@ -99,11 +102,12 @@ def confusion_change(change: Sequence[Sequence[int]], names: Sequence[str]) -> F
         for true, row in enumerate(change)
     ]
     most = max((abs(value) for row in change for value in row), default=0) or 1
+    shown = [chart_text(name) for name in names]
     figure = go.Figure(
         go.Heatmap(
             z=better,
-            x=list(names),
-            y=list(names),
+            x=shown,
+            y=shown,
             zmin=-most,
             zmax=most,
             colorscale=[[0, ACCENT], [0.5, "rgba(138, 150, 144, 0.12)"], [1, KEPT]],
@@ -173,7 +177,7 @@ def mass_moved(models: Sequence[tuple[str, Sequence[tuple[int, int, float, float
             y=[100 * after for *_, after in points],
             mode="markers",
             marker={"size": 12 - 2 * index, "color": COLOURS[index]},  # so that those behind stay visible
-            name=name,
+            name=chart_text(name),
             customdata=[[block, head] for block, head, *_ in points],
             hovertemplate="block %{customdata[0]}, head %{customdata[1]}: %{x:.1f} → %{y:.1f} %<extra/>",
         )
@@ -205,9 +209,9 @@ def latency(by_batch: Mapping[int, Sequence[tuple[str, Timing]]]) -> Figure:
                 "color": "#59635f",  # visible on white, on black and on the bars
             },
             marker_color=COLOURS[index],
-            name=name,
+            name=chart_text(name),
             customdata=["" if index == 0 else f"<br>{wording.speedup(timing)}" for timing in timings],
-            hovertemplate=f"%{{y:.2f}} ms per image%{{customdata}}<extra>{name}</extra>",
+            hovertemplate=f"%{{y:.2f}} ms per image%{{customdata}}<extra>{chart_text(name)}</extra>",
         )
     figure = styled(figure, 300, barmode="group", bargap=0.25)
     figure.update_yaxes(title="ms per image, p10 to p90")
@@ -230,7 +234,7 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
     unit = " GMACs" if by == "gmacs" else " of the dense model's time"
     dense = next((trade for trade in trades if trade.dense), None)
     for trade in shown:
-        told = f"{unit}{_change(trade, dense)}<extra>{trade.name}</extra>"
+        told = f"{unit}{_change(trade, dense)}<extra>{chart_text(trade.name)}</extra>"
         result, ahead = trade.result, trade in front
         named = trade.name in chosen or ahead
         figure.add_scatter(
@@ -244,7 +248,7 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
             },
             error_x=_error_of_cost(trade, by),
             mode="markers+text" if named else "markers",
-            text=[trade.name],
+            text=[chart_text(trade.name)],
             textposition="top right",
             cliponaxis=False,
             marker={

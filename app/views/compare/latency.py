@@ -61,13 +61,14 @@ def _measured(found: Comparison, timed: Timings) -> None:
             alt="latency of all models by batch size, median and from p10 to p90",
         )
     rounds = wording.from_to(map(timed.rounds_of, timed.ms))
+    torch = wording.plain(timed.torch.partition("+")[0])
     threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
     st.caption(
-        f"Milliseconds per forward pass of a batch: {rounds} rounds in turns, {threads}, CPU, torch "
-        f"{timed.torch.partition('+')[0]}. The speed-up is the median over rounds of the dense model's time "
-        "divided by this model's, with its 95 % interval; a model counts as faster or slower only where that "
-        "interval excludes 1. p10 to p90 shows how much single passes scatter. Rounds are added while a "
-        "model cannot be distinguished from the dense one, up to eight times the first number."
+        f"Milliseconds per forward pass of a batch: {rounds} rounds in turns, {threads}, CPU, torch {torch}. "
+        "The speed-up is the median over rounds of the dense model's time divided by this model's, with its "
+        "95 % interval; a model counts as faster or slower only where that interval excludes 1. p10 to p90 "
+        "shows how much single passes scatter. Rounds are added while a model cannot be distinguished from "
+        "the dense one, up to eight times the first number."
     )
 
 

@@ -74,7 +74,7 @@ def _rollouts(found: Comparison, image: ViewedImage, crop: Image) -> None:
     fuse = st.session_state["compare-fuse"]
     for model, column in zip(found.models, others, strict=False):
         loaded = found.load(model.source)
-        with column, st.spinner(f"Reading {model.name} …", show_time=False):
+        with column, st.spinner(f"Reading {wording.plain(model.name)} …", show_time=False):
             values = viewed_image.rollout(image, loaded, fuse)[viewed_image.prediction_row(loaded)]
             picture = overlay(crop, values.numpy(), viewed_image.style())
             st.image(picture, width="stretch", alt=f"rollout of {model.name}")

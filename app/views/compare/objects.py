@@ -17,7 +17,7 @@ def show(found: Comparison) -> None:
     """Mass on the object and pointing game of every model, and of every head."""
     scores = [_scores(found, place) for place in range(len(found.models))]
     with st.container(key="objects-table"):
-        table = {m.name: one.rows() for m, one in zip(found.models, scores, strict=True)}
+        table = {wording.plain(m.name): one.rows() for m, one in zip(found.models, scores, strict=True)}
         st.table(pd.DataFrame(table), border="horizontal", alt="attention on the object")
     heads = scores[0].heads
     st.caption(

@@ -166,7 +166,7 @@ def _short(key: str) -> str:
 
 def _table(found: Comparison) -> pd.DataFrame:
     dense = found.dense
-    columns = {model.name: _column(model, dense, found) for model in found.models}
+    columns = {wording.plain(model.name): _column(model, dense, found) for model in found.models}
     table = pd.DataFrame(columns)
     return table[(table != "").any(axis=1)]
 

@@ -43,7 +43,7 @@ def _pick(found: Comparison) -> ComparedModel:
 
     def draw() -> str | None:
         chosen: str | None = st.segmented_control(
-            "Model", names, required=True, key=key, persist_state="session"
+            "Model", names, format_func=wording.plain, required=True, key=key, persist_state="session"
         )
         return chosen
 

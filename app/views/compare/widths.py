@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app import wording
 from app.parts import charts
 from app.views.compare import charts as compare_charts
 from pruning.report import ComparedModel, Comparison
@@ -22,7 +23,7 @@ def show(found: Comparison) -> None:
     )
     with st.container(key="widths-table"):
         st.dataframe(_table(found), width="stretch", height="content")
-    embed = [f"{model.name} {model.arch.embed_dim:,}" for model in found.models]
+    embed = [f"{wording.plain(model.name)} {model.arch.embed_dim:,}" for model in found.models]
     st.caption(
         f"Query-key pairs and value channels are counted per head. Residual channels: {', '.join(embed)}."
     )

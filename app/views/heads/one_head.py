@@ -203,7 +203,7 @@ def _show_what_if(before: Evaluation, after: Evaluation) -> None:
                 names = [class_names[one.predictions[index]] for one in (before, after)]
                 st.image(
                     pictures.thumbnail(few.image(index), session.model().preprocess, THUMBNAIL),
-                    caption=f"{names[0]} → {names[1]}",
+                    caption=wording.plain(f"{names[0]} → {names[1]}"),
                     alt=f"predicted {names[0]} with the head and {names[1]} without it",
                     width=THUMBNAIL,
                 )

@@ -147,7 +147,7 @@ def _latest() -> None:
 def _summary(run: NumberedRun) -> None:
     finished = run.finished
     before, after = cost(finished.dense.model.arch), cost(finished.arch)
-    st.markdown(f"**{run.title}** · {wording.duration(finished.seconds)} · {finished.when}")
+    st.markdown(f"**{wording.plain(run.title)}** · {wording.duration(finished.seconds)} · {finished.when}")
     change = paired_change(finished.before, finished.after)
     columns = st.columns(3)
     columns[0].metric(
