@@ -42,7 +42,8 @@ ORDER: dict[str, tuple[str, ...]] = {
         "app.views",
         "app.parts",
         "app.state",
-        "app.wording app.progress_bar app.share",
+        "app.progress_bar app.share",
+        "app.wording",
     ),
 }
 # Packages by what they may import; streamlit, plotly and timm have their own rules below.
