@@ -1,7 +1,7 @@
 """Load models and their preprocessing: the demo, timm, the hub, weights files, bundles."""
 
 from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
-from analysis.models.load import DEMO, LoadedModel, architecture, load, suggested
+from analysis.models.load import DEMO, LoadedModel, architecture, load, require_bundle, suggested
 from analysis.models.preprocess import Preprocess
 from analysis.models.timm_source import HUB
 from analysis.models.weights import read_weights
@@ -19,6 +19,7 @@ __all__ = [
     "architecture",
     "load",
     "read_weights",
+    "require_bundle",
     "suggested",
 ]
 

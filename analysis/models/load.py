@@ -15,7 +15,7 @@ from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQ
 from analysis.models.convert import UnsupportedModelError, architecture_of, from_timm
 from analysis.models.preprocess import CHANNELS, Preprocess
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
-from analysis.models.weights import read_weights
+from analysis.models.weights import read_weights, require_header
 from analysis.paths import user_path
 from analysis.vit import Architecture, ViT
 
@@ -120,6 +120,19 @@ def read_bundle(folder: Path) -> LoadedModel:
     model.load_state_dict(state, assign=True)
     source = "embedded demo" if folder == DEMO else f"bundle {folder}"
     return LoadedModel(model.eval(), preprocess, str(folder), source)
+
+
+def require_bundle(folder: Path) -> None:
+    """Check the files of a bundle as `read_bundle` does, but for the values of its weights.
+
+    Raises:
+        ValueError: as `read_bundle`.
+    """
+    arch = _bundle_architecture(folder)
+    _bundle_preprocess(folder, arch)
+    with torch.device("meta"):
+        model = ViT(arch)
+    require_header(folder / WEIGHTS_FILE, model.state_dict())
 
 
 def _bundle_preprocess(folder: Path, arch: Architecture) -> Preprocess:

@@ -7,7 +7,7 @@ import pickle
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,10 @@ def read_weights(file: Path, expected: Mapping[str, Tensor] | None = None) -> di
     if not file.is_file():
         raise ValueError(f"there is no weights file at {file}")
     try:
-        loaded = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickled(file)
+        if file.suffix == ".safetensors":
+            loaded: Any = _read_safetensors(file, lambda stored, name: stored.get_tensor(name))
+        else:
+            loaded = _read_pickled(file)
         return unpack(loaded, file, most_bytes=2 * file.stat().st_size, expected=expected)
     except MemoryError as error:
         raise ValueError(f"{file} needs more memory than this machine has free") from error
@@ -152,7 +155,18 @@ def require_match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
         raise ValueError(f"{source}: weights must be floats, {integer!r} is {state[integer].dtype}")
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def require_header(file: Path, expected: Mapping[str, Tensor]) -> None:
+    """Check that a safetensors file is whole and has the tensors expected, without reading their values.
+
+    Raises:
+        ValueError: it is damaged, or as `require_match`.
+    """
+    shapes = _read_safetensors(file, lambda stored, name: stored.get_slice(name).get_shape())
+    require_match({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, expected, file)
+
+
+def _read_safetensors(file: Path, read: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """What `read` gives for each name in an open file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -162,7 +176,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
                 raise ValueError(f"{file} must hold at most {MOST_TENSORS:,} tensors, got {len(names):,}")
             for name in names:
                 _require_shape(name, stored.get_slice(name).get_shape(), file)
-            return {name: stored.get_tensor(name) for name in names}
+            return {name: read(stored, name) for name in names}
     except (SafetensorError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(

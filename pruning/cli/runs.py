@@ -126,7 +126,7 @@ def _runs(args: argparse.Namespace, progress: Progress) -> Result:
     found = runs.list_runs(args.root)
     if args.json:
         return {"root": str(runs.runs_root(args.root)), "runs": [run.as_dict() for run in found]}
-    return {run.name: f"{run.state:12} {run.sentence}" for run in found}
+    return {run.name: f"{run.state:12} {runs.flaw(run) or run.sentence}" for run in found}
 
 
 def _summary(run: runs.Run) -> Result:

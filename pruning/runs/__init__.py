@@ -1,6 +1,6 @@
 """Run folders: starting, monitoring, cancelling, resuming and reading runs."""
 
-from pruning.runs.finished import FinishedRun, Heads, is_finished, read_plan
+from pruning.runs.finished import FinishedRun, Heads, flaw, is_finished, read_plan
 from pruning.runs.folder import CANCEL, JOB, Run, list_runs, log, read, report, runs_root
 from pruning.runs.launch import cancel, resume, start
 from pruning.runs.metrics import Metrics, read_metrics
@@ -19,6 +19,7 @@ __all__ = [
     "RunFailed",
     "cancel",
     "execute",
+    "flaw",
     "is_finished",
     "list_runs",
     "log",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +10,24 @@ from typing import Any
 
 from analysis.data import ImageSet, open_training
 from analysis.measure import Agreement, Evaluation, agreement
-from analysis.models import LoadedModel, architecture
+from analysis.models import LoadedModel, architecture, require_bundle
 from analysis.paths import is_there
 from analysis.vit import Architecture
-from pruning.bundle import PLAN_FILE, Report
+from pruning.bundle import EVALUATIONS_FILE, PLAN_FILE, Report
 from pruning.cut import Indices, Plan
-from pruning.jobs import Job, Named, RecoverJob, evaluations, image_sets, read_report
+from pruning.jobs import (
+    BenchJob,
+    HeadsJob,
+    Job,
+    Named,
+    RecoverJob,
+    evaluations,
+    image_sets,
+    open_reading,
+    read_report,
+    read_timings,
+    registry,
+)
 from pruning.runs import folder as runs
 
 Heads = tuple[Indices | None, ...]  # of each block
@@ -22,7 +35,10 @@ Heads = tuple[Indices | None, ...]  # of each block
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run produced, read from its folder on demand.
+    """What a run produced, read from its folder on demand. A file that is damaged raises ValueError then.
+
+    Files can be damaged at any time, and a run that many pages list must not take them down. So whoever shows
+    several runs asks for `problem` first, or for `model_problem` where the model is all that matters.
 
     `before` is the accuracy of the dense model (the teacher of a recovery), `start` that of the smaller
     model before fine-tuning, if there was any, and `after` that of the result.
@@ -50,6 +66,18 @@ class FinishedRun:
             (job.teacher, job.teacher_weights) if isinstance(job, RecoverJob) else (job.model, job.weights)
         )
         return self._placed(named[0]), self._placed(named[1]) if named[1] else None
+
+    @cached_property
+    def model_problem(self) -> str | None:
+        """What is wrong with the smaller model, in one sentence; the values of its weights are not read."""
+        return _problem(lambda: require_bundle(self.bundle))
+
+    @cached_property
+    def problem(self) -> str | None:
+        """What is wrong with the first damaged file of the result, in one sentence; None if all are sound."""
+        return self.model_problem or _problem(
+            lambda: (self.arch, self.plan, self.heads, self.report, self._evaluations)
+        )
 
     @cached_property
     def arch(self) -> Architecture:
@@ -88,7 +116,14 @@ class FinishedRun:
 
     @cached_property
     def _evaluations(self) -> evaluations.Evaluations:
-        return evaluations.read_evaluations(self.run.folder)
+        found = evaluations.read_evaluations(self.run.folder)
+        for one in (found.before, found.start, found.after):
+            if one is not None and not _is_usual(one, self.arch.num_classes):
+                raise ValueError(
+                    f"{self.run.folder / EVALUATIONS_FILE} must have shares from 0 to 1 and classes of the "
+                    f"{self.arch.num_classes} that the model tells apart"
+                )
+        return found
 
     @property
     def before(self) -> Evaluation:
@@ -172,6 +207,40 @@ class FinishedRun:
 def is_finished(run: runs.Run) -> bool:
     """Whether a run is done and has produced a smaller model."""
     return run.state == "done" and isinstance(run.job, Job | RecoverJob) and run.bundle is not None
+
+
+def flaw(run: runs.Run) -> str | None:
+    """What is wrong with the result of a run that says it is done, in one sentence; None for other runs."""
+    if run.state != "done" or run.job is None or run.kind is None:
+        return None
+    if isinstance(run.job, Job | RecoverJob):
+        return FinishedRun(run).problem
+    if isinstance(run.job, BenchJob | HeadsJob):
+        read: Callable[[Path], Any] = read_timings if isinstance(run.job, BenchJob) else open_reading
+        return _problem(lambda: read(run.folder))
+    kind = registry.RUN_KINDS[run.kind]
+    return None if kind.is_complete(run.folder) else f"{run.folder} has no {kind.output}, though it is done"
+
+
+def _problem(read: Callable[[], Any]) -> str | None:
+    """What reading a result says is wrong with it. This is where errors of damaged runs end."""
+    try:
+        read()
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _is_usual(result: Evaluation, classes: int) -> bool:
+    """Whether a model of so many classes can have done like this on at least one image."""
+    shares = (result.top1, result.top5, result.top1_low, result.top1_high, *result.confidences)
+    known = (*result.predictions, *result.labels)
+    rounded = 1 + 1e-3  # a softmax in half precision can be a little above 1
+    return (
+        result.images > 0
+        and all(0 <= one <= rounded for one in shares)
+        and 0 <= min(known) <= max(known) < classes
+    )
 
 
 def read_plan(bundle: Path) -> Plan | None:
