@@ -9,9 +9,11 @@ from contextlib import contextmanager
 import streamlit as st
 
 from app import wording
+from app.state import finished_runs
 from app.state.session import NothingChosen
 from pruning.bundle import ExportError
 from pruning.files import OutputError
+from pruning.jobs import Job, RecoverJob
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +36,8 @@ def link(page: str, label: str, icon: str | None = None) -> None:
 
 
 def nothing_pruned() -> None:
-    """Say that there is no finished run to show yet, and where to start one."""
-    st.info(
-        "Nothing has been pruned yet. Choose what to remove on the Prune page.",
-        icon=":material/content_cut:",
-    )
+    """Say that there is no finished run to show, and where to start one."""
+    damaged = finished_runs.damaged(Job, RecoverJob)
+    why = "All finished runs are damaged." if damaged else "Nothing has been pruned yet."
+    st.info(f"{why} Choose what to remove on the Prune page.", icon=":material/content_cut:")
     link("prune", "Go to Prune", ":material/arrow_back:")

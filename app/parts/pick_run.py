@@ -10,8 +10,8 @@ from app.state.finished_runs import NumberedRun
 
 
 def pick_run(key: str) -> NumberedRun | None:
-    """A finished run, at first the newest; None if there is none, which it says."""
-    found = finished_runs.numbered_runs()
+    """A finished run with its model, at first the newest; None if there is none, which it says."""
+    found = finished_runs.with_model()
     if not found:
         feedback.nothing_pruned()
         return None

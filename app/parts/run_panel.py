@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import wording
 from app.parts import feedback
-from app.state import session
+from app.state import finished_runs, session
 from app.state.session_runs import POLL, forget_listed, is_news, listed
 from pruning import runs
 from pruning.jobs import BenchJob, RecoverJob
@@ -55,7 +55,7 @@ def _panel(folder: Path, key: str, active: bool) -> None:
             badge(run)
             st.markdown(f"**{wording.plain(title(run))}**")
         if run.active:
-            st.progress(run.status.share, text=wording.plain(run.sentence))
+            st.progress(_share(run), text=wording.plain(run.sentence))
             cancelling = (run.folder / runs.CANCEL).exists()
             st.button(
                 "Cancelling …" if cancelling else "Cancel",
@@ -65,8 +65,8 @@ def _panel(folder: Path, key: str, active: bool) -> None:
                 on_click=_cancel,
                 args=(run.folder,),
             )
-        elif run.error:
-            st.error(wording.plain(run.error), icon=":material/error:")
+        elif error := run.error or finished_runs.flaw(run):
+            st.error(wording.plain(error), icon=":material/error:")
         else:
             st.caption(wording.plain(run.sentence))
         if run.resumable and st.button("Resume", icon=":material/resume:", key=f"{key}-resume"):
@@ -78,6 +78,11 @@ def badge(run: Run) -> None:
     """The state of a run, in its colour."""
     icon, color = BADGES[run.state]
     st.badge(run.state, icon=icon, color=color)
+
+
+def _share(run: Run) -> float:
+    """The share of the step that is done; the file of a run can say anything."""
+    return min(max(run.status.share, 0.0), 1.0)
 
 
 def title(run: Run) -> str:
@@ -113,7 +118,7 @@ def _recent(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
             if model_name(run) not in ("", base_name(session.choice().model)):
                 sentence += f" · {wording.plain(model_name(run))}"
             if run.active:
-                st.progress(run.status.share, text=f"**{name}**  \n{sentence}")
+                st.progress(_share(run), text=f"**{name}**  \n{sentence}")
             else:
                 icon, color = BADGES[run.state]
                 st.caption(f":{color}[{icon}] **{name}**  \n{sentence}")

@@ -36,7 +36,7 @@ KEPT = 32  # evaluations of bundles that belong to no run
 def groups() -> list[list[NumberedRun]]:
     """Finished runs grouped by dense model and test images; groups, and runs in them, newest first."""
     found: list[list[NumberedRun]] = []
-    for run in reversed(finished_runs.numbered_runs()):
+    for run in reversed(finished_runs.sound()):
         group = next((group for group in found if group[0].finished.is_like(run.finished)), None)
         if group is None:
             found.append([run])
@@ -178,13 +178,15 @@ def _timing(model: ComparedModel, dense: ComparedModel, measured: list[Timings])
 
 
 def timings() -> list[Timings]:
-    """The timings of all finished runs that measured latency, newest first."""
-    benches = [run for run in session_runs.listed() if isinstance(run.job, BenchJob)]
-    return [_timings(run.folder) for run in benches if run.state == "done"]
+    """The timings of all finished runs that measured latency, newest first; damaged ones are left out."""
+    benches = [run for run in session_runs.listed() if isinstance(run.job, BenchJob) and run.state == "done"]
+    return [
+        _timings(run.folder, finished_runs.stamp(run)) for run in benches if finished_runs.flaw(run) is None
+    ]
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _timings(folder: Path) -> Timings:
+def _timings(folder: Path, stamp: object) -> Timings:
     return read_timings(folder)
 
 

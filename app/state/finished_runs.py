@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from analysis.models import LoadedModel
 from app import wording
 from app.state import memo, session, session_runs
 from app.state.session import Choice
-from pruning.runs import FinishedRun, is_finished
+from pruning import runs
+from pruning.jobs import registry
+from pruning.runs import FinishedRun, Run, is_finished
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,72 @@ class NumberedRun:
         return str(self.finished.run.folder)
 
 
-def numbered_runs() -> list[NumberedRun]:
-    """All finished runs on disk, oldest first."""
+def with_model() -> list[NumberedRun]:
+    """The finished runs on disk whose smaller model can be loaded, oldest first."""
+    return [run for run in _numbered() if run.finished.model_problem is None]
+
+
+def sound() -> list[NumberedRun]:
+    """The finished runs on disk of which no file is damaged, oldest first."""
+    return [run for run in _numbered() if run.finished.problem is None]
+
+
+def _numbered() -> list[NumberedRun]:
     kept: dict[str, NumberedRun] = st.session_state.setdefault("numbered runs", {})
     found = []
     for number, run in enumerate(reversed(session_runs.listed()), 1):
         if is_finished(run):
-            key = str(run.folder)
-            title = f"Run {number}: {wording.describe(run.job)}"
-            if key not in kept or kept[key].title != title:
-                kept[key] = NumberedRun(number, title, OpenedRun(run))
+            key, title, finished = str(run.folder), _title(number, run), _opened(run.folder, stamp(run), run)
+            if key not in kept or kept[key].title != title or kept[key].finished is not finished:
+                kept[key] = NumberedRun(number, title, finished)
             found.append(kept[key])
     return found
+
+
+def _title(number: int, run: Run) -> str:
+    return f"Run {number}: {wording.describe(run.job)}"
+
+
+# ---- damaged runs
+
+
+def flaw(run: Run) -> str | None:
+    """What is wrong with the result of a run that says it is done, in one sentence; None for other runs."""
+    if run.state != "done":
+        return None
+    return (
+        _opened(run.folder, stamp(run), run).problem
+        if is_finished(run)
+        else _flaw(run.folder, stamp(run), run)
+    )
+
+
+def damaged(*jobs: type) -> dict[str, str]:
+    """The titles of the runs of these kinds whose result is damaged, oldest first, and what is wrong."""
+    numbered = enumerate(reversed(session_runs.listed()), 1)
+    found = {_title(number, run): flaw(run) for number, run in numbered if isinstance(run.job, jobs)}
+    return {title: said for title, said in found.items() if said is not None}
+
+
+# What a run left is read by all sessions together, and again where a file has changed on disk.
+@st.cache_resource(max_entries=1024, show_spinner=False)
+def _opened(folder: Path, stamp: object, _run: Run) -> OpenedRun:
+    return OpenedRun(_run)
+
+
+@st.cache_resource(max_entries=1024, show_spinner=False)
+def _flaw(folder: Path, stamp: object, _run: Run) -> str | None:
+    return runs.flaw(_run)
+
+
+def stamp(run: Run) -> tuple[object, ...]:
+    """What changes whenever a file of a run does, for caches of what was read from it."""
+    found: list[object] = [run.state]
+    for place in (run.folder, run.folder / registry.BUNDLE):
+        try:
+            with os.scandir(place) as entries:
+                stats = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        except OSError:  # no bundle, or a folder that is being moved
+            continue
+        found += [(name, one.st_mode, one.st_size, one.st_mtime_ns) for name, one in sorted(stats.items())]
+    return tuple(found)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from app import wording
 from app.progress_bar import progress_bar
-from app.state import head_locks, memo, session, session_runs
+from app.state import finished_runs, head_locks, memo, session, session_runs
 from app.state.session import NothingChosen
 from app.state.viewed_image import ViewedImage
 from pruning.criteria import HeadReading, read_heads
@@ -51,8 +51,9 @@ def newest() -> Run | None:
 def measured() -> KnownReading | None:
     """What the newest finished run of these weights measured, if there is one."""
     for run in _runs():
-        if run.state == "done":
-            found = memo.remember("reading", run.folder, partial(open_reading, run.folder), keep=4)
+        if run.state == "done" and finished_runs.flaw(run) is None:
+            key = run.folder, finished_runs.stamp(run)
+            found = memo.remember("reading", key, partial(open_reading, run.folder), keep=4)
             if found.model == head_locks.model_id():
                 return KnownReading(
                     found, f"Measured on {wording.count(found.images)} calibration images.", True

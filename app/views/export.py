@@ -11,7 +11,7 @@ import streamlit as st
 from analysis.measure import cost
 from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE
 from app import wording
-from app.parts import feedback, pick_run
+from app.parts import damaged_runs, feedback, pick_run
 from app.state import uploads
 from app.state.finished_runs import NumberedRun
 from pruning.bundle import (
@@ -25,6 +25,7 @@ from pruning.bundle import (
     export_pt2,
     zip_bundle,
 )
+from pruning.jobs import Job, RecoverJob
 
 CONTENT = {
     WEIGHTS_FILE: "the weights, float32",
@@ -55,8 +56,12 @@ def show() -> None:
     """Draw the page."""
     st.header("Export", anchor=False)
     run = pick_run.pick_run("export-run")
-    if run is None:
-        return
+    if run is not None:
+        _show(run)
+    damaged_runs.show(Job, RecoverJob)
+
+
+def _show(run: NumberedRun) -> None:
     for column, kind in zip(st.columns(3, gap="medium"), FORMATS, strict=True):
         with column, st.container(border=True, key=f"export-{kind}", height="stretch"):
             _format(run, kind)

@@ -127,7 +127,7 @@ def _require_teacher(job: RecoverJob) -> None:
 
 def _students() -> list[Student]:
     """The models of finished runs, newest first, and the loaded model if it is a bundle."""
-    found = [_of_run(run) for run in reversed(finished_runs.numbered_runs())]
+    found = [_of_run(run) for run in reversed(finished_runs.with_model())]
     chosen = session.choice()
     if is_bundle(Path(chosen.model)):
         name = f"Loaded: {Path(chosen.model).name}"
@@ -168,7 +168,10 @@ def _watch() -> None:
     )
     run = found[chosen]
     run_panel.panel(run, "run-panel")
-    st.fragment(_curves, run_every=session_runs.POLL if run.active else None)(run.folder, _dense_top1(run))
+    dense = None
+    with feedback.sentences():
+        dense = _dense_top1(run)
+    st.fragment(_curves, run_every=session_runs.POLL if run.active else None)(run.folder, dense)
     if run.job is not None:
         with st.expander("The same on the command line", icon=":material/terminal:", key="run-command"):
             st.code(_commands(run), language="bash", wrap_lines=True)
@@ -179,7 +182,10 @@ def _label(run: Run) -> str:
 
 
 def _when(run: Run) -> str:
-    return time.strftime("%d %b %H:%M", time.localtime(run.status.created))
+    try:
+        return time.strftime("%d %b %H:%M", time.localtime(run.status.created))
+    except (OverflowError, ValueError, OSError):  # the file of a run can say anything
+        return "unknown"
 
 
 def _commands(run: Run) -> str:
@@ -190,7 +196,9 @@ def _commands(run: Run) -> str:
 
 def _dense_top1(run: Run) -> float | None:
     """The dense model's accuracy, which a recovery should reach, if it is known yet."""
-    if run.state == "done":
+    if finished_runs.flaw(run) is not None:
+        known = None  # the panel says what is wrong
+    elif run.state == "done":
         known = runs.report(run)
     elif isinstance(run.job, RecoverJob):
         known = read_report(Path(run.job.model))  # measured when the student was pruned
@@ -224,18 +232,20 @@ def _all_runs() -> None:
 
 def _table(found: list[Run]) -> None:
     """A table of all runs; those that were active are read again."""
-    rows = [
-        {
-            "Run": run_panel.title(run),
-            "Model": run_panel.model_name(run),
-            "State": run.state,
-            "Progress": run.sentence,
-            "Started": _when(run),
-            "Took": wording.duration(run.seconds),
-            "Folder": run.name,
-        }
-        for run in (runs.read(run.folder) if run.active else run for run in found)
-    ]
+    rows = [_row(runs.read(run.folder) if run.active else run) for run in found]
     with st.container(key="all-runs"):
         wide = {"Progress": st.column_config.TextColumn(width=220)}
         st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=wide)
+
+
+def _row(run: Run) -> dict[str, str]:
+    said = finished_runs.flaw(run)
+    return {
+        "Run": run_panel.title(run),
+        "Model": run_panel.model_name(run),
+        "State": "damaged" if said else run.state,
+        "Progress": said or run.sentence,
+        "Started": _when(run),
+        "Took": wording.duration(run.seconds),
+        "Folder": run.name,
+    }

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import wording
-from app.parts import feedback
+from app.parts import damaged_runs, feedback
 from app.state import address, comparison
 from app.state.finished_runs import NumberedRun
 from app.views.compare import latency as compare_latency
@@ -20,6 +20,7 @@ from app.views.compare import report as compare_report
 from app.views.compare import trade_off as compare_trade_off
 from app.views.compare import widths as compare_widths
 from pruning import runs
+from pruning.jobs import BenchJob, Job, RecoverJob
 from pruning.report import MAX_COMPARED, ComparedModel, Comparison
 
 CHOSEN = "compare-runs"
@@ -39,6 +40,12 @@ TABS: dict[str, Callable[[Comparison], None]] = {
 def show() -> None:
     """Draw the page."""
     st.header("Compare", anchor=False)
+    with feedback.sentences():
+        _show()
+    damaged_runs.show(Job, RecoverJob, BenchJob)
+
+
+def _show() -> None:
     group, chosen = _choose()
     if not group:
         return

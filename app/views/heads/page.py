@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from analysis.heads import head_names, spearman
-from app.parts import charts, charts_heads, feedback, image_picker, run_panel
+from app.parts import charts, charts_heads, damaged_runs, feedback, image_picker, run_panel
 from app.state import address, head_locks, head_readings, memo, session, session_runs
 from app.state.head_readings import KnownReading
 from app.state.viewed_image import ViewedImage
@@ -53,6 +53,7 @@ def show() -> None:
     with right:
         _agreement(reading, measure)
     _overview(reading, heads)
+    damaged_runs.show(HeadsJob)
     _to_address(head, measure)
 
 

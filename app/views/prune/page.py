@@ -137,7 +137,10 @@ def _latest() -> None:
         if session_runs.is_news(run):
             run_panel.panel(run, "latest-panel")
         return
-    for result in finished_runs.numbered_runs():
+    said = finished_runs.flaw(run)
+    if said is not None:
+        st.error(wording.plain(said), icon=":material/heart_broken:")
+    for result in finished_runs.sound():
         if result.key == str(run.folder):
             measured.keep_baseline(job, result.finished.before)
             with st.container(border=True, key="latest-run"):

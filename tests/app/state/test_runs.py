@@ -204,8 +204,9 @@ def test_lost_predictions_are_one_sentence() -> None:
     pruned()
     (only_run().folder / evaluations.EVALUATIONS).unlink()
     app = start("compare", Choice(limit=10))
-    assert "evaluations.json cannot be read" in app.error[0].value
-    assert not app.exception
+    assert "evaluations.json cannot be read" in app.table[0].value.to_string()
+    assert "All finished runs are damaged" in app.info[0].value
+    assert not app.error and not app.exception
 
 
 def test_a_run_from_elsewhere_is_opened_by_its_folder(tmp_path: Path) -> None:
