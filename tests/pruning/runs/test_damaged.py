@@ -1,4 +1,4 @@
-"""Finished runs with a damaged file: one sentence says what is wrong, and every other run is read as before."""
+"""Finished runs with a damaged file: one sentence says what is wrong, and all others are read as before."""
 
 from __future__ import annotations
 
