@@ -13,7 +13,6 @@ from analysis.models import LoadedModel
 from app import wording
 from app.state import memo, session, session_runs
 from app.state.session import Choice
-from pruning import runs
 from pruning.jobs import registry
 from pruning.runs import FinishedRun, Run, is_finished
 
@@ -67,7 +66,7 @@ def _numbered() -> list[NumberedRun]:
     found = []
     for number, run in enumerate(reversed(session_runs.listed()), 1):
         if is_finished(run):
-            key, title, finished = str(run.folder), _title(number, run), _opened(run.folder, stamp(run), run)
+            key, title, finished = str(run.folder), _title(number, run), _opened(run)
             if key not in kept or kept[key].title != title or kept[key].finished is not finished:
                 kept[key] = NumberedRun(number, title, finished)
             found.append(kept[key])
@@ -83,13 +82,7 @@ def _title(number: int, run: Run) -> str:
 
 def flaw(run: Run) -> str | None:
     """What is wrong with the result of a run that says it is done, in one sentence; None for other runs."""
-    if run.state != "done":
-        return None
-    return (
-        _opened(run.folder, stamp(run), run).problem
-        if is_finished(run)
-        else _flaw(run.folder, stamp(run), run)
-    )
+    return _opened(run).problem if run.state == "done" and run.job is not None else None
 
 
 def damaged(*jobs: type) -> dict[str, str]:
@@ -99,15 +92,18 @@ def damaged(*jobs: type) -> dict[str, str]:
     return {title: said for title, said in found.items() if said is not None}
 
 
-# What a run left is read by all sessions together, and again where a file has changed on disk.
-@st.cache_resource(max_entries=1024, show_spinner=False)
-def _opened(folder: Path, stamp: object, _run: Run) -> OpenedRun:
-    return OpenedRun(_run)
+def _opened(run: Run) -> OpenedRun:
+    """A run whose files all sessions read once, and again where one has changed on disk."""
+    kept, now = _kept(), stamp(run)
+    found = kept.get(run.folder)
+    if found is None or found[0] != now:
+        found = kept[run.folder] = (now, OpenedRun(run))
+    return found[1]
 
 
-@st.cache_resource(max_entries=1024, show_spinner=False)
-def _flaw(folder: Path, stamp: object, _run: Run) -> str | None:
-    return runs.flaw(_run)
+@st.cache_resource(show_spinner=False)
+def _kept() -> dict[Path, tuple[object, OpenedRun]]:
+    return {}
 
 
 def stamp(run: Run) -> tuple[object, ...]:

@@ -74,7 +74,12 @@ class FinishedRun:
 
     @cached_property
     def problem(self) -> str | None:
-        """What is wrong with the first damaged file of the result, in one sentence; None if all are sound."""
+        """What is wrong with the first damaged file of the result, in one sentence; None if all are sound.
+
+        A run of any other kind has a result in one file.
+        """
+        if not isinstance(self.run.job, Job | RecoverJob):
+            return _problem(lambda: _read_result(self.run))
         return self.model_problem or _problem(
             lambda: (self.arch, self.plan, self.heads, self.report, self._evaluations)
         )
@@ -211,15 +216,17 @@ def is_finished(run: runs.Run) -> bool:
 
 def flaw(run: runs.Run) -> str | None:
     """What is wrong with the result of a run that says it is done, in one sentence; None for other runs."""
-    if run.state != "done" or run.job is None or run.kind is None:
-        return None
-    if isinstance(run.job, Job | RecoverJob):
-        return FinishedRun(run).problem
-    if isinstance(run.job, BenchJob | HeadsJob):
-        read: Callable[[Path], Any] = read_timings if isinstance(run.job, BenchJob) else open_reading
-        return _problem(lambda: read(run.folder))
-    kind = registry.RUN_KINDS[run.kind]
-    return None if kind.is_complete(run.folder) else f"{run.folder} has no {kind.output}, though it is done"
+    return FinishedRun(run).problem if run.state == "done" and run.job is not None else None
+
+
+def _read_result(run: runs.Run) -> None:
+    """Read the file that a run leaves which makes no model."""
+    if isinstance(run.job, BenchJob):
+        read_timings(run.folder)
+    elif isinstance(run.job, HeadsJob):
+        open_reading(run.folder)
+    elif run.kind is not None and not registry.RUN_KINDS[run.kind].is_complete(run.folder):
+        raise ValueError(f"{run.folder} has no {registry.RUN_KINDS[run.kind].output}, though it is done")
 
 
 def _problem(read: Callable[[], Any]) -> str | None:
