@@ -69,7 +69,7 @@ def open_path(path: str) -> str:
     """Open a run folder or a bundle; returns its key among the models that can be compared.
 
     Raises:
-        ValueError: the path is neither, or the run has left no model.
+        ValueError: the path is neither, or the run has left no model or a damaged one.
     """
     if not path.strip():
         raise ValueError("Enter the path of a run folder or of a bundle.")
@@ -77,6 +77,9 @@ def open_path(path: str) -> str:
     run = next((place for place in (folder, folder.parent) if is_file(place / runs.JOB)), None)
     if run is not None:
         found = session_runs.open_folder(str(run))
+        said = finished_runs.flaw(found)
+        if said is not None:
+            raise ValueError(said)
         if found.bundle is None:
             raise ValueError(
                 f"{found.name} is {found.state}: only a run that has left a model can be compared"

@@ -117,6 +117,15 @@ def test_a_run_that_is_mended_is_whole_again(root: Path, choice: Choice) -> None
     assert len(app.run().multiselect(key="compare-runs").options) == 2 and not rows(app).count("evaluations")
 
 
+def test_a_damaged_run_from_elsewhere_is_not_opened(root: Path, choice: Choice) -> None:
+    elsewhere = (root / "bad").rename(root.parent / "elsewhere")
+    (elsewhere / "bundle" / "plan.json").write_text("{}")
+    app = start("compare", choice)
+    app.text_input(key="compare-path").set_value(str(elsewhere)).run()
+    app.button(key="compare-open-button").click().run()
+    assert "plan.json" in app.error[0].value and len(app.table[0].value.columns) == 2 and not app.exception
+
+
 def test_where_all_runs_are_damaged_a_page_says_so(root: Path, choice: Choice) -> None:
     for name in ("good", "bad"):
         (root / name / "bundle" / "preprocess.json").write_text("[]")
