@@ -107,7 +107,9 @@ def test_another_models_weights_under_the_same_name_are_not_taken_for_it(
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model": "another"}))
     assert "A quick look" in text(start("heads", choice))
     file.write_text("{}")
-    assert "heads.json: `counts` is missing" in start("heads", choice).error[0].value.replace("\\", "")
+    app = start("heads", choice)
+    assert "A quick look" in text(app) and not app.error
+    assert "heads.json: `counts` is missing" in app.table[-1].value.to_string().replace("\\", "")
 
 
 def test_a_run_at_work_is_shown_with_its_progress(choice: Choice, tmp_path: Path) -> None:
