@@ -369,11 +369,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, count: int | None = None) -> Tensor:
         """Attention of the first `count` tokens (None: all) to all tokens: B N E -> B count E."""
-        out = self._all(x) if count is None else self._first(x, count)  # B H count Dv
+        if count is not None and is_plain_linear(self.qkv):
+            out = self._first(x, count)
+        else:
+            out = self._all(x, count)  # B H count Dv
         return self.proj(out.transpose(1, 2).flatten(2))
 
-    def _all(self, x: Tensor) -> Tensor:
+    def _all(self, x: Tensor, count: int | None) -> Tensor:
         q, k, v = self.split_heads(self.qkv(x))
+        q = q[:, :, :count]
         return self._fused(q, k, v) if self.fused else self.weights(q, k) @ v
 
     def _first(self, x: Tensor, count: int) -> Tensor:
@@ -404,6 +408,18 @@ class Attention(nn.Module):
         width = max(self.qk_dim, self.v_dim)
         q, k, v = (F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)[..., : self.v_dim]
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether a module does what its weights say and nothing else.
+
+    Not so where it was replaced or wrapped (LoRA, quantisation, a parametrisation), or has hooks: it must be
+    called then, as its weights alone would leave out what was added.
+    """
+    if type(module) is not nn.Linear or hasattr(module.weight, "__tensor_flatten__"):  # as of torchao
+        return False
+    before, after = module._forward_pre_hooks, module._forward_hooks
+    return not any((before, after, module._backward_pre_hooks, module._backward_hooks))
 
 
 class Mlp(nn.Module):

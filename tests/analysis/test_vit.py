@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import tracemalloc
+import warnings
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from analysis import vit
 from analysis.vit import Architecture, BlockWidths, ViT
@@ -266,3 +271,68 @@ def test_init_weights_leaves_no_symmetry() -> None:
     assert all(model.get_parameter(name).std() > 0 for name in ("cls_token", "head.weight"))
     assert not bool(model.blocks[0].attn.qkv.bias.any())
     torch.testing.assert_close(model.norm.weight, torch.ones(24))
+
+
+# ---- what is added to `qkv` from outside, in a model whose last block would absorb it
+
+
+class _Adapter(nn.Module):
+    """A low-rank addition to a linear layer, as LoRA makes it."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        torch.manual_seed(1)
+        self.down = nn.Parameter(torch.randn(2, layer.in_features))
+        self.up = nn.Parameter(torch.randn(layer.out_features, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x) + x @ self.down.T @ self.up.T
+        return out
+
+
+@pytest.mark.parametrize("way", ["adapter", "parametrisation", "hook", "before", "quantised"])
+def test_what_is_added_to_qkv_counts_in_a_lean_model_too(way: str, tiny: ViT) -> None:
+    """The same change to both models gives the same logits, and other logits than without it."""
+    lean = ViT(replace(tiny.arch, skip_unread=True)).eval()
+    lean.load_state_dict(tiny.state_dict())
+    images, outputs = random_images(tiny.arch), []
+    for given in (copy.deepcopy(tiny), lean):
+        model: nn.Module = given
+        before, attn = given(images), given.blocks[-1].attn
+        if way == "adapter":
+            attn.qkv = _Adapter(attn.qkv)  # type: ignore[assignment]
+        elif way == "parametrisation":
+            nn.utils.parametrize.register_parametrization(attn.qkv, "weight", _Doubled())
+        elif way == "hook":
+            attn.qkv.register_forward_hook(lambda module, given, out: 2 * out)
+        elif way == "before":
+            attn.qkv.register_forward_pre_hook(lambda module, given: (2 * given[0],))
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is deprecated, and used
+                model = torch.ao.quantization.quantize_dynamic(given, {nn.Linear})
+        outputs.append(model(images))
+        assert not torch.allclose(outputs[-1], before, atol=1e-3)
+    # dynamic quantisation scales by all tokens of a layer's input, which are fewer in a lean model
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5 if way != "quantised" else 0.2, rtol=1e-4)
+
+
+class _Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+def test_a_lean_model_is_exported_lean(tiny: ViT) -> None:
+    """The exported program has the last block's short form: as many multiply-accumulates as the model."""
+    lean = ViT(replace(tiny.arch, skip_unread=True)).eval()
+    images = random_images(tiny.arch)
+    for strict in (False, True):
+        with lean.plain_attention():
+            program = torch.export.export(lean, (images,), strict=strict).module()
+            counted = []
+            for model in (lean, program, tiny):
+                with FlopCounterMode(display=False) as counter, tiny.plain_attention():
+                    model(images)
+                counted.append(counter.get_total_flops())
+        assert counted[0] == counted[1] < counted[2]
