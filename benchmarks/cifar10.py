@@ -132,10 +132,12 @@ SIZES: dict[str, Size] = {
         rounds=(
             Recovery(batch=128, lr=2e-4, min_lr=0.0, smoothing=0.0, soft=0.0, features=0.0),
             Recovery(batch=128, lr=3e-4, soft=0.0, features=0.0, precision=PRECISION),
+            # by then nearly all training images are learned by heart, so they are blended
+            Recovery(batch=128, lr=3e-4, mixup=0.1, cutmix=1.0, soft=0.0, features=0.0, precision=PRECISION),
         ),
         further=Recovery(batch=128, precision=PRECISION),
-        epochs=(3.0, 5.0),
-        more=2,
+        epochs=(3.0, 5.0, 6.0),
+        more=1.5,
         point=25_000,
         gohsp=GohspOptions(scope="global"),
         removed=Ratios(heads=(1 / 3, 0.0) * 6, qk=0.25),
