@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from analysis.data.image_set import ImageSet
-from analysis.data.images import EXTENSIONS, MAX_BYTES, BadImageError, read_image
+from analysis.data.images import (
+    EXTENSIONS,
+    FORMATS,
+    MAX_BYTES,
+    MOST_GREY,
+    BadImageError,
+    greatest_grey,
+    read_image,
+)
 from analysis.data.labels import match_folders
 from analysis.data.splits import find_parts
 from analysis.data.zips import ZippedImages, list_zip
@@ -20,6 +29,9 @@ from analysis.paths import NotAllowedError, is_allowed, quoted, read_regular, us
 
 MOST_ENTRIES = 5_000_000  # files and folders of one set, several times as many as in ImageNet-1k
 LISTING_SECONDS = 10  # after which a folder that is listed must have turned out to hold images, mostly
+DEEP = (*FORMATS["PNG"], *FORMATS["TIFF"], *FORMATS["PPM"], *FORMATS.get("JPEG2000", ()))  # more than 8 bits
+WHITES = (1023, 4095, 16383)  # of 10, 12 and 14 bits
+SAMPLED = 32  # images that are looked at for that
 _NARROWER = "choose the folder that holds the class folders"
 
 # ---- folders and zips
@@ -32,9 +44,10 @@ _ACCEPTED = "data must be 'demo', a folder of class folders with images, a zip o
 class _Folder:
     root: Path
     names: tuple[str, ...]
+    white: int = MOST_GREY
 
     def image(self, item: int) -> Image.Image:
-        return read_image(self.root / self.names[item], self.names[item])
+        return read_image(self.root / self.names[item], self.names[item], self.white)
 
     def content(self, item: int) -> bytes:
         try:
@@ -125,8 +138,59 @@ def _image_set(name: str, listed: _Listed, preprocess: Preprocess, num_classes: 
     )
     labels = tuple(index_of[name.partition("/")[0]] for name in names)
     members = tuple(listed.entries[listed.top + name] for name in names)
-    source = _Folder(path / listed.top, names) if path.is_dir() else ZippedImages(path, names, members)
-    return ImageSet(name, classes, source, labels, tuple(range(len(names))))
+    white = _white(listed)
+    source = (
+        _Folder(path / listed.top, names, white)
+        if path.is_dir()
+        else ZippedImages(path, names, members, white)
+    )
+    notes = [_left_out(listed)]
+    if white < MOST_GREY:
+        notes.append(f"the greyscale images of {listed.where} are read as of {white.bit_length()} bits")
+    return ImageSet(name, classes, source, labels, tuple(range(len(names))), tuple(filter(None, notes)))
+
+
+def _white(listed: _Listed) -> int:
+    """The value that is white in greyscale images of more than 8 bits.
+
+    Scanners store 10 to 14 bits in files of 16. So where a sample of the images stays far below the range of
+    its files, white is the greatest value of the fewest bits that hold them all [ours].
+    """
+    few = [name for name in listed.names if name.lower().endswith(DEEP)]
+    greatest = 0
+    for number, name in enumerate(few[:: max(1, len(few) // SAMPLED)][:SAMPLED]):
+        found = greatest_grey(_content(listed, name))
+        if found is None and number >= 3 and not greatest:
+            break  # colour, or 8 bits
+        greatest = max(greatest, found or 0)
+    return next((white for white in WHITES if 0 < greatest <= white), MOST_GREY)
+
+
+def _content(listed: _Listed, name: str) -> Path | bytes:
+    place = listed.top + name
+    if listed.path.is_dir():
+        return listed.path / place
+    try:
+        return ZippedImages(listed.path, (name,), (listed.entries[place],)).content(0)
+    except BadImageError:
+        return b""
+
+
+def _left_out(listed: _Listed) -> str | None:
+    """Which files in class folders are no images that are read, in a sentence; None if there are none."""
+    inside = [entry for entry in listed.entries if entry.startswith(listed.top) and not _is_hidden(entry)]
+    others = [
+        entry
+        for entry in inside
+        if "/" in entry[len(listed.top) :]
+        and not entry.endswith("/")
+        and not entry.lower().endswith(EXTENSIONS)
+    ]
+    if not others:
+        return None
+    kinds = Counter(PurePosixPath(entry).suffix.lower() or "without extension" for entry in others)
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
+    return f"left out of {listed.where}, as no images that can be read: {shown}{', ...' * (len(kinds) > 4)}"
 
 
 def _top_folders(names: Iterable[str]) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class ImageSet:
     """Images with labels: `classes` has a name for each logit of the model, a label is an index into it.
 
     `source_labels` are the labels of all images of `source`; `indices` select the images of this set.
+    `notes` say what was assumed, or left out, when the set was opened: a sentence each.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ImageSet:
     source: Source
     source_labels: tuple[int, ...]
     indices: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from analysis.data.images import MAX_BYTES, BadImageError, read_image
+from analysis.data.images import MAX_BYTES, MOST_GREY, BadImageError, read_image
 from analysis.paths import open_regular
 
 MAX_ZIP_BYTES = 64 * 2**30  # uncompressed size of a zip
@@ -108,15 +108,17 @@ class ZippedImages:
     opens its own: after a fork the file position would be shared with the parent.
     """
 
-    def __init__(self, path: Path, names: tuple[str, ...], members: tuple[str, ...]) -> None:
-        self.path, self.names, self.members = path, names, members
+    def __init__(
+        self, path: Path, names: tuple[str, ...], members: tuple[str, ...], white: int = MOST_GREY
+    ) -> None:
+        self.path, self.names, self.members, self.white = path, names, members, white
         self._opened: tuple[int, zipfile.ZipFile, threading.Lock] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
     def image(self, item: int) -> Image.Image:
-        return read_image(self.content(item), self._name(item))
+        return read_image(self.content(item), self._name(item), self.white)
 
     def content(self, item: int) -> bytes:
         try:

@@ -8,7 +8,7 @@ from analysis.data import open_data
 from analysis.measure import evaluate
 from analysis.models import load
 from pruning.cli.arguments import add_data, add_limit
-from pruning.cli.output import Result
+from pruning.cli.output import Result, log_line
 from pruning.jobs import require_classifier
 from pruning.progress import Progress
 from pruning.tracked import tracked
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     loaded = load(args.model, args.weights)
     require_classifier(loaded)
     images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)
+    for note in images.notes:
+        log_line(f"note: {note}")
     if args.limit is not None:
         images = images.sample(args.limit, args.seed)
     result = evaluate(loaded.model, tracked(images, loaded, "Evaluating", progress))

@@ -73,7 +73,10 @@ def prepare(job: Job, monitor: Monitor | None = None, dense: LoadedModel | None 
     divided = calibration.name != test.name  # by someone else
     if divided or job.calibration is not None:  # not in `image_sets`, by which pages open images of old runs
         require_apart(calibration, test)
-    return Prepared(job, dense, calibration, test, monitor or Monitor())
+    monitor = monitor or Monitor()
+    for note in dict.fromkeys((*calibration.notes, *test.notes)):
+        monitor.note(note)
+    return Prepared(job, dense, calibration, test, monitor)
 
 
 def load_dense(job: Job) -> LoadedModel:

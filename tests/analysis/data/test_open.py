@@ -21,7 +21,7 @@ from PIL import Image
 from analysis.data import scenes, zips
 from analysis.data.batches import batches
 from analysis.data.image_set import ImageSet
-from analysis.data.images import BadImageError
+from analysis.data.images import FORMATS, BadImageError
 from analysis.data.open import SPLITS, TRAIN_SCENES, open_data, open_training
 from analysis.models.preprocess import Preprocess
 
@@ -652,3 +652,60 @@ def test_parts_that_share_images_are_refused_before_training(tmp_path: Path) -> 
     path = make_folder(tmp_path / "set", {**learn, **same})
     with pytest.raises(ValueError, match=r"test images of set/val .* are also in set/train"):
         open_training(str(path), PLAIN, 2)
+
+
+# ---- what is assumed, and what is left out
+
+
+def deep(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@both
+@pytest.mark.parametrize(
+    ("bits", "white", "note"),
+    [(10, 1023, "10 bits"), (12, 4095, "12 bits"), (14, 16383, "14 bits"), (16, 65535, None)],
+)
+def test_scans_of_few_bits_are_not_black(
+    make: Make, bits: int, white: int, note: str | None, tmp_path: Path
+) -> None:
+    """A 12-bit X-ray in a 16-bit file: shades are those of 12 bits, alike in all images of the set."""
+    ramp = np.tile(np.linspace(0, white, 8), (8, 1))
+    files = {"sick/1.png": deep(ramp), "sound/1.png": deep(ramp // 2), "sound/2.png": deep(ramp)}
+    images = open_data(make(tmp_path / "set", files), PLAIN, 2)
+    for place, share in ((0, 1.0), (1, 0.5)):
+        got = np.asarray(images.image(place))[0, :, 0]
+        assert np.abs(got - share * np.linspace(0, 255, 8)).max() <= 1
+    assert images.notes == (() if note is None else (f"the greyscale images of set are read as of {note}",))
+    assert images.sample(2).notes == images.notes
+
+
+def test_greyscale_of_eight_bits_and_dark_colours_are_read_as_they_are(tmp_path: Path) -> None:
+    grey = io.BytesIO()
+    Image.new("L", (8, 8), 40).save(grey, "PNG")
+    files = {"a/1.png": grey.getvalue(), "b/1.png": picture((7, 0, 0)), "b/2.png": b"no image"}
+    images = open_data(make_folder(tmp_path / "set", files), PLAIN, 2)
+    assert images.notes == ()
+    assert [images.image(i).getpixel((0, 0)) for i in range(2)] == [(40, 40, 40), (7, 0, 0)]
+
+
+@both
+def test_files_that_are_left_out_are_counted(make: Make, tmp_path: Path) -> None:
+    files = {**many({"a": 1, "b": 1}), "a/x.HEIC": b"", "b/y.heic": b"", "b/list": b"", "about.txt": b""}
+    images = open_data(make(tmp_path / "set", files), PLAIN, 2)
+    assert images.notes == ("left out of set, as no images that can be read: 2 .heic, 1 without extension",)
+
+
+@pytest.mark.parametrize(
+    ("extension", "format"), [("jfif", "JPEG"), ("jpe", "JPEG"), ("avif", "AVIF"), ("jp2", "JPEG2000")]
+)
+def test_less_common_formats_are_read(extension: str, format: str, tmp_path: Path) -> None:
+    if format not in FORMATS:
+        pytest.skip(f"this build of Pillow does not read {format}")
+    for label, colour in (("a", (200, 30, 30)), ("b", (30, 30, 200))):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "set" / label / f"1.{extension}", format)
+    images = open_data(tmp_path / "set", PLAIN, 2)
+    assert [np.asarray(images.image(i))[8, 8].argmax() for i in range(2)] == [0, 2] and images.notes == ()
