@@ -1,0 +1,100 @@
+"""The valid files that cases begin with, all made by the project: models, images, runs of every kind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from analysis.data.scenes import CLASSES
+from analysis.models.preprocess import Preprocess
+from analysis.vit import BlockWidths
+from pruning.bundle.write import write_bundle
+from pruning.cut.ratios import Ratios
+from pruning.jobs import registry
+from pruning.jobs.bench import BenchJob
+from pruning.jobs.heads import HeadsJob
+from pruning.jobs.prune_job import Job
+from pruning.jobs.recover import RecoverJob
+from pruning.jobs.survey import SurveyJob
+from pruning.progress import Cancelled
+from pruning.runs import folder as runs
+from pruning.runs.process import execute
+from tests.fuzz.cases import Valid
+from tests.support.models import TINY, random_vit
+
+ARCH = replace(TINY, image_size=(64, 64), patch_size=(16, 16))
+SMALL = replace(ARCH, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11)))
+PREPROCESS = Preprocess(ARCH.image_size, labels=CLASSES)
+FEW = tuple({"epochs": 1, "batch": 10, "workers": 0, "lr": 1e-3}.items())
+
+JOBS = {
+    "prune": Job("tiny", "set", "l2", ratios=Ratios(mlp=0.5, heads=0.4)),
+    "recover": RecoverJob("small", "tiny", "set", options=FEW),
+    "bench": BenchJob((("tiny", None), ("small", None)), batches=(1,), rounds=3),
+    "survey": SurveyJob("tiny", "set", "l2", images=4),
+    "heads": HeadsJob("tiny", "set", images=4),
+    "open": RecoverJob("small", "tiny", "set", options=(*FEW, ("epochs", 3))),
+}
+
+
+def make(root: Path) -> None:
+    """Write all of them into an empty folder."""
+    for name, arch in (("tiny", ARCH), ("small", SMALL)):
+        write_bundle(root / name, random_vit(arch), PREPROCESS, name=name, report={})
+    state = dict(random_vit(ARCH).state_dict())
+    torch.save({"model": state, "epoch": 3}, root / "weights.pth")
+    torch.save(state, root / "old.pt", _use_new_zipfile_serialization=False)
+    save_file(state, root / "weights.safetensors")
+    _write_images(root / "set")
+    _zip(root / "set", root / "set.zip")
+    for side in ("train", "test"):
+        (root / "cifar").mkdir(exist_ok=True)
+        shutil.copy(root / "set.zip", root / "cifar" / f"cifar10-jpeg-{side}.zip")
+    with contextlib.chdir(root):
+        for name, job in JOBS.items():
+            _run(Path("runs", name), job)
+    with contextlib.suppress(OSError):
+        shutil.rmtree(root / "cache")
+
+
+def _write_images(folder: Path) -> None:
+    dice = np.random.default_rng(0)
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = dice.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+
+
+def _zip(folder: Path, file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(folder.rglob("*.jpg")):
+            archive.write(path, path.relative_to(folder.parent).as_posix())
+
+
+def _run(folder: Path, job: object) -> None:
+    """Carry out a run; the one called `open` is left off in its training, with a checkpoint."""
+
+    def progress(what: str, share: float) -> None:
+        if folder.name == "open" and share > 0.7 and any((folder / "checkpoint").glob("*")):
+            raise Cancelled
+
+    folder.mkdir(parents=True)
+    (folder / runs.JOB).write_text(registry.pack(job))
+    with contextlib.suppress(Cancelled):
+        execute(folder, progress=progress)
+
+
+def files(root: Path) -> Valid:
+    """All valid files by their path inside the folder."""
+    found = (Path(place, name) for place, _, names in os.walk(root) for name in names)
+    return Valid({path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(found)})
