@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,12 +31,13 @@ def measure_sensitivities(
     narrow: Narrow,
     structures: Collection[str] = BUDGETED_STRUCTURES,
     progress: Progress = quiet,
+    place: Path | None = None,
 ) -> Sensitivities:
     """Mean KL(dense || narrowed) of the class probabilities, one structure of one block narrowed at a time.
 
     Of structures other than `structures` only the dense width is known. The dense residual stream
-    before the block at hand lies in a temporary folder, batch by batch, and only the blocks from
-    there on are run: half a forward pass for a point of a curve on average.
+    before the block at hand lies on disk, in `place` or a temporary folder, batch by batch, and only the
+    blocks from there on are run: half a forward pass for a point of a curve on average.
 
     Raises:
         ValueError: a model without a classifier, or no images.
@@ -44,7 +46,7 @@ def measure_sensitivities(
     if not model.arch.num_classes:
         raise ValueError("sensitivities compare class probabilities, but the model has no classifier")
     blocks = []
-    with torch.no_grad(), Activations(next(model.parameters()).device) as stored:
+    with torch.no_grad(), Activations(next(model.parameters()).device, place) as stored:
         stream = _DenseStream(stored, model, batches)
         for index, widths in enumerate(model.arch.blocks):
             curves = {}

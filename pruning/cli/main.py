@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import NoReturn, Protocol
 
+from pruning import activations
 from pruning.bundle import ExportError
 from pruning.cli import bench, estimate, evaluate, export, heads, prune, recover, survey
 from pruning.cli.arguments import name_argument, path_argument
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = _parser().parse_args(argv)
+    activations.sweep()
     try:
         with closing(ProgressBars()) as bars:
             result = args.run(args, bars)

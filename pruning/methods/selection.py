@@ -92,7 +92,8 @@ class Selection:
         if task.request.compensate:
             images = task.sampled(COMPENSATION_IMAGES, "Reading calibration images")
             progress = partial(task.monitor, "Compensating")
-            small = compensate(task.dense.model, small, images, plan.embed, progress)
+            place = task.monitor.folder
+            small = compensate(task.dense.model, small, images, plan.embed, progress, place=place)
         return Made(small, plan, heads)
 
     def _plan(self, task: Task, target: Architecture, scores: Scores | None) -> tuple[Plan | None, Plan]:

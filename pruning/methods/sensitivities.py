@@ -22,4 +22,5 @@ def sensitivities(
     loaded = task.start
     batches = tracked(images, loaded, "Running the dense model", task.monitor)
     balanced = steered(loaded.model, batches, share)
-    return measure_sensitivities(loaded.model, balanced, narrow, structures, task.monitor)
+    place = task.monitor.folder
+    return measure_sensitivities(loaded.model, balanced, narrow, structures, task.monitor, place)

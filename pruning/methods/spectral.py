@@ -55,7 +55,7 @@ class Spectral:
         """
         options = _options(task)
         fitted = task.batches("Reading calibration images", task.start)
-        narrow = narrow_spectral(task.start.model, fitted, options)
+        narrow = narrow_spectral(task.start.model, fitted, options, task.monitor.folder)
         held_out = _held_out(task, options, images)
         return Survey(sensitivities(task, held_out, narrow, BUDGETED_STRUCTURES, options.steered / 100))
 
@@ -69,7 +69,8 @@ class Spectral:
         images = task.batches("Reading calibration images")
         narrowed = None if heads is None else task.without(heads).model
         progress = partial(task.monitor, "Projecting")
-        return Made(spectral(dense, images, target, _options(task), progress, narrowed), None, heads)
+        place = task.monitor.folder
+        return Made(spectral(dense, images, target, _options(task), progress, narrowed, place), None, heads)
 
     def preview(self, task: Task, target: Architecture, scores: Scores | None = None) -> ViT:
         """The projected model."""

@@ -7,6 +7,7 @@ model, so that its residual stream comes back to the dense model's [ours]. Off i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -28,12 +29,14 @@ def compensate(
     embed: Sequence[int],
     progress: Callable[[float], None] = lambda _: None,
     steered: float = 1.0,
+    place: Path | None = None,
 ) -> ViT:
     """A copy of `cut`, which was cut from `dense`, with `proj` and `fc2` of every block refitted.
 
     `embed` are the channels of the residual stream that `cut` kept. The weights are shrunk towards
     those of `cut`, as far as held-out images say. Of the images a share `steered` is first changed
-    towards other classes (`steering.steer`). LayerScale is folded into the layer before.
+    towards other classes (`steering.steer`). LayerScale is folded into the layer before. Activations lie on
+    disk, in `place` or a temporary folder.
 
     Raises:
         ValueError: no images, or activations that are not finite.
@@ -41,7 +44,7 @@ def compensate(
     """
     large, small = working_copy(dense), working_copy(cut)
     depth, device = dense.arch.depth, next(large.parameters()).device
-    with torch.no_grad(), Activations(device) as stored:
+    with torch.no_grad(), Activations(device, place) as stored:
         streams = Streams(stored, large, batches, COMPENSATION_IMAGES, steered, small)
         kept = torch.tensor(embed, device=device)
         for index in range(depth):

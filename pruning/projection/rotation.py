@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -38,12 +39,14 @@ def rotate(
     steered: float = 1.0,
     focus: float = 0.1,
     progress: Callable[[float], None] = lambda _: None,
+    place: Path | None = None,
 ) -> ViT:
     """A new model with norm "rms" and an embedding of `embed_dim` channels; `model` is not changed.
 
     At most `images` calibration images are used, a share `steered` of them changed towards another
-    class; a share `focus` of the weight goes to the tokens the classifier reads. Activations lie in
-    a temporary folder, and one batch of them in memory. `progress` is told the share done.
+    class; a share `focus` of the weight goes to the tokens the classifier reads. Activations lie on
+    disk, in `place` or a temporary folder, and one batch of them in memory. `progress` is told the share
+    done.
 
     Raises:
         ValueError: a model that cannot be rotated, a width it does not have, no images, or
@@ -54,7 +57,7 @@ def rotate(
     parameter = next(model.parameters())
     dtype = parameter.dtype if parameter.dtype == torch.float64 else torch.float32
     dense = fold_norms(model).to(parameter.device, dtype)
-    with torch.no_grad(), Activations(parameter.device) as stored:
+    with torch.no_grad(), Activations(parameter.device, place) as stored:
         streams = Streams(stored, dense, batches, images, steered)
         seen = seen_by_norms(dense, streams, focus)
         metric = reading_metric(dense, seen)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,12 +56,14 @@ def spectral(
     options: SpectralOptions | None = None,
     progress: Callable[[float], None] = lambda _: None,
     start: ViT | None = None,
+    place: Path | None = None,
 ) -> ViT:
     """A new model of `target`'s widths that comes close to `model`, which is not changed.
 
     Heads stay whole unless `start` is `model` cut to those that stay. For a narrower embedding the
     model is first turned and narrowed by `rotate`, which leaves norms that do not centre; then
-    `batches` are read twice. Activations lie in a temporary folder, and one batch of them in memory.
+    `batches` are read twice. Activations lie on disk, in `place` or a temporary folder, and one batch of
+    them in memory.
     `progress` is told the share done. LayerScale is folded into the layer before.
 
     Raises:
@@ -78,13 +81,15 @@ def spectral(
             steered=options.steered / 100,
             focus=options.focus / 100,
             progress=lambda share: progress(share / 2),
+            place=place,
         )
         target = replace(turned.arch, blocks=target.blocks)
-        return spectral(turned, batches, target, options, lambda share: progress((1 + share) / 2))
+        later = lambda share: progress((1 + share) / 2)
+        return spectral(turned, batches, target, options, later, place=place)
     _require_target((start or model).arch, target)
     dense, whole, depth = working_copy(model), working_copy(start or model), model.arch.depth
     small = ViT(target).to(next(dense.parameters())).eval()
-    with torch.no_grad(), Activations(dense.pos_embed.device) as stored:
+    with torch.no_grad(), Activations(dense.pos_embed.device, place) as stored:
         _copy_what_stays(whole, small)
         streams = Streams(stored, dense, batches, options.images, options.steered / 100)
         roots = error_roots(dense, streams)
@@ -112,23 +117,27 @@ def spectral_target(dense: Architecture, widths: Architecture) -> Architecture:
     return replace(rotated_architecture(dense, widths.embed_dim), blocks=widths.blocks)
 
 
-def narrow_spectral(model: ViT, batches: Batches, options: SpectralOptions) -> Narrow:
+def narrow_spectral(
+    model: ViT, batches: Batches, options: SpectralOptions, place: Path | None = None
+) -> Narrow:
     """Narrow single blocks of a dense model by projection; asked for blocks in rising order.
+
+    Activations lie on disk, in `place` or a temporary folder.
 
     Raises:
         ValueError: no images; from the function returned, a block before the last one asked for.
     """
-    return _Narrowing(model, batches, options)
+    return _Narrowing(model, batches, options, place)
 
 
 class _Narrowing:
     """A `Narrow` with the dense model's activations before the block it has come to."""
 
-    def __init__(self, model: ViT, batches: Batches, options: SpectralOptions) -> None:
+    def __init__(self, model: ViT, batches: Batches, options: SpectralOptions, place: Path | None) -> None:
         self._model, self._options, self._reached = model, options, 0
         self._known: dict[str, Any] = {}
         self._dense = working_copy(model)
-        stored = Activations(self._dense.pos_embed.device)  # removed with this object
+        stored = Activations(self._dense.pos_embed.device, place)  # removed with this object
         with torch.no_grad():
             limit = min(options.images, _NARROW_IMAGES)
             self._streams = Streams(stored, self._dense, batches, limit, options.steered / 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,11 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning.activations import Activations
+from pruning.activations import Activations, sweep
 from pruning.budget.sensitivity import measure_sensitivities, narrow_by_scores
+from pruning.cli.main import main
 from pruning.criteria.magnitude import SeedOptions, random
+from pruning.cut.ratios import Ratios
+from pruning.jobs.prune_job import Job
+from pruning.jobs.run_prune import prune
 from pruning.projection.spectral import SpectralOptions, narrow_spectral
+from tests.support.jobs import dense
 from tests.support.models import ROOT, TINY, batches, random_images, random_vit
+from tests.support.training import Recorder
 
 
 @pytest.fixture
@@ -60,7 +67,7 @@ def test_the_folder_goes_when_python_ends(tmp_path: Path) -> None:
     code += "held = Activations(); held.write(0, x=torch.ones(1))"
     environment = {"TMPDIR": str(tmp_path), "PATH": ""}
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, env=environment, check=True)
-    assert not list(tmp_path.glob("prunescope-*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_sensitivities_leave_nothing_behind(temporary: Path) -> None:
@@ -70,3 +77,71 @@ def test_sensitivities_leave_nothing_behind(temporary: Path) -> None:
     measure_sensitivities(model, batches(random_images(TINY), 2), narrow, progress=look)
     assert set(seen) == {0, 4}  # a stream and the logits of two batches, until the last word
     assert not list(temporary.iterdir())
+
+
+# ---- what a killed process leaves
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from pruning.activations import Activations, sweep
+place = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+held = Activations(place=place)
+held.write(0, x=torch.ones(1))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_one_at_work(temporary: Path, *place: Path) -> None:
+    environment = {"TMPDIR": str(temporary), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, *map(str, place)], cwd=ROOT, env=environment, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_the_next_command_removes_what_a_killed_one_left(temporary: Path, capsys) -> None:
+    kill_one_at_work(temporary)
+    assert len(list(temporary.rglob("*.npy"))) == 1
+    with Activations() as mine:
+        mine.write(0, x=torch.ones(1))
+        assert len(list(temporary.rglob("*.npy"))) == 1
+        assert main(["runs", "--root", str(temporary / "none")]) == 0
+        assert torch.equal(mine.read(0, "x"), torch.ones(1))  # those in use stay
+    kill_one_at_work(temporary)
+    assert main(["runs", "--root", str(temporary / "none")]) == 0
+    assert not list(temporary.iterdir())
+
+
+def test_a_run_keeps_them_in_its_folder_and_sweeps_it(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it projects, and resumed: nothing is left there, nor in the folder for temporary files."""
+    folder, elsewhere = temporary / "run", temporary / "tmp"
+    for place in (folder, elsewhere):
+        place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    kill_one_at_work(elsewhere, folder)
+    left = list(folder.iterdir())
+    assert left and not list(elsewhere.iterdir())
+    monitor = Recorder(folder)
+    sizes = Ratios(mlp=0.5, embed=0.25)
+    jobs = [
+        Job("demo", "demo", "spectral", ratios=sizes, options=(("images", 8),), limit=10),
+        Job("demo", "demo", "l2", ratios=Ratios(mlp=0.5), compensate=True, limit=10),
+    ]
+    for job in jobs:
+        seen: set[Path] = set()
+        monitor.told = lambda *_, seen=seen: seen.update(folder.rglob("*.npy"), elsewhere.rglob("*.npy"))
+        prune(job, dense=dense(), progress=monitor)
+        assert seen and all(path.is_relative_to(folder) for path in seen)
+        assert not any(path.exists() for path in (*seen, *left))
+
+
+def test_what_is_not_ours_is_not_swept(temporary: Path) -> None:
+    mine = temporary / "mine"
+    (mine / "deep").mkdir(parents=True)
+    (temporary / ".prunescope-activations-link").symlink_to(mine)
+    (temporary / ".prunescope-activations-file").touch()
+    sweep()
+    assert (mine / "deep").is_dir() and len(list(temporary.iterdir())) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,9 +55,11 @@ class Recorder(Monitor):
         self.figures: list[tuple[int, dict[str, float]]] = []
         self.notes: list[str] = []
         self.shares: list[float] = []
+        self.told: Callable[[str, float], object] = lambda what, share: None  # a test may look around here
 
     def __call__(self, what: str, share: float) -> None:
         self.shares.append(share)
+        self.told(what, share)
         if len(self.shares) == self.cancel_at:
             raise Cancelled
 
