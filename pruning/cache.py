@@ -7,6 +7,7 @@ any time; its content is then measured again.
 from __future__ import annotations
 
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,7 +48,12 @@ def keep(kind: str, key: str, text: str) -> Path:
     """
     file = kept_file(kind, key)
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(file, text)
+    stage = file.with_name(f".{uuid.uuid4().hex[:12]}.part")  # another process may keep the same result
+    try:
+        replace_text(stage, text)
+        stage.replace(file)
+    finally:
+        stage.unlink(missing_ok=True)
     for old in sorted(file.parent.glob("*.json"), key=_modified, reverse=True)[MOST:]:
         with suppress(OSError):  # another process may have deleted it
             old.unlink()

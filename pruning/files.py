@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -33,6 +36,86 @@ def replace_text(path: Path, text: str) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+Seen = tuple[int, int, int, int]  # device, number, time and size of a file or folder
+
+
+def seen(path: Path) -> Seen | None:
+    """What tells a file or folder from another one in its place; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    folder = stat.S_ISDIR(found.st_mode)  # whose time and size change with what lies in it
+    return found.st_dev, found.st_ino, 0 if folder else found.st_mtime_ns, 0 if folder else found.st_size
+
+
+def move_over(source: Path, path: Path, before: Seen | None) -> None:
+    """Rename a file or folder to a path, if what lies there is still what was seen `before`.
+
+    Of several processes that do so at once, one succeeds. An existing folder must be empty.
+
+    Raises:
+        OutputError: something else lies there by now.
+        OSError: it could not be renamed.
+    """
+    try:
+        if before is None:
+            _move_to_nothing(source, path)
+            return
+        with unchanged(path, before):
+            source.replace(path)
+    except FileExistsError as error:
+        raise written_meanwhile(path) from error
+
+
+@contextmanager
+def unchanged(path: Path, before: Seen | None) -> Iterator[None]:
+    """Inside the `with`, no other process that asks for the same may exchange what lies at this path.
+
+    Raises:
+        OutputError: something else lies there than was seen `before`.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise written_meanwhile(path) from error
+    try:
+        with suppress(OSError):  # disks without locks: what is left is a moment in which two may write
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if seen(path) != before:
+            raise written_meanwhile(path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _move_to_nothing(source: Path, path: Path) -> None:
+    if source.is_dir():
+        try:
+            source.rename(path)  # fails where a folder has appeared that holds something
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(error.errno, str(error), str(path)) from error
+            raise
+        return
+    try:
+        os.link(source, path)  # fails where a file has appeared, which `rename` would replace
+    except FileExistsError:
+        raise
+    except OSError as error:  # a disk without hard links
+        if path.exists():
+            raise FileExistsError(error.errno, str(error), str(path)) from error
+        source.rename(path)
+    source.unlink(missing_ok=True)
+
+
+def written_meanwhile(path: Path) -> OutputError:
+    """The error that says another process was first."""
+    return OutputError(
+        f"{path} was written by another command in the meantime, so it is left as it is: choose another place"
+    )
 
 
 def append_line(path: Path, line: str) -> None:

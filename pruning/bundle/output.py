@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.paths import absolute, is_file, is_folder, is_there
 from pruning.bundle.layout import is_bundle, require_free
-from pruning.files import OutputError
+from pruning.files import OutputError, Seen, move_over, replace_text, seen
 
 
 def require_new_folder(folder: Path, overwrite: bool = False) -> None:
@@ -42,7 +45,33 @@ def require_folder_for_files(folder: Path) -> None:
     _require_writable(target, target)
 
 
-def require_file(file: Path, what: str, is_one: Callable[[Path], bool]) -> None:
+@dataclass(frozen=True)
+class FreeFile:
+    """A file that may be written, and what lay there when that was checked."""
+
+    file: Path
+    before: Seen | None
+
+    def write(self, text: str) -> None:
+        """Write it; it appears at once, in the place of what lay there before.
+
+        Raises:
+            OutputError: it could not be written, or another process has written it meanwhile.
+        """
+        stage = self.file.with_name(f".{uuid.uuid4().hex[:12]}.part")
+        try:
+            replace_text(stage, text)
+            move_over(stage, self.file, self.before)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{self.file} could not be written: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                stage.unlink(missing_ok=True)
+
+
+def require_file(file: Path, what: str, is_one: Callable[[Path], bool]) -> FreeFile:
     """Check that `file` can be written: it is new, empty, or an earlier output, `what`, by `is_one`.
 
     Raises:
@@ -50,6 +79,7 @@ def require_file(file: Path, what: str, is_one: Callable[[Path], bool]) -> None:
         OutputError: nothing can be written to its folder.
     """
     target = absolute(file)
+    before = seen(target) if is_there(target) else None
     if not is_folder(target.parent):
         raise ValueError(f"{target.parent} does not exist; choose an existing folder")
     if is_folder(target):
@@ -58,6 +88,7 @@ def require_file(file: Path, what: str, is_one: Callable[[Path], bool]) -> None:
         raise ValueError(f"{file} exists and is no {what}, so it is not overwritten; choose another file")
     _require_outside_bundles(target)
     _require_writable(target, target.parent)
+    return FreeFile(target, before)
 
 
 def _require_outside_bundles(target: Path) -> None:

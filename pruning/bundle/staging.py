@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pruning.bundle.layout import require_free
-from pruning.files import OutputError
+from pruning.files import OutputError, Seen, move_over, seen, unchanged, written_meanwhile
 
 
 @contextmanager
@@ -20,14 +20,16 @@ def staged_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         ValueError: `folder` is a file, or contains something that must not be replaced.
-        OutputError: writing failed; nothing is left behind, and an existing folder is unchanged.
+        OutputError: writing failed, or another process has written there meanwhile; nothing is left behind,
+            and an existing folder is unchanged.
     """
     target = folder.resolve()
     with _stage(target, target.parent) as stage:
         require_free(target, overwrite)
+        before = seen(target) if target.exists() and any(target.iterdir()) else None
         stage.mkdir()
         yield stage
-        _swap(stage, target)
+        _swap(stage, target, before)
 
 
 @contextmanager
@@ -38,14 +40,20 @@ def staged_files(folder: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: `folder` is a file.
-        OutputError: writing failed; nothing is left behind, and existing files are unchanged.
+        OutputError: writing failed, or another process has written such a file meanwhile; nothing is left
+            behind, and existing files are unchanged.
     """
     target = folder.resolve()
     with _stage(target, target) as stage:
+        before = {path.name: seen(path) for path in target.iterdir() if path.exists()}
         stage.mkdir()
         yield stage
-        for file in sorted(stage.iterdir()):
-            file.replace(target / file.name)
+        files = sorted(stage.iterdir())
+        for file in files:
+            if seen(target / file.name) != before.get(file.name):
+                raise written_meanwhile(target / file.name)
+        for file in files:
+            move_over(file, target / file.name, before.get(file.name))
 
 
 @contextmanager
@@ -81,16 +89,17 @@ def _missing_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _swap(stage: Path, target: Path) -> None:
+def _swap(stage: Path, target: Path, before: Seen | None) -> None:
     """Replace `target` by `stage`; if that fails, `target` is restored."""
-    if not target.exists():
-        stage.rename(target)
+    if before is None:
+        move_over(stage, target, None)
         return
     old = stage.with_suffix(".old")
-    target.rename(old)
-    try:
-        stage.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
+    with unchanged(target, before):
+        target.rename(old)
+        try:
+            stage.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
     shutil.rmtree(old, ignore_errors=True)

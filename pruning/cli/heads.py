@@ -7,10 +7,10 @@ from dataclasses import fields
 
 from analysis.head_grid import by_block
 from pruning.bundle import require_file
-from pruning.cli.arguments import add_data, as_text, path_argument
+from pruning.cli.arguments import add_data, as_text, path_argument, whole_number
 from pruning.cli.output import Result
 from pruning.cli.runs import add_detach, detach
-from pruning.jobs import HeadsJob, is_reading, run_heads, save_reading
+from pruning.jobs import HeadsJob, is_reading, run_heads
 from pruning.progress import Progress, as_monitor
 
 
@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `heads` besides --model, --weights and --json."""
     add_data(parser)
     parser.add_argument(
-        "--images", type=int, default=HeadsJob.images, metavar="N", help="number of calibration images"
+        "--images",
+        type=whole_number,
+        default=HeadsJob.images,
+        metavar="N",
+        help="number of calibration images",
     )
     parser.add_argument(
         "--out", type=path_argument, metavar="FILE", help="also write the measurements as JSON"
@@ -37,11 +41,10 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     job = HeadsJob(**given | {"weights": as_text(args.weights)})
     if args.detach:
         return detach(job, args)
-    if args.out is not None:
-        require_file(args.out, "reading of heads", is_reading)
+    out = None if args.out is None else require_file(args.out, "reading of heads", is_reading)
     found = run_heads(job, as_monitor(progress))
-    if args.out is not None:
-        save_reading(found, args.out)
+    if out is not None:
+        out.write(found.to_json())
     shown = {name: [float(f"{value:.6g}") for value in row] for name, row in found.values.items()}
     values = {name: by_block(row, found.counts) for name, row in shown.items()}
     return {"images": found.images, **(values if not args.json else {"values": values})}

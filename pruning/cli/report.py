@@ -10,9 +10,8 @@ from typing import Any
 from analysis.models import LoadedModel, load
 from pruning import runs
 from pruning.bundle import require_file
-from pruning.cli.arguments import path_argument
+from pruning.cli.arguments import path_argument, whole_number
 from pruning.cli.output import log_line
-from pruning.files import OutputError, replace_text
 from pruning.jobs import BenchJob, Named, Timings, describe, read_timings
 from pruning.progress import Progress
 from pruning.report import (
@@ -43,18 +42,15 @@ def add_report(commands: Any) -> None:
     )
     sub.add_argument("--out", type=path_argument, required=True, metavar="FILE", help="the HTML file")
     sub.add_argument(
-        "--image", type=int, default=0, metavar="N", help="index of the test image shown with maps"
+        "--image", type=whole_number, default=0, metavar="N", help="index of the test image shown with maps"
     )
     sub.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _report(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    require_file(args.out, "report", is_report)
+    out = require_file(args.out, "report", is_report)
     page = make_report(compare_runs(args.folders), args.image, progress)
-    try:
-        replace_text(args.out, page)
-    except OSError as error:
-        raise OutputError(f"{args.out} could not be written: {error.strerror or error}") from error
+    out.write(page)
     return {"out": str(args.out), "runs": [str(folder) for folder in args.folders], "bytes": len(page)}
 
 

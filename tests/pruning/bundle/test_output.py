@@ -6,13 +6,17 @@ import errno
 import json
 import shutil
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from analysis.models import REQUIRED_FILES
 from analysis.models.preprocess import Preprocess
 from pruning.bundle import output
 from pruning.bundle.export import export_onnx, export_pt2, require_exportable
+from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.criteria.head_measures import HeadReading
@@ -169,3 +173,107 @@ def test_exports_are_added_to_a_folder_and_replaced(bundle: Path, tmp_path: Path
         require_exportable(bundle / "onnx", ["onnx"])
     with pytest.raises(OutputError, match="could not be written"):
         require_exportable(Path("/proc/new"), ["onnx"])
+
+
+# ---- two that write to one place
+
+
+def at_once(count: int, work: Callable[[int], None]) -> list[str]:
+    """What becomes of so many threads that do a thing at the same moment: "written", or a sentence."""
+    gate, said = threading.Barrier(count), [""] * count
+
+    def begin(number: int) -> None:
+        gate.wait()
+        try:
+            work(number)
+            said[number] = "written"
+        except OutputError as error:
+            said[number] = str(error)
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return said
+
+
+def require_one(said: list[str]) -> int:
+    """Check that one alone has written; its number."""
+    assert said.count("written") == 1
+    assert all("was written by another command in the meantime" in one for one in said if one != "written")
+    return said.index("written")
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder"])
+def test_one_of_several_that_write_a_new_folder(tmp_path: Path, there: str) -> None:
+    for attempt in range(20):
+        place, begun = tmp_path / str(attempt), threading.Barrier(4)
+        if there == "an empty folder":
+            place.mkdir()
+
+        def work(number: int, place: Path = place, begun: threading.Barrier = begun) -> None:
+            with staged_folder(place) as stage:
+                (stage / "who").write_text(str(number))
+                begun.wait()  # all have found the place free
+
+        first = require_one(at_once(4, work))
+        assert (place / "who").read_text() == str(first)
+        assert {path.name for path in tmp_path.iterdir()} == {str(n) for n in range(attempt + 1)}
+
+
+def test_one_of_several_that_replace_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    for _ in range(10):
+        begun = threading.Barrier(3)
+
+        def work(number: int, begun: threading.Barrier = begun) -> None:
+            with staged_folder(bundle, overwrite=True) as stage:
+                for name in REQUIRED_FILES:
+                    (stage / name).write_text(str(number))
+                begun.wait()
+
+        first = require_one(at_once(3, work))
+        assert (bundle / REQUIRED_FILES[0]).read_text() == str(first)
+        assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_one_of_several_that_write_a_file(tmp_path: Path, there: bool) -> None:
+    file = tmp_path / "report.html"
+    for _ in range(20):
+        file.unlink(missing_ok=True)
+        if there:
+            file.write_text("an earlier report")
+        free = [output.require_file(file, "report", lambda _: True) for _ in range(4)]
+        first = require_one(at_once(4, lambda number, free=free: free[number].write(str(number))))  # type: ignore[misc]
+        assert file.read_text() == str(first)
+        assert list(tmp_path.iterdir()) == [file]
+
+
+def test_one_of_several_that_add_files_to_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_text("an earlier export")
+    begun = threading.Barrier(3)
+
+    def work(number: int) -> None:
+        with staged_files(tmp_path) as stage:
+            for name in ("model.onnx", "model.pt2"):
+                (stage / name).write_text(str(number))
+            begun.wait()
+
+    first = require_one(at_once(3, work))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "model.onnx": str(first),
+        "model.pt2": str(first),
+    }
+
+
+def test_a_command_that_comes_second_says_so(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = HeadReading((2,), 1, {"entropy": (0.0, 1.0)}, {}, "demo")
+
+    def slow(*_: object) -> HeadReading:
+        save_reading(reading, tmp_path / "heads.json")  # another command, while this one is at work
+        return reading
+
+    monkeypatch.setattr("pruning.cli.heads.run_heads", slow)
+    assert main([*FILES["heads"], str(tmp_path / "heads.json")]) == 1
+    assert "was written by another command in the meantime" in capsys.readouterr().err
