@@ -4,7 +4,7 @@ from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQ
 from analysis.models.load import DEMO, LoadedModel, architecture, load, require_bundle, suggested
 from analysis.models.preprocess import Preprocess
 from analysis.models.timm_source import HUB
-from analysis.models.weights import read_weights
+from analysis.models.weights import read_pickled, read_weights
 from analysis.setup import mend_torchvision
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Preprocess",
     "architecture",
     "load",
+    "read_pickled",
     "read_weights",
     "require_bundle",
     "suggested",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.paths import user_path
+from analysis.paths import open_regular, user_path
 
 PICKLED = (".pth", ".pt", ".bin")
 MOST_TENSORS = 20_000
@@ -53,7 +53,7 @@ def read_weights(file: Path, expected: Mapping[str, Tensor] | None = None) -> di
         if file.suffix == ".safetensors":
             loaded: Any = _read_safetensors(file, lambda stored, name: stored.get_tensor(name))
         else:
-            loaded = _read_pickled(file)
+            loaded = read_pickled(file)
         return unpack(loaded, file, most_bytes=2 * file.stat().st_size, expected=expected)
     except MemoryError as error:
         raise ValueError(f"{file} needs more memory than this machine has free") from error
@@ -193,8 +193,20 @@ def _require_shape(name: str, shape: list[int], file: Path) -> None:
         raise ValueError(f"{file}: {name!r:.100} has a dimension of {max(shape):,}, which no tensor can have")
 
 
+def read_pickled(file: Path) -> Any:
+    """What a PyTorch checkpoint holds: tensors, and objects around them that run no code.
+
+    Raises:
+        ValueError: it cannot be read, could run code, or asks for much more memory than its size.
+    """
+    try:
+        return _read_pickled(file)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
 def _read_pickled(file: Path) -> Any:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         start = stream.read(2)
     if start != b"PK" and not start.startswith(b"\x80"):  # zip archive, or a pickle of protocol 2 and up
         raise ValueError(f"{file} is not a PyTorch checkpoint; give one, or a .safetensors file")

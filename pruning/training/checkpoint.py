@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from analysis.paths import open_regular
+from analysis.models import read_pickled
 from pruning.seeding import State
 
 CHECKPOINTS = "checkpoint"  # where a run keeps them
@@ -74,13 +75,46 @@ def load_checkpoint(file: Path) -> State | None:
     Raises:
         ValueError: it is no checkpoint, or damaged.
     """
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
     try:
-        with open_regular(file) as stream:
-            state: State = torch.load(stream, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"the checkpoint {file} is damaged: remove it to begin this training anew"
-        ) from error
+        state = read_pickled(file)
+    except ValueError as error:
+        raise damaged(file) from error
+    if not isinstance(state, dict):
+        raise damaged(file)
     return state
+
+
+def damaged(file: Path) -> ValueError:
+    """The error that says a checkpoint cannot be gone on from."""
+    return ValueError(f"the checkpoint {file} is damaged: remove it to begin this training anew")
+
+
+def require_alike(found: Any, known: Any) -> None:
+    """Check that a state has the form of another: the same names, kinds of values and shapes of tensors.
+
+    Lists and tuples may have other lengths, as long as what both have is alike.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    numbers = int | float
+    if isinstance(known, Tensor):
+        plain = isinstance(found, Tensor) and found.layout == known.layout and not found.is_meta
+        if not plain or found.shape != known.shape or found.dtype != known.dtype:
+            raise ValueError(f"expected a tensor of {tuple(known.shape)}")
+    elif isinstance(known, dict):
+        if not isinstance(found, dict) or found.keys() != known.keys():
+            raise ValueError(f"expected the names {list(known)}")
+        for name, value in known.items():
+            require_alike(found[name], value)
+    elif isinstance(known, list | tuple):
+        if not isinstance(found, list | tuple):
+            raise ValueError("expected a list")
+        for one, other in zip(found, known, strict=False):
+            require_alike(one, other)
+    elif type(found) is not type(known) and not (
+        isinstance(known, numbers) and isinstance(found, numbers) and bool not in (type(found), type(known))
+    ):
+        raise ValueError(f"expected a {type(known).__name__}")

@@ -16,7 +16,13 @@ from analysis.vit import ViT
 from pruning.progress import Cancelled, Monitor
 from pruning.seeding import State, random_state, set_random_state
 from pruning.training.augment import Mixing
-from pruning.training.checkpoint import CHECKPOINTS, load_checkpoint, save_checkpoint
+from pruning.training.checkpoint import (
+    CHECKPOINTS,
+    damaged,
+    load_checkpoint,
+    require_alike,
+    save_checkpoint,
+)
 from pruning.training.objective import Objective
 from pruning.training.recipe import (
     Training,
@@ -206,14 +212,40 @@ class Loop:
         state = broadcast_object_list([state])[0]
         if state is None:
             return
+        try:
+            self._restore(state)
+        except Exception as error:  # torch raises all kinds of errors on states that it did not write
+            raise damaged(self.file or Path()) from error
+        self.monitor.note(f"going on after {self.done} steps")
+
+    def _restore(self, state: State) -> None:
+        """Take up the state of a checkpoint.
+
+        Raises:
+            ValueError: it has another form than the state of this training; torch raises other errors too.
+        """
+        mine = self._state()
+        for name in ("model", "ema", "objective", "epoch", "step", "untested"):
+            require_alike(state[name], mine[name])
+        if not (0 <= state["epoch"] <= self.options.epochs and 0 <= state["step"] <= self.steps):
+            raise ValueError("the epoch or the step is not one of this training")
         self.model.load_state_dict(state["model"])
-        self.prepared.load_state_dict(state["optimizer"])
+        self._restore_optimizer(state["optimizer"], mine["optimizer"]["param_groups"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.objective.load_state_dict(state["objective"])
         self.epoch, self.step, self.untested = state["epoch"], state["step"], state["untested"]
+        if self.done and not self.optimizer.state:
+            raise ValueError("the optimiser has no moments")
         set_random_state(state["random"])
-        self.monitor.note(f"going on after {self.done} steps")
+
+    def _restore_optimizer(self, state: State, groups: State) -> None:
+        require_alike(state["param_groups"], groups)
+        self.prepared.load_state_dict(state)
+        for parameter, moments in self.optimizer.state.items():
+            for value in moments.values():
+                if not isinstance(value, Tensor) or (value.numel() > 1 and value.shape != parameter.shape):
+                    raise ValueError("a moment of the optimiser does not belong to its parameter")
 
     def _state(self) -> State:
         return {

@@ -27,10 +27,10 @@ from analysis.measure.evaluate import evaluate
 from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
 from pruning.progress import Cancelled
-from pruning.seeding import random_state, seeded, set_random_state
+from pruning.seeding import State, random_state, seeded, set_random_state
 from pruning.training.augment import Mixing
 from pruning.training.batches import Order, feed
-from pruning.training.checkpoint import load_checkpoint, save_checkpoint
+from pruning.training.checkpoint import CHECKPOINTS, load_checkpoint, save_checkpoint
 from pruning.training.objective import Objective
 from pruning.training.recipe import (
     Training,
@@ -622,6 +622,47 @@ def test_damaged_checkpoint(damage: str, tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[: 500 if damage == "cut" else 0])
     with pytest.raises(ValueError, match=r"a.pt is damaged: remove it to begin this training anew$"):
         load_checkpoint(file)
+
+
+def _other_forms(state: State) -> dict[str, Callable[[], object]]:
+    """Ways of changing a checkpoint to what no training has written."""
+    model, groups = state["model"], state["optimizer"]["param_groups"]
+    moments = next(iter(state["optimizer"]["state"].values()))
+    first = next(iter(model))
+    return {
+        "no model": lambda: state.pop("model"),
+        "another shape": lambda: model.update({first: torch.zeros(3)}),
+        "no tensor": lambda: model.update({first: [1.0]}),
+        "without values": lambda: model.update({first: model[first].to("meta")}),
+        "sparse": lambda: model.update({first: model[first].to_sparse()}),
+        "a list of moments": lambda: state["optimizer"].update(state=[1, 2]),
+        "no moments": lambda: state["optimizer"].update(state={}),
+        "moments of another shape": lambda: moments.update(exp_avg=torch.zeros(2, 7)),
+        "a rate that is text": lambda: groups[0].update(lr="fast"),
+        "groups that are none": lambda: state["optimizer"].update(param_groups={"lr": 1}),
+        "an epoch too many": lambda: state.update(epoch=99),
+        "a step below none": lambda: state.update(step=-1),
+        "a step that is text": lambda: state.update(step="3"),
+        "no random state": lambda: state.update(random={"python": 1}),
+        "random state of another form": lambda: state["random"].update(python=[1, 2]),
+        "text": lambda: state.update(untested="no"),
+    }
+
+
+@pytest.mark.parametrize(
+    "way", _other_forms({"model": {"a": 0}, "optimizer": {"param_groups": [], "state": {0: {}}}})
+)
+def test_a_checkpoint_of_another_form(way: str, tiny: ViT, tmp_path: Path) -> None:
+    images = image_set(tmp_path)
+    with pytest.raises(Cancelled):
+        train(tiny, images, PREPROCESS, Objective(), LIVELY, monitor=Recorder(tmp_path, cancel_at=3))
+    (file,) = (tmp_path / CHECKPOINTS).glob("*.pt")
+    state = load_checkpoint(file)
+    assert state is not None
+    _other_forms(state)[way]()
+    torch.save(state, file)
+    with pytest.raises(ValueError, match=r"\.pt is damaged: remove it to begin this training anew$"):
+        train(tiny, images, PREPROCESS, Objective(), LIVELY, monitor=Recorder(tmp_path))
 
 
 def test_random_streams_go_on(tmp_path: Path) -> None:
