@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from analysis.paths import user_path
+from analysis.paths import quoted, user_path
 from pruning.budget import BUDGET_UNITS, Budget
 from pruning.bundle import require_new_folder
 from pruning.cli.output import Result
@@ -46,8 +47,36 @@ def head_list(text: str) -> tuple[Head, ...]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _per_block(text: str) -> PerBlock:
-    numbers = tuple(float(word) for word in text.split(","))
+def whole_number(text: str) -> int:
+    """Parse a whole number, for `argparse`."""
+    try:
+        value = int(text)
+    except ValueError as error:  # no number, or one of thousands of digits
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {quoted(text)}") from error
+    if not -(2**63) < value < 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at most 64 bits, got {quoted(text)}")
+    return value
+
+
+def number(text: str) -> float:
+    """Parse a number, for `argparse`."""
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, got {quoted(text)}") from error
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {quoted(text)}")
+    return value
+
+
+def per_block(text: str) -> PerBlock:
+    """Parse one number, or numbers with commas between them, for `argparse`."""
+    try:
+        numbers = tuple(number(word) for word in text.split(","))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be one number, or one for each block with commas between them, got {quoted(text)}"
+        ) from error
     return numbers if len(numbers) > 1 else numbers[0]
 
 
@@ -55,18 +84,21 @@ def name_value(text: str) -> tuple[str, str]:
     """Parse an option NAME=VALUE, for `argparse`."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {quoted(text)}")
     return name, value
 
 
 def comma_separated(kind: Callable[[str], Any], allowed: Sequence[str] = ()) -> Callable[[str], list[Any]]:
-    """A parser of comma-separated values, for `argparse`; with `allowed`, each must be one of these."""
+    """A parser of comma-separated values, for `argparse`; with `allowed`, each must be one of these.
+
+    `kind` parses one of them, and says what it must be.
+    """
 
     def parse(text: str) -> list[Any]:
         values = [kind(word) for word in text.split(",")]
         for value in values:
             if allowed and value not in allowed:
-                raise argparse.ArgumentTypeError(f"must be one of {', '.join(allowed)}, got {value!r}")
+                raise argparse.ArgumentTypeError(f"must be one of {', '.join(allowed)}, got {quoted(value)}")
         return values
 
     return parse
@@ -119,13 +151,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add --seed."""
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of random choices (default: 0)"
+        "--seed", type=whole_number, default=0, metavar="N", help="seed of random choices (default: 0)"
     )
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """Add --limit."""
-    parser.add_argument("--limit", type=int, metavar="N", help="test on at most N images")
+    parser.add_argument("--limit", type=whole_number, metavar="N", help="test on at most N images")
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +178,7 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(presets())}")
     parser.add_argument(
         "--align",
-        type=int,
+        type=whole_number,
         metavar="N",
         help=f"round widths to multiples of N, at most {MOST_ALIGN:,} (default: 8 with a budget, else 1)",
     )
@@ -156,7 +188,7 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
         help="compute only tokens that the classifier reads in the last block (default with a GMACs budget)",
     )
     for field in fields(Ratios):
-        kind = float if field.name == "embed" else _per_block
+        kind = number if field.name == "embed" else per_block
         parser.add_argument(
             f"--{field.name}",
             type=kind,
@@ -167,9 +199,11 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
         add_locked_heads(parser, verb)
     for name, unit in BUDGET_UNITS.items():
         parser.add_argument(
-            f"--budget-{name}", type=float, metavar="X", help=f"find widths that need at most X {unit}"
+            f"--budget-{name}", type=number, metavar="X", help=f"find widths that need at most X {unit}"
         )
-    parser.add_argument("--budget-batch", type=int, metavar="N", help="batch size for a budget in ms")
+    parser.add_argument(
+        "--budget-batch", type=whole_number, metavar="N", help="batch size for a budget in ms"
+    )
     add_budget_images(parser)
 
 
@@ -187,7 +221,10 @@ def add_locked_heads(parser: argparse.ArgumentParser, verb: str) -> None:
 def add_budget_images(parser: argparse.ArgumentParser) -> None:
     """Add --budget-images."""
     parser.add_argument(
-        "--budget-images", type=int, metavar="N", help="number of calibration images for the sensitivities"
+        "--budget-images",
+        type=whole_number,
+        metavar="N",
+        help="number of calibration images for the sensitivities",
     )
 
 

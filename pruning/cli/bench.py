@@ -9,7 +9,7 @@ import torch
 
 from analysis.measure import LOOKS, MOST_BATCH, MOST_ROUNDS, compare, require_bounds
 from analysis.threads import MOST_THREADS
-from pruning.cli.arguments import as_text, comma_separated, name_argument, path_argument
+from pruning.cli.arguments import as_text, comma_separated, name_argument, path_argument, whole_number
 from pruning.cli.output import Result
 from pruning.jobs import BACKENDS, load_to_time, time_models
 from pruning.progress import Progress
@@ -25,20 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=comma_separated(int),
+        type=comma_separated(whole_number),
         default=[1, 8],
         metavar="1,8",
         help=f"batch sizes, at most {MOST_BATCH:,}",
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole_number,
         metavar="N",
         help=f"number of threads, at most {MOST_THREADS} (default: torch's)",
     )
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=whole_number,
         default=30,
         metavar="N",
         help=f"rounds before the first verdict, at most {MOST_ROUNDS:,}, doubled up to {LOOKS - 1} times "

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pruning.cli.arguments import add_limit, add_seed, as_text, name_argument, name_value, path_argument
+from pruning.cli.arguments import (
+    add_limit,
+    add_seed,
+    as_text,
+    name_argument,
+    name_value,
+    path_argument,
+    whole_number,
+)
 from pruning.cli.output import Result, log_line
 from pruning.cli.runs import add_detach, make_bundle
 from pruning.jobs import RecoverJob, run_recover
@@ -64,7 +72,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=tuple(RECIPES),
         help="named settings of the recovery, which the options below change (default: few-epochs)",
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="number of passes over the training images")
+    parser.add_argument(
+        "--epochs", type=whole_number, metavar="N", help="number of passes over the training images"
+    )
     parser.add_argument(
         "--recover-option",
         type=name_value,

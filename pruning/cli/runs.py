@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pruning import runs
-from pruning.cli.arguments import path_argument, require_out
+from pruning.cli.arguments import path_argument, require_out, whole_number
 from pruning.cli.output import Result, exit_unless_main_process
 from pruning.jobs import PruneResult, RecoverResult
 from pruning.progress import Progress
@@ -20,7 +20,7 @@ def add_commands(commands: Any) -> None:
     """Add the commands to an argument parser's subparsers."""
     executed = _command(commands, "run", _run, "Carry out a run in this process.")
     # how the project starts its own processes
-    executed.add_argument("--lock-handle", type=int, help=argparse.SUPPRESS)
+    executed.add_argument("--lock-handle", type=whole_number, help=argparse.SUPPRESS)
     executed.add_argument("--queue", action="store_true", help=argparse.SUPPRESS)
     resumed = _command(
         commands, "resume", _resume, "Continue a run that was cancelled, interrupted or failed."
@@ -77,7 +77,7 @@ def add_at_once(parser: argparse.ArgumentParser) -> None:
     """Add --at-once: how many runs may share a device."""
     parser.add_argument(
         "--at-once",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="let up to N runs share this device (default: $PRUNESCOPE_AT_ONCE or 1)",
     )

@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.formats import Checked
+from analysis.paths import quoted
 from analysis.vit import Architecture
 from pruning.cut.plan import Plan
 
 Head = tuple[int, int]  # block, and head within it
+_LONGEST = 20  # characters of one head
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def parse_heads(text: str) -> tuple[Head, ...]:
     pairs = []
     for word in filter(None, (part.strip() for part in text.split(","))):
         block, dot, head = word.partition(".")
-        if not (dot and block.isdecimal() and head.isdecimal()):
-            raise ValueError(f"a head is written BLOCK.HEAD, such as 3.2, got {word!r}")
+        numbers = dot and block.isdecimal() and head.isdecimal()
+        if not numbers or len(word) > _LONGEST:
+            raise ValueError(f"a head is written BLOCK.HEAD, such as 3.2, got {quoted(word)}")
         pairs.append((int(block), int(head)))
     return tuple(pairs)

@@ -210,7 +210,10 @@ def test_a_table_for_people(capsys) -> None:
     [
         (["estimate", "--model", "demo", "--qk", "1"], "at least 0 and below 1"),
         (["estimate", "--model", "demo", "--qk=-0.5"], "at least 0 and below 1"),
-        (["estimate", "--model", "demo", "--qk", "a"], "invalid"),
+        (
+            ["estimate", "--model", "demo", "--qk", "a"],
+            "must be one number, or one for each block with commas between them, got 'a'",
+        ),
         (["estimate", "--model", "demo", "--qk", "0.1,0.2"], "2 numbers, but the model has 6 blocks"),
         (["estimate", "--model", "demo", "--heads", "0.95"], "leaves nothing of heads"),
         (["estimate", "--model", "demo", "--preset", "none"], "there is no preset 'none'"),
