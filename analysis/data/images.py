@@ -107,7 +107,7 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
 
 def _damaged(name: str, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{name} is damaged or incomplete: {reason[:120]}"
+    return f"{name} is damaged or incomplete ({reason[:120]})"
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -30,7 +30,7 @@ def match_folders(
     if len(named) == len(used):
         return named, logits
     if not named:
-        if all(folder.isdecimal() and int(folder) < num_classes for folder in used):
+        if all(folder.isdecimal() and len(folder) < 9 and int(folder) < num_classes for folder in used):
             return {folder: int(folder) for folder in used}, logits
         for known in (used, folders):
             if not num_classes or (len(known) == num_classes and _are_anonymous(labels)):

@@ -25,7 +25,7 @@ def read_text(file: Path, most: int = MOST_BYTES) -> str:
     try:
         return read_regular(file, most).decode("utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+        raise in_file(file, _not_utf8(error)) from error
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
 
@@ -49,15 +49,21 @@ def parse(text: str | bytes) -> Any:
         _require_shallow(found, whole)
         return found
     except UnicodeDecodeError as error:
-        raise NotJson(f"this is not UTF-8 text: {error}") from error
+        raise _not_utf8(error) from error
     except RecursionError as error:
         raise NotJson(_TOO_DEEP) from error
     except NotJson:
         raise
     except _Twice as error:
         raise ValueError(str(error)) from error
-    except ValueError as error:  # malformed, or a number of thousands of digits
+    except json.JSONDecodeError as error:
         raise NotJson(f"this is not JSON: {error}") from error
+    except ValueError as error:  # Python reads numbers of some thousand digits only
+        raise NotJson("this is not JSON: a number in it has thousands of digits") from error
+
+
+def _not_utf8(error: UnicodeDecodeError) -> NotJson:
+    return NotJson(f"this is not UTF-8 text: byte {error.start:,} is 0x{error.object[error.start]:02x}")
 
 
 _TOO_DEEP = f"this is nested too deeply: at most {MOST_DEPTH} levels are read"

@@ -73,6 +73,9 @@ def typed(value: Any, kind: Any, place: str = "") -> Any:
         made = msgspec.convert(value, kind, strict=True, str_keys=True)
     except msgspec.ValidationError as error:
         raise ValueError(_sentence(error, value, kind, place)) from error
+    except UnicodeEncodeError as error:  # a value may be such text, the name of a field may not
+        where = f"`{place}`" if place else "this"
+        raise ValueError(f"{where} has a field whose name is not UTF-8 text") from error
     if type(value) in _HOLDERS:
         _require_known(value, made, place)
     return made
