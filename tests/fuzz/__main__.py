@@ -1,4 +1,4 @@
-"""`make fuzz`: random cases for MINUTES, then runs killed at random moments; or one case again, by its file."""
+"""`make fuzz`: random cases for some minutes, then runs killed at random moments; or one kept case again."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def _table(tallies: dict[str, Tally]) -> int:
             f"{target:12}{one.cases:9,}{one.refused:9,}{one.seconds:9,.0f}{one.longest:9.1f}"
             f"{one.peak / 1e6:9,.0f}{len(one.faults):8}"
         )
-    cases, faults = (sum(counts) for counts in zip(*((t.cases, len(t.faults)) for t in tallies.values()), strict=True))
+    cases, faults = (
+        sum(counts) for counts in zip(*((t.cases, len(t.faults)) for t in tallies.values()), strict=True)
+    )
     print(f"{cases:,} cases, {faults} kinds of faults")
     return int(faults > 0)
 

@@ -49,7 +49,9 @@ def _bundle(valid: Valid) -> Cases:
     return _some("bundle", known, names, ())
 
 
-def _in_runs(target: str, endings: tuple[str, ...], kinds: tuple[str, ...] = _RUNS) -> Callable[[Valid], Cases]:
+def _in_runs(
+    target: str, endings: tuple[str, ...], kinds: tuple[str, ...] = _RUNS
+) -> Callable[[Valid], Cases]:
     def cases(valid: Valid) -> Cases:
         def of(kind: str) -> Cases:
             names = [name for name in valid if name.startswith(f"runs/{kind}/") and name.endswith(endings)]
@@ -75,7 +77,9 @@ def _images(valid: Valid) -> Cases:
             "images", {f"cifar/cifar10-jpeg-{found[1]}.zip": found[0]}, ("cifar10:cifar", found[2])
         )
     )
-    place = st.sampled_from(["set/circle/0.jpg", "set/x/0.jpg", "set/circle/deep/9.png", "set/9.png", "set/circle/x\n"])
+    place = st.sampled_from(
+        ["set/circle/0.jpg", "set/x/0.jpg", "set/circle/deep/9.png", "set/9.png", "set/circle/x\n"]
+    )
     content = st.one_of(image_file(), specials)
     folder = st.tuples(place, content, splits).map(
         lambda found: Case("images", {found[0]: found[1]}, ("set", found[2]))
@@ -88,14 +92,15 @@ def _command(valid: Valid) -> Cases:
     return words().map(lambda found: Case("command", odd, found))
 
 
-
 CAMPAIGN: dict[str, Callable[[Valid], Cases]] = {
     "weights": _weights,
     "bundle": _bundle,
     "run_folder": _in_runs("run_folder", ("job.json", "status.json", "log.txt")),
     "metrics": _in_runs("metrics", ("metrics.jsonl",), ("recover", "open")),
     "finished": _in_runs("finished", (".json",), ("prune", "recover")),
-    "results": _in_runs("results", ("timings.json", "heads.json", "survey.json"), ("bench", "survey", "heads")),
+    "results": _in_runs(
+        "results", ("timings.json", "heads.json", "survey.json"), ("bench", "survey", "heads")
+    ),
     "resumed": _in_runs("resumed", (".pt", ".json", ".jsonl"), ("open",)),
     "image": _image,
     "images": _images,

@@ -21,8 +21,15 @@ class Special:
 Content = bytes | Special
 
 
-class Valid(dict[str, bytes]):
-    """Valid files by their path; in messages of hypothesis they would take megabytes."""
+class Blob(bytes):
+    """The content of a valid file, which takes no megabyte in a message of hypothesis."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+class Valid(dict[str, Blob]):
+    """Valid files by their path."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} valid files>"

@@ -65,7 +65,7 @@ def keep(case: Case, outcome: Outcome, folder: Path) -> Path:
 
 
 def _kind(detail: str) -> str:
-    """What faults of one kind have in common: the error, and the lines of the project that it came through."""
+    """What faults of one kind have in common: the error, and the lines of the project that it came from."""
     places = re.findall(r'File ".*?/((?:analysis|pruning)/\S+?)", line (\d+)', detail)
     last = (detail.strip().splitlines() or [""])[-1]
     return " ".join([*(f"{file}:{line}" for file, line in places[-2:]), re.sub(r"\d+|'.*'", "…", last)[:160]])

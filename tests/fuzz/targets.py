@@ -1,12 +1,13 @@
 """What is tried: every reader of a file format, and the command line, each as a function of the case's words.
 
 A target works in the folder of its case. It ends in a result, or in an error that the project means users to
-read; `OUTPUT` says which those are.
+read: `MEANT`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
 import sys
@@ -22,20 +23,20 @@ from analysis.models import load
 from analysis.models.weights import read_weights
 from analysis.setup import setup
 from pruning.bundle import ExportError
-from pruning.cli import main as command_line
 from pruning.cli.output import ProgressBars
 from pruning.cut import Plan
 from pruning.files import OutputError
 from pruning.jobs import open_reading, read_report, read_timings
 from pruning.jobs.survey import read_survey
 from pruning.progress import Cancelled
-from pruning.runs import FinishedRun, RunFailed, folder, is_finished, launch, read_metrics
+from pruning.runs import FinishedRun, folder, is_finished, launch, read_metrics
 from pruning.runs.process import execute
 from tests.fuzz.valid import PREPROCESS
 from tests.support.models import random_images
 
 PATIENCE = 2.0  # seconds after which work that tells its progress is cancelled, which is a right result
 MEANT = (ValueError, OutputError, ExportError, Cancelled)  # what a reader may raise
+command_line: Any = importlib.import_module("pruning.cli.main")  # `pruning.cli.main` is its function
 
 
 class Unclear(AssertionError):
@@ -80,7 +81,18 @@ def finished(words: Sequence[str]) -> None:
     if not is_finished(run):
         return
     found = FinishedRun(run)
-    for name in ("origin", "arch", "report", "before", "start", "after", "agreement", "plan", "heads", "when"):
+    for name in (
+        "origin",
+        "arch",
+        "report",
+        "before",
+        "start",
+        "after",
+        "agreement",
+        "plan",
+        "heads",
+        "when",
+    ):
         getattr(found, name)
     found.open_tested(load(str(run.bundle)))
 
@@ -116,8 +128,8 @@ def images(words: Sequence[str]) -> None:
         PREPROCESS(found.image(i))
 
 
-def command(words: Sequence[str]) -> None:
-    """A command, from its words to what it prints."""
+def command(words: Sequence[str]) -> int:
+    """A command, from its words to what it prints and its exit code."""
     out, err = io.BytesIO(), io.BytesIO()
     written = io.TextIOWrapper(out, "utf-8"), io.TextIOWrapper(err, "utf-8")
     with contextlib.redirect_stdout(written[0]), contextlib.redirect_stderr(written[1]):
@@ -128,6 +140,7 @@ def command(words: Sequence[str]) -> None:
         for stream in written:
             stream.flush()
     _require_line(code, out.getvalue().decode(), err.getvalue().decode())
+    return code
 
 
 def _require_line(code: int, out: str, err: str) -> None:
@@ -192,11 +205,11 @@ def prepare() -> None:
     """Once in the process that tries cases: no network, and runs that are started end at once."""
     setup()
     torch.set_num_threads(1)
-    command_line.ProgressBars = _PatientBars  # type: ignore[misc,attr-defined]
+    command_line.ProgressBars = _PatientBars
     launch._COMMAND = (sys.executable, "-S", "-c", "pass")
 
 
-TARGETS: dict[str, Callable[[Sequence[str]], None]] = {
+TARGETS: dict[str, Callable[[Sequence[str]], int | None]] = {
     one.__name__: one
     for one in (
         *(weights, bundle, run_folder, metrics, finished, results, resumed),

@@ -1,7 +1,7 @@
 """Whatever lies in a file and whatever is typed: a right result, or one sentence within seconds.
 
-A few cases of each target, the same every time; `make fuzz` tries others for as long as it is told. A case that
-fails lies in build/fuzz, and `python -m tests.fuzz FILE` tries it again.
+A few cases of each target, the same every time; `make fuzz` tries others for as long as it is told. A case
+that fails lies in build/fuzz, and `python -m tests.fuzz FILE` tries it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from tests.fuzz.judge import Judge, judge
 from tests.fuzz.targets import NEEDS, TARGETS
 from tests.support.models import ROOT
 
-CASES = dict.fromkeys(CAMPAIGN, 60) | {"command": 120, "resumed": 15, "finished": 40, "image": 150, "weights": 80}
+CASES = dict.fromkeys(CAMPAIGN, 60) | {
+    "command": 120,
+    "resumed": 15,
+    "finished": 40,
+    "image": 150,
+    "weights": 80,
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,5 +47,7 @@ def test_a_valid_file_and_a_few_others(tried: Judge, target: str) -> None:
     tally = Tally()
     explore(target, valid.files(tried.place), tried, tally, CASES[target], None)
     kept = [str(keep(case, outcome, ROOT / "build" / "fuzz")) for case, outcome in tally.faults.values()]
-    assert not kept, "\n".join([*kept, *tally.faults, *(one.detail[-3000:] for _, one in tally.faults.values())])
+    assert not kept, "\n".join(
+        [*kept, *tally.faults, *(one.detail[-3000:] for _, one in tally.faults.values())]
+    )
     assert tally.cases >= CASES[target] * 0.8

@@ -28,7 +28,7 @@ from pruning.jobs.survey import SurveyJob
 from pruning.progress import Cancelled
 from pruning.runs import folder as runs
 from pruning.runs.process import execute
-from tests.fuzz.cases import Valid
+from tests.fuzz.cases import Blob, Valid
 from tests.support.models import TINY, random_vit
 
 ARCH = replace(TINY, image_size=(64, 64), patch_size=(16, 16))
@@ -97,4 +97,4 @@ def _run(folder: Path, job: object) -> None:
 def files(root: Path) -> Valid:
     """All valid files by their path inside the folder."""
     found = (Path(place, name) for place, _, names in os.walk(root) for name in names)
-    return Valid({path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(found)})
+    return Valid({path.relative_to(root).as_posix(): Blob(path.read_bytes()) for path in sorted(found)})

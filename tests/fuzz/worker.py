@@ -18,9 +18,10 @@ from analysis.setup import setup
 
 setup()  # before torch is loaded
 
+from pruning.runs import RunFailed
 from tests.fuzz import valid
 from tests.fuzz.cases import Case
-from tests.fuzz.targets import MEANT, NEEDS, TARGETS, RunFailed, prepare, unclear
+from tests.fuzz.targets import MEANT, NEEDS, TARGETS, prepare, unclear
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def _try(case: Case, place: Path, root: Path) -> tuple[str, str]:
 
 def _outcome(case: Case) -> tuple[str, str]:
     try:
-        TARGETS[case.target](case.words)
+        code = TARGETS[case.target](case.words)
     except MEANT as error:
         said = str(error) or type(error).__name__
         if part := unclear(said):
@@ -69,7 +70,7 @@ def _outcome(case: Case) -> tuple[str, str]:
         return "fault", (Path(case.words[0]) / "log.txt").read_text()[-3000:]
     except BaseException:
         return "fault", traceback.format_exc()
-    return "right", ""
+    return ("refused", f"exit code {code}") if code else ("right", "")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Words of every command, made from the parser itself, so that a new option is tried without a change here."""
+"""Words of every command, made from the parser itself, so that a new option is tried without being named."""
 
 from __future__ import annotations
 
@@ -70,15 +70,13 @@ def _bad(action: argparse.Action) -> st.SearchStrategy[str]:
 
 @st.composite
 def words(draw: st.DrawFn) -> tuple[str, ...]:
-    """A command with what it needs, some more options, and at least one value that is odd."""
+    """A command with what it needs, some more options, and up to two odd values."""
     name = draw(st.sampled_from(list(parsers())))
-    actions = [
-        one for one in parsers()[name]._actions if not isinstance(one, argparse._HelpAction)
-    ]
+    actions = [one for one in parsers()[name]._actions if not isinstance(one, argparse._HelpAction)]
     needed = [one for one in actions if one.required or one.dest in ("out", "qk")]
     others = [one for one in actions if one not in needed]
     chosen = needed + draw(st.lists(st.sampled_from(others), max_size=3, unique_by=id))
-    odd = draw(st.sets(st.integers(0, len(chosen) - 1), min_size=1, max_size=2))
+    odd = draw(st.sets(st.sampled_from(range(len(chosen))), max_size=2)) if chosen else set()
     found: list[str] = []
     for i, action in enumerate(chosen):
         if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):

@@ -24,11 +24,35 @@ def _nested(depth: int, inner: Any = 0) -> Any:
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 7, 1000, 65_537, 2**31, 2**53 + 1, 2**63, -(2**63), 10**400),
     *(0.5, -0.0, 1e-320, 1e308, -1e308, math.nan, math.inf, "", "0", "x", "\ud800", "x" * 5000, *NAMES[:12]),
-    *([], {}, [[]], [None], [0], [0, 0], [1, 2], [0.5] * 3, ["x"], [0] * 2000, {"x": 1}, {"": {}}, [{"a": []}]),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        [0],
+        [0, 0],
+        [1, 2],
+        [0.5] * 3,
+        ["x"],
+        [0] * 2000,
+        {"x": 1},
+        {"": {}},
+        [{"a": []}],
+    ),
     *(_nested(70), _nested(200), {"version": 99}, [True], "0.1", "1e5", [[0, 0], [0, 0]], [["x", "y"]]),
 )
 # what parsers may choke on, in place of a value
-TEXTS = ("[" * 100_000, '{"a":' * 50_000, "NaN", "-Infinity", "1" * 6000, "1e999999", "0x1", "'x'", '"\\ud800"')
+TEXTS = (
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    "NaN",
+    "-Infinity",
+    "1" * 6000,
+    "1e999999",
+    "0x1",
+    "'x'",
+    '"\\ud800"',
+)
 _MARK = "a mark that stands for a text"
 values = st.sampled_from(VALUES).map(copy.deepcopy)  # what is drawn may be edited
 
@@ -55,7 +79,9 @@ def _edit(draw: st.DrawFn, holder: Any, key: Any) -> None:
     if way == "gone":
         del holder[key]
     elif way == "near" and type(old) in (int, float) and abs(old) < 2**53:
-        holder[key] = draw(st.sampled_from([old + 1, old - 1, -old, old * 2, old * 1000, old / 3, float(old)]))
+        holder[key] = draw(
+            st.sampled_from([old + 1, old - 1, -old, old * 2, old * 1000, old / 3, float(old)])
+        )
     elif way == "near" and isinstance(old, list):
         holder[key] = draw(st.sampled_from([old[1:], old * 2, old[:1] * 500, [old], list(reversed(old))]))
     elif way == "near" and isinstance(old, str):

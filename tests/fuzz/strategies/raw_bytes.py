@@ -41,7 +41,9 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
         return content[:begin] + draw(st.sampled_from([b"\0", b"\xff", b"A"])) * (end - begin) + content[end:]
     if way == "longer":
         return content + draw(st.sampled_from([b"\0" * 100, b"\n", content[:1000]]))
-    return draw(st.sampled_from([b"", b"\n", b"PK\x03\x04", b"\x80\x04.", b"\xff\xfe{}", b"[]", b"{}", b"\0" * 64]))
+    return draw(
+        st.sampled_from([b"", b"\n", b"PK\x03\x04", b"\x80\x04.", b"\xff\xfe{}", b"[]", b"{}", b"\0" * 64])
+    )
 
 
 @st.composite

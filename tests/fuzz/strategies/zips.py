@@ -14,8 +14,24 @@ from tests.fuzz.strategies.raw_bytes import altered, damaged
 from tests.fuzz.strategies.texts import NAMES
 
 ENTRIES = (
-    *("circle/0.jpg", "circle/1.jpg", "square/0.jpg", "set/circle/2.jpg", "3.jpg", "circle/", "circle", "a/b/c.png"),
-    *("../circle/0.jpg", "/circle/0.jpg", "C:\\circle\\0.jpg", "circle\\0.jpg", "circle/../../0.jpg", "./x/0.jpg"),
+    *(
+        "circle/0.jpg",
+        "circle/1.jpg",
+        "square/0.jpg",
+        "set/circle/2.jpg",
+        "3.jpg",
+        "circle/",
+        "circle",
+        "a/b/c.png",
+    ),
+    *(
+        "../circle/0.jpg",
+        "/circle/0.jpg",
+        "C:\\circle\\0.jpg",
+        "circle\\0.jpg",
+        "circle/../../0.jpg",
+        "./x/0.jpg",
+    ),
     *(".hidden/0.jpg", "__MACOSX/circle/0.jpg", "circle/in.zip", "x" * 4000 + "/0.jpg", "0/0.jpg", "²/0.jpg"),
     *("a/" * 2000 + "0.jpg", "١/0.jpg", "9" * 5000 + "/0.jpg"),
     *(f"{name}/0.jpg" for name in NAMES[:14]),
@@ -33,7 +49,9 @@ def zip_file(draw: st.DrawFn, valid: bytes) -> Content:
         for name in draw(st.lists(st.sampled_from(ENTRIES), min_size=1, max_size=6)):
             way = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA]))
             content = draw(image_file())
-            what = content if isinstance(content, bytes) else draw(st.sampled_from([valid, b"\0" * 3_000_000]))
+            what = (
+                content if isinstance(content, bytes) else draw(st.sampled_from([valid, b"\0" * 3_000_000]))
+            )
             entry = zipfile.ZipInfo(name.encode("utf-8", "replace").decode(), (1980, 1, 1, 0, 0, 0))
             entry.external_attr = draw(st.sampled_from([0, 0o120777 << 16, 0o644 << 16, 0x10]))
             archive.writestr(entry, what, way)
@@ -47,6 +65,8 @@ def _edit_directory(draw: st.DrawFn, packed: bytearray) -> None:
     """Claim something else of one entry: encrypted, another method or size, a name that is not UTF-8."""
     starts = [i for i in range(len(packed) - 46) if packed[i : i + 4] == b"PK\x01\x02"]
     start = draw(st.sampled_from(starts))
-    field, size = draw(st.sampled_from([(8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (42, 4), (28, 2), (46, 1)]))
+    field, size = draw(
+        st.sampled_from([(8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (42, 4), (28, 2), (46, 1)])
+    )
     value = draw(st.sampled_from([0, 1, 0x801, 9, 12, 2**31, 2**32 - 1, 0xFF]))
     packed[start + field : start + field + size] = (value % 256**size).to_bytes(size, "little")
