@@ -2,12 +2,15 @@
 # make test    set everything up and run the tests in JOBS=2 processes (MARK="slow or not slow" runs them all)
 # make check   lint, format, types, order of imports, lock files
 # make bench   measure the figures that the README quotes (needs PRUNESCOPE_DATA for the real photos)
+# make fuzz    damaged files and odd words for MINUTES=30, then runs killed at 50 random moments
+# make audit   known flaws of the packages in the lock files (needs a network), and their licences
 # make lock    rewrite the lock files after a change of requirements*.txt (ARGS=--upgrade upgrades all others)
 
 PYTHON ?= python3
 PORT ?= 8501
 MARK ?= not slow
 JOBS ?= 2
+MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -15,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest
 # analysis/setup.py sets this too and says why; scripts that import torch before it need it here
 export GOMP_SPINCOUNT ?= 10000
 
-.PHONY: app test check bench lock clean
+.PHONY: app test check bench fuzz audit lock clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app
@@ -51,6 +54,20 @@ bench: $(VENV)/.dev
 	$(PIP) -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peer.py
 	$(BIN)/python benchmarks/cifar10.py --size transfer
+
+# What fails lies in build/fuzz: `.venv/bin/python -m tests.fuzz FILE` tries it again.
+fuzz: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
+
+# pip-audit brings packages of its own, which do not belong among those of the app.
+audit: $(VENV)/.dev build/audit/bin/pip-audit
+	$(BIN)/python tools/licences.py
+	build/audit/bin/python tools/audit.py
+
+build/audit/bin/pip-audit: requirements-audit.txt
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-audit.txt
+	@touch $@
 
 # pip runs again only if a lock file has changed, so that a second `make` starts in seconds.
 $(VENV)/bin/python:
