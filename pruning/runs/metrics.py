@@ -120,4 +120,11 @@ def _first_superseded(points: list[Point], fresh: Point) -> int:
     while begin and points[begin - 1].what == fresh.what and fresh.step <= points[begin - 1].step <= later:
         later = points[begin - 1].step  # a higher step before it belongs to an earlier phase of that name
         begin -= 1
+    while begin <= same[-1] and points[begin].step == fresh.step and _differ(points[begin], fresh):
+        begin += 1  # reported before the checkpoint, and not again
     return begin
+
+
+def _differ(one: Point, other: Point) -> bool:
+    """Whether two points have no figure in common, such as the loss and the accuracy of one step."""
+    return one.values.keys().isdisjoint(other.values)

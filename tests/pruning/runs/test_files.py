@@ -164,6 +164,19 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -
     assert metrics.read_metrics(tmp_path, known) == metrics.read_metrics(tmp_path)
 
 
+@pytest.mark.parametrize("again", ["loss", "gap", "top1"])
+def test_a_run_killed_between_two_figures_of_a_step_keeps_the_first(tmp_path: Path, again: str) -> None:
+    """A checkpoint may fall between them: what came before it is not reported again."""
+    names = ("loss", "gap", "top1")
+    lines = [point(4, **{name: 1.0}) for name in names] + [point(8, **{name: 1.0}) for name in names[:2]]
+    lines += [point(8, 2, **{name: 2.0}) for name in names[names.index(again) :]]
+    (tmp_path / metrics.METRICS).write_text("".join(lines))
+    found = metrics.read_metrics(tmp_path)
+    assert [found.curve(name)[0] for name in names] == [[4, 8]] * 3
+    first = [1.0 if name in names[: names.index(again)] else 2.0 for name in names]
+    assert [found.curve(name)[1][-1] for name in names] == first
+
+
 @pytest.mark.parametrize(
     ("second", "again", "kept"),
     [
