@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import stat
 import tempfile
 import weakref
 from contextlib import suppress
@@ -14,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from pruning.files import make_held_folder, sweep_held_folders
 
 _PREFIX = ".prunescope-activations-"
 
@@ -32,7 +32,8 @@ class Activations:
     def __init__(self, device: torch.device | str = "cpu", place: Path | None = None) -> None:
         self.device = device
         sweep(place)
-        self._folder, handle = _locked_folder(place)
+        parent = place or Path(tempfile.gettempdir())
+        self._folder, handle = make_held_folder(parent, _PREFIX, mode=0o700)
         self._remove = weakref.finalize(self, _remove, self._folder, handle)
 
     def write(self, number: int, **tensors: Tensor) -> None:
@@ -56,40 +57,9 @@ class Activations:
 
 
 def sweep(place: Path | None = None) -> None:
-    """Remove the activations that killed processes of this user left in a run folder or the temporary one.
-
-    A process holds a lock on its folder while it lives, so those of others at work stay.
-    """
-    with suppress(OSError):
-        for path in Path(place or tempfile.gettempdir()).iterdir():
-            if path.name.startswith(_PREFIX):
-                _sweep_one(path)
-
-
-def _sweep_one(folder: Path) -> None:
-    with suppress(OSError):  # gone by now, in use, or on a disk without locks
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            return
-        handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(handle)
-
-
-def _locked_folder(place: Path | None) -> tuple[Path, int]:
-    """A new folder, and the handle that holds the lock on it until it is closed or this process ends."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        with suppress(FileNotFoundError):  # swept by another process before it was locked
-            handle = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # a disk without locks, where `sweep` leaves everything
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if folder.exists():
-                return folder, handle
-            os.close(handle)
+    """Remove the activations that killed processes of this user left in a run folder or the temporary one."""
+    with suppress(OSError):  # there may be no folder for temporary files
+        sweep_held_folders(place or Path(tempfile.gettempdir()), _PREFIX)
 
 
 def _remove(folder: Path, handle: int) -> None:

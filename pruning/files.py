@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,6 +118,47 @@ def written_meanwhile(path: Path) -> OutputError:
     return OutputError(
         f"{path} was written by another command in the meantime, so it is left as it is: choose another place"
     )
+
+
+def make_held_folder(parent: Path, prefix: str, mode: int = 0o777) -> tuple[Path, int]:
+    """A new folder for work, `prefix` and a few characters, and the handle that holds the lock on it.
+
+    The lock ends with the handle, at the latest with this process: `sweep_held_folders` then removes it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    while True:
+        folder = parent / f"{prefix}{uuid.uuid4().hex[:8]}.part"
+        folder.mkdir(mode=mode)
+        with suppress(FileNotFoundError):  # swept by another process before it was locked
+            handle = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # a disk without locks, where nothing is swept
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder.exists():
+                return folder, handle
+            os.close(handle)
+
+
+def sweep_held_folders(parent: Path, prefix: str) -> None:
+    """Remove what killed processes of this user left of `make_held_folder`; what is at work stays."""
+    with suppress(OSError):
+        for folder in parent.iterdir():
+            if re.fullmatch(rf"{re.escape(prefix)}[0-9a-f]{{8}}\.part", folder.name):
+                _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    with suppress(OSError):  # gone by now, at work, or on a disk without locks
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return
+        handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +11,18 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pruning.bundle.layout import require_free
-from pruning.files import OutputError, Seen, move_over, seen, unchanged, written_meanwhile
+from pruning.files import (
+    OutputError,
+    Seen,
+    make_held_folder,
+    move_over,
+    seen,
+    sweep_held_folders,
+    unchanged,
+    written_meanwhile,
+)
+
+_SHOWN = 40  # characters of the target's name in that of its temporary folder
 
 
 @contextmanager
@@ -27,7 +38,6 @@ def staged_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     with _stage(target, target.parent) as stage:
         require_free(target, overwrite)
         before = seen(target) if target.exists() and any(target.iterdir()) else None
-        stage.mkdir()
         yield stage
         _swap(stage, target, before)
 
@@ -46,7 +56,6 @@ def staged_files(folder: Path) -> Iterator[Path]:
     target = folder.resolve()
     with _stage(target, target) as stage:
         before = {path.name: seen(path) for path in target.iterdir() if path.exists()}
-        stage.mkdir()
         yield stage
         files = sorted(stage.iterdir())
         for file in files:
@@ -58,12 +67,19 @@ def staged_files(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _stage(target: Path, parent: Path) -> Iterator[Path]:
-    """The path of a temporary folder in `parent`; removes it and turns write errors into `OutputError`."""
-    stage = parent / f".{target.name}-{uuid.uuid4().hex[:8]}.part"
+    """A temporary folder in `parent`; removes it and turns write errors into `OutputError`.
+
+    What a killed process left of the same target is removed first.
+    """
+    stage: Path | None = None
+    handle = -1
     missing: list[Path] = []
     try:
         missing = _missing_folders(parent)
         parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{target.name[:_SHOWN]}-"
+        sweep_held_folders(parent, prefix)
+        stage, handle = make_held_folder(parent, prefix)
         yield stage
     except OutputError:
         raise
@@ -71,7 +87,9 @@ def _stage(target: Path, parent: Path) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{target} could not be written: {reason}; nothing was changed") from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+            os.close(handle)
         for folder in missing:
             with suppress(OSError):  # fails if the folder has content, which is kept
                 folder.rmdir()
