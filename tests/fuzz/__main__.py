@@ -18,9 +18,10 @@ from tests.fuzz.campaign import CAMPAIGN
 from tests.fuzz.cases import Case
 from tests.fuzz.explore import Tally, explore, keep
 from tests.fuzz.judge import judge
+from tests.fuzz.kills import kill_and_resume
 from tests.support.models import ROOT
 
-AT_ONCE = 100  # cases of a target before the next one's turn
+AT_ONCE = 50  # cases of a target before the next one's turn
 KEPT = ROOT / "build" / "fuzz"
 
 
@@ -30,11 +31,26 @@ def main() -> int:
     parser.add_argument("case", nargs="?", type=Path, help="a case that was kept")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--targets", nargs="*", default=list(CAMPAIGN), choices=list(CAMPAIGN))
+    parser.add_argument("--kills", type=int, default=50, help="how many times runs are killed (default: 50)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="prunescope-fuzz-") as place:
+    with tempfile.TemporaryDirectory(prefix="prunescope-fuzz-") as name:
+        place = Path(name)
         if args.case is not None:
-            return _again(args.case, Path(place) / "place")
-        return _fuzz(args.targets, 60 * args.minutes, Path(place) / "place")
+            return _again(args.case, place / "place")
+        failed = _fuzz(args.targets, 60 * args.minutes, place / "place") if args.minutes else 0
+        return _kill(args.kills, place / "kills") or failed
+
+
+def _kill(kills: int, place: Path) -> int:
+    place.mkdir()
+    number, began = random.getrandbits(32), time.monotonic()
+    try:
+        count = kill_and_resume(place, kills, random.Random(number))
+    except AssertionError as error:
+        print(f"killed at random moments by the seed {number}: {error}")
+        return 1
+    print(f"{count.kills} kills, {count.runs} runs came through, {time.monotonic() - began:.0f} seconds")
+    return 0
 
 
 def _again(file: Path, place: Path) -> int:

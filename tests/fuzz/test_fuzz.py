@@ -6,6 +6,9 @@ that fails lies in build/fuzz, and `python -m tests.fuzz FILE` tries it again.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -51,3 +54,11 @@ def test_a_valid_file_and_a_few_others(tried: Judge, target: str) -> None:
         [*kept, *tally.faults, *(one.detail[-3000:] for _, one in tally.faults.values())]
     )
     assert tally.cases >= CASES[target] * 0.8
+
+
+def test_runs_come_through_being_killed(tmp_path) -> None:
+    words = [sys.executable, "-m", "tests.fuzz", "--minutes", "0", "--kills", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 kills" in done.stdout

@@ -48,13 +48,11 @@ JOBS = {
 
 def make(root: Path) -> None:
     """Write all of them into an empty folder."""
-    for name, arch in (("tiny", ARCH), ("small", SMALL)):
-        write_bundle(root / name, random_vit(arch), PREPROCESS, name=name, report={})
+    make_inputs(root)
     state = dict(random_vit(ARCH).state_dict())
     torch.save({"model": state, "epoch": 3}, root / "weights.pth")
     torch.save(state, root / "old.pt", _use_new_zipfile_serialization=False)
     save_file(state, root / "weights.safetensors")
-    _write_images(root / "set")
     _zip(root / "set", root / "set.zip")
     for side in ("train", "test"):
         (root / "cifar").mkdir(exist_ok=True)
@@ -62,8 +60,13 @@ def make(root: Path) -> None:
     with contextlib.chdir(root):
         for name, job in JOBS.items():
             _run(Path("runs", name), job)
-    with contextlib.suppress(OSError):
-        shutil.rmtree(root / "cache")
+
+
+def make_inputs(root: Path) -> None:
+    """Write the models and images of runs."""
+    for name, arch in (("tiny", ARCH), ("small", SMALL)):
+        write_bundle(root / name, random_vit(arch), PREPROCESS, name=name, report={})
+    _write_images(root / "set")
 
 
 def _write_images(folder: Path) -> None:

@@ -32,6 +32,7 @@ MODES = (
     "La",
 )
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "TGA", "PCX", "EPS", "DDS")
+_BOMB = zlib.compress(b"\0" * 5_000_000)
 SIZES = ((1, 1), (3, 5), (1, 90), (1, 150), (64, 64), (0, 5), (300, 3))
 
 
@@ -94,8 +95,7 @@ def png_chunks(draw: st.DrawFn, content: bytes) -> bytes:
             kind = draw(
                 st.sampled_from([b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"zTXt", b"acTL", b"fdAT", b"gAMA"])
             )
-            bomb = zlib.compress(b"\0" * 5_000_000)
-            chunks.insert(i, (kind, draw(st.sampled_from([b"", b"\0" * 7, b"x\0\0" + bomb, bomb]))))
+            chunks.insert(i, (kind, draw(st.sampled_from([b"", b"\0" * 7, b"x\0\0" + _BOMB, _BOMB]))))
     return content[:8] + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
