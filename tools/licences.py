@@ -6,6 +6,7 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs" / "licences.md"
@@ -66,7 +67,7 @@ def table(listed: dict[str, tuple[str, str]]) -> str:
     return _HEAD + "".join(rows)
 
 
-def _stated(package: metadata.PackageMetadata) -> str:
+def _stated(package: Any) -> str:
     """An SPDX expression, else what the classifiers say, else the first line of the free text."""
     classifiers = [
         one.split(" :: ")[-1] for one in package.get_all("Classifier", []) if one.startswith("License")

@@ -50,9 +50,9 @@ def measure_sensitivities(
         stream = _DenseStream(stored, model, batches)
         for index, widths in enumerate(model.arch.blocks):
             curves = {}
-            for place, name in enumerate(BUDGETED_STRUCTURES):
+            for number, name in enumerate(BUDGETED_STRUCTURES):
                 progress(
-                    "Measuring sensitivities", (index + place / len(BUDGETED_STRUCTURES)) / model.arch.depth
+                    "Measuring sensitivities", (index + number / len(BUDGETED_STRUCTURES)) / model.arch.depth
                 )
                 kept = measured_widths(getattr(widths, name))[: None if name in structures else 1]
                 kl = [stream.divergence(narrow(index, name, width), index) for width in kept[1:]]

@@ -95,6 +95,7 @@ class Judge:
         return process
 
     def _answered(self, process: subprocess.Popen[str], patience: float) -> bool:
+        assert process.stdout is not None
         return bool(select.select([process.stdout], [], [], patience)[0])
 
     def _killed(self, why: str, seconds: float, peak: int) -> Outcome:

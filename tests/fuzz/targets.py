@@ -29,8 +29,9 @@ from pruning.files import OutputError
 from pruning.jobs import open_reading, read_report, read_timings
 from pruning.jobs.survey import read_survey
 from pruning.progress import Cancelled
-from pruning.runs import FinishedRun, folder, is_finished, launch, read_metrics
+from pruning.runs import FinishedRun, folder, is_finished, read_metrics
 from pruning.runs.process import execute
+from pruning.runs.queue import spawn
 from tests.fuzz.valid import PREPROCESS
 from tests.support.models import random_images
 
@@ -206,7 +207,7 @@ def prepare() -> None:
     setup()
     torch.set_num_threads(1)
     command_line.ProgressBars = _PatientBars
-    launch._COMMAND = (sys.executable, "-S", "-c", "pass")
+    spawn.COMMAND = (sys.executable, "-S", "-c", "pass")
 
 
 TARGETS: dict[str, Callable[[Sequence[str]], int | None]] = {

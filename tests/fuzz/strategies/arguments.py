@@ -76,7 +76,8 @@ def words(draw: st.DrawFn) -> tuple[str, ...]:
     needed = [one for one in actions if one.required or one.dest in ("out", "qk")]
     others = [one for one in actions if one not in needed]
     chosen = needed + draw(st.lists(st.sampled_from(others), max_size=3, unique_by=id))
-    odd = draw(st.sets(st.sampled_from(range(len(chosen))), max_size=2)) if chosen else set()
+    count = draw(st.sampled_from([0, 1, 1, 1, 2]))
+    odd = {draw(st.sampled_from(range(len(chosen)))) for _ in range(count)} if chosen else set()
     found: list[str] = []
     for i, action in enumerate(chosen):
         if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
@@ -84,6 +85,6 @@ def words(draw: st.DrawFn) -> tuple[str, ...]:
             continue
         value = draw(_bad(action) if i in odd else _good(action))
         found.append(f"{action.option_strings[0]}={value}" if action.option_strings else value)
-    if draw(st.integers(0, 15)) == 0:
+    if draw(st.integers(0, 30)) == 0:
         found.insert(draw(st.integers(0, len(found))), draw(anything))
     return (name, *found)

@@ -168,8 +168,12 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path: Path) -
 def test_a_run_killed_between_two_figures_of_a_step_keeps_the_first(tmp_path: Path, again: str) -> None:
     """A checkpoint may fall between them: what came before it is not reported again."""
     names = ("loss", "gap", "top1")
-    lines = [point(4, **{name: 1.0}) for name in names] + [point(8, **{name: 1.0}) for name in names[:2]]
-    lines += [point(8, 2, **{name: 2.0}) for name in names[names.index(again) :]]
+
+    def figure(name: str, step: int, attempt: int, value: float) -> str:
+        return metrics.Point("Training", step, 0.0, attempt, {name: value}).to_json()
+
+    lines = [figure(name, 4, 1, 1.0) for name in names] + [figure(name, 8, 1, 1.0) for name in names[:2]]
+    lines += [figure(name, 8, 2, 2.0) for name in names[names.index(again) :]]
     (tmp_path / metrics.METRICS).write_text("".join(lines))
     found = metrics.read_metrics(tmp_path)
     assert [found.curve(name)[0] for name in names] == [[4, 8]] * 3
