@@ -66,7 +66,7 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
     except _ZIP_ERRORS as error:
         if begins_as_zip:
-            raise ValueError(f"{path.name} is a damaged or truncated zip: {_one_line(error)}") from error
+            raise ValueError(f"{path.name} is a damaged or truncated zip ({_one_line(error)})") from error
         raise ValueError(f"{path.name} is not a zip: images come in a folder or in a zip of one") from error
 
 

@@ -73,9 +73,9 @@ def typed(value: Any, kind: Any, place: str = "") -> Any:
         made = msgspec.convert(value, kind, strict=True, str_keys=True)
     except msgspec.ValidationError as error:
         raise ValueError(_sentence(error, value, kind, place)) from error
-    except UnicodeEncodeError as error:  # a value may be such text, the name of a field may not
+    except UnicodeEncodeError as error:  # msgspec reads text where a whole number belongs
         where = f"`{place}`" if place else "this"
-        raise ValueError(f"{where} has a field whose name is not UTF-8 text") from error
+        raise ValueError(f"{where} holds text that is not UTF-8 where a number belongs") from error
     if type(value) in _HOLDERS:
         _require_known(value, made, place)
     return made

@@ -142,6 +142,7 @@ def test_a_flaw_is_a_sentence(tmp_path: Path, changes: dict[str, Any], sentence:
         (b'{"name": "a", "align": 1, "align": 2}', "`align` stands twice in one object"),
         (b'{"name": "a", "amount": 1e999}', "`amount` must be a finite number, got inf"),
         (b"{}", "`name` is missing"),
+        (b'{"name": "a", "align": "\\ud800"}', " holds text that is not UTF-8 where a number belongs"),
     ],
 )
 def test_a_damaged_text_is_a_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:

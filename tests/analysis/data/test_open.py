@@ -240,6 +240,12 @@ def test_numbers(tmp_path: Path) -> None:
     assert images.classes[11] == "class 11"
 
 
+def test_a_number_of_thousands_of_digits_is_no_class(tmp_path: Path) -> None:
+    packed = make_zip(tmp_path / "set.zip", {"9" * 5000 + "/0.png": b"", "1/0.png": b""})
+    with pytest.raises(ValueError, match="none of them a class of the model"):
+        open_data(packed, PETS, 3)
+
+
 def test_sorted_order(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "set.zip", {"b/0.png": b"", "c/0.png": b"", "a/": b""})
     assert labels(open_data(path, PLAIN, 3)) == {"b/0.png": 1, "c/0.png": 2}  # an empty class counts
@@ -361,7 +367,7 @@ def test_no_zip(tmp_path: Path) -> None:
 def test_truncated_zip(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", many({"cat": 5, "dog": 5}))
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"^a\.zip is a damaged or truncated zip: "):
+    with pytest.raises(ValueError, match=r"^a\.zip is a damaged or truncated zip \("):
         open_data(path, PLAIN, 2)
 
 

@@ -230,7 +230,7 @@ def test_a_table_for_people(capsys) -> None:
         ([*PRUNE, "--budget-gmacs", "0.1", "--qk", "0.5"], "a budget, or ratios or a preset, not both"),
         ([*PRUNE, "--budget-gmacs", "0.1", "--budget-ms", "5"], "got gmacs and ms"),
         ([*PRUNE, "--budget-params", "-3"], "above 0, got -3"),
-        ([*PRUNE, "--budget-params", "many"], "invalid float value"),
+        ([*PRUNE, "--budget-params", "many"], "must be a number, got 'many' (see"),
         ([*PRUNE, "--budget-batch", "8"], "a budget is one of gmacs, params, ms, got none"),
         ([*PRUNE, "--budget-gmacs", "0.1", "--method", "ablation"], "cannot narrow a single block"),
         (
@@ -246,6 +246,14 @@ def test_a_table_for_people(capsys) -> None:
             "NAME=VALUE",
         ),
         (["evaluate", "--model", "demo", "--data", "demo", "--limit", "0"], "at least 1 image"),
+        (["evaluate", "--model", "demo", "--data", "demo", "--limit", "1.5"], "a whole number, got '1.5'"),
+        (["evaluate", "--model", "demo", "--data", "demo", "--seed", "9" * 5000], "a whole number, got '999"),
+        ([*BENCH, "--batch", "1,,2"], "argument --batch: must be a whole number, got ''"),
+        ([*BENCH, "--backend", "x" * 500], f"must be one of torch, onnx, got '{'x' * 79}…' (see"),
+        ([*PRUNE, "--qk", "0.5", "--option", "y" * 500], f"must be NAME=VALUE, got '{'y' * 79}…' (see"),
+        ([*PRUNE, "--remove-heads", "z" * 500], f"written BLOCK.HEAD, such as 3.2, got '{'z' * 79}…' (see"),
+        ([*PRUNE, "--remove-heads", "9" * 5000 + ".0"], "written BLOCK.HEAD, such as 3.2, got '999"),
+        (["runs", "--root", "a\0b"], "contains a null byte, which no path can"),
         *[
             ([*BENCH, option, value], f"{name} must be at least 1 and at most {most}, got")
             for option, name, most, values in (
