@@ -17,7 +17,7 @@ from pruning.cut.plan import BlockPlan, Indices, Plan
 def cut(model: ViT, plan: Plan) -> ViT:
     """Return a new, smaller model with the parts that the plan keeps; `model` is not changed.
 
-    Its logits equal those of `mask(model, plan)`.
+    Weights stay of their number format, on their device. Its logits equal those of `mask(model, plan)`.
 
     Raises:
         ValueError: the plan was made for another architecture.
@@ -29,8 +29,7 @@ def cut(model: ViT, plan: Plan) -> ViT:
         for axis, indices in _kept(model, plan, name):
             part = part.index_select(axis, indices.to(value.device))
         kept[name] = part.clone()
-    small.load_state_dict(kept)
-    small.to(next(model.parameters()).device)
+    small.load_state_dict(kept, assign=True)  # which keeps number formats and devices as they are
     return small.train(model.training)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,20 @@ def test_cut_equals_mask(what: str, variant: ViT) -> None:
     else:
         masked = masked[:, list(plan.embed)]
     torch.testing.assert_close(small, masked, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_number_format_stays(dtype: torch.dtype, tiny: ViT) -> None:
+    """Of the weights and of the logits, in the smaller model and in the masked one."""
+    model, plan = copy.deepcopy(tiny).to(dtype), random_plan(tiny, RATIOS["everything"])
+    images = random_images(TINY).to(dtype)
+    with torch.no_grad():
+        small, masked, exact = cut(model, plan), mask(model, plan), cut(tiny, plan)
+        assert {value.dtype for value in small.state_dict().values()} == {dtype}
+        assert small(images).dtype == masked(images).dtype == dtype
+        tolerance = {torch.float64: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}[dtype]
+        for one in (small, masked):
+            torch.testing.assert_close(one(images).float(), exact(images.float()), atol=tolerance, rtol=1e-3)
 
 
 @pytest.mark.parametrize("what", RATIOS)
