@@ -28,7 +28,7 @@ from analysis.models import Preprocess
 from analysis.paths import NotAllowedError, is_allowed, quoted, read_regular, user_path
 
 MOST_ENTRIES = 5_000_000  # files and folders of one set, several times as many as in ImageNet-1k
-LISTING_SECONDS = 10  # after which a folder that is listed must have turned out to hold images, mostly
+LISTING_SECONDS = 5  # after which a folder that is listed must have turned out to hold images, mostly
 DEEP = (*FORMATS["PNG"], *FORMATS["TIFF"], *FORMATS["PPM"], *FORMATS.get("JPEG2000", ()))  # more than 8 bits
 WHITES = (1023, 4095, 16383)  # of 10, 12 and 14 bits
 SAMPLED = 32  # images that are looked at for that
