@@ -133,7 +133,7 @@ def _listed(path: Path) -> _Listed:
 
 def _image_set(name: str, listed: _Listed, preprocess: Preprocess, num_classes: int) -> ImageSet:
     path, names = listed.path, listed.names
-    index_of, classes = match_folders(
+    index_of, classes, assumed = match_folders(
         listed.where, _top_folders(names), listed.folders, preprocess, num_classes
     )
     labels = tuple(index_of[name.partition("/")[0]] for name in names)
@@ -144,7 +144,7 @@ def _image_set(name: str, listed: _Listed, preprocess: Preprocess, num_classes: 
         if path.is_dir()
         else ZippedImages(path, names, members, white)
     )
-    notes = [_left_out(listed)]
+    notes = [assumed, _left_out(listed)]
     if white < MOST_GREY:
         notes.append(f"the greyscale images of {listed.where} are read as of {white.bit_length()} bits")
     return ImageSet(name, classes, source, labels, tuple(range(len(names))), tuple(filter(None, notes)))

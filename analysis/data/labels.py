@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from analysis.models import Preprocess
 
 
+class Matched(NamedTuple):
+    """The logit index of each class folder in use, a name for every logit, and what was assumed."""
+
+    index_of: dict[str, int]
+    classes: tuple[str, ...]
+    assumed: str | None = None
+
+
 def match_folders(
     where: str, used: Sequence[str], folders: Sequence[str], preprocess: Preprocess, num_classes: int
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The logit index of each class folder in use, and a name for every logit.
+) -> Matched:
+    """Which logits the class folders in use stand for.
 
     The first rule that applies is used: WordNet ids, for a model with 1000 classes; the names in
     `preprocess.labels`, ignoring case and treating spaces and underscores alike; class numbers; and,
@@ -23,19 +32,27 @@ def match_folders(
         ValueError: the folders are not classes of the model.
     """
     if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", folder) for folder in used):
-        return _by_wordnet(where, used, preprocess)
+        return Matched(*_by_wordnet(where, used, preprocess))
     labels = preprocess.labels if len(preprocess.labels) == num_classes else ()
     logits = tuple(labels) or tuple(f"class {i}" for i in range(num_classes))
     named = _by_name(used, labels)
     if len(named) == len(used):
-        return named, logits
+        return Matched(named, logits)
     if not named:
         if all(folder.isdecimal() and len(folder) < 9 and int(folder) < num_classes for folder in used):
-            return {folder: int(folder) for folder in used}, logits
+            return Matched({folder: int(folder) for folder in used}, logits)
         for known in (used, folders):
             if not num_classes or (len(known) == num_classes and _are_anonymous(labels)):
-                return {folder: i for i, folder in enumerate(known)}, tuple(known)
+                order = {folder: i for i, folder in enumerate(known)}
+                return Matched(order, tuple(known), _by_order(where, known) if num_classes else None)
     raise ValueError(_mismatch(where, used, [f for f in used if f not in named], labels, num_classes))
+
+
+def _by_order(where: str, known: Sequence[str]) -> str:
+    return (
+        f"the model does not name its classes, so the class folders of {where} are taken for them in this "
+        f"order: {_some(known, 10)}"
+    )
 
 
 def _by_wordnet(

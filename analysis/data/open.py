@@ -89,7 +89,7 @@ def _open_scenes(preprocess: Preprocess, num_classes: int, split: str) -> ImageS
     split = split if split in counts else "test"
     count = counts[split]
     shapes = scenes.CLASSES
-    index_of, classes = match_folders("the demo data", shapes, shapes, preprocess, num_classes)
+    index_of, classes, _ = match_folders("the demo data", shapes, shapes, preprocess, num_classes)
     folders = [shapes[i % len(shapes)] for i in range(count)]
     names = tuple(f"{folder}/{split}-{i:05d}" for i, folder in enumerate(folders))
     labels = tuple(index_of[folder] for folder in folders)

@@ -65,7 +65,7 @@ READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", READERS.keys() - {"cifar10"})
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "cifar10"])
 def test_what_lies_in_a_shared_folder_opens(kind: str, places: tuple[Path, Path]) -> None:
     name, reader = READERS[kind]
     reader(str(places[0] / name))

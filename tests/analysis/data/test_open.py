@@ -663,6 +663,10 @@ def test_parts_that_share_images_are_refused_before_training(tmp_path: Path) -> 
 # ---- what is assumed, and what is left out
 
 
+def named(*labels: str) -> Preprocess:
+    return Preprocess((8, 8), labels=labels)
+
+
 def deep(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(values.astype(np.uint16)).save(buffer, "PNG")
@@ -680,7 +684,7 @@ def test_scans_of_few_bits_are_not_black(
     """A 12-bit X-ray in a 16-bit file: shades are those of 12 bits, alike in all images of the set."""
     ramp = np.tile(np.linspace(0, white, 8), (8, 1))
     files = {"sick/1.png": deep(ramp), "sound/1.png": deep(ramp // 2), "sound/2.png": deep(ramp)}
-    images = open_data(make(tmp_path / "set", files), PLAIN, 2)
+    images = open_data(make(tmp_path / "set", files), named("sick", "sound"), 2)
     for place, share in ((0, 1.0), (1, 0.5)):
         got = np.asarray(images.image(place))[0, :, 0]
         assert np.abs(got - share * np.linspace(0, 255, 8)).max() <= 1
@@ -692,7 +696,7 @@ def test_greyscale_of_eight_bits_and_dark_colours_are_read_as_they_are(tmp_path:
     grey = io.BytesIO()
     Image.new("L", (8, 8), 40).save(grey, "PNG")
     files = {"a/1.png": grey.getvalue(), "b/1.png": picture((7, 0, 0)), "b/2.png": b"no image"}
-    images = open_data(make_folder(tmp_path / "set", files), PLAIN, 2)
+    images = open_data(make_folder(tmp_path / "set", files), named("a", "b"), 2)
     assert images.notes == ()
     assert [images.image(i).getpixel((0, 0)) for i in range(2)] == [(40, 40, 40), (7, 0, 0)]
 
@@ -700,7 +704,7 @@ def test_greyscale_of_eight_bits_and_dark_colours_are_read_as_they_are(tmp_path:
 @both
 def test_files_that_are_left_out_are_counted(make: Make, tmp_path: Path) -> None:
     files = {**many({"a": 1, "b": 1}), "a/x.HEIC": b"", "b/y.heic": b"", "b/list": b"", "about.txt": b""}
-    images = open_data(make(tmp_path / "set", files), PLAIN, 2)
+    images = open_data(make(tmp_path / "set", files), named("a", "b"), 2)
     assert images.notes == ("left out of set, as no images that can be read: 2 .heic, 1 without extension",)
 
 
@@ -713,7 +717,7 @@ def test_less_common_formats_are_read(extension: str, format: str, tmp_path: Pat
     for label, colour in (("a", (200, 30, 30)), ("b", (30, 30, 200))):
         (tmp_path / "set" / label).mkdir(parents=True)
         Image.new("RGB", (16, 16), colour).save(tmp_path / "set" / label / f"1.{extension}", format)
-    images = open_data(tmp_path / "set", PLAIN, 2)
+    images = open_data(tmp_path / "set", named("a", "b"), 2)
     assert [np.asarray(images.image(i))[8, 8].argmax() for i in range(2)] == [0, 2] and images.notes == ()
 
 
@@ -728,3 +732,15 @@ def test_listing_a_whole_disk_ends_early(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(folders, "MOST_ENTRIES", 39)
     with pytest.raises(ValueError, match=r"set holds more than 39 files: choose the folder"):
         open_data(tmp_path / "set", PLAIN, 2)
+
+
+def test_that_classes_are_taken_in_order_is_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", many({"dog": 1, "cat": 1}))
+    said = (
+        "the model does not name its classes, so the class folders of set are taken for them in this order: "
+    )
+    assert open_data(root, PLAIN, 2).notes == (f"{said}cat, dog",)
+    assert open_data(root, named("LABEL_0", "LABEL_1"), 2).notes == (f"{said}cat, dog",)
+    assert open_data(root, named("dog", "cat"), 2).notes == ()
+    assert open_data(root, PLAIN, 0).notes == ()
+    assert open_data(make_folder(tmp_path / "numbers", many({"0": 1, "1": 1})), PLAIN, 2).notes == ()
