@@ -22,7 +22,7 @@ from tests.fuzz.targets import NEEDS, TARGETS
 from tests.support.models import ROOT
 
 CASES = dict.fromkeys(CAMPAIGN, 60) | {
-    "command": 120,
+    "command": 60,
     "resumed": 15,
     "finished": 40,
     "image": 150,
@@ -56,6 +56,7 @@ def test_a_valid_file_and_a_few_others(tried: Judge, target: str) -> None:
     assert tally.cases >= CASES[target] * 0.8
 
 
+@pytest.mark.slow
 def test_runs_come_through_being_killed(tmp_path) -> None:
     words = [sys.executable, "-m", "tests.fuzz", "--minutes", "0", "--kills", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
