@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -236,6 +236,7 @@ class Loop:
             self.ema.module.load_state_dict(state["ema"])
         self.objective.load_state_dict(state["objective"])
         self.epoch, self.step, self.untested = state["epoch"], state["step"], state["untested"]
+        self.figures = _read_figures(state.get("figures", []))  # earlier checkpoints have none
         if self.done and not self.optimizer.state:
             raise ValueError("the optimiser has no moments")
         set_random_state(state["random"])
@@ -257,5 +258,18 @@ class Loop:
             "epoch": self.epoch,
             "step": self.step,
             "untested": self.untested,
+            "figures": [{name: float(value) for name, value in row.items()} for row in self.figures],
             "random": random_state(),
         }
+
+
+def _read_figures(rows: Any) -> list[Mapping[str, float | Tensor]]:
+    """The figures of steps that no report has told yet.
+
+    Raises:
+        ValueError: they are of another form.
+    """
+    plain = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if not plain or not all(type(value) is float for row in rows for value in row.values()):
+        raise ValueError("figures must be numbers by name")
+    return list(rows)

@@ -453,6 +453,21 @@ def test_cancelled_and_resumed(cancel_at: int, tiny: ViT, tmp_path: Path) -> Non
     assert len(monitor.shares) == 13 - (cancel_at - 1)
 
 
+@pytest.mark.parametrize("cancel_at", [2, 3, 4])
+def test_a_report_after_a_resumption_tells_the_steps_before_it(
+    cancel_at: int, tiny: ViT, tmp_path: Path
+) -> None:
+    """A point of a curve is a mean since the last one, wherever the training was left off."""
+    images, whole, broken = image_set(tmp_path), Recorder(), Recorder(tmp_path, cancel_at)
+    train(tiny, images, PREPROCESS, Objective(), LIVELY, monitor=whole)
+    with pytest.raises(Cancelled):
+        train(tiny, images, PREPROCESS, Objective(), LIVELY, monitor=broken)
+    assert not broken.figures
+    resumed = Recorder(tmp_path)
+    train(tiny, images, PREPROCESS, Objective(), LIVELY, monitor=resumed)
+    assert resumed.curve("loss") == whole.curve("loss")
+
+
 class Counting(Objective):
     """Draws from the global stream and keeps state, as an objective may."""
 
@@ -646,6 +661,7 @@ def _other_forms(state: State) -> dict[str, Callable[[], object]]:
         "no random state": lambda: state.update(random={"python": 1}),
         "random state of another form": lambda: state["random"].update(python=[1, 2]),
         "text": lambda: state.update(untested="no"),
+        "figures that are text": lambda: state.update(figures=[{"loss": "low"}]),
     }
 
 
