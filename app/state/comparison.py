@@ -77,13 +77,13 @@ def open_path(path: str) -> str:
     run = next((place for place in (folder, folder.parent) if is_file(place / runs.JOB)), None)
     if run is not None:
         found = session_runs.open_folder(str(run))
-        said = finished_runs.flaw(found)
-        if said is not None:
-            raise ValueError(said)
         if found.bundle is None:
             raise ValueError(
                 f"{found.name} is {found.state}: only a run that has left a model can be compared"
             )
+        said = finished_runs.flaw(found)
+        if said is not None:
+            raise ValueError(said)
         return str(found.folder)
     if not is_bundle(folder):
         raise ValueError(f"{folder} is neither a run folder nor a bundle")

