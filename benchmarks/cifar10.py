@@ -326,7 +326,7 @@ def run(bench: Bench, epochs: Sequence[float], more: float, seeds: list[int]) ->
         start = _round(bench, recipes, phases[-1][1].loaded if phases else None)
         phases.append((begun, start))
         begun += bench.seen(recipes[-1])
-    rows = [Row("Dense, the common start", (start,), f"{begun:,}")]
+    rows = [Row("Dense, the common start", tuple(phase for _, phase in phases), f"{begun:,}")]
     columns: list[Column] = [("Start", phases)]
     for seed in seeds:
         added, drawn = further(bench, start, recipes, begun, more, seed)
@@ -418,8 +418,8 @@ def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
         f"and as many value channels and neurons as needed for {100 * REMOVED:.0f} % fewer parameters; half "
         f"of its further images are used by ADMM before the cut. Spectral: widths found for a budget of as "
         f"many parameters. Changes are against the dense model trained on as many images with the same seed: "
-        f"paired, with their 95 % interval and the exact McNemar test. {seconds} are counted from the common "
-        f"start and include pruning. Seeds: {seeds}.\n\n"
+        f"paired, with their 95 % interval and the exact McNemar test. {seconds} of "
+        f"the further models are counted from the common start and include pruning. Seeds: {seeds}.\n\n"
     )
     curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images during training:\n\n{curves}"
     return words + table([*head, seconds], rows) + curve
