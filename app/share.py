@@ -150,7 +150,7 @@ def _limit(named: Sequence[Path]) -> None:
     atexit.register(shutil.rmtree, uploads, ignore_errors=True)
     tempfile.tempdir = uploads
     _named[:] = [absolute(folder) for folder in named]
-    own = [runs_root(), DEMO, cache_folder(), Path(uploads)]
+    own = [runs_root(), DEMO.parent, cache_folder(), Path(uploads)]  # assets: the demo and the presets
     os.environ[LIMIT] = os.pathsep.join(str(absolute(folder)) for folder in [*_named, *own])
 
 

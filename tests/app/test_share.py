@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ from app import share
 from pruning.jobs import BenchJob, Job, RecoverJob
 from pruning.runs import folder as runs
 from tests.support.fake_runs import folder_of
+from tests.support.models import ROOT
 
 
 @pytest.fixture
@@ -134,6 +137,13 @@ def test_the_processes_it_starts_are_limited_too(places: tuple[Path, Path]) -> N
     assert str(places[0]) in folders and str(places[1]) not in folders
     assert str(runs.runs_root()) in folders
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_run_starts_in_a_limited_process(places: tuple[Path, Path]) -> None:
+    """Its command line reads the presets, which are files of the app."""
+    words = [sys.executable, "-m", "pruning", "runs", "--json"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
 
 
 def test_uploads_are_bounded_in_number_and_bytes(places, monkeypatch: pytest.MonkeyPatch) -> None:
