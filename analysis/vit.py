@@ -197,7 +197,9 @@ class Architecture:
         except RecursionError as error:
             raise ValueError("this is nested too deeply to be read as JSON") from error
         except ValueError as error:
-            raise ValueError(f"this cannot be read as JSON: {error}") from error
+            long = "Exceeds the limit" in str(error)  # Python reads numbers of some thousand digits only
+            reason = "a number in it has thousands of digits" if long else error
+            raise ValueError(f"this cannot be read as JSON: {reason}") from error
         if isinstance(data, dict):
             _require_version(data.pop("version", 0))
         found = _fields(cls, data)

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from analysis.data.image_set import ImageSet
-from analysis.data.images import BadImageError
 from analysis.models import Preprocess
 
 
@@ -35,15 +34,15 @@ def batches(
 
 
 def read_ahead(
-    dataset: Dataset[tuple[Tensor, int] | BadImageError], workers: int, **loader: Any
+    dataset: Dataset[tuple[Tensor, int] | ValueError], workers: int, **loader: Any
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a data set whose items may be a `BadImageError` in place of an unreadable image.
+    """Batches of a data set whose items may be a `ValueError` in place of an image that cannot be used.
 
     `workers` processes prefetch batches; with 0 they are read in this process. `loader` are options of
     torch's DataLoader.
 
     Raises:
-        BadImageError: on reaching the batch with the unreadable image.
+        ValueError: on reaching the batch with that image; a `BadImageError` if it cannot be read.
     """
     # An exception raised in a worker process arrives with its whole traceback in the message. So the
     # worker returns the exception as a value instead, and it is raised here.
@@ -56,26 +55,26 @@ def read_ahead(
 _Sample = tuple[Tensor, int]
 
 
-class _Tensors(Dataset[_Sample | BadImageError]):
+class _Tensors(Dataset[_Sample | ValueError]):
     def __init__(self, images: ImageSet, preprocess: Preprocess) -> None:
         self.images, self.preprocess = images, preprocess
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i: int) -> _Sample | BadImageError:
+    def __getitem__(self, i: int) -> _Sample | ValueError:
         try:
             return self.preprocess(self.images.image(i)), self.images.label(i)
-        except BadImageError as error:
+        except ValueError as error:
             return error
 
 
-def _collate(samples: list[_Sample | BadImageError]) -> Any:
-    return next((s for s in samples if isinstance(s, BadImageError)), None) or default_collate(samples)
+def _collate(samples: list[_Sample | ValueError]) -> Any:
+    return next((s for s in samples if isinstance(s, ValueError)), None) or default_collate(samples)
 
 
 def _unwrap(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     for batch in loader:
-        if isinstance(batch, BadImageError):
+        if isinstance(batch, ValueError):
             raise batch
         yield batch[0], batch[1]

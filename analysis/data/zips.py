@@ -52,7 +52,7 @@ def list_zip(path: Path) -> dict[str, str]:
             )
         if member.flag_bits & 1:
             raise ValueError(f"{path.name} is encrypted: create a zip of the images without a password")
-        names["/".join(inside.parts) + "/" * member.is_dir()] = member.filename
+        names["/".join(inside.parts) + "/" * member.filename.endswith("/")] = member.filename
     return names
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -39,12 +39,21 @@ def _random(preprocess: Preprocess, strong: bool, mirror: bool) -> Callable[[Ima
         steps.append(transforms.RandomHorizontalFlip())
     if strong:
         grey = tuple(round(255 * value) for value in preprocess.mean)
-        steps.append(rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": grey}))
+        changes = rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": grey})
+        for one in changes.ops:
+            if one.name == "PosterizeIncreasing":
+                one.level_fn = partial(_one_bit_at_least, one.level_fn)
+        steps.append(changes)
     steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
     if strong:
         steps.append(RandomErasing(probability=0.25, mode="pixel", device="cpu"))
     composed: Callable[[Image.Image], Tensor] = transforms.Compose(steps)
     return composed
+
+
+def _one_bit_at_least(bits: Callable[[float, Any], tuple[int]], level: float, hparams: Any) -> tuple[int]:
+    """How many bits of a colour stay: at the highest level timm keeps none, which Pillow refuses [ours]."""
+    return (max(bits(level, hparams)[0], 1),)
 
 
 class _Crop:

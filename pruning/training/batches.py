@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from analysis.data import BadImageError, ImageSet, read_ahead
+from analysis.data import ImageSet, read_ahead
 from analysis.models import Preprocess
 from pruning.seeding import fingerprint, seeded
 from pruning.training.augment import augmentation
@@ -85,19 +85,19 @@ class _Places(Sampler[list[Place]]):
                     yield [(epoch, index) for index in share]
 
 
-class _Augmented(Dataset[tuple[Tensor, int] | BadImageError]):
+class _Augmented(Dataset[tuple[Tensor, int] | ValueError]):
     """Images of a set, changed at random as their place says."""
 
     def __init__(self, images: ImageSet, preprocess: Preprocess, strength: str, seed: int) -> None:
         self.images, self.preprocess, self.strength, self.seed = images, preprocess, strength, seed
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, int] | BadImageError:
+    def __getitem__(self, place: Place) -> tuple[Tensor, int] | ValueError:
         epoch, index = place
         # a mirrored photo shows the same thing; a mirrored scene is none that could be rendered
         change = augmentation(self.preprocess, self.strength, mirror=not self.images.rendered)
         try:
             image = self.images.image(index)
-        except BadImageError as error:
+            with seeded("augment", self.seed, epoch, index):
+                return change(image), self.images.label(index)
+        except ValueError as error:
             return error
-        with seeded("augment", self.seed, epoch, index):
-            return change(image), self.images.label(index)

@@ -149,23 +149,24 @@ def _require_line(code: int, out: str, err: str) -> None:
     lines = err.splitlines()
     if code not in (0, 1, 2):
         raise Unclear(f"the exit code is {code}")
-    if code and (out or len(lines) != 1):
+    ends = [line for line in lines if line.startswith(_ENDS)]
+    if code and (out or ends != lines[-1:]):  # notes of the work may stand before it
         raise Unclear(f"exit code {code} with the output {out!r:.200} and the lines {lines!r:.1000}")
-    if code and not lines[0].startswith(("error: ", "cancelled", "interrupted")):
-        raise Unclear(lines[0])
     if not all(line.replace("\u00a0", " ").isprintable() and len(line) < 1100 for line in lines):
         raise Unclear(f"these are no lines for a terminal: {lines!r:.500}")
-    if code and (said := unclear(lines[0])):
-        raise Unclear(f"a word of the inside of a library: {said} in {lines[0]!r}")
+    if code and (said := unclear(lines[-1])):
+        raise Unclear(f"a word of the inside of a library: {said} in {lines[-1]!r}")
 
 
 # ---- what no user should read
 
+_ENDS = ("error: ", "cancelled", "interrupted")
 _INNER = (
+    *("Traceback", "Caught ", "Error:"),
     *("invalid parse", "invalid int value", "invalid float value", "invalid _", "embedded null", "zip()"),
     *("argument 1", "argument 2", "positional argument", "not subscriptable", "object is not", "unsupported"),
     *("has no attribute", "invalid literal", "could not convert", "Expected `", "out of range for"),
-    *("too many values", "not enough values", "unhashable", "codec can't", "size of tensor", "NoneType"),
+    *("too many values", "not enough values", "unhashable", "codec can't", "size of tensor", "'NoneType'"),
     *("Overflow", "too large to convert", "must be real number", "RuntimeError", "TypeError", "KeyError"),
     *("Exceeds the limit", "invalid load key", "TORCH_CHECK", "mat1 and mat2", "dictionary update"),
 )

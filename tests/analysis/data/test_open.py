@@ -537,6 +537,27 @@ def test_worker_reports_a_bad_image_in_one_sentence(tmp_path: Path) -> None:
         list(batches(open_data(path, PLAIN, 1), PLAIN, 2, workers=1))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_too_narrow_for_the_model_is_one_sentence(workers: int, tmp_path: Path) -> None:
+    narrow = io.BytesIO()
+    Image.new("RGB", (1, 100)).save(narrow, "PNG")
+    path = make_folder(tmp_path / "a", {**many({"cat": 2}), "cat/x.png": narrow.getvalue()})
+    wide = Preprocess((2000, 2000))
+    with pytest.raises(ValueError, match=r"^an image of 1 x 100 pixels would be resized [^\n]+$"):
+        list(batches(open_data(path, wide, 1), wide, 1, workers=workers))
+
+
+def test_a_file_without_a_name_in_a_zip_is_no_image(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", many({"cat": 2}))
+    packed = bytearray(path.read_bytes())
+    start = packed.rindex(b"PK\x01\x02")  # of the last file's entry, whose name becomes part of its comment
+    size = int.from_bytes(packed[start + 28 : start + 30], "little")
+    packed[start + 28 : start + 30] = bytes(2)
+    packed[start + 32 : start + 34] = size.to_bytes(2, "little")
+    path.write_bytes(packed)
+    assert len(open_data(path, PLAIN, 1)) == 1
+
+
 def test_limit_takes_a_sample(zipped: ImageSet) -> None:
     ((images, label),) = batches(zipped, PLAIN, limit=6)
     assert sorted(label.tolist()) == [0, 0, 0, 0, 1, 1]

@@ -248,6 +248,8 @@ def test_a_table_for_people(capsys) -> None:
         (["evaluate", "--model", "demo", "--data", "demo", "--limit", "0"], "at least 1 image"),
         (["evaluate", "--model", "demo", "--data", "demo", "--limit", "1.5"], "a whole number, got '1.5'"),
         (["evaluate", "--model", "demo", "--data", "demo", "--seed", "9" * 5000], "a whole number, got '999"),
+        ([*PRUNE, "--qk", "0.5", "--method=--"], "argument --method: needs a value, got '--'"),
+        (["estimate", "--model", "demo", "--qk=--"], "argument --qk: needs a value, got '--'"),
         ([*BENCH, "--batch", "1,,2"], "argument --batch: must be a whole number, got ''"),
         ([*BENCH, "--backend", "x" * 500], f"must be one of torch, onnx, got '{'x' * 79}…' (see"),
         ([*PRUNE, "--qk", "0.5", "--option", "y" * 500], f"must be NAME=VALUE, got '{'y' * 79}…' (see"),

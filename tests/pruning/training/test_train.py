@@ -28,7 +28,7 @@ from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
 from pruning.progress import Cancelled
 from pruning.seeding import State, random_state, seeded, set_random_state
-from pruning.training.augment import Mixing
+from pruning.training.augment import Mixing, augmentation
 from pruning.training.batches import Order, feed
 from pruning.training.checkpoint import CHECKPOINTS, load_checkpoint, save_checkpoint
 from pruning.training.objective import Objective
@@ -402,6 +402,21 @@ def test_bad_image(tiny: ViT, workers: int, tmp_path: Path) -> None:
     (tmp_path / "images" / "3" / "1.png").write_bytes(b"no image")
     with pytest.raises(BadImageError, match=r"^3/1.png is not an image"):
         train(tiny, images, PREPROCESS, Objective(), replace(LIVELY, workers=workers))
+
+
+def test_strong_changes_keep_a_bit_of_each_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the highest level timm posterizes to no bit at all, which Pillow refuses."""
+    from timm.data import auto_augment
+
+    change: Any = augmentation(PREPROCESS, "strong", mirror=False)
+    (drawn,) = [step for step in change.transforms if isinstance(step, auto_augment.RandAugment)]
+    (one,) = [op for op in drawn.ops if op.name == "PosterizeIncreasing"]
+    picture = Image.new("RGB", (8, 8), (200, 100, 50))
+    for level in (0, 3, 9, 10):
+        one.prob, one.magnitude, one.magnitude_std = 1.0, level, 0
+        assert one(picture).getpixel((0, 0)) == tuple(
+            value & ~(2 ** (8 - max(4 - int(level / 10 * 4), 1)) - 1) for value in (200, 100, 50)
+        )
 
 
 def test_mixing_by_its_formula() -> None:
