@@ -30,6 +30,11 @@ class NotAllowedError(ValueError):
     """A path is outside of the folders to which this process is limited; the message does not tell more."""
 
 
+def is_bare_name(text: str) -> bool:
+    """Whether a text names no folder, as the name of a model does; it could be a file in this one, too."""
+    return Path(text).name == text and text not in ("", ".", "..")
+
+
 def user_path(text: str | Path, name: str = "the path") -> Path:
     """The file or folder that a user named; `~` and `~user` are expanded. It need not exist.
 
@@ -74,15 +79,18 @@ def _folders(text: str) -> tuple[Path, ...]:
     return tuple(absolute(Path(folder)) for folder in text.split(os.pathsep) if folder)
 
 
-def is_allowed(path: Path) -> bool:
-    """Whether this process may use a path: always, unless it is limited to folders that do not hold it.
+def may_be_path(text: str) -> bool:
+    """Whether the name of a model may be taken for a path, too: not a bare one in a limited process.
 
-    The name of something that is not there, without any folder, may be the name of a model and is allowed.
+    Looking whether it is a folder would tell what lies in the folder that the process runs in.
     """
+    return allowed_folders() is None or not is_bare_name(text)
+
+
+def is_allowed(path: Path) -> bool:
+    """Whether this process may use a path: always, unless it is limited to folders that do not hold it."""
     folders = allowed_folders()
     if folders is None:
-        return True
-    if path.name == str(path) and path.name not in ("", ".", "..") and not os.path.lexists(path):
         return True
     try:
         real = absolute(path)
@@ -113,7 +121,7 @@ def is_there(path: Path) -> bool:
 def _mode(path: Path) -> int:
     """The kind of what is at a path, 0 if nothing is; `Path.is_file` and the like raise for some paths."""
     try:
-        return path.stat().st_mode
+        return path.stat().st_mode if is_allowed(path) else 0
     except (OSError, ValueError):
         return 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.models import DEMO, HUB
-from analysis.paths import LIMIT, absolute, allowed_folders, is_file, user_path
+from analysis.paths import LIMIT, absolute, allowed_folders, is_file, may_be_path, user_path
 from pruning.cache import cache_folder
 from pruning.runs import MOST_WAITING, runs_root
 
@@ -100,10 +100,40 @@ def require_allowed(job: Any) -> None:
         ValueError: it names something else.
     """
     named = [getattr(job, name, None) for name in _PATHS]
-    named += [said for pair in getattr(job, "models", ()) for said in pair]
+    pairs = getattr(job, "models", ())
+    named += [said for pair in pairs for said in pair]
+    models = {getattr(job, "model", None), getattr(job, "teacher", None), *(pair[0] for pair in pairs)}
     for said in filter(None, named):
         if is_shared() and said != "demo" and not said.startswith(HUB):
-            user_path(said.removeprefix("cifar10:"), "the path")
+            path = said.removeprefix("cifar10:")
+            if said not in models or may_be_path(said):
+                user_path(path, "the path")
+
+
+def require_own(folder: Path) -> None:
+    """Check that a run is one of this server's, which alone visitors may resume and cancel.
+
+    Raises:
+        ValueError: it lies elsewhere; it would not wait for the others, and write into a shared folder.
+    """
+    if is_shared() and folder.parent != runs_root():
+        raise ValueError(
+            "This run lies in a shared folder: it can only be looked at, not resumed or cancelled."
+        )
+
+
+def require_upload_room(size: int) -> None:
+    """Check that another upload of so many bytes may be kept on disk for a session.
+
+    Raises:
+        ValueError: those of all sessions leave no room.
+    """
+    if is_shared() and _bytes_in(Path(tempfile.gettempdir())) + size > MOST_UPLOAD_MB * 2**20:
+        raise ValueError("There is no room for more uploads: try again later.")
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if is_file(file))
 
 
 def require_room(folder: Path, size: int) -> None:
@@ -114,7 +144,7 @@ def require_room(folder: Path, size: int) -> None:
     """
     if not is_shared():
         return
-    kept = sum(file.stat().st_size for file in folder.rglob("*") if is_file(file))
+    kept = _bytes_in(folder)
     if kept + size > MOST_KEPT_MB * 2**20:
         raise ValueError(
             f"The images and weights uploaded for earlier runs take up {kept / 2**20:,.0f} MB of at most "

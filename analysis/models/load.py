@@ -16,7 +16,7 @@ from analysis.models.convert import UnsupportedModelError, architecture_of, from
 from analysis.models.preprocess import CHANNELS, Preprocess
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
 from analysis.models.weights import read_weights, require_header
-from analysis.paths import user_path
+from analysis.paths import may_be_path, user_path
 from analysis.vit import Architecture, ViT
 
 __all__ = [
@@ -160,6 +160,8 @@ def _bundle_folder(name: str) -> Path | None:
     if name == "demo":
         return DEMO
     if not name or name.startswith(HUB):
+        return None
+    if not may_be_path(name):
         return None
     folder = user_path(name, "the model")
     is_path = name in (".", "..") or "/" in name or "\\" in name

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import wording
 from app.parts import feedback
-from app.state import finished_runs, session
+from app.state import finished_runs, session, session_runs
 from app.state.session_runs import POLL, forget_listed, is_news, listed
 from pruning import runs
 from pruning.jobs import BenchJob, RecoverJob
@@ -28,13 +28,12 @@ BADGES: dict[str, tuple[str, Any]] = {
 
 def _cancel(folder: Path) -> None:
     with feedback.sentences():
-        runs.cancel(folder)
+        session_runs.cancel(folder)
 
 
 def _resume(folder: Path) -> None:
     with feedback.sentences():
-        runs.resume(folder)
-    forget_listed()
+        session_runs.resume(folder)
 
 
 # ---- showing

@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from analysis.paths import user_path
+from analysis.paths import may_be_path, quoted, user_path
 from app import wording
 from app.state import address, session, uploads
 from app.state.session import Choice
@@ -79,8 +79,8 @@ def _is_upload(spec: str | None) -> bool:
 def _read(asked: dict[str, str]) -> Choice:
     named: dict[str, Any] = {name: said for name, said in asked.items() if name != "limit"}
     limit = asked.get("limit", str(Choice.limit))
-    if not (limit.isdecimal() and int(limit) > 0):
-        raise ValueError(f"limit must be a whole number of at least 1, got {limit!r}")
+    if not (limit.isdecimal() and len(limit) < 10 and int(limit) > 0):
+        raise ValueError(f"limit must be a whole number of at least 1, got {quoted(limit)}")
     chosen = Choice(**named, limit=int(limit))
     return replace(chosen, data=None) if chosen.data == NO_IMAGES else chosen
 
@@ -90,7 +90,7 @@ def _fill_form(chosen: Choice) -> None:
     state = st.session_state
     if chosen.model == "demo":
         state["model-source"] = "demo"
-    elif is_bundle(user_path(chosen.model, "the model")):
+    elif may_be_path(chosen.model) and is_bundle(user_path(chosen.model, "the model")):
         state["model-source"], state["bundle-folder"] = "bundle", chosen.model
     else:
         state["model-source"], state["model-name"] = "name", chosen.model

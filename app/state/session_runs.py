@@ -99,6 +99,31 @@ def begin(job: Any) -> Run:
     return found
 
 
+def resume(folder: Path) -> None:
+    """Start a run again.
+
+    Raises:
+        ValueError: it cannot be, or visitors may not.
+        OutputError: its folder cannot be written to.
+    """
+    share.require_own(folder)
+    share.require_allowed(runs.read(folder).job)
+    with _starting:
+        runs.resume(folder, most_waiting=share.most_waiting())
+    forget_listed()
+
+
+def cancel(folder: Path) -> None:
+    """Ask for the end of a run.
+
+    Raises:
+        ValueError: it is not at work, or visitors may not.
+        OutputError: its folder cannot be written to.
+    """
+    share.require_own(folder)
+    runs.cancel(folder)
+
+
 def lasting(job: Any, *, copy: bool = True) -> Any:
     """The job with paths at which its uploaded files outlive this session.
 

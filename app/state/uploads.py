@@ -14,10 +14,12 @@ import streamlit as st
 from PIL import Image
 
 from analysis.data import BadImageError, read_image
+from app import share
 from app.state.viewed_image import ViewedImage
 
 MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64}
 MAX_PHOTOS = 16
+_LONGEST = 200  # bytes of a name; file systems allow 255
 KEPT_SIDE = 1536  # pixels of a photo's longer side: three times what the largest model takes
 
 
@@ -50,11 +52,21 @@ def save_upload(upload: Any, kind: str) -> str:
     content = upload.getbuffer()
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     folder = workspace() / digest
-    path = folder / Path(upload.name).name
+    path = folder / _file_name(upload.name)
     if not path.exists():
+        share.require_upload_room(upload.size)
         folder.mkdir(exist_ok=True)
         path.write_bytes(content)
     return str(path)
+
+
+def _file_name(name: str) -> str:
+    """The name under which an upload is kept: that of the file, without folders, and not too long."""
+    given = Path(name.replace("\0", "")).name
+    if given in ("", ".", ".."):
+        return "upload"
+    stem, suffix = Path(given).stem, Path(given).suffix
+    return given if len(given.encode(errors="replace")) <= _LONGEST else f"{stem[:40]}{suffix[:10]}"
 
 
 def _require_small(upload: Any, kind: str) -> None:

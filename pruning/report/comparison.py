@@ -22,7 +22,7 @@ from analysis.measure import (
     paired_change,
 )
 from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, architecture
-from analysis.paths import user_path
+from analysis.paths import may_be_path, user_path
 from analysis.vit import Architecture
 from pruning.bundle import Report, is_bundle
 from pruning.cut import Indices, Plan, kept_heads
@@ -228,6 +228,8 @@ def aligned(
 def _weights_file(name: str, weights: str | None) -> Path | None:
     if weights:
         file = user_path(weights, "the weights file")
+    elif not (name == "demo" or may_be_path(name)):
+        return None
     else:
         folder = DEMO if name == "demo" else user_path(name, "the model")
         file = folder / WEIGHTS_FILE

@@ -14,7 +14,7 @@ from pruning.jobs import registry
 from pruning.runs import folder as runs
 from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
-from pruning.runs.status import Status, this_host
+from pruning.runs.status import MOST_AT_ONCE, Status, this_host
 
 
 def run_folder(run: Run | Path | str) -> Path:
@@ -36,8 +36,8 @@ def runs_at_once(given: int | None) -> int:
     if given is None and not text.isdecimal():
         raise ValueError(f"PRUNESCOPE_AT_ONCE must be a number of runs, got {text!r}")
     number = int(text) if given is None else given
-    if number < 1:
-        raise ValueError(f"at least 1 run must be allowed at once, got {number}")
+    if not 1 <= number <= MOST_AT_ONCE:
+        raise ValueError(f"at least 1 run must be allowed at once, and at most {MOST_AT_ONCE}, got {number}")
     return number
 
 

@@ -125,8 +125,8 @@ def is_held(path: Path) -> bool:
     """Whether a live process holds the lock on this file; writes nothing, and locks for a moment at most."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
-    except OSError:
-        return False  # no such file, or not readable
+    except (OSError, ValueError):
+        return False  # no such file, not readable, or no name of a file
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False

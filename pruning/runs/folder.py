@@ -186,7 +186,7 @@ def alive(folder: Path, status: Status) -> bool:
         return True
     beat = status.beat
     if status.waiting:
-        dispatcher = dispatcher_lock(folder.parent, status.host, status.device)
+        dispatcher = dispatcher_lock(folder.parent, status)
         if is_held(dispatcher):
             return True
         beat = _modified(dispatcher)
@@ -199,9 +199,9 @@ def is_recent(beat: float) -> bool:
     return abs(time.time() - beat) < STALE
 
 
-def dispatcher_lock(root: Path, host: str | None, device: str | None) -> Path:
-    """The file that the dispatcher of a device locks while it lives (see queue/dispatch.py)."""
-    return root / f".{host}-{device}-queue.lock"
+def dispatcher_lock(root: Path, status: Status) -> Path:
+    """The file that the dispatcher of a waiting run locks while it lives (see queue/dispatch.py)."""
+    return root / f".{status.host}-{status.device}-queue{status.limits}.lock"
 
 
 def report(run: Run) -> Report | None:

@@ -50,18 +50,18 @@ def start(
     return runs.read(folder)
 
 
-def resume(run: Run | Path | str, *, at_once: int | None = None) -> Run:
+def resume(run: Run | Path | str, *, at_once: int | None = None, most_waiting: int = MOST_WAITING) -> Run:
     """Restart a run that was cancelled, interrupted or failed; training continues from its checkpoint.
 
     Raises:
-        ValueError: it is done or already running, or the folder has no job.
+        ValueError: it is done or already running, the folder has no job, or `most_waiting` runs wait.
         OutputError: the folder cannot be written to.
     """
     folder = run_folder(run)
     with writing_to(folder), claimed_folder(folder) as lock:
         status = restarted_status(runs.read(folder), at_once)
         _require_room(folder)
-        require_short_queue(folder.parent)
+        require_short_queue(folder.parent, most_waiting)
         replace_text(folder / runs.STATUS, status.to_json())
         start_or_queue(folder, lock)
     return runs.read(folder)

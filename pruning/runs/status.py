@@ -11,6 +11,7 @@ from typing import ClassVar
 from analysis.formats import Stored
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
+MOST_AT_ONCE = 256  # runs on one device
 ACTIVE = ("queued", "running")  # only while the process is alive
 
 
@@ -22,7 +23,8 @@ class Status(Stored):
     `queued` is when the run was last started or resumed, `began` when it left the queue, `beat` its last
     heartbeat. `figures` are the latest values of its curves, `attempt` counts its starts. Relative paths of
     the job start from `workdir`; `at_once` runs may share the device. A run that is `waiting` is queued and
-    has no process yet: the dispatcher of its device (queue/dispatch.py) starts one when its turn comes.
+    has no process yet: the dispatcher of its device (queue/dispatch.py) starts one when its turn comes, under
+    the `limits` of whoever started the run.
 
     Raises:
         ValueError: a value of the wrong type, an unknown state, or `at_once` below 1.
@@ -50,6 +52,7 @@ class Status(Stored):
     epoch: float | None = None
     workdir: str | None = None
     waiting: bool = False
+    limits: str = ""
     figures: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,12 @@ class Status(Stored):
             raise ValueError(f"`state` must be one of {', '.join(STATES)}, got {self.state!r:.60}")
         if self.at_once < 1:  # such a run would wait for ever
             raise ValueError(f"`at_once` must be at least 1, got {self.at_once}")
+        if self.at_once > MOST_AT_ONCE:
+            raise ValueError(f"`at_once` must be at most {MOST_AT_ONCE}, got {self.at_once}")
+        for name in ("host", "device", "limits"):  # which become parts of names of files
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[\w.-]{0,255}", value):
+                raise ValueError(f"`{name}` must be letters, digits, dots and dashes, got {value!r:.60}")
 
 
 def this_host() -> str:

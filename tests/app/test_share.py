@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +21,12 @@ from analysis.models.load import DEMO, architecture, load
 from analysis.models.preprocess import Preprocess
 from analysis.models.weights import read_weights
 from app import share
+from app.state import comparison, session_runs, uploads
+from pruning.cut import Ratios
 from pruning.jobs import BenchJob, Job, RecoverJob
 from pruning.runs import folder as runs
-from tests.support.fake_runs import folder_of
-from tests.support.models import ROOT
+from pruning.runs.queue import turns
+from tests.support.fake_runs import folder_of, status, wait_for
 
 
 @pytest.fixture
@@ -139,11 +140,91 @@ def test_the_processes_it_starts_are_limited_too(places: tuple[Path, Path]) -> N
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def test_a_run_starts_in_a_limited_process(places: tuple[Path, Path]) -> None:
-    """Its command line reads the presets, which are files of the app."""
-    words = [sys.executable, "-m", "pruning", "runs", "--json"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+def test_a_run_of_a_visitor_comes_to_its_end(places: tuple[Path, Path]) -> None:
+    """Its process is limited, and reads files of the app."""
+    run = session_runs.begin(Job("demo", "demo", "l1", ratios=Ratios(mlp=0.5), limit=10))
+    done = wait_for(lambda: (found := runs.read(run.folder)).state not in ("queued", "running") and found)
+    assert done.state == "done", runs.log(run.folder)
+    assert done.status.limits == turns.limits() != ""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind not in ("model", "architecture")])
+def test_a_bare_name_does_not_tell_what_lies_in_the_servers_folder(kind, places, monkeypatch) -> None:
+    private = places[1]
+    monkeypatch.chdir(private)
+    name, reader = READERS[kind]
+    (private / "weights.pth").touch()
+    there, missing = ("weights.pth", "other.pth") if kind == "weights" else (name, "other")
+    said = []
+    for text in (there, missing):
+        with pytest.raises(paths.NotAllowedError) as caught:
+            reader(text)
+        said.append(str(caught.value).replace(repr(text), "NAME"))
+    assert said[0] == said[1] and str(private) not in said[0]
+
+
+def test_a_bare_name_is_that_of_a_model_alone(places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(places[1])
+    said = []
+    for name in ("demo copy", "demo other"):
+        with pytest.raises(ValueError, match=name) as caught:
+            load(name)
+        said.append(str(caught.value).replace(name, "NAME"))
+    assert said[0] == said[1]
+    assert architecture("deit_tiny_patch16_224").depth == 12
+
+
+def test_whether_there_is_a_run_above_a_shared_folder_is_not_told(places: tuple[Path, Path]) -> None:
+    shared = places[0]
+    for there in (False, True):
+        if there:
+            (shared.parent / runs.JOB).write_text("{}")
+        with pytest.raises(ValueError, match="is neither a run folder nor a bundle"):
+            comparison.open_path(str(shared))
+
+
+def test_only_the_servers_own_runs_are_resumed_and_cancelled(places, tmp_path: Path) -> None:
+    for act in (session_runs.resume, session_runs.cancel):
+        with pytest.raises(ValueError, match="lies in a shared folder"):
+            act(places[0] / "run")
+    own = folder_of(tmp_path, name="own")
+    with pytest.raises(ValueError, match="is interrupted; only"):
+        session_runs.cancel(own)
+
+
+def test_resuming_is_bounded_as_starting_is(places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr("pruning.runs.resume", lambda folder, most_waiting: given.append(most_waiting))
+    session_runs.resume(folder_of(tmp_path, name="own"))
+    assert given == [share.MOST_WAITING_SHARED]
+
+
+def test_runs_of_other_limits_have_another_dispatcher(places, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited = turns.limits()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with_hub = turns.limits()
+    monkeypatch.delenv(paths.LIMIT)
+    assert len({limited, with_hub, turns.limits()}) == 3 and turns.limits() == ""
+    root = Path("runs")
+    of = lambda limits: runs.dispatcher_lock(root, status(host="a", device="cpu", limits=limits))
+    assert of(limited) != of("")
+
+
+def test_uploads_on_disk_are_bounded_and_named_safely(places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.state.memo.st.session_state", {})
+    monkeypatch.setattr(share, "MOST_UPLOAD_MB", 1)
+
+    def send(name: str, size: int) -> Path:
+        content = io.BytesIO(os.urandom(size))
+        upload = SimpleNamespace(name=name, size=size, getbuffer=content.getbuffer)
+        return Path(uploads.save_upload(upload, "images"))
+
+    for name in ("a" * 300 + ".zip", "é" * 200 + ".zip", "..", "", "x/../y\0.zip"):
+        file = send(name, 100_000)
+        assert file.is_file() and file.is_relative_to(uploads.workspace())
+        assert file.suffix == (".zip" if name.endswith(".zip") else "")
+    with pytest.raises(ValueError, match="no room for more uploads"):
+        send("big.zip", 700_000)
 
 
 def test_uploads_are_bounded_in_number_and_bytes(places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,11 +248,11 @@ def test_uploads_are_bounded_in_number_and_bytes(places, monkeypatch: pytest.Mon
 
 def test_uploads_that_runs_keep_are_bounded(places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(share, "MOST_KEPT_MB", 1)
-    (tmp_path / "kept" / "a").mkdir(parents=True)
-    (tmp_path / "kept" / "a" / "photos.zip").write_bytes(bytes(600_000))
-    share.require_room(tmp_path / "kept", 1000)
+    (tmp_path / "runs" / "kept" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "kept" / "a" / "photos.zip").write_bytes(bytes(600_000))
+    share.require_room(tmp_path / "runs" / "kept", 1000)
     with pytest.raises(ValueError, match=r"take up 1 MB of at most 1"):
-        share.require_room(tmp_path / "kept", 600_000)
+        share.require_room(tmp_path / "runs" / "kept", 600_000)
 
 
 def test_without_share_every_path_opens_and_loopback_is_all_it_listens_on(

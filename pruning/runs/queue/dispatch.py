@@ -3,7 +3,8 @@
 A run whose turn it is when it is started gets its process at once. Otherwise its status says that it is
 waiting, and a dispatcher is started if there is none: a process that looks at the folder of runs, starts
 the runs whose turn has come, and ends when none is waiting. It holds a lock while it lives, which is how
-others see that the waiting runs are not forgotten.
+others see that the waiting runs are not forgotten. Its runs inherit what it may open (`analysis.paths`), so
+that there is one dispatcher for each device and each such limit.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from pruning.runs import folder as runs
 from pruning.runs.file_lock import FileLock
 from pruning.runs.folder import Run
 from pruning.runs.queue.spawn import spawn_dispatcher, spawn_run
-from pruning.runs.queue.turns import POLL, device, queued_runs, turn_has_come
+from pruning.runs.queue.turns import POLL, device, limits, queued_runs, turn_has_come
 from pruning.runs.status import Status, this_host
 
 MOST_WAITING = 100  # runs in one folder
+_READING = 0.3  # seconds: longer than a reader holds a lock that it looks at
 _PATIENCE = 30.0  # seconds: starting a process takes far less
 
 
@@ -50,13 +52,13 @@ def start_or_queue(folder: Path, lock: FileLock) -> None:
         OSError: the folder of runs cannot be written to, or no process could be started.
     """
     with _one_at_a_time(folder.parent):
-        status = replace(runs.read_status(folder), device=device())
+        status = replace(runs.read_status(folder), device=device(), limits=limits())
         if turn_has_come(folder, status, queued_runs(folder.parent)):
             spawn_run(folder, lock)
             return
         replace_text(folder / runs.STATUS, replace(status, waiting=True).to_json())
-        with FileLock(runs.dispatcher_lock(folder.parent, status.host, status.device)) as dispatcher:
-            if dispatcher.take(patience=0):
+        with FileLock(runs.dispatcher_lock(folder.parent, status)) as dispatcher:
+            if dispatcher.take(_READING):
                 spawn_dispatcher(folder.parent, dispatcher)
 
 
@@ -83,7 +85,7 @@ def run_dispatcher(root: Path, handle: int) -> None:
     Raises:
         ValueError: the handle does not belong to the dispatcher's lock.
     """
-    mine = runs.dispatcher_lock(root, this_host(), device())
+    mine = runs.dispatcher_lock(root, _own_status())
     with FileLock(mine) as lock:
         lock.adopt(handle)
         while not _finished(root, lock):
@@ -107,7 +109,12 @@ def _finished(root: Path, lock: FileLock) -> bool:
 
 
 def _is_mine(status: Status) -> bool:
-    return status.waiting and (status.host, status.device) == (this_host(), device())
+    return status.waiting and (status.host, status.device, status.limits) == (this_host(), device(), limits())
+
+
+def _own_status() -> Status:
+    """The status of a run that this process would start."""
+    return Status("queued", 0.0, 0.0, 0.0, host=this_host(), device=device(), limits=limits())
 
 
 def _start(folder: Path) -> None:

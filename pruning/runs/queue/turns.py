@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from analysis.paths import is_file
+from analysis.paths import LIMIT, is_file
 from pruning.runs import folder as runs
 from pruning.runs.file_lock import FileLock, is_held
 from pruning.runs.status import Status
+from pruning.seeding import fingerprint
 
 POLL = 0.5  # seconds
 
@@ -29,6 +30,12 @@ def device() -> str:
     if torch.cuda.is_available():
         return "cuda-" + re.sub(r"\W+", "-", os.environ.get("CUDA_VISIBLE_DEVICES") or "0")
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def limits() -> str:
+    """What tells processes that may open different folders apart, as part of a file's name."""
+    text = os.environ.get(LIMIT)
+    return "" if text is None else f"-{fingerprint(text, os.environ.get('HF_HUB_OFFLINE'))}"
 
 
 def queued_runs(root: Path) -> Queue:

@@ -183,7 +183,7 @@ def test_what_has_not_come_to_its_end_is_resumed(state: str, monkeypatch: pytest
     assert app.dataframe[0].value["State"].tolist() == [state]
     assert ("the disk was full" in text(app)) == (state == "failed")
     resumed: list[Path] = []
-    monkeypatch.setattr(runs_face, "resume", resumed.append)
+    monkeypatch.setattr(runs_face, "resume", lambda folder, most_waiting: resumed.append(folder))
     app.button(key="run-panel-resume").click().run()
     assert resumed == [run.folder]
     assert not app.exception

@@ -26,7 +26,7 @@ PATIENCE = 20.0  # seconds, in which every reader must answer
 def is_noticed(file: str, way: str) -> bool:
     """Whether a finished run is not sound after that; its curves, for one, are read on their own."""
     if file in ("metrics.jsonl", "status.json"):
-        return file == "status.json" and way not in ("missing", "absurd")
+        return file == "status.json" and way != "missing"
     return (file, way) not in {
         ("bundle/report.json", "missing"),
         ("bundle/report.json", "an empty object"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ def state(run: Run) -> str:
 
 
 def lock_of_dispatcher(root: Path) -> Path:
-    return runs.dispatcher_lock(root, this_host(), turns.device())
+    return runs.dispatcher_lock(root, status(host=this_host(), device=turns.device()))
 
 
 def processes(root: Path) -> dict[int, str]:
@@ -87,7 +88,7 @@ def test_runs_whose_dispatcher_was_killed_say_so_and_can_be_resumed(tmp_path: Pa
 
 def test_a_run_that_is_cancelled_while_it_waits_is_never_started(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
-    with FileLock(runs.dispatcher_lock(folder.parent, "here", "cpu")) as lock:
+    with FileLock(runs.dispatcher_lock(folder.parent, status(host="here", device="cpu"))) as lock:
         lock.take()
         write_status(folder, host="here", device="cpu", waiting=True)
         assert runs.read(folder).active and not runs.read(folder).resumable
@@ -101,7 +102,7 @@ def test_a_full_queue_refuses_in_one_sentence(tmp_path: Path, monkeypatch: pytes
     started: list[Path] = []
     monkeypatch.setattr(launch, "start_or_queue", lambda folder, lock: started.append(folder))
     folders = [folder_of(tmp_path, name=f"run {i}") for i in range(3)]
-    with FileLock(runs.dispatcher_lock(tmp_path / "runs", "here", "cpu")) as lock:
+    with FileLock(runs.dispatcher_lock(tmp_path / "runs", status(host="here", device="cpu"))) as lock:
         lock.take()
         for folder in folders:
             write_status(folder, host="here", device="cpu", waiting=True)
@@ -166,3 +167,17 @@ def test_a_clock_that_is_ahead_is_no_sign_of_life(tmp_path: Path) -> None:
     assert runs.read(folder).state == "interrupted"
     write_status(folder, state="running", host="elsewhere", pid=1, beat=time.time() + 20)
     assert runs.read(folder).state == "running"
+
+
+@pytest.mark.parametrize(
+    "damage", [{"host": "a\0b"}, {"host": "\ud800"}, {"device": "../x"}, {"limits": "/"}, {"at_once": 10**6}]
+)
+def test_a_status_that_makes_no_name_of_a_file_is_that_runs_alone(damage, tmp_path: Path) -> None:
+    folder, sound = folder_of(tmp_path), folder_of(tmp_path, name="sound")
+    write_status(sound, state="done")
+    written = status(host="here", device="cpu", waiting=True).to_data() | damage
+    (folder / runs.STATUS).write_text(json.dumps(written))
+    found = {run.name: run for run in runs.list_runs()}
+    assert found["sound"].state == "done" and found["run"].state == "failed"
+    assert next(iter(damage)) in str(found["run"].problem)
+    assert turns.queued_runs(tmp_path / "runs") == []
