@@ -145,7 +145,6 @@ def test_a_run_of_a_visitor_comes_to_its_end(places: tuple[Path, Path]) -> None:
     run = session_runs.begin(Job("demo", "demo", "l1", ratios=Ratios(mlp=0.5), limit=10))
     done = wait_for(lambda: (found := runs.read(run.folder)).state not in ("queued", "running") and found)
     assert done.state == "done", runs.log(run.folder)
-    assert done.status.limits == turns.limits() != ""
 
 
 @pytest.mark.parametrize("kind", [kind for kind in READERS if kind not in ("model", "architecture")])
