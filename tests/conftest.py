@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,3 +115,12 @@ def start_fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for run in runs.list_runs():
         if run.active and run.status.pid:
             os.kill(run.status.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def nothing_hangs() -> Iterator[None]:
+    """End this process where a read waits for ever: no exception could reach it."""
+    timer = threading.Timer(20.0, lambda: os._exit(70))
+    timer.start()
+    yield
+    timer.cancel()

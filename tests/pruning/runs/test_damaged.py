@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,8 @@ from tests.support.damage import DAMAGE, FILES
 from tests.support.models import ROOT, random_vit
 
 PREVIOUS = ROOT / "tests" / "support" / "previous"
-PATIENCE = 20.0  # seconds, in which every reader must answer
+
+pytestmark = pytest.mark.usefixtures("nothing_hangs")
 
 
 def is_noticed(file: str, way: str) -> bool:
@@ -32,15 +30,6 @@ def is_noticed(file: str, way: str) -> bool:
         ("bundle/report.json", "an empty object"),
         ("bundle/plan.json", "missing"),
     }
-
-
-@pytest.fixture(autouse=True)
-def nothing_hangs() -> Iterator[None]:
-    """End this process where a read waits for ever: no exception could reach it."""
-    timer = threading.Timer(PATIENCE, lambda: os._exit(70))
-    timer.start()
-    yield
-    timer.cancel()
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +19,8 @@ from pruning.training.checkpoint import load_checkpoint
 from tests.support.bad_paths import NOT_FILES
 from tests.support.fake_runs import FakeJob, folder_of, write_status
 
-pytestmark = pytest.mark.usefixtures("fake_runs")
-PATIENCE = 10.0  # seconds, in which every reader must answer
+pytestmark = pytest.mark.usefixtures("fake_runs", "nothing_hangs")
 KINDS = [kind for kind in NOT_FILES if kind != "a folder"]
-
-
-@pytest.fixture(autouse=True)
-def nothing_hangs() -> Iterator[None]:
-    """End this process where a read waits for ever: no exception could reach it."""
-    timer = threading.Timer(PATIENCE, lambda: os._exit(70))
-    timer.start()
-    yield
-    timer.cancel()
 
 
 @pytest.mark.parametrize("kind", NOT_FILES)
