@@ -52,7 +52,8 @@ def report(title: str, body: str, write: bool) -> None:
     """Print a section with command, date and machine; with `write`, replace it in RESULTS.md."""
     words = sys.argv[1:]
     if "--keep" in words:  # a folder of this machine
-        del words[words.index("--keep") :][:2]
+        place = words.index("--keep")
+        del words[place : place + 2]
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     section = f"## {title}\n\n`{command}`, {date.today().isoformat()}, {machine()}.\n\n{body.strip()}\n"
     print(section)
