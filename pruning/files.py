@@ -131,13 +131,28 @@ def make_held_folder(parent: Path, prefix: str, mode: int = 0o777) -> tuple[Path
     while True:
         folder = parent / f"{prefix}{uuid.uuid4().hex[:8]}.part"
         folder.mkdir(mode=mode)
-        with suppress(FileNotFoundError):  # swept by another process before it was locked
-            handle = os.open(folder, os.O_RDONLY)
-            with suppress(OSError):  # a disk without locks, where nothing is swept
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if folder.exists():
-                return folder, handle
-            os.close(handle)
+        handle = _held(folder)
+        if handle is not None:
+            return folder, handle
+
+
+def _held(folder: Path) -> int | None:
+    """The handle that holds the lock on a new folder; None if another process took it for a leftover."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        swept = not folder.exists()
+    except BlockingIOError:
+        swept = True  # it is being removed at this moment
+    except OSError:
+        swept = False  # a disk without locks, where nothing is swept
+    if swept:
+        os.close(handle)
+        return None
+    return handle
 
 
 def sweep_held_folders(parent: Path, prefix: str) -> None:

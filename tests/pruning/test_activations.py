@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pruning import files
 from pruning.activations import Activations, sweep
 from pruning.budget.sensitivity import measure_sensitivities, narrow_by_scores
 from pruning.cli.main import main
@@ -84,6 +86,7 @@ def test_sensitivities_leave_nothing_behind(temporary: Path) -> None:
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
+from pruning import files
 from pruning.activations import Activations, sweep
 place = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 held = Activations(place=place)
@@ -145,3 +148,22 @@ def test_what_is_not_ours_is_not_swept(temporary: Path) -> None:
     (temporary / ".prunescope-activations-file").touch()
     sweep()
     assert (mine / "deep").is_dir() and len(list(temporary.iterdir())) == 3
+
+
+def test_a_new_folder_that_is_being_swept_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may take it for a leftover in the moment before it is locked."""
+    taken: list[Path] = []
+    flock = files.fcntl.flock
+
+    def first_refused(handle: int, how: int) -> None:
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            raise BlockingIOError
+        flock(handle, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", first_refused)
+    folder, handle = files.make_held_folder(tmp_path, "x-")
+    assert folder.is_dir() and taken and folder not in taken
+    os.close(handle)

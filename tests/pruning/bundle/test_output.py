@@ -208,7 +208,7 @@ def require_one(said: list[str]) -> int:
 @pytest.mark.parametrize("there", ["nothing", "an empty folder"])
 def test_one_of_several_that_write_a_new_folder(tmp_path: Path, there: str) -> None:
     for attempt in range(20):
-        place, begun = tmp_path / str(attempt), threading.Barrier(4)
+        place, begun = tmp_path / str(attempt), threading.Barrier(4, timeout=60)
         if there == "an empty folder":
             place.mkdir()
 
@@ -224,7 +224,7 @@ def test_one_of_several_that_write_a_new_folder(tmp_path: Path, there: str) -> N
 
 def test_one_of_several_that_replace_a_bundle(bundle: Path, tmp_path: Path) -> None:
     for _ in range(10):
-        begun = threading.Barrier(3)
+        begun = threading.Barrier(3, timeout=60)
 
         def work(number: int, begun: threading.Barrier = begun) -> None:
             with staged_folder(bundle, overwrite=True) as stage:
@@ -252,7 +252,7 @@ def test_one_of_several_that_write_a_file(tmp_path: Path, there: bool) -> None:
 
 def test_one_of_several_that_add_files_to_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_text("an earlier export")
-    begun = threading.Barrier(3)
+    begun = threading.Barrier(3, timeout=60)
 
     def work(number: int) -> None:
         with staged_files(tmp_path) as stage:
