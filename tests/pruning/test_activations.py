@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import signal
@@ -155,7 +156,7 @@ def test_a_new_folder_that_is_being_swept_is_given_up(
 ) -> None:
     """Another process may take it for a leftover in the moment before it is locked."""
     taken: list[Path] = []
-    flock = files.fcntl.flock
+    flock = fcntl.flock
 
     def first_refused(handle: int, how: int) -> None:
         if not taken:
@@ -163,7 +164,7 @@ def test_a_new_folder_that_is_being_swept_is_given_up(
             raise BlockingIOError
         flock(handle, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", first_refused)
+    monkeypatch.setattr(fcntl, "flock", first_refused)
     folder, handle = files.make_held_folder(tmp_path, "x-")
     assert folder.is_dir() and taken and folder not in taken
     os.close(handle)
