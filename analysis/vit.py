@@ -406,10 +406,23 @@ class Attention(nn.Module):
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The fast kernels need Dqk = Dv. Zero channels change neither q k^T nor the first Dv channels
-        # of the result, and padding costs far less than falling back to the slow kernel.
+        # of the result, and padding costs far less than falling back to the slow kernel. CUDA's need rows
+        # that begin at multiples of 16 bytes, too, and fail instead of falling back.
         width = max(self.qk_dim, self.v_dim)
-        q, k, v = (F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in (q, k, v))
+        width += -width % _ALIGNED if q.is_cuda else 0
+        q, k, v = (
+            F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else _aligned(x) for x in (q, k, v)
+        )
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)[..., : self.v_dim]
+
+
+_ALIGNED = 8  # channels
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """The same tensor, copied if it lies on a GPU and one of its rows begins where no kernel can read it."""
+    starts = (x.storage_offset(), *x.stride()[:-1]) if x.is_cuda else ()
+    return x.contiguous() if any(start % _ALIGNED for start in starts) else x
 
 
 def is_plain_linear(module: nn.Module) -> bool:

@@ -48,16 +48,21 @@ def set_random_state(state: State) -> None:
 
 
 @contextmanager
-def seeded(*words: object) -> Iterator[None]:
-    """Seed the CPU's random generators from these words inside the `with`, then restore their state."""
+def seeded(*words: object, numpy: bool = True) -> Iterator[None]:
+    """Seed the CPU's random generators from these words inside the `with`, then restore their state.
+
+    Where nothing draws from numpy's, it may be left as it is: it takes most of the time.
+    """
     seed = int(fingerprint("seed", *words), 16)
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before = random.getstate(), np.random.get_state() if numpy else None, torch.get_rng_state()
     try:
         random.seed(seed)
-        np.random.seed(seed % 2**32)
+        if numpy:
+            np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed % 2**63)  # CPU only: worker processes must not use CUDA
         yield
     finally:
         random.setstate(before[0])
-        np.random.set_state(before[1])
+        if before[1] is not None:
+            np.random.set_state(before[1])
         torch.set_rng_state(before[2])

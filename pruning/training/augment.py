@@ -6,7 +6,10 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -22,8 +25,9 @@ def augmentation(preprocess: Preprocess, strength: str, mirror: bool) -> Callabl
 
     `light` crops at least a third of the image, and mirrors half of them where `mirror` allows it;
     images of up to `SMALL` pixels, which have no detail to zoom into, are padded by an eighth and
-    shifted instead, whatever size the model resizes them to. `strong` is DeiT's recipe: crops from 8 %,
-    RandAugment, random erasing.
+    shifted instead, whatever size the model resizes them to. Its values are bytes, a quarter of what would
+    travel from the processes that read images, and `normalized` turns them into the model's numbers.
+    `strong` is DeiT's recipe: crops from 8 %, RandAugment, random erasing.
     """
     return preprocess if strength == "none" else _random(preprocess, strength == "strong", mirror)
 
@@ -34,21 +38,29 @@ def _random(preprocess: Preprocess, strong: bool, mirror: bool) -> Callable[[Ima
     from timm.data.random_erasing import RandomErasing
     from torchvision import transforms
 
-    steps: list[Any] = [_Crop(preprocess, strong)]
-    if mirror:
-        steps.append(transforms.RandomHorizontalFlip())
+    steps: list[Any] = [_Crop(preprocess, strong, mirror)]
     if strong:
         grey = tuple(round(255 * value) for value in preprocess.mean)
         changes = rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": grey})
         for one in changes.ops:
             if one.name == "PosterizeIncreasing":
                 one.level_fn = partial(_one_bit_at_least, one.level_fn)
-        steps.append(changes)
-    steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
-    if strong:
+        steps += [changes, transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
         steps.append(RandomErasing(probability=0.25, mode="pixel", device="cpu"))
+    else:
+        steps.append(transforms.PILToTensor())
     composed: Callable[[Image.Image], Tensor] = transforms.Compose(steps)
     return composed
+
+
+def normalized(images: Tensor, preprocess: Preprocess) -> Float[Tensor, "B C Y X"]:
+    """A batch as the model takes it: bytes are normalised where they are, other values are by now."""
+    if images.dtype != torch.uint8:
+        return images
+    mean, std = (
+        images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (preprocess.mean, preprocess.std)
+    )
+    return images.float().sub_(255 * mean).div_(255 * std)
 
 
 def _one_bit_at_least(bits: Callable[[float, Any], tuple[int]], level: float, hparams: Any) -> tuple[int]:
@@ -57,23 +69,40 @@ def _one_bit_at_least(bits: Callable[[float, Any], tuple[int]], level: float, hp
 
 
 class _Crop:
-    """A random crop of a photo, or a random shift of a small image, at the model's size."""
+    """A random crop of a photo, or a random shift of a small image, at the model's size; perhaps mirrored."""
 
-    def __init__(self, preprocess: Preprocess, strong: bool) -> None:
+    def __init__(self, preprocess: Preprocess, strong: bool, mirror: bool) -> None:
         from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
         from torchvision import transforms
 
-        self.size, interpolation = preprocess.image_size, preprocess.interpolation
+        self.size, interpolation, self.mirror = preprocess.image_size, preprocess.interpolation, mirror
         share = (0.08 if strong else 0.35, 1.0)
-        margins = (self.size[1] // 8, self.size[0] // 8)  # left and right, top and bottom
+        self.margins = (self.size[0] // 8, self.size[1] // 8)  # top and bottom, left and right
         self.zoom = RandomResizedCropAndInterpolation(self.size, share, (3 / 4, 4 / 3), interpolation)
         self.resize = transforms.Resize(self.size, str_to_interp_mode(interpolation))
-        self.shift = transforms.RandomCrop(self.size, padding=margins, padding_mode="reflect")
 
     def __call__(self, image: Image.Image) -> Image.Image:
         small = min(max(image.size), max(self.size)) <= SMALL
-        changed: Image.Image = self.shift(self.resize(image)) if small else self.zoom(image)
-        return changed
+        mirrored = self.mirror and bool(torch.rand(()) < 0.5)
+        if small:
+            return self._shift(self.resize(image), mirrored)
+        changed: Image.Image = self.zoom(image)
+        return changed.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else changed
+
+    def _shift(self, image: Image.Image, mirrored: bool) -> Image.Image:
+        """As torchvision's RandomCrop with mirrored margins, but without building the larger image."""
+        rows, columns = (
+            _shifted(size, int(torch.randint(-margin, margin + 1, ())))
+            for size, margin in zip(self.size, self.margins, strict=True)
+        )
+        pixels = np.asarray(image).take(rows, 0).take(columns[::-1] if mirrored else columns, 1)
+        return Image.fromarray(pixels)
+
+
+def _shifted(size: int, start: int) -> NDArray[np.intp]:
+    """Which of `size` places is seen at each place after a shift; both ends are mirrors."""
+    places = np.abs(np.arange(start, start + size))
+    return np.where(places < size, places, 2 * (size - 1) - places)
 
 
 class Mixing:

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset, Sampler
 from analysis.data import ImageSet, read_ahead
 from analysis.models import Preprocess
 from pruning.seeding import fingerprint, seeded
-from pruning.training.augment import augmentation
+from pruning.training.augment import augmentation, normalized
 
+CPU = torch.device("cpu")
 Place = tuple[int, int]  # epoch, image of the set
 
 
@@ -56,9 +57,9 @@ def feed(
     start: tuple[int, int],
     epochs: int,
     workers: int,
-    pin: bool = False,
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented images and labels from epoch and step `start` on to the end of the last epoch.
+    """Augmented images and labels on `device`, from epoch and step `start` on to the end of the last epoch.
 
     How an image is changed depends on seed, epoch and image, so that a training which goes on in the
     middle of an epoch sees what an unbroken one sees. `workers` processes read ahead.
@@ -70,7 +71,10 @@ def feed(
         strength = "none" if images.rendered else "light"
     places = _Places(order, start, epochs)
     dataset = _Augmented(images, preprocess, strength, order.seed)
-    return read_ahead(dataset, workers, batch_sampler=places, pin_memory=pin)
+    gpu = device.type == "cuda"
+    for batch, labels in read_ahead(dataset, workers, batch_sampler=places, pin_memory=gpu):
+        moved = batch.to(device, non_blocking=gpu)
+        yield normalized(moved, preprocess), labels.to(device, non_blocking=gpu)
 
 
 class _Places(Sampler[list[Place]]):
@@ -97,7 +101,7 @@ class _Augmented(Dataset[tuple[Tensor, int] | ValueError]):
         change = augmentation(self.preprocess, self.strength, mirror=not self.images.rendered)
         try:
             image = self.images.image(index)
-            with seeded("augment", self.seed, epoch, index):
+            with seeded("augment", self.seed, epoch, index, numpy=self.strength == "strong"):
                 return change(image), self.images.label(index)
         except ValueError as error:
             return error

@@ -127,7 +127,7 @@ class Loop:
 
     def _learn(self, images: Tensor, labels: Tensor, mixing: Mixing) -> None:
         device, number = self.accelerator.device, self.done
-        images, targets = mixing(images.to(device), labels.to(device), number)
+        images, targets = mixing(images, labels, number)
         self.schedule.step_update(number + 1)
         self.prepared.zero_grad()
         with precision_context(self.bf16, device):

@@ -84,7 +84,7 @@ def train(
             start=(loop.epoch, loop.step),
             epochs=options.epochs,
             workers=reading_workers(options, accelerator.device),
-            pin=accelerator.device.type == "cuda",
+            device=accelerator.device,
         )
         mixing = Mixing(options.mixup, options.cutmix, options.smoothing, model.arch.num_classes, seed)
         loop.go(stream, mixing, lambda: _top1(accelerator, loop.result(), test, preprocess, size), known)

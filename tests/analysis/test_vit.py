@@ -51,6 +51,27 @@ def test_only_the_last_block_leaves_tokens_out(tiny: ViT) -> None:
     assert seen == [tiny.arch.num_tokens] * (tiny.arch.depth - 1) + [1]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(
+    "widths", [(1, 5, 2), (13, 7, 3), (20, 27, 3), (27, 27, 3), (36, 36, 3), (64, 64, 3)]
+)
+def test_any_widths_run_on_a_gpu(widths: tuple[int, int, int], bf16: bool) -> None:
+    """Its attention kernels refuse rows that begin in the wrong place, forwards and backwards."""
+    qk, v, heads = widths
+    model = random_vit(replace(TINY, blocks=(BlockWidths(heads, qk, v, 33),) * 2))
+    images = random_images(model.arch)
+    exact = model.double()(images.double()).detach()
+    moved = model.float().cuda()
+    for learns in (False, True):
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16), torch.set_grad_enabled(learns):
+            got = moved(images.cuda())
+        if learns:
+            got.float().square().sum().backward()
+        worst = (got.detach().double().cpu() - exact).abs().max() / exact.abs().max()
+        assert worst < (0.03 if bf16 else 1e-4)
+
+
 def test_padding_keeps_the_fast_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queries, keys and values reach the kernel with one width, whatever theirs is."""
     seen = []

@@ -28,6 +28,7 @@ PLAIN = Training(
     smoothing=0.0,
     ema=0.9,
     workers=0,
+    precision="float32",  # so that formulas hold on a GPU, too
 )
 LIVELY = replace(PLAIN, batch=10, lr=1e-3, augment="light", mixup=0.8, cutmix=1.0, smoothing=0.1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
 from pruning.progress import Cancelled
 from pruning.seeding import State, random_state, seeded, set_random_state
-from pruning.training.augment import Mixing, augmentation
+from pruning.training.augment import Mixing, augmentation, normalized
 from pruning.training.batches import Order, feed
 from pruning.training.checkpoint import CHECKPOINTS, load_checkpoint, save_checkpoint
 from pruning.training.objective import Objective
@@ -387,6 +388,45 @@ def _folder(path: Path) -> Path:
     return path / "0"
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("size", [(24, 40), (7, 64), (96, 96)])
+def test_shifts_are_random_crops_with_mirrored_margins(size: tuple[int, int], mirror: bool) -> None:
+    """Each comes from a place within the margins of the larger image that torchvision builds."""
+    from torchvision.transforms import functional
+
+    small = (min(size[0], 64), min(size[1], 64))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*small, 3), dtype=np.uint8))
+    rows, columns = size[0] // 8, size[1] // 8
+    resized = functional.resize(image, list(size), functional.InterpolationMode.BICUBIC)
+    padded = functional.pil_to_tensor(
+        functional.pad(resized, [columns, rows, columns, rows], padding_mode="reflect")
+    )
+    change, found = augmentation(Preprocess(size), "light", mirror=mirror), set()
+    places = {
+        (y, x, flipped): (crop.flip(-1) if flipped else crop).numpy().tobytes()
+        for y in range(2 * rows + 1)
+        for x in range(2 * columns + 1)
+        for crop in [padded[:, y : y + size[0], x : x + size[1]]]
+        for flipped in (False, True)
+    }
+    known = {content: place for place, content in places.items()}
+    for number in range(60):
+        with seeded("shift", number, numpy=False):
+            found.add(known[change(image).contiguous().numpy().tobytes()])
+    assert {flipped for _, _, flipped in found} == ({False, True} if mirror else {False})
+    assert len(found) > 10 and max(x for _, x, _ in found) > columns > min(x for _, x, _ in found)
+
+
+def test_bytes_are_normalized_as_torchvision_does() -> None:
+    from torchvision import transforms
+
+    values = torch.randint(0, 256, (4, 3, 5, 6), dtype=torch.uint8)
+    seen = Preprocess((5, 6), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    expected = transforms.Normalize(seen.mean, seen.std)(values.float() / 255)
+    torch.testing.assert_close(normalized(values, seen), expected, atol=1e-6, rtol=1e-5)
+    assert normalized(expected, seen) is expected
+
+
 def test_scenes_stay_as_they_are() -> None:
     scenes = open_data("demo", Preprocess((64, 64)), 10, "train")
     order = Order(len(scenes), 2, 1, 0)
@@ -489,7 +529,7 @@ class Counting(Objective):
     steps = 0
 
     def loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, float]]:
-        loss, _ = super().loss(model, images + 0.1 * torch.randn(1), targets)
+        loss, _ = super().loss(model, images + 0.1 * torch.randn(1).to(images.device), targets)
         return loss, {}
 
     def after_step(self, model: ViT, step: int) -> None:
@@ -715,6 +755,22 @@ def test_random_streams_go_on(tmp_path: Path) -> None:
     with seeded("a", 1):
         assert draw() == inside != expected
     assert draw() == expected
+
+
+def test_numpy_may_be_left_out() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    with seeded("a", 1):
+        both = draw()
+    np.random.seed(5)
+    mine = float(np.random.rand())
+    np.random.seed(5)
+    before = random.getstate(), torch.get_rng_state()
+    with seeded("a", 1, numpy=False):
+        got = draw()
+    assert (got[0], got[2]) == (both[0], both[2]) and got[1] == mine
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
 
 
 # ---- other processes
