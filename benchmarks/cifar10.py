@@ -1,30 +1,39 @@
 """CIFAR-10 (JPEG): a dense ViT, and the smaller ones by GOHSP, spectral and SNP, trained equally long.
 
-    PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size transfer --write
-    PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size full --write    # on a GPU, in bfloat16
+    PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size transfer --at-once 4 --write
+    PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size full --write
 
-The common start is a dense model: DeiT-Tiny fine-tuned at 96 x 96 pixels (`transfer`), or a ViT-Small/4
-from scratch (`full`), in rounds of --epochs. Every other model is then trained from it for --more epochs, so
-that all have seen the same number of images: the dense model itself, GOHSP and spectral with 40 % fewer
-parameters (of GOHSP's epochs some come before the cut, the rest after), and on DeiT-Tiny SNP at its
-published preset. All use the same data and recipe, with the common start as teacher.
+Both are for a GPU. The common start is a dense model: DeiT-Tiny fine-tuned at 96 x 96 pixels (`transfer`),
+or a ViT-Small/4 from scratch (`full`), for --epochs. Every other model is then trained from it for --more
+epochs, so that all have seen the same number of images: the dense model itself, GOHSP and spectral with 40 %
+fewer parameters (of GOHSP's epochs some come before the cut, the rest after), and on DeiT-Tiny SNP at its
+published preset. All use the same data and recipe, with the common start as teacher; --at-once says how many
+of them are trained at the same time, each by a process of its own.
 If the script is killed, the same command continues from the last checkpoint in --keep; finished phases are
 not repeated.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from results import ROOT, data_folder, deit_tiny, parser, percent, report, table
 
 from analysis.data import ImageSet, batches, open_training
@@ -42,6 +51,7 @@ from pruning.training import Objective, Recovery, recover, train
 from pruning.wording import paired_points
 
 REMOVED = 0.4  # of the parameters
+ADMM = 0.25  # of GOHSP's further images
 CURVE_IMAGES = 1000  # test images for the curve; the table uses all of them
 CURVE = "curve.jsonl"
 TESTED = "tested.json"
@@ -49,16 +59,13 @@ TESTED = "tested.json"
 
 @dataclass(frozen=True)
 class Size:
-    """A start, the recipes of its training and of the further training, and their lengths in epochs.
-
-    The start may be trained in several rounds, each with a schedule of its own.
-    """
+    """A start, the recipes of its training and of the further training, and their lengths in epochs."""
 
     words: str
     side: int  # pixels
-    rounds: tuple[Recovery, ...]
+    first: Recovery
     further: Recovery
-    epochs: tuple[float, ...]
+    epochs: float
     more: float
     point: int  # at most so many images between two points of the curve
     gohsp: GohspOptions
@@ -108,18 +115,18 @@ class Transfer(Size):
         return LoadedModel(model, whole, "dense", "trained here")
 
 
-# on a CPU, bfloat16 is used where it is fast
-PRECISION = "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "auto"
 FROM_SCRATCH = Recovery(
     batch=512, lr=1e-3, mixup=0.8, cutmix=1.0, smoothing=0.1, augment="strong", soft=0.5, features=0.0
 )
+# after a few epochs the training images are learned by heart, so they are blended
+FINE_TUNING = Recovery(batch=512, lr=5e-4, mixup=0.2, cutmix=1.0, test_every=5)
 SIZES: dict[str, Size] = {
     "full": FromScratch(
         "ViT-Small/4 (12 blocks, 6 heads, E 384) from scratch",
         side=32,
-        rounds=(FROM_SCRATCH,),
+        first=FROM_SCRATCH,
         further=FROM_SCRATCH,
-        epochs=(100.0,),
+        epochs=100,
         more=50,
         point=250_000,
         gohsp=GohspOptions(),
@@ -129,22 +136,55 @@ SIZES: dict[str, Size] = {
     "transfer": Transfer(
         "DeiT-Tiny (LayerNorms rounded), pre-trained on ImageNet-1k, at 96 x 96 pixels (37 tokens)",
         side=96,
-        rounds=(
-            Recovery(batch=128, lr=2e-4, min_lr=0.0, smoothing=0.0, soft=0.0, features=0.0),
-            Recovery(batch=128, lr=3e-4, soft=0.0, features=0.0, precision=PRECISION),
-            # by then nearly all training images are learned by heart, so they are blended
-            Recovery(batch=128, lr=3e-4, mixup=0.1, cutmix=1.0, soft=0.0, features=0.0, precision=PRECISION),
-        ),
-        further=Recovery(batch=128, precision=PRECISION),
-        epochs=(3.0, 5.0, 6.0),
-        more=1.5,
-        point=25_000,
+        first=replace(FINE_TUNING, soft=0.0, features=0.0),
+        further=FINE_TUNING,
+        epochs=25,
+        more=20,
+        point=250_000,
         gohsp=GohspOptions(scope="global"),
         removed=Ratios(heads=(1 / 3, 0.0) * 6, qk=0.25),
         gohsp_words="6 of 36 heads, ranked over all blocks",
         preset="snp-deit-tiny",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images of one size, decoded once: decoding each again for every epoch would keep a GPU waiting."""
+
+    source: Any
+    pixels: NDArray[np.uint8]  # images Y X C
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images, `class/name`."""
+        names: tuple[str, ...] = self.source.names
+        return names
+
+    def image(self, item: int) -> Image.Image:
+        """Image `item` as RGB."""
+        return Image.fromarray(self.pixels[item])
+
+    def content(self, item: int) -> bytes:
+        """The bytes of its file."""
+        content: bytes = self.source.content(item)
+        return content
+
+
+def decoded(images: ImageSet, file: Path) -> ImageSet:
+    """The same set with its images decoded, in a file that all processes share."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor() as pool:
+            items = range(len(images.source.names))
+            every = list(pool.map(partial(_pixels, images.source), items, chunksize=1000))
+        np.save(file, np.stack(every))
+    return replace(images, source=Decoded(images.source, np.load(file, mmap_mode="r")))
+
+
+def _pixels(source: Any, item: int) -> NDArray[np.uint8]:
+    return np.asarray(source.image(item))
 
 
 class Curve(Monitor):
@@ -212,6 +252,7 @@ class Bench:
     data: str
     images: ImageSet
     test: ImageSet
+    workers: int  # processes that read images, for each training
 
     def phase(self, name: str, settings: object, work: Work) -> Phase:
         """Carry out a phase and save its model and predictions; load them if they are there already."""
@@ -222,7 +263,7 @@ class Bench:
             done = work(curve)
             spent = curve.seconds
             on = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            read = batches(self.test, done.preprocess, 250)
+            read = batches(self.test, done.preprocess, 250, workers=self.workers)
             got = evaluate(done.model.to(on), ((x.to(on), y.to(on)) for x, y in read))
             (folder / TESTED).write_text(json.dumps(asdict(got)), encoding="utf-8")
             figures = {key: value for key, value in asdict(got).items() if isinstance(value, float)}
@@ -246,26 +287,28 @@ class Bench:
         """Number of images a training run reads: whole batches only."""
         return recipe.epochs * (recipe.images // recipe.batch) * recipe.batch
 
-    def dense(self, curve: Curve, recipe: Recovery, seed: int, start: LoadedModel | None) -> LoadedModel:
-        """A round of training the common start: from its beginning, or from where the last one ended."""
-        torch.manual_seed(seed)
-        start = start or self.size.build(self.images.classes)
-        few = self.test.sample(CURVE_IMAGES)
-        model = train(
-            start.model,
-            self.images,
-            start.preprocess,
-            Objective(),
-            recipe,
-            seed=seed,
-            test=few,
-            monitor=curve,
-        )
-        return replace(start, model=model)
+    def started(self, recipe: Recovery) -> Work:
+        """Train the common start."""
+
+        def work(curve: Curve) -> LoadedModel:
+            torch.manual_seed(0)
+            start, few = self.size.build(self.images.classes), self.test.sample(CURVE_IMAGES)
+            model = train(
+                start.model,
+                self.images,
+                start.preprocess,
+                Objective(),
+                replace(recipe, workers=self.workers),
+                test=few,
+                monitor=curve,
+            )
+            return replace(start, model=model)
+
+        return work
 
     def recovered(self, student: LoadedModel, teacher: LoadedModel, recipe: Recovery, seed: int) -> Work:
         """Train a model further; the dense model is trained further in the same way."""
-        few = self.test.sample(CURVE_IMAGES)
+        few, recipe = self.test.sample(CURVE_IMAGES), replace(recipe, workers=self.workers)
         return lambda curve: recover(student, teacher, self.images, few, recipe, seed, curve)
 
     def gohsp(self, start: LoadedModel, recipe: Recovery, seed: int) -> Work:
@@ -273,7 +316,8 @@ class Bench:
 
         def work(curve: Curve) -> LoadedModel:
             few = self.test.sample(CURVE_IMAGES)
-            data = TrainingData(self.images, start.preprocess, seed + 1, few, recipe)
+            own = replace(recipe, workers=self.workers)
+            data = TrainingData(self.images, start.preprocess, seed + 1, few, own)
             options = replace(self.size.gohsp, sparsity=REMOVED, epochs=recipe.epochs)
             some = list(batches(self.images.sample(options.images, seed), start.preprocess, 32))
             model, _ = gohsp(start.model, some, self.size.removed, 1, options, data, curve)
@@ -315,68 +359,107 @@ class Row:
 
 
 Column = tuple[str, list[tuple[int, Phase]]]  # title of a curve, and its phases by images seen before
+Drawn = tuple[list[Row], Column]
 
 
-def run(bench: Bench, epochs: Sequence[float], more: float, seeds: list[int]) -> tuple[list[list[str]], str]:
-    """Carry out all phases; return the rows of the table, and the table of curves."""
-    begun, phases = 0, list[tuple[int, Phase]]()
-    recipes: tuple[Recovery, ...] = ()
-    for recipe, length in zip(bench.size.rounds, epochs, strict=True):
-        recipes = (*recipes, bench.recipe(recipe, length))
-        start = _round(bench, recipes, phases[-1][1].loaded if phases else None)
-        phases.append((begun, start))
-        begun += bench.seen(recipes[-1])
-    rows = [Row("Dense, the common start", tuple(phase for _, phase in phases), f"{begun:,}")]
-    columns: list[Column] = [("Start", phases)]
-    for seed in seeds:
-        added, drawn = further(bench, start, recipes, begun, more, seed)
-        named = f", seed {seed}" if len(seeds) > 1 else ""
-        rows += [replace(row, title=f"{row.title}{named}") for row in added]
-        columns += [(f"{title}{named}", phases) for title, phases in drawn]
+@dataclass(frozen=True)
+class Further:
+    """The models that are trained from the common start, of `begun` images, with one seed."""
+
+    bench: Bench
+    start: Phase
+    first: Recovery
+    more: float
+    seed: int
+
+    @property
+    def begun(self) -> int:
+        """Images that the common start has seen."""
+        return self.bench.seen(self.first)
+
+    def chains(self) -> dict[str, Callable[[], Drawn]]:
+        """What may be trained at the same time, by name; the dense model first."""
+        chains = {"dense": self.dense, "spectral": self.spectral, "gohsp": self.gohsp}
+        return chains | ({"snp": self.snp} if self.bench.size.preset else {})
+
+    def dense(self) -> Drawn:
+        """The dense model."""
+        phase = self._trained("dense", self.start, self._recipe())
+        row = Row("Dense", (phase,), f"{self.begun:,} + {self.bench.seen(self._recipe()):,}")
+        return [row], ("Dense", [(self.begun, phase)])
+
+    def spectral(self) -> Drawn:
+        """Widths found for the budget."""
+        params = (1 - REMOVED) * cost(self.start.loaded.model.arch).params
+        return self._pruned("Spectral", "spectral", budget=Budget(params=params), align=8)
+
+    def snp(self) -> Drawn:
+        """SNP at its published preset."""
+        return self._pruned("SNP, preset", "snp", preset=self.bench.size.preset)
+
+    def gohsp(self) -> Drawn:
+        """ADMM for a part of the images, the cut, and recovery for the rest."""
+        bench, size = self.bench, self.bench.size
+        before, after = self._recipe(ADMM), self._recipe(1 - ADMM)
+        settings = (self.first, before, self.seed, size.gohsp, size.removed)
+        narrow = bench.phase("gohsp-cut", settings, bench.gohsp(self.start.loaded, before, self.seed))
+        ours = self._trained("gohsp", narrow, after)
+        at_cut = f"{self.begun:,} + {bench.seen(before):,}"
+        rows = [
+            Row("GOHSP, after the cut", (narrow,), at_cut),
+            Row("GOHSP, recovered", (narrow, ours), f"{at_cut} + {bench.seen(after):,}"),
+        ]
+        return rows, ("GOHSP", [(self.begun, narrow), (self.begun + bench.seen(before), ours)])
+
+    def _recipe(self, share: float = 1.0) -> Recovery:
+        return self.bench.recipe(self.bench.size.further, self.more * share)
+
+    def _trained(self, name: str, from_: Phase, recipe: Recovery) -> Phase:
+        settings = (self.first, recipe, self.seed, from_.folder.name)
+        work = self.bench.recovered(from_.loaded, self.start.loaded, recipe, self.seed)
+        return self.bench.phase(name, settings, work)
+
+    def _pruned(self, title: str, method: str, **settings: Any) -> Drawn:
+        base, bench = self.start.loaded, self.bench
+        job = Job(base.name, bench.data, method=method, seed=self.seed, **settings)
+        cut = bench.phase(f"{method}-cut", (self.first, replace(job, data="")), bench.made(base, job))
+        after = self._trained(method, cut, self._recipe())
+        both = f"{self.begun:,} + {bench.seen(self._recipe()):,}"
+        rows = [
+            Row(f"{title}, before recovery", (cut,), f"{self.begun:,}"),
+            Row(f"{title}, recovered", (cut, after), both),
+        ]
+        return rows, (title, [(self.begun, after)])
+
+
+def train_at_once(chains: list[tuple[str, int]], number: int) -> None:
+    """Train these chains, each with its seed, `number` at a time, in processes that run this script.
+
+    Raises:
+        CalledProcessError: one of them failed; the others have come to their end.
+    """
+
+    def one(name: str, seed: int) -> None:
+        command = [sys.executable, *sys.argv, "--chain", name, "--seeds", str(seed)]
+        subprocess.run(command, check=True)
+
+    with ThreadPoolExecutor(number) as pool:
+        list(pool.map(one, *zip(*chains, strict=True)))
+
+
+def tables(bench: Bench, start: Phase, furthers: list[Further]) -> tuple[list[list[str]], str]:
+    """The rows of the table, and the table of curves."""
+    begun = furthers[0].begun
+    rows, columns = [Row("Dense, the common start", (start,), f"{begun:,}")], [("Start", [(0, start)])]
+    for further in furthers:
+        named = f", seed {further.seed}" if len(furthers) > 1 else ""
+        dense = None
+        for chain in further.chains().values():
+            added, (title, phases) = chain()
+            rows += [replace(row, title=f"{row.title}{named}", dense=dense) for row in added]
+            dense = dense or added[0].phases[0]
+            columns.append((f"{title}{named}", phases))
     return [row.cells() for row in rows], curve_table(bench, columns)
-
-
-def _round(bench: Bench, recipes: tuple[Recovery, ...], start: LoadedModel | None) -> Phase:
-    """The last of these rounds of training the common start."""
-    number = len(recipes)
-    name = "start" if number == 1 else f"start-{number}"
-    return bench.phase(name, recipes, lambda curve: bench.dense(curve, recipes[-1], number - 1, start))
-
-
-def further(
-    bench: Bench, start: Phase, first: tuple[Recovery, ...], begun: int, more: float, seed: int
-) -> tuple[list[Row], list[Column]]:
-    """All models that are trained from the common start, of `begun` images, with one seed."""
-    size, base = bench.size, start.loaded
-    rest, half = bench.recipe(size.further, more), bench.recipe(size.further, more / 2)
-
-    def trained(name: str, from_: Phase, recipe: Recovery) -> Phase:
-        settings = (first, recipe, seed, from_.folder.name)
-        return bench.phase(name, settings, bench.recovered(from_.loaded, base, recipe, seed))
-
-    dense = trained("dense", start, rest)
-    both = f"{begun:,} + {bench.seen(rest):,}"
-    rows, columns = [Row("Dense", (dense,), both)], [("Dense", [(begun, dense)])]
-    budget = Budget(params=(1 - REMOVED) * cost(base.model.arch).params)
-
-    def pruned(title: str, job: Job) -> None:
-        cut = bench.phase(f"{job.method}-cut", (first, job), bench.made(base, job))
-        after = trained(job.method, cut, rest)
-        rows.append(Row(f"{title}, before recovery", (cut,), f"{begun:,}", dense))
-        rows.append(Row(f"{title}, recovered", (cut, after), both, dense))
-        columns.append((title, [(begun, after)]))
-
-    pruned("Spectral", Job(base.name, bench.data, method="spectral", budget=budget, align=8, seed=seed))
-    settings = (first, half, seed, size.gohsp, size.removed)
-    narrow = bench.phase("gohsp-cut", settings, bench.gohsp(base, half, seed))
-    ours = trained("gohsp", narrow, half)
-    at_cut = f"{begun:,} + {bench.seen(half):,}"
-    rows.append(Row("GOHSP, after the cut", (narrow,), at_cut, dense))
-    rows.append(Row("GOHSP, recovered", (narrow, ours), f"{at_cut} + {bench.seen(half):,}", dense))
-    columns.append(("GOHSP", [(begun, narrow), (begun + bench.seen(half), ours)]))
-    if size.preset:
-        pruned("SNP, preset", Job(base.name, bench.data, method="snp", preset=size.preset, seed=seed))
-    return rows, columns
 
 
 def curve_table(bench: Bench, columns: list[Column]) -> str:
@@ -394,7 +477,7 @@ def curve_table(bench: Bench, columns: list[Column]) -> str:
     return table(["Images seen", *titles], rows)
 
 
-def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
+def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str, at_once: int) -> str:
     """The text of the section."""
     recipe = bench.size.further
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
@@ -416,22 +499,32 @@ def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str) -> str:
         f"{recipe.smoothing:g}, precision {recipe.precision}), with the common start as "
         f"teacher (share {recipe.soft:g}, features {recipe.features:g}). GOHSP removes "
         f"{bench.size.gohsp_words}, a quarter of the query-key pairs, "
-        f"and as many value channels and neurons as needed for {100 * REMOVED:.0f} % fewer parameters; half "
-        f"of its further images are used by ADMM before the cut. Spectral: widths found for a budget of as "
-        f"many parameters. Changes are against the dense model trained on as many images with the same seed: "
-        f"paired, with their 95 % interval and the exact McNemar test. {seconds} of "
-        f"the further models are counted from the common start and include pruning. Seeds: {seeds}.\n\n"
+        f"and as many value channels and neurons as needed for {100 * REMOVED:.0f} % fewer parameters; ADMM "
+        f"uses {100 * ADMM:.0f} % of its further images before the cut. Spectral: widths found for a budget "
+        f"of as many parameters. Changes are against the dense model trained on as many images with the same "
+        f"seed: paired, with their 95 % interval and the exact McNemar test. {seconds} of "
+        f"the further models are counted from the common start and include pruning; {at_once} of them are "
+        f"trained at the same time. Seeds: {seeds}.\n\n"
     )
     curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images during training:\n\n{curves}"
     return words + table([*head, seconds], rows) + curve
 
 
+def readers(args: argparse.Namespace) -> int:
+    """Processes that read images: as many as there are cores for one training beside a GPU, or one."""
+    cores = (os.cpu_count() or 1) // (args.at_once if args.chain else 1)
+    return max(cores, 1) if torch.cuda.is_available() else 1
+
+
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--size", choices=tuple(SIZES), default="full")
-    arguments.add_argument("--epochs", type=float, nargs="+", help="epochs of each round of the common start")
+    arguments.add_argument("--epochs", type=float, help="epochs of the common start")
     arguments.add_argument("--more", type=float, help="further epochs of each of the models")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the further training")
+    arguments.add_argument("--at-once", type=int, default=1, help="models that are trained at the same time")
+    arguments.add_argument("--workers", type=int, default=-1, help="processes that read images, for each")
+    arguments.add_argument("--chain", help=argparse.SUPPRESS)  # one of those that are trained at once
     arguments.add_argument("--limit", type=int, help="use at most N training and test images, for a trial")
     arguments.add_argument(
         "--keep", type=Path, default=ROOT / "build" / "cifar10", help="folder for checkpoints and models"
@@ -439,17 +532,29 @@ def main() -> None:
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     size = SIZES[args.size]
-    epochs, more = args.epochs or size.epochs, args.more or size.more
     data = f"cifar10:{data_folder()}"
-    images, test = open_training(data, Preprocess((size.side, size.side)), 10)
+    images, test = (
+        decoded(some, args.keep / f"{name}.npy")
+        for name, some in zip(
+            ("train", "test"), open_training(data, Preprocess((size.side, size.side)), 10), strict=True
+        )
+    )
     if args.limit:
         images, test = images.sample(args.limit), test.sample(args.limit)
-    bench = Bench(
-        size, args.keep / (args.size + (f"-{args.limit}" if args.limit else "")), data, images, test
-    )
-    rows, curves = run(bench, epochs, more, args.seeds)
+    folder = args.keep / (args.size + (f"-{args.limit}" if args.limit else ""))
+    bench = Bench(size, folder, data, images, test, args.workers if args.workers >= 0 else readers(args))
+    first = bench.recipe(size.first, args.epochs or size.epochs)
+    start = bench.phase("start", first, bench.started(first))
+    furthers = [Further(bench, start, first, args.more or size.more, seed) for seed in args.seeds]
+    if args.chain:
+        furthers[0].chains()[args.chain]()
+        return
+    if args.at_once > 1:
+        train_at_once([(name, one.seed) for one in furthers for name in one.chains()], args.at_once)
+    rows, curves = tables(bench, start, furthers)
     title = "CIFAR-10 (JPEG), 40 % fewer parameters" + ("" if args.size == "full" else f", {args.size}")
-    report(title, body(bench, rows, curves, ", ".join(map(str, args.seeds))), args.write)
+    seeds = ", ".join(map(str, args.seeds))
+    report(title, body(bench, rows, curves, seeds, args.at_once), args.write)
 
 
 if __name__ == "__main__":
