@@ -27,8 +27,8 @@ from torch import Tensor
 from analysis.measure import Runner, Timing, bench, cost, torch_runner
 from analysis.models import architecture
 from analysis.vit import Architecture, Attention, ViT
-from pruning.bundle import onnx_runner
 from pruning.cut import preset_ratios, shrink
+from pruning.export import onnx_runner
 
 # dense model, and the speed-up on a CPU that the SNP paper reports (Xeon 4210R, PyTorch)
 PRESETS = {

@@ -30,6 +30,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "pruning.jobs",
         "pruning.methods",
         "pruning.gohsp pruning.projection",
+        "pruning.export",
         "pruning.criteria pruning.bundle pruning.budget pruning.training",
         "pruning.tracked pruning.cache pruning.activations",
         "pruning.cut pruning.options pruning.progress pruning.files pruning.wording pruning.seeding",

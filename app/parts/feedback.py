@@ -11,7 +11,7 @@ import streamlit as st
 from app import wording
 from app.state import finished_runs
 from app.state.session import NothingChosen
-from pruning.bundle import ExportError
+from pruning.export import ExportError
 from pruning.files import OutputError
 from pruning.jobs import Job, RecoverJob
 

@@ -21,10 +21,9 @@ from pruning.bundle import (
     LOADER,
     PLAN_FILE,
     REPORT_FILE,
-    export_onnx,
-    export_pt2,
     zip_bundle,
 )
+from pruning.export import export_onnx, export_pt2
 from pruning.jobs import Job, RecoverJob
 
 CONTENT = {

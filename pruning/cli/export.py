@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from analysis.models import load
-from pruning.bundle import FORMATS, export_formats, require_exportable
 from pruning.cli.arguments import comma_separated, path_argument
 from pruning.cli.output import Result
+from pruning.export import FORMATS, export_formats, require_exportable
 from pruning.progress import Progress
 
 

@@ -9,12 +9,12 @@ from contextlib import closing
 from typing import Any, NoReturn, Protocol
 
 from pruning import activations
-from pruning.bundle import ExportError
 from pruning.cli import bench, estimate, evaluate, export, heads, prune, recover, survey
 from pruning.cli.arguments import name_argument, path_argument
 from pruning.cli.output import ProgressBars, Result, print_result
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands
+from pruning.export import ExportError
 from pruning.progress import Cancelled, Progress
 from pruning.runs import RunFailed
 from pruning.wording import printable

@@ -30,7 +30,7 @@ from analysis.measure import (
 from analysis.models import load
 from analysis.threads import require_threads
 from analysis.vit import ViT
-from pruning.bundle import onnx_runner
+from pruning.export import onnx_runner
 from pruning.files import replace_text
 from pruning.progress import Monitor, Progress, quiet
 

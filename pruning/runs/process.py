@@ -14,7 +14,8 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from pruning.bundle import ExportError, require_free
+from pruning.bundle import require_free
+from pruning.export import ExportError
 from pruning.files import OutputError, disk_full
 from pruning.jobs import registry
 from pruning.progress import Cancelled, Progress

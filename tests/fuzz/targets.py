@@ -22,9 +22,9 @@ from analysis.data import open_data, read_image
 from analysis.models import load
 from analysis.models.weights import read_weights
 from analysis.setup import setup
-from pruning.bundle import ExportError
 from pruning.cli.output import ProgressBars
 from pruning.cut import Plan
+from pruning.export import ExportError
 from pruning.files import OutputError
 from pruning.jobs import open_reading, read_report, read_timings
 from pruning.jobs.survey import read_survey

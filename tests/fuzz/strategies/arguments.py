@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pruning.budget import BUDGET_UNITS
-from pruning.bundle import FORMATS
 from pruning.cli.arguments import path_argument
 from pruning.cli.main import _parser
 from pruning.criteria import CRITERIA
 from pruning.cut import presets
+from pruning.export import FORMATS
 from pruning.jobs import BACKENDS
 from pruning.methods import METHODS
 from pruning.training import RECIPES

@@ -15,11 +15,11 @@ import pytest
 from analysis.models import REQUIRED_FILES
 from analysis.models.preprocess import Preprocess
 from pruning.bundle import output
-from pruning.bundle.export import export_onnx, export_pt2, require_exportable
 from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.criteria.head_measures import HeadReading
+from pruning.export import export_onnx, export_pt2, require_exportable
 from pruning.files import OutputError
 from pruning.jobs.heads import save_reading
 from pruning.report.html import GENERATOR

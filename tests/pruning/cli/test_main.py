@@ -15,10 +15,10 @@ from PIL import Image
 from analysis.measure.paired import change_of_counts
 from analysis.measure.speedup import compare
 from analysis.models.preprocess import Preprocess
-from pruning.bundle import export
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.cli.output import print_result
+from tests.support.exports import stand_in
 from tests.support.models import ROOT, TINY, random_vit
 
 PRESETS = [
@@ -175,7 +175,7 @@ def test_bench(capsys, tiny_bundle: str) -> None:
 def test_export(capsys, tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for the exporters, which have tests of their own."""
     write = lambda model, preprocess, path: path.write_text("a model")
-    monkeypatch.setattr(export, "_WRITERS", {"onnx": write, "pt2": write})
+    stand_in(monkeypatch, write)
     words = ("--format", "bundle,onnx,pt2", "--out", str(tmp_path / "files"))
     files = run(capsys, "export", "--model", tiny_bundle, *words)
     assert files.keys() == {"bundle", "onnx", "pt2"}

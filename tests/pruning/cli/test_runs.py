@@ -22,10 +22,10 @@ from PIL import Image
 
 from analysis.models.load import load
 from analysis.models.preprocess import Preprocess
-from pruning.bundle.export import export_formats
 from pruning.bundle.layout import EXPORTS, FILES, RECORDS, is_bundle
 from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cli.main import main
+from pruning.export import export_formats
 from pruning.jobs import registry
 from pruning.jobs.evaluations import read_evaluations
 from pruning.jobs.inputs import image_sets

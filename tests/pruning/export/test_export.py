@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from analysis.measure.latency import bench, torch_runner
 from analysis.models.load import LoadedModel, read_bundle
 from analysis.vit import Architecture, ViT
-from pruning.bundle import export
-from pruning.bundle.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
 from pruning.bundle.write import write_bundle
 from pruning.cut.plan import Plan
+from pruning.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
 from pruning.files import OutputError
 from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
+from tests.support.exports import stand_in
 from tests.support.models import TINY, random_images, random_vit
 
 
@@ -48,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(model: ViT, preprocess: object, path: Path) -> None:
         path.write_text(f"{path.name} of {model.arch.embed_dim} channels")
 
-    monkeypatch.setattr(export, "_WRITERS", {"onnx": write, "pt2": write})
+    stand_in(monkeypatch, write)
 
 
 def logits(model: ViT, images: torch.Tensor) -> torch.Tensor:
@@ -240,7 +240,7 @@ def test_all_formats_or_none(
     def full_disk(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setitem(export._WRITERS, "pt2", full_disk)
+    stand_in(monkeypatch, full_disk, "pt2")
     loaded = LoadedModel(model=tiny, preprocess=PREPROCESS, name="demo", source="test")
     with pytest.raises(OutputError, match="out could not be written: No space left on device"):
         export_formats(loaded, formats, tmp_path / "deep" / "out")

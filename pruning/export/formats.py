@@ -1,0 +1,127 @@
+"""The formats that a model is exported in, and all that are asked for written into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.models import LoadedModel, Preprocess
+from analysis.paths import is_file, is_there, user_path
+from analysis.vit import ViT
+from pruning.bundle import (
+    PLAN_FILE,
+    find_report,
+    require_folder_for_files,
+    require_new_folder,
+    staged_files,
+    staged_folder,
+    write_files,
+)
+from pruning.cut import Plan
+from pruning.export.onnx import is_our_onnx, write_onnx
+from pruning.export.pt2 import is_our_pt2, write_pt2
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A format that is one file, `file`, in the folder.
+
+    `write` writes it to a path and checks it against the model. `is_ours` says whether a file is an
+    earlier export, which may be replaced.
+    """
+
+    file: str
+    write: Callable[[ViT, Preprocess | None, Path], None]
+    is_ours: Callable[[Path], bool]
+
+
+FILES = {
+    "onnx": FileFormat("model.onnx", write_onnx, is_our_onnx),
+    "pt2": FileFormat("model.pt2", write_pt2, is_our_pt2),
+}
+FORMATS = ("bundle", *FILES)
+
+
+def export_formats(
+    loaded: LoadedModel,
+    formats: Sequence[str],
+    folder: Path,
+    *,
+    report: Mapping[str, object] | None = None,
+    plan: Plan | None = None,
+    half: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """Write a model in several formats into one folder: either all of them or none.
+
+    Formats are `bundle`, `onnx` and `pt2`. With `bundle` the folder must be new (or with
+    `overwrite` a bundle, which is replaced); without it, model.onnx and model.pt2 are added to the folder.
+    Report and plan default to those of the bundle that the model was loaded from.
+
+    Raises:
+        ValueError: no format or an unknown one, or a folder that must not be replaced.
+        ExportError: a file computes different logits than the model.
+        OutputError: the folder could not be written.
+    """
+    files = [format for format in _known(formats) if format != "bundle"]
+    whole = "bundle" in formats
+    with staged_folder(folder, overwrite=overwrite) if whole else staged_files(folder) as stage:
+        if whole:
+            kept_report, kept_plan = _records(loaded)
+            write_files(
+                stage,
+                loaded.model,
+                loaded.preprocess,
+                name=loaded.name,
+                report=kept_report if report is None else report,
+                plan=kept_plan if report is None and plan is None else plan,
+                half=half,
+            )
+        for format in files:
+            FILES[format].write(loaded.model, loaded.preprocess, stage / FILES[format].file)
+    written = {format: folder / FILES[format].file for format in files}
+    return {"bundle": folder, **written} if whole else written
+
+
+def require_exportable(folder: Path, formats: Sequence[str]) -> None:
+    """Check before the work that `export_formats` can write to a folder, and replaces nothing but exports.
+
+    Raises:
+        ValueError: the folder, or a file in it, must not be replaced.
+        OutputError: nothing can be written there.
+    """
+    if "bundle" in formats:
+        require_new_folder(folder)
+        return
+    require_folder_for_files(folder)
+    for format in formats:
+        file = folder / FILES[format].file
+        if is_there(file) and not (is_file(file) and FILES[format].is_ours(file)):
+            raise ValueError(
+                f"{file} exists and is no export, so it is not overwritten; choose another folder"
+            )
+
+
+def _known(formats: Sequence[str]) -> tuple[str, ...]:
+    if not formats:
+        raise ValueError(f"give at least one format: {', '.join(FORMATS)}")
+    for format in formats:
+        if format not in FORMATS:
+            raise ValueError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(formats))
+
+
+def _records(loaded: LoadedModel) -> tuple[Mapping[str, object], Plan | None]:
+    """Report and plan of the bundle that a model was loaded from; empty if it came from elsewhere.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    if not loaded.source.startswith("bundle "):
+        return {}, None
+    folder = user_path(loaded.name, "the model")
+    if loaded.source != f"bundle {folder}":
+        return {}, None
+    report = find_report(folder)
+    return report.figures() if report else {}, Plan.find(folder / PLAN_FILE)

@@ -1,0 +1,115 @@
+"""ONNX files: written, checked and run with ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analysis.measure import Runner
+from analysis.models import Preprocess
+from analysis.vit import ViT
+from pruning.bundle import staged_files
+from pruning.export.check import (
+    INPUT,
+    OUTPUT,
+    ExportError,
+    check_logits,
+    dynamic_batch,
+    example_images,
+    metadata,
+    portable,
+    without_library_warnings,
+)
+
+
+def export_onnx(model: ViT, path: Path, preprocess: Preprocess | None = None) -> Path:
+    """Write an ONNX file with dynamic batch size, and compare it with the model in ONNX Runtime.
+
+    Input `images` B C Y X, output `logits`. `preprocess` is stored in the file's metadata as JSON, its
+    labels also separately. Weights above protobuf's limit of 2 GB go to a second file next to it.
+
+    Raises:
+        ExportError: ONNX Runtime computes different logits.
+        OutputError: the file could not be written.
+    """
+    with staged_files(path.parent) as stage:
+        write_onnx(model, preprocess, stage / path.name)
+    return path
+
+
+def write_onnx(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
+    """Write and check an ONNX file in a folder of its own, as `export_onnx` says."""
+    model = portable(model)
+    # ONNX Runtime computes attention as plain products, so padding for the fused kernel would only cost time
+    with model.plain_attention(), without_library_warnings():
+        program = torch.onnx.export(
+            model,
+            (example_images(model, 2),),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=dynamic_batch(),
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export returned no program")
+    program.model.metadata_props.update(metadata(preprocess))
+    program.save(path)
+    check_logits("ONNX", _run(session(path, torch.get_num_threads())), model)
+
+
+def onnx_runner(source: Path | ViT, threads: int | None = None) -> Runner:
+    """A runner of forward passes in ONNX Runtime on the CPU, from a file or a model.
+
+    `threads` is the number of threads within an operator; None means torch's current number.
+
+    Raises:
+        ValueError: the file is missing, or not an ONNX model with this project's input and output.
+    """
+    if isinstance(source, ViT):
+        with tempfile.TemporaryDirectory() as folder:
+            return onnx_runner(export_onnx(source, Path(folder) / "model.onnx"), threads)
+    return _run(session(source, threads or torch.get_num_threads()))
+
+
+def session(path: Path, threads: int) -> Any:
+    """Open an ONNX file in ONNX Runtime, on the CPU.
+
+    Raises:
+        ValueError: the file is missing, or not an ONNX model with this project's input and output.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    try:
+        opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be opened as an ONNX model: {reason}") from error
+    names = [value.name for value in (*opened.get_inputs(), *opened.get_outputs())]
+    if names != [INPUT, OUTPUT]:
+        raise ValueError(f"{path} must have input {INPUT} and output {OUTPUT}, has {', '.join(names)}")
+    return opened
+
+
+def is_our_onnx(file: Path) -> bool:
+    """Whether a file is an ONNX model with this project's input and output."""
+    try:
+        return bool(session(file, 1))
+    except ValueError:
+        return False
+
+
+def _run(session: Any) -> Callable[[Tensor], Tensor]:
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+
+    return run
