@@ -8,10 +8,11 @@ from typing import Any
 import streamlit as st
 import torch
 
+from analysis.data import UnnamedClassesError
 from analysis.measure import cost
-from analysis.models import suggested
+from analysis.models import Reading, suggested
 from analysis.paths import absolute, user_path
-from app import share, wording
+from app import reading_form, share, wording
 from app.parts import feedback, run_panel
 from app.state import choice_address, session, uploads
 from app.state.session import Choice
@@ -28,9 +29,11 @@ def show() -> None:
         run_panel.recent()
     with st.expander("Model and images", icon=":material/tune:", expanded=False, key="source"):
         pending = _form()
-        if st.button("Load", type="primary", width="stretch", key="load"):
+        asked = st.button("Load", type="primary", width="stretch", key="load")
+        if asked or st.session_state.pop("load again", False):
             with feedback.sentences():
                 _apply(pending)
+        _offer_classes()
     st.caption(_device())
 
 
@@ -68,6 +71,8 @@ def _form() -> dict[str, Any]:
         pending |= _name_fields()
     elif pending["source"] == "bundle":
         pending["model"] = st.text_input("Bundle folder", key="bundle-folder", persist_state="session")
+    if pending["source"] != "demo":
+        pending["reading"] = reading_form.fields(structure=pending["source"] == "name")
     pending["images"] = _pick("Images", IMAGES, "image-source")
     if pending["images"] == "path":
         pending["data"] = st.text_input(
@@ -130,16 +135,44 @@ def _pick(label: str, options: dict[str, str], key: str) -> str:
 
 def _apply(pending: dict[str, Any]) -> None:
     """Load what the form asks for; if that fails, nothing changes."""
-    session.choose(
-        Choice(
-            model=_model(pending),
-            weights=_weights(pending),
-            data=_data(pending),
-            limit=int(pending["limit"]),
+    st.session_state.pop("offered classes", None)
+    try:
+        session.choose(
+            Choice(
+                model=_model(pending),
+                weights=_weights(pending),
+                data=_data(pending),
+                limit=int(pending["limit"]),
+                reading=pending["reading"]() if "reading" in pending else Reading(),
+            )
         )
-    )
+    except UnnamedClassesError as error:
+        st.session_state["offered classes"] = error.folders
+        raise ValueError(
+            "The model does not name its classes, so nothing says which of them the class folders are."
+        ) from error
     choice_address.forget_failure()
     st.rerun()
+
+
+def _offer_classes() -> None:
+    """Where class folders could not be matched: the usual order, which the user may take."""
+    offered = st.session_state.get("offered classes")
+    if offered:
+        order = ", ".join(offered[:10]) + (", …" if len(offered) > 10 else "")
+        st.caption(
+            f"Usually classes are numbered in the order of the sorted folders: {wording.plain(order)}. If "
+            "that is so here, take these names; otherwise enter them under **How to read the files**."
+        )
+        st.button(
+            "Take the sorted folders", key="take-classes", width="stretch", on_click=_take, args=(offered,)
+        )
+
+
+def _take(names: tuple[str, ...]) -> None:
+    reading_form.fill(Reading(labels=names))
+    st.session_state["load again"] = True
+    st.session_state.pop("offered classes", None)
 
 
 def _model(pending: dict[str, Any]) -> str:

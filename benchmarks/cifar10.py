@@ -38,7 +38,7 @@ from results import ROOT, data_folder, deit_tiny, parser, percent, report, table
 
 from analysis.data import ImageSet, batches, open_training
 from analysis.measure import Evaluation, cost, evaluate, paired_change
-from analysis.models import LoadedModel, Preprocess, load
+from analysis.models import LoadedModel, Preprocess, Reading, load
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Budget
 from pruning.bundle import find_report, is_bundle, write_bundle
@@ -106,7 +106,7 @@ class Transfer(Size):
     def build(self, labels: tuple[str, ...]) -> LoadedModel:
         """ImageNet weights, position embeddings resampled by timm, and a classifier of random weights."""
         job = deit_tiny()
-        loaded = load(job.model, Path(job.weights or ""), image_size=(self.side, self.side))
+        loaded = load(job.model, Path(job.weights or ""), Reading(image_size=(self.side, self.side)))
         model = ViT(replace(loaded.model.arch, num_classes=len(labels)))
         model.init_weights()
         kept = {k: v for k, v in loaded.model.state_dict().items() if not k.startswith("head.")}

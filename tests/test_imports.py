@@ -43,7 +43,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "app.views",
         "app.parts",
         "app.state",
-        "app.progress_bar app.share",
+        "app.progress_bar app.reading_form app.share",
         "app.wording",
     ),
 }

@@ -3,7 +3,8 @@
 from analysis.data.batches import batches, read_ahead
 from analysis.data.image_set import ImageSet
 from analysis.data.images import EXTENSIONS, BadImageError, read_image
-from analysis.data.open import open_data, open_training
+from analysis.data.labels import UnnamedClassesError
+from analysis.data.open import class_folders, open_data, open_training
 from analysis.data.overlap import require_apart
 from analysis.data.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
 
@@ -14,7 +15,9 @@ __all__ = [
     "SIZE",
     "BadImageError",
     "ImageSet",
+    "UnnamedClassesError",
     "batches",
+    "class_folders",
     "open_data",
     "open_training",
     "read_ahead",

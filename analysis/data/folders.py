@@ -102,6 +102,17 @@ def open_part(
     return _image_set(f"{name}/{part}", chosen, preprocess, num_classes), True
 
 
+def listed_classes(path: Path) -> tuple[str, ...]:
+    """The class folders of a folder or zip, sorted; of one that is divided already, those to learn from.
+
+    Raises:
+        ValueError: as `open_files`.
+    """
+    listed = _listed(path)
+    parts = find_parts(listed.names, (), listed.where)
+    return listed.folders if parts is None else _top_folders(listed.part(parts.learn).names)
+
+
 @dataclass(frozen=True)
 class _Listed:
     """What a folder or zip holds: paths of images below the folder `top`, and the class folders there.
@@ -133,7 +144,7 @@ def _listed(path: Path) -> _Listed:
 
 def _image_set(name: str, listed: _Listed, preprocess: Preprocess, num_classes: int) -> ImageSet:
     path, names = listed.path, listed.names
-    index_of, classes, assumed = match_folders(
+    index_of, classes = match_folders(
         listed.where, _top_folders(names), listed.folders, preprocess, num_classes
     )
     labels = tuple(index_of[name.partition("/")[0]] for name in names)
@@ -144,7 +155,7 @@ def _image_set(name: str, listed: _Listed, preprocess: Preprocess, num_classes: 
         if path.is_dir()
         else ZippedImages(path, names, members, white)
     )
-    notes = [assumed, _left_out(listed)]
+    notes = [_left_out(listed)]
     if white < MOST_GREY:
         notes.append(f"the greyscale images of {listed.where} are read as of {white.bit_length()} bits")
     return ImageSet(name, classes, source, labels, tuple(range(len(names))), tuple(filter(None, notes)))

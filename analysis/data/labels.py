@@ -11,11 +11,22 @@ from analysis.models import Preprocess
 
 
 class Matched(NamedTuple):
-    """The logit index of each class folder in use, a name for every logit, and what was assumed."""
+    """The logit index of each class folder in use, and a name for every logit."""
 
     index_of: dict[str, int]
     classes: tuple[str, ...]
-    assumed: str | None = None
+
+
+class UnnamedClassesError(ValueError):
+    """Nothing says which logits the class folders stand for; `folders` are they, in their usual order."""
+
+    def __init__(self, where: str, folders: Sequence[str]) -> None:
+        super().__init__(
+            f"the model does not name its classes, so nothing says which of them the class folders of "
+            f"{where} are: name them in the order of its outputs (--classes-file FILE); usually that is the "
+            f"order of the sorted folders (--classes-file sorted): {_some(folders, 10)}"
+        )
+        self.folders = tuple(folders)
 
 
 def match_folders(
@@ -24,15 +35,16 @@ def match_folders(
     """Which logits the class folders in use stand for.
 
     The first rule that applies is used: WordNet ids, for a model with 1000 classes; the names in
-    `preprocess.labels`, ignoring case and treating spaces and underscores alike; class numbers; and,
-    for a model whose classes have no names, the order given. `folders` also include empty folders,
-    which matter for that order only. `num_classes` 0 means no head: any folders are accepted.
+    `preprocess.labels`, ignoring case and treating spaces and underscores alike; class numbers. Nothing is
+    guessed from the order of folders. `folders` also include empty ones, which count among the classes that
+    a user may have meant. `num_classes` 0 means no head: any folders are accepted.
 
     Raises:
+        UnnamedClassesError: there are as many folders as classes, but the model does not name these.
         ValueError: the folders are not classes of the model.
     """
     if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", folder) for folder in used):
-        return Matched(*_by_wordnet(where, used, preprocess))
+        return _by_wordnet(where, used, preprocess)
     labels = preprocess.labels if len(preprocess.labels) == num_classes else ()
     logits = tuple(labels) or tuple(f"class {i}" for i in range(num_classes))
     named = _by_name(used, labels)
@@ -41,23 +53,15 @@ def match_folders(
     if not named:
         if all(folder.isdecimal() and len(folder) < 9 and int(folder) < num_classes for folder in used):
             return Matched({folder: int(folder) for folder in used}, logits)
+        if not num_classes:
+            return Matched({folder: i for i, folder in enumerate(used)}, tuple(used))
         for known in (used, folders):
-            if not num_classes or (len(known) == num_classes and _are_anonymous(labels)):
-                order = {folder: i for i, folder in enumerate(known)}
-                return Matched(order, tuple(known), _by_order(where, known) if num_classes else None)
+            if len(known) == num_classes and _are_anonymous(labels):
+                raise UnnamedClassesError(where, known)
     raise ValueError(_mismatch(where, used, [f for f in used if f not in named], labels, num_classes))
 
 
-def _by_order(where: str, known: Sequence[str]) -> str:
-    return (
-        f"the model does not name its classes, so the class folders of {where} are taken for them in this "
-        f"order: {_some(known, 10)}"
-    )
-
-
-def _by_wordnet(
-    where: str, used: Sequence[str], preprocess: Preprocess
-) -> tuple[dict[str, int], tuple[str, ...]]:
+def _by_wordnet(where: str, used: Sequence[str], preprocess: Preprocess) -> Matched:
     from timm.data import ImageNetInfo  # imported late: timm takes half a second to import
 
     info = ImageNetInfo()
@@ -66,7 +70,7 @@ def _by_wordnet(
     if strays:
         raise ValueError(f"{where}: {_some(strays)} are not among the 1000 WordNet ids of ImageNet-1k")
     labels = preprocess.labels if len(preprocess.labels) == 1000 else tuple(info.label_descriptions())
-    return {folder: index_of[folder] for folder in used}, labels
+    return Matched({folder: index_of[folder] for folder in used}, labels)
 
 
 def _by_name(used: Sequence[str], labels: Sequence[str]) -> dict[str, int]:

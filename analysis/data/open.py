@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.data import scenes
-from analysis.data.folders import existing_path, find_cifar10, open_files, open_part
+from analysis.data.folders import existing_path, find_cifar10, listed_classes, open_files, open_part
 from analysis.data.image_set import ImageSet, SceneSource, stratified_order
 from analysis.data.labels import match_folders
 from analysis.data.overlap import require_apart
@@ -53,6 +53,20 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
     return images if divided or split in ("all", "learn") else _divide(images, split)
 
 
+def class_folders(spec: str) -> tuple[str, ...]:
+    """The class folders of images, sorted, which is the order that most tools number classes in.
+
+    Raises:
+        ValueError: as `open_data`.
+    """
+    scheme, _, folder = spec.partition("cifar10:")
+    if spec == "demo":
+        return tuple(sorted(scenes.CLASSES))
+    if folder and not scheme:
+        return listed_classes(find_cifar10(existing_path(folder), "train")[1])
+    return listed_classes(existing_path(spec))
+
+
 def open_training(
     spec: str, preprocess: Preprocess, num_classes: int, test: str | None = None
 ) -> tuple[ImageSet, ImageSet]:
@@ -89,7 +103,7 @@ def _open_scenes(preprocess: Preprocess, num_classes: int, split: str) -> ImageS
     split = split if split in counts else "test"
     count = counts[split]
     shapes = scenes.CLASSES
-    index_of, classes, _ = match_folders("the demo data", shapes, shapes, preprocess, num_classes)
+    index_of, classes = match_folders("the demo data", shapes, shapes, preprocess, num_classes)
     folders = [shapes[i % len(shapes)] for i in range(count)]
     names = tuple(f"{folder}/{split}-{i:05d}" for i, folder in enumerate(folders))
     labels = tuple(index_of[folder] for folder in folders)

@@ -1,8 +1,17 @@
 """Load models and their preprocessing: the demo, timm, the hub, weights files, bundles."""
 
 from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
-from analysis.models.load import DEMO, LoadedModel, architecture, load, require_bundle, suggested
+from analysis.models.load import (
+    DEMO,
+    LoadedModel,
+    architecture,
+    load,
+    load_named,
+    require_bundle,
+    suggested,
+)
 from analysis.models.preprocess import Preprocess
+from analysis.models.reading import Named, Reading, read_classes
 from analysis.models.timm_source import HUB
 from analysis.models.weights import read_pickled, read_weights
 from analysis.setup import mend_torchvision
@@ -15,9 +24,13 @@ __all__ = [
     "REQUIRED_FILES",
     "WEIGHTS_FILE",
     "LoadedModel",
+    "Named",
     "Preprocess",
+    "Reading",
     "architecture",
     "load",
+    "load_named",
+    "read_classes",
     "read_pickled",
     "read_weights",
     "require_bundle",

@@ -14,6 +14,7 @@ from analysis.formats import in_file, read_text
 from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
 from analysis.models.convert import UnsupportedModelError, architecture_of, from_timm
 from analysis.models.preprocess import CHANNELS, Preprocess
+from analysis.models.reading import Named, Reading
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
 from analysis.models.weights import read_weights, require_header
 from analysis.paths import may_be_path, user_path
@@ -26,6 +27,7 @@ __all__ = [
     "architecture",
     "from_timm",
     "load",
+    "load_named",
     "read_bundle",
     "suggested",
 ]
@@ -64,17 +66,10 @@ def suggested() -> tuple[str, ...]:
     )
 
 
-def load(
-    name: str,
-    weights: Path | None = None,
-    *,
-    image_size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
-) -> LoadedModel:
+def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -> LoadedModel:
     """Load a model by name: "demo", a timm name, "hf-hub:..." or the path of a bundle folder.
 
-    Without `weights`, those on the hub are used. `image_size` (rows, columns) resamples the position
-    embedding. The default number of classes is that of the weights; `num_classes` 0 drops the head.
+    Without `weights`, those on the hub are used. What `reading` leaves out is decided by the files.
 
     Raises:
         ValueError: unknown name, weights that are unavailable or do not fit, or a broken bundle.
@@ -82,16 +77,28 @@ def load(
     """
     folder = _bundle_folder(name)
     if folder is None:
-        model, preprocess, source = load_timm(name, weights, image_size, num_classes)
-        return LoadedModel(model, preprocess, name, source)
-    if any(option is not None for option in (weights, image_size, num_classes)):
+        model, preprocess, source = load_timm(name, weights, reading.image_size, reading.num_classes)
+        loaded = LoadedModel(model, preprocess, name, source)
+    elif weights is not None or reading.of_bundle() != reading:
         raise ValueError(f"{name} has its own weights, image size and classes; leave those options out")
-    return replace(read_bundle(folder), name=name)
+    else:
+        loaded = replace(read_bundle(folder), name=name)
+    classes = loaded.model.arch.num_classes
+    return replace(loaded, preprocess=reading.applied(loaded.preprocess, classes))
 
 
-def architecture(
-    name: str, *, image_size: tuple[int, int] | None = None, num_classes: int | None = None
-) -> Architecture:
+def load_named(named: Named) -> LoadedModel:
+    """Load one of several models that share a reading; a bundle keeps its own structure.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    weights = Path(named.weights) if named.weights else None
+    reading = named.reading if _bundle_folder(named.model) is None else named.reading.of_bundle()
+    return load(named.model, weights, reading)
+
+
+def architecture(name: str, reading: Reading = Reading()) -> Architecture:
     """The architecture of a model by name, without its weights; only "hf-hub:" names need the network.
 
     Raises:
@@ -100,8 +107,8 @@ def architecture(
     """
     folder = _bundle_folder(name)
     if folder is None:
-        return architecture_of(skeleton(name, image_size, num_classes))
-    if image_size is not None or num_classes is not None:
+        return architecture_of(skeleton(name, reading.image_size, reading.num_classes))
+    if reading.of_bundle() != reading:
         raise ValueError(f"{name} has its own image size and classes; leave those options out")
     return _bundle_architecture(folder)
 

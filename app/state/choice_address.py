@@ -12,14 +12,16 @@ from typing import Any
 
 import streamlit as st
 
+from analysis.formats import dump, parse, plain, typed
+from analysis.models import Reading
 from analysis.paths import may_be_path, quoted, user_path
-from app import wording
+from app import reading_form, wording
 from app.state import address, session, uploads
 from app.state.session import Choice
 from pruning.bundle import is_bundle
 
 NO_IMAGES = "none"  # in the address
-_NAMES = ("model", "weights", "data", "limit")
+_NAMES = ("model", "weights", "data", "limit", "reading")
 _FAILED = "address failed"
 
 
@@ -44,7 +46,8 @@ def to_address() -> None:
     usual, shown = Choice(), _without_uploads(session.choice())
     for name in _NAMES:
         value = getattr(shown, name)
-        told = [] if value == getattr(usual, name) else [NO_IMAGES if value is None else str(value)]
+        text = dump(plain(value)) if isinstance(value, Reading) else str(value)
+        told = [] if value == getattr(usual, name) else [NO_IMAGES if value is None else text]
         address.write(name, told)
 
 
@@ -77,7 +80,9 @@ def _is_upload(spec: str | None) -> bool:
 
 
 def _read(asked: dict[str, str]) -> Choice:
-    named: dict[str, Any] = {name: said for name, said in asked.items() if name != "limit"}
+    named: dict[str, Any] = {name: said for name, said in asked.items() if name not in ("limit", "reading")}
+    if "reading" in asked:
+        named["reading"] = typed(parse(asked["reading"]), Reading, "reading")
     limit = asked.get("limit", str(Choice.limit))
     if not (limit.isdecimal() and len(limit) < 10 and int(limit) > 0):
         raise ValueError(f"limit must be a whole number of at least 1, got {quoted(limit)}")
@@ -101,3 +106,4 @@ def _fill_form(chosen: Choice) -> None:
     else:
         state["image-source"], state["data-path"] = "path", chosen.data
     state["limit"] = chosen.limit
+    reading_form.fill(chosen.reading)

@@ -9,7 +9,7 @@ from threading import Lock
 import streamlit as st
 
 from analysis.measure import Evaluation, Timing, evaluate
-from analysis.models import WEIGHTS_FILE, LoadedModel
+from analysis.models import WEIGHTS_FILE, LoadedModel, Named
 from analysis.paths import absolute, is_file, user_path
 from app.progress_bar import progress_bar
 from app.state import finished_runs, session, session_runs
@@ -17,7 +17,7 @@ from app.state.finished_runs import NumberedRun, OpenedRun
 from app.state.session import Choice
 from pruning import runs
 from pruning.bundle import is_bundle
-from pruning.jobs import BenchJob, Named, Timings, read_timings
+from pruning.jobs import BenchJob, Timings, read_timings
 from pruning.report import (
     ComparedModel,
     Comparison,
@@ -158,7 +158,7 @@ def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
 
 def load(source: Named) -> LoadedModel:
     """A model, shared by all sessions."""
-    return session.model(Choice(*source))
+    return session.model(Choice.of(source))
 
 
 def _trades(dense: ComparedModel, group: list[NumberedRun], measured: list[Timings]) -> tuple[Trade, ...]:
@@ -196,6 +196,6 @@ def _timings(folder: Path, stamp: object) -> Timings:
 def newest_bench(sources: list[Named]) -> runs.Run | None:
     """The newest run that times these models, in whatever state it is."""
     for run in session_runs.listed():
-        if isinstance(run.job, BenchJob) and set(sources) <= set(run.job.models):
+        if isinstance(run.job, BenchJob) and {source[:2] for source in sources} <= set(run.job.models):
             return run
     return None

@@ -24,7 +24,7 @@ class OpenedRun(FinishedRun):
     @property
     def dense(self) -> LoadedModel:
         """The model that the run began with."""
-        return session.model(Choice(*self.origin))
+        return session.model(Choice.of(self.origin))
 
     @property
     def pruned(self) -> LoadedModel:

@@ -40,7 +40,7 @@ def job(images: int) -> HeadsJob:
     chosen = session.choice()
     if chosen.data is None:
         raise NothingChosen("Some criteria need labelled images to be measured on. Pick some in the sidebar.")
-    return HeadsJob(chosen.model, chosen.data, chosen.weights, images)
+    return HeadsJob(chosen.model, chosen.data, chosen.weights, images, reading=chosen.reading)
 
 
 def newest() -> Run | None:

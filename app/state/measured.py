@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
-
 from analysis.measure import Evaluation, evaluate
 from analysis.vit import Architecture
 from app.state.memo import recall, remember
-from app.state.session import choice, model, test_images
+from app.state.session import Choice, choice, model, test_images
 from pruning.budget import LatencyTable, measure_table
 from pruning.cut import Scores
 from pruning.jobs import Job, Prepared, SurveyJob, kept_survey, prepare, require_classifier
@@ -38,9 +36,8 @@ def baseline(progress: Progress | None = None) -> Evaluation | None:
 def keep_baseline(job: Job, result: Evaluation) -> None:
     """Keep what a run measured, if it is the accuracy of the loaded model on the test images chosen."""
     chosen = choice()
-    if (job.model, job.weights, job.data, job.limit) == astuple(chosen) and not (
-        job.trains or job.calibration
-    ):
+    of_job = Choice(job.model, job.weights, job.data, job.limit or 0, job.reading)
+    if of_job == chosen and not (job.trains or job.calibration):
         remember("baseline", chosen, lambda: result)
 
 

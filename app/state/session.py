@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 
 from analysis.data import CLASSES, ImageSet, open_data
-from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Preprocess, load
+from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Named, Preprocess, Reading, load_named
 from analysis.paths import user_path
 from app.state.memo import forget, remember
 
@@ -25,6 +24,17 @@ class Choice:
     weights: str | None = None
     data: str | None = "demo"
     limit: int = 500
+    reading: Reading = Reading()
+
+    @classmethod
+    def of(cls, named: Named) -> Choice:
+        """This model."""
+        return cls(named.model, named.weights, reading=named.reading)
+
+    @property
+    def named(self) -> Named:
+        """The model."""
+        return Named(self.model, self.weights, self.reading)
 
 
 # ---- what was chosen
@@ -63,7 +73,7 @@ def model(chosen: Choice | None = None) -> LoadedModel:
         ValueError: it cannot be loaded.
     """
     chosen = chosen or choice()
-    return _load(chosen.model, chosen.weights, (_stamp(chosen.model), _stamp(chosen.weights)))
+    return _load(chosen.named, (_stamp(chosen.model), _stamp(chosen.weights)))
 
 
 def warm_up(samples: int) -> None:
@@ -96,9 +106,9 @@ def class_names() -> tuple[str, ...]:
 
 
 # The stamp makes a file that has changed on disk load again.
-@st.cache_resource(max_entries=6, show_spinner="Loading the model …")
-def _load(name: str, weights: str | None, stamp: object) -> LoadedModel:
-    return load(name, Path(weights) if weights else None)
+@st.cache_resource(max_entries=6, show_spinner="Loading the model …", hash_funcs={Named: hash})
+def _load(named: Named, stamp: object) -> LoadedModel:
+    return load_named(named)
 
 
 def _images(spec: str, loaded: LoadedModel) -> ImageSet:

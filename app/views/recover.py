@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from analysis.models import Named
 from app.parts import charts, feedback, options_form, run_panel
 from app.state import finished_runs, session, session_runs
 from app.state.session import Choice
@@ -30,8 +31,7 @@ class Student:
 
     title: str
     model: str
-    teacher: str
-    teacher_weights: str | None
+    teacher: Named
     data: str
     test_data: str | None = None
 
@@ -89,7 +89,7 @@ def _job(students: dict[str, Student]) -> RecoverJob:
     student = students[chosen]
     teacher = st.text_input(
         "Teacher",
-        student.teacher,
+        student.teacher.model,
         key=f"teacher of {chosen}",
         persist_state="session",
         help="The dense model: demo, a timm name, hf-hub:owner/name, or the folder of a bundle.",
@@ -111,7 +111,8 @@ def _job(students: dict[str, Student]) -> RecoverJob:
     return RecoverJob(
         model=student.model,
         teacher=teacher,
-        teacher_weights=student.teacher_weights if teacher == student.teacher else None,
+        teacher_weights=student.teacher.weights if teacher == student.teacher.model else None,
+        reading=student.teacher.reading,
         data=student.data,
         test_data=student.test_data,
         options=options.changed(),
@@ -121,8 +122,8 @@ def _job(students: dict[str, Student]) -> RecoverJob:
 
 def _require_teacher(job: RecoverJob) -> None:
     """Refuse a pair of models that do not fit here, before the run would."""
-    student, teacher = Choice(job.model), Choice(job.teacher, job.teacher_weights)
-    require_pair(session.model(student), session.model(teacher))
+    teacher = Choice(job.teacher, job.teacher_weights, reading=job.reading)
+    require_pair(session.model(Choice(job.model)), session.model(teacher))
 
 
 def _students() -> list[Student]:
@@ -131,7 +132,7 @@ def _students() -> list[Student]:
     chosen = session.choice()
     if is_bundle(Path(chosen.model)):
         name = f"Loaded: {Path(chosen.model).name}"
-        found.append(Student(name, chosen.model, "", None, chosen.data or ""))
+        found.append(Student(name, chosen.model, Named(""), chosen.data or ""))
     return found
 
 
@@ -140,7 +141,7 @@ def _of_run(run: finished_runs.NumberedRun) -> Student:
     job = finished.job
     apart = job.calibration if isinstance(job, Job) else job.test_data and job.data
     data = (apart, finished.data) if apart else (finished.data, None)
-    return Student(run.title, str(finished.bundle), *finished.origin, *data)
+    return Student(run.title, str(finished.bundle), finished.origin, *data)
 
 
 # ---- watching a run

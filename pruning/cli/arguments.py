@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from analysis.data import class_folders
+from analysis.models import Reading, read_classes
 from analysis.paths import quoted, user_path
 from pruning.budget import BUDGET_UNITS, Budget
 from pruning.bundle import require_new_folder
@@ -16,6 +18,8 @@ from pruning.cut import MOST_ALIGN, Head, HeadLocks, PerBlock, Ratios, parse_hea
 from pruning.jobs import default_align, default_skip_unread
 from pruning.methods import METHODS
 from pruning.wording import STRUCTURE_NAMES
+
+SORTED = "sorted"  # in place of a file of classes
 
 
 def removal_fields(args: argparse.Namespace) -> Result:
@@ -127,6 +131,59 @@ def require_out(args: argparse.Namespace) -> None:
     if args.out is None:
         raise ValueError("specify --out DIR for the bundle, or --detach to start a run")
     require_new_folder(args.out)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say of a model what its files do not."""
+    parser.add_argument(
+        "--image-size", type=image_size, metavar="Y,X", help="rows and columns of its images, or one number"
+    )
+    parser.add_argument(
+        "--num-classes", type=whole_number, metavar="N", help="number of classes; 0 leaves the classifier out"
+    )
+    parser.add_argument(
+        "--classes-file",
+        type=name_argument,
+        metavar="FILE",
+        help="class names, one on each line in the order of the model's outputs; or the word "
+        f"{SORTED}: the class folders of the images in the order of their names",
+    )
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}",
+            type=comma_separated(number),
+            metavar="R,G,B",
+            help=f"{name} of the normalisation",
+        )
+    parser.add_argument(
+        "--crop-pct", type=number, metavar="P", help="share of the resized image that is seen, 0.1 to 1"
+    )
+
+
+def reading_from(args: argparse.Namespace) -> Reading:
+    """What the arguments of `add_reading` say.
+
+    Raises:
+        ValueError: a value that cannot be, or a file of classes that cannot be read.
+    """
+    labels: tuple[str, ...] = ()
+    if args.classes_file == SORTED:
+        data = getattr(args, "data", None)
+        if data is None:
+            raise ValueError(f"--classes-file {SORTED} needs --data, whose class folders it takes")
+        labels = class_folders(data)
+    elif args.classes_file is not None:
+        labels = read_classes(user_path(args.classes_file, "the file of classes"))
+    mean, std = (tuple(values) if values else None for values in (args.mean, args.std))
+    return Reading(args.image_size, args.num_classes, labels, mean, std, args.crop_pct)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Parse Y,X or one number for both, for `argparse`."""
+    numbers = [whole_number(word) for word in text.split(",")]
+    if len(numbers) > 2:
+        raise argparse.ArgumentTypeError(f"must be rows and columns, got {quoted(text)}")
+    return numbers[0], numbers[-1]
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,14 @@ import torch
 
 from analysis.measure import LOOKS, MOST_BATCH, MOST_ROUNDS, compare, require_bounds
 from analysis.threads import MOST_THREADS
-from pruning.cli.arguments import as_text, comma_separated, name_argument, path_argument, whole_number
+from pruning.cli.arguments import (
+    as_text,
+    comma_separated,
+    name_argument,
+    path_argument,
+    reading_from,
+    whole_number,
+)
 from pruning.cli.output import Result
 from pruning.jobs import BACKENDS, load_to_time, time_models
 from pruning.progress import Progress
@@ -57,7 +64,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     """
     require_bounds(args.batch, args.rounds, args.threads)
     named = [(args.model, args.weights), (args.against, args.against_weights)]
-    models = load_to_time([(name, as_text(weights)) for name, weights in named])
+    models = load_to_time([(name, as_text(weights)) for name, weights in named], reading_from(args))
     threads = args.threads or torch.get_num_threads()
     results: Result = {"a": args.model, "b": args.against, "threads": threads, "rounds": args.rounds}
     for backend in args.backend:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 
 from analysis.models import architecture
-from pruning.cli.arguments import add_method, add_ratios, removal_fields
+from pruning.cli.arguments import (
+    add_method,
+    add_ratios,
+    reading_from,
+    removal_fields,
+)
 from pruning.cli.output import Result
 from pruning.jobs import Job, cost_report, method_options
 from pruning.progress import Progress
@@ -23,7 +28,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     Raises:
         ValueError: bad input of any kind, in one sentence.
     """
-    dense = architecture(args.model)
+    dense = architecture(args.model, reading_from(args))
     options = method_options(args.method, args.option)
     job = Job(model=args.model, data="", method=args.method, options=options, **removal_fields(args))
     return cost_report(dense, job.target(dense))

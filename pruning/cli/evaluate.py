@@ -7,7 +7,11 @@ import argparse
 from analysis.data import open_data
 from analysis.measure import evaluate
 from analysis.models import load
-from pruning.cli.arguments import add_data, add_limit
+from pruning.cli.arguments import (
+    add_data,
+    add_limit,
+    reading_from,
+)
 from pruning.cli.output import Result, log_line
 from pruning.jobs import require_classifier
 from pruning.progress import Progress
@@ -26,7 +30,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     Raises:
         ValueError: bad input of any kind, in one sentence.
     """
-    loaded = load(args.model, args.weights)
+    loaded = load(args.model, args.weights, reading_from(args))
     require_classifier(loaded)
     images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)
     for note in images.notes:

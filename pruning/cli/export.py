@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from analysis.models import load
-from pruning.cli.arguments import comma_separated, path_argument
+from pruning.cli.arguments import comma_separated, path_argument, reading_from
 from pruning.cli.output import Result
 from pruning.export import FORMATS, export_formats, require_exportable
 from pruning.progress import Progress
@@ -30,6 +30,6 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         OSError: a file could not be written.
     """
     require_exportable(args.out, args.format)
-    loaded = load(args.model, args.weights)
+    loaded = load(args.model, args.weights, reading_from(args))
     files = export_formats(loaded, args.format, args.out)
     return {name: str(path) for name, path in files.items()}

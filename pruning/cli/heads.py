@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 
 from analysis.head_grid import by_block
 from pruning.bundle import require_file
-from pruning.cli.arguments import add_data, as_text, path_argument, whole_number
+from pruning.cli.arguments import (
+    add_data,
+    as_text,
+    path_argument,
+    reading_from,
+    whole_number,
+)
 from pruning.cli.output import Result
 from pruning.cli.runs import add_detach, detach
 from pruning.jobs import HeadsJob, is_reading, run_heads
@@ -37,8 +42,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         ValueError: bad input of any kind, in one sentence, or `out` is a file of another kind.
         OSError: `out` could not be written.
     """
-    given = {field.name: getattr(args, field.name) for field in fields(HeadsJob)}
-    job = HeadsJob(**given | {"weights": as_text(args.weights)})
+    job = HeadsJob(args.model, args.data, as_text(args.weights), args.images, args.seed, reading_from(args))
     if args.detach:
         return detach(job, args)
     out = None if args.out is None else require_file(args.out, "reading of heads", is_reading)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol
 
 from pruning import activations
 from pruning.cli import bench, estimate, evaluate, export, heads, prune, recover, survey
-from pruning.cli.arguments import name_argument, path_argument
+from pruning.cli.arguments import add_reading, name_argument, path_argument
 from pruning.cli.output import ProgressBars, Result, print_result
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--weights", type=path_argument, metavar="FILE", help="local weights of a timm model"
         )
+        add_reading(sub)
         command.add_arguments(sub)
     add_commands(commands)
     add_report(commands)

@@ -12,6 +12,7 @@ from pruning.cli.arguments import (
     add_ratios,
     as_text,
     path_argument,
+    reading_from,
     removal_fields,
 )
 from pruning.cli.output import Result, log_line
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         data=args.data,
         method=args.method,
         weights=as_text(args.weights),
+        reading=reading_from(args),
         options=method_options(args.method, args.option),
         calibration=args.calibration,
         limit=args.limit,

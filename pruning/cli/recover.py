@@ -12,6 +12,7 @@ from pruning.cli.arguments import (
     name_argument,
     name_value,
     path_argument,
+    reading_from,
     whole_number,
 )
 from pruning.cli.output import Result, log_line
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         teacher=args.teacher,
         data=args.data,
         weights=as_text(args.weights),
+        reading=reading_from(args),
         teacher_weights=as_text(args.teacher_weights),
         test_data=args.test,
         options=options_from(args),

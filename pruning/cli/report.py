@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from analysis.models import LoadedModel, load
+from analysis.models import LoadedModel, Named, load_named
 from pruning import runs
 from pruning.bundle import require_file
 from pruning.cli.arguments import path_argument, whole_number
 from pruning.cli.output import log_line
-from pruning.jobs import BenchJob, Named, Timings, describe, read_timings
+from pruning.jobs import BenchJob, Timings, describe, read_timings
 from pruning.progress import Progress
 from pruning.report import (
     MAX_COMPARED,
@@ -121,4 +121,4 @@ def _timings(around: list[runs.Run]) -> list[Timings]:
 
 
 def _load(source: Named) -> LoadedModel:
-    return load(source[0], Path(source[1]) if source[1] else None)
+    return load_named(source)

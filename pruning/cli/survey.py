@@ -11,6 +11,7 @@ from pruning.cli.arguments import (
     add_locked_heads,
     add_method,
     as_text,
+    reading_from,
 )
 from pruning.cli.output import Result, log_line
 from pruning.cli.runs import add_detach, detach
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         data=args.data,
         method=args.method,
         weights=as_text(args.weights),
+        reading=reading_from(args),
         options=method_options(args.method, args.option),
         calibration=args.calibration,
         images=SurveyJob.images if args.budget_images is None else args.budget_images,

@@ -1,7 +1,7 @@
 """Jobs: everything a run depends on as data, and the functions that carry them out."""
 
 from pruning.jobs import evaluations, registry
-from pruning.jobs.bench import BACKENDS, BenchJob, Named, Timings, load_to_time, read_timings, time_models
+from pruning.jobs.bench import BACKENDS, BenchJob, Timings, load_to_time, read_timings, time_models
 from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads, save_reading
 from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
 from pruning.jobs.prune_job import Job, default_align, default_skip_unread, method_options
@@ -20,7 +20,6 @@ __all__ = [
     "BenchJob",
     "HeadsJob",
     "Job",
-    "Named",
     "Prepared",
     "PruneResult",
     "RecoverJob",

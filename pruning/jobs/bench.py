@@ -27,7 +27,7 @@ from analysis.measure import (
     take_turns,
     torch_runner,
 )
-from analysis.models import load
+from analysis.models import Named, Reading, load_named
 from analysis.threads import require_threads
 from analysis.vit import ViT
 from pruning.export import onnx_runner
@@ -35,7 +35,7 @@ from pruning.files import replace_text
 from pruning.progress import Monitor, Progress, quiet
 
 TIMINGS = "timings.json"  # in a run folder: what a bench measured
-Named = tuple[str, str | None]  # a model, and a file of weights if it needs one
+Pair = tuple[str, str | None]  # a model, and a file of weights if it needs one
 
 # What runs a model, by name; the second argument is the number of threads.
 BACKENDS: dict[str, Callable[[ViT, int], Runner]] = {
@@ -49,7 +49,8 @@ class BenchJob(Stored):
     """Models to be timed in turns, at some batch sizes; frozen, hashable, to and from JSON.
 
     `threads` None means as many as torch takes. `rounds` are those of the first look; they are doubled
-    while a model is not distinguishable from the first one (`take_turns`).
+    while a model is not distinguishable from the first one (`take_turns`). `reading` says what the files of
+    the models do not; of a bundle it does not change the structure.
 
     Raises:
         ValueError: a value of another type, fewer than two models, one named twice, or a number out of
@@ -59,10 +60,11 @@ class BenchJob(Stored):
     INDENT: ClassVar[int | None] = 2
     NEEDED: ClassVar[tuple[str, ...]] = ("batches",)
 
-    models: tuple[Named, ...]
+    models: tuple[Pair, ...]
     batches: tuple[int, ...] = (1, 8)
     threads: int | None = None
     rounds: int = 30
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,11 +77,12 @@ class BenchJob(Stored):
         first, *others = self.models
         return "\n".join(self._against(first, other) for other in others)
 
-    def _against(self, first: Named, other: Named) -> str:
+    def _against(self, first: Pair, other: Pair) -> str:
         words = ["python", "-m", "pruning", "bench", "--model", other[0]]
         words += ["--weights", other[1]] if other[1] else []
         words += ["--against", first[0]]
         words += ["--against-weights", first[1]] if first[1] else []
+        words += self.reading.words()
         words += ["--batch", ",".join(map(str, self.batches)), "--rounds", str(self.rounds)]
         return shlex.join([*words, *(["--threads", str(self.threads)] if self.threads else [])])
 
@@ -98,7 +101,7 @@ class Timings(Stored):
     VERSION: ClassVar[int] = 2
     INDENT: ClassVar[int | None] = 1
 
-    models: tuple[Named, ...]
+    models: tuple[Pair, ...]
     ms: Mapping[int, tuple[Percentiles, ...]]
     threads: int
     rounds: int
@@ -127,17 +130,20 @@ class Timings(Stored):
         ms = {batch: tuple(map(percentiles, times)) for batch, times in each.items()}
         return cls(job.models, ms, threads, job.rounds, torch.__version__, each)
 
-    def of(self, model: Named, batch: int) -> Percentiles:
+    def of(self, model: Pair | Named, batch: int) -> Percentiles:
         """Percentiles of one model."""
-        return self.ms[batch][self.models.index(model)]
+        return self.ms[batch][self._place(model)]
 
-    def between(self, a: Named, b: Named, batch: int) -> Timing:
+    def between(self, a: Pair | Named, b: Pair | Named, batch: int) -> Timing:
         """Speed-up and verdict of a against b."""
         if batch in self.each:
             times = self.each[batch]
-            return compare(times[self.models.index(a)], times[self.models.index(b)])
+            return compare(times[self._place(a)], times[self._place(b)])
         first, second = self.of(a, batch), self.of(b, batch)
         return Timing(first, second, second.p50 / first.p50, None, None, UNKNOWN, self.rounds)
+
+    def _place(self, model: Pair | Named) -> int:
+        return self.models.index(model[:2])
 
     def rounds_of(self, batch: int) -> int:
         """In how many rounds the models were timed."""
@@ -152,17 +158,19 @@ def run_bench(job: BenchJob, monitor: Monitor = Monitor()) -> Timings:
         Cancelled: the monitor asked for an end.
     """
     threads = job.threads or torch.get_num_threads()
-    found = time_models(load_to_time(job.models), job.batches, threads, job.rounds, progress=monitor)
+    found = time_models(
+        load_to_time(job.models, job.reading), job.batches, threads, job.rounds, progress=monitor
+    )
     return Timings.of_times(job, found, threads)
 
 
-def load_to_time(models: Sequence[Named]) -> list[ViT]:
+def load_to_time(models: Sequence[Pair], reading: Reading = Reading()) -> list[ViT]:
     """Load models that are to be timed in turns, which takes images of one size.
 
     Raises:
         ValueError: a model cannot be loaded, or they take images of different sizes.
     """
-    loaded = [load(name, Path(weights) if weights else None).model for name, weights in models]
+    loaded = [load_named(Named(*pair, reading)).model for pair in models]
     shapes = {_image_shape(model) for model in loaded}
     if len(shapes) > 1:
         raise ValueError(f"models timed in turns must take images of one size, got {sorted(shapes)}")

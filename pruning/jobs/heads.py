@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from analysis.data import ImageSet, open_data
 from analysis.formats import Stored
-from analysis.models import LoadedModel, load
+from analysis.models import LoadedModel, Reading, load
 from pruning.criteria import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
 from pruning.files import replace_text
 from pruning.progress import Monitor, Progress, quiet
@@ -36,6 +36,7 @@ class HeadsJob(Stored):
     weights: str | None = None
     images: int = 64
     seed: int = 0
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,7 +47,7 @@ class HeadsJob(Stored):
         """The command line that does the same."""
         words = ["python", "-m", "pruning", "heads", "--model", self.model]
         words += ["--weights", self.weights] if self.weights else []
-        words += ["--data", self.data, "--images", str(self.images)]
+        words += ["--data", self.data, "--images", str(self.images), *self.reading.words()]
         return shlex.join([*words, *(["--seed", str(self.seed)] if self.seed else [])])
 
 
@@ -57,7 +58,7 @@ def run_heads(job: HeadsJob, monitor: Monitor = Monitor()) -> HeadReading:
         ValueError: bad input of any kind, in one sentence.
         Cancelled: the monitor asked for an end.
     """
-    loaded = load(job.model, Path(job.weights) if job.weights else None)
+    loaded = load(job.model, Path(job.weights) if job.weights else None, job.reading)
     classes = loaded.model.arch.num_classes
     images = open_data(job.data, loaded.preprocess, classes, "calibration")
     return measure_heads(loaded, images.sample(min(job.images, len(images)), job.seed), monitor)

@@ -85,7 +85,7 @@ def load_dense(job: Job) -> LoadedModel:
     Raises:
         ValueError: it cannot be loaded.
     """
-    return load(job.model, Path(job.weights) if job.weights else None)
+    return load(job.model, Path(job.weights) if job.weights else None, job.reading)
 
 
 def image_sets(job: Job, loaded: LoadedModel) -> tuple[ImageSet, ImageSet]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from analysis.formats import Stored
+from analysis.models import Reading
 from analysis.vit import Architecture
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
@@ -34,7 +35,7 @@ class Job(Stored):
     heads go by a lock, the method works inside the others, and a budget begins with the model they leave.
     With `skip_unread` the smaller model's last block computes only the tokens that the classifier reads
     (`Architecture.skip_unread`), where it reads tokens; a budget of GMACs counts on it, and one with
-    room for all tokens keeps them.
+    room for all tokens keeps them. `reading` says what the files of `model` do not.
 
     Raises:
         ValueError: a value of another type or out of its range, or an unknown method or option.
@@ -61,6 +62,7 @@ class Job(Stored):
     heads_by: str | None = None
     locks: HeadLocks = HeadLocks()
     skip_unread: bool = False
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,7 +183,7 @@ class Job(Stored):
     def command(self, out: str = "pruned") -> str:
         """The command line that does the same."""
         words = ["python", "-m", "pruning", "prune", "--model", self.model, "--data", self.data]
-        words += ["--method", self.method]
+        words += ["--method", self.method, *self.reading.words()]
         given = {"weights": self.weights, "calibration": self.calibration, "preset": self.preset}
         given |= {name: _ratio_words(getattr(self.ratios, name)) for name in asdict(self.ratios)}
         given |= {

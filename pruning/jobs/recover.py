@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from analysis.data import open_training
 from analysis.formats import Stored
 from analysis.measure import Agreement, Evaluation, agreement, evaluate, paired_change
-from analysis.models import LoadedModel, load
+from analysis.models import LoadedModel, Named, Reading, load_named
 from pruning.cut import Plan
 from pruning.jobs.inputs import require_classifier
 from pruning.jobs.prune_result import accuracy_report, cost_report
@@ -46,7 +45,8 @@ class RecoverJob(Stored):
     The model `model`, usually a pruned one, is fine-tuned with `teacher`, usually the dense one. It
     is trained on the training part of `data` and tested on the part held out, or trained on all of
     `data` and tested on all of `test_data` where that is given. `options` are pairs of `Recovery`'s
-    options; `limit` caps the test images.
+    options; `limit` caps the test images. `reading` says what the files of both models do not; of a
+    bundle it does not change the structure.
 
     Raises:
         ValueError: a value of another type or out of its range, or an unknown option.
@@ -64,6 +64,7 @@ class RecoverJob(Stored):
     options: tuple[tuple[str, Value], ...] = ()
     limit: int | None = None
     seed: int = 0
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +80,7 @@ class RecoverJob(Stored):
     def command(self, out: str = "recovered") -> str:
         """The command line that does the same."""
         words = ["python", "-m", "pruning", "recover", "--model", self.model, "--teacher", self.teacher]
-        words += ["--data", self.data]
+        words += ["--data", self.data, *self.reading.words()]
         given = {
             "weights": self.weights,
             "teacher-weights": self.teacher_weights,
@@ -145,8 +146,8 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverResult:
         Cancelled: the monitor asked for an end.
     """
     began = time.perf_counter()
-    student = load(job.model, Path(job.weights) if job.weights else None)
-    teacher = load(job.teacher, Path(job.teacher_weights) if job.teacher_weights else None)
+    student = load_named(Named(job.model, job.weights, job.reading))
+    teacher = load_named(Named(job.teacher, job.teacher_weights, job.reading))
     require_classifier(student)
     require_pair(student, teacher)
     classes = student.model.arch.num_classes

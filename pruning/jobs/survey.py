@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analysis.formats import Checked, Stored
+from analysis.models import Reading
 from pruning import cache
 from pruning.budget import Budget, Sensitivities
 from pruning.criteria import weights_id
@@ -58,6 +59,7 @@ class SurveyJob(Stored):
     images: int = Budget.images
     seed: int = 0
     removed: tuple[Head, ...] = ()
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +87,7 @@ class SurveyJob(Stored):
             images,
             job.seed,
             job.locks.remove,
+            job.reading,
         )
 
     @property
@@ -99,12 +102,13 @@ class SurveyJob(Stored):
             calibration=self.calibration,
             seed=self.seed,
             locks=HeadLocks(remove=self.removed),
+            reading=self.reading,
         )
 
     def command(self) -> str:
         """The command line that does the same."""
         words = ["python", "-m", "pruning", "survey", "--model", self.model, "--data", self.data]
-        words += ["--method", self.method]
+        words += ["--method", self.method, *self.reading.words()]
         given = {
             "weights": self.weights,
             "calibration": self.calibration,

@@ -21,12 +21,12 @@ from analysis.measure import (
     front,
     paired_change,
 )
-from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, architecture
+from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Named, architecture
 from analysis.paths import may_be_path, user_path
 from analysis.vit import Architecture
 from pruning.bundle import Report, is_bundle
 from pruning.cut import Indices, Plan, kept_heads
-from pruning.jobs import Named, Timings, read_report
+from pruning.jobs import Timings, read_report
 from pruning.runs import FinishedRun, Heads, read_plan
 from pruning.wording import base_name
 
@@ -68,7 +68,7 @@ class ComparedModel:
     @cached_property
     def file_bytes(self) -> int | None:
         """Size of the weights file in bytes, None if it is not on this machine."""
-        file = _weights_file(*self.source)
+        file = _weights_file(self.source.model, self.source.weights)
         return None if file is None else file.stat().st_size
 
     @property
@@ -165,7 +165,7 @@ class Comparison:
 
 def dense_of(run: FinishedRun, loaded: LoadedModel) -> ComparedModel:
     """The dense model of a run, with the run's evaluation of it."""
-    title = f"{base_name(run.origin[0])}, not pruned"
+    title = f"{base_name(run.origin.model)}, not pruned"
     return ComparedModel(DENSE, title, run.origin, loaded.model.arch, run.before)
 
 
@@ -174,7 +174,7 @@ def smaller_of(run: FinishedRun, name: str, title: str) -> ComparedModel:
     return ComparedModel(
         name,
         title,
-        (str(run.bundle), None),
+        Named(str(run.bundle)),
         run.arch,
         run.after,
         run.when,
@@ -194,7 +194,7 @@ def of_bundle(folder: Path, result: Evaluation) -> ComparedModel:
     report = read_report(folder) or Report()
     when = report.stage if report.method else ""
     arch, plan = architecture(str(folder)), read_plan(folder)
-    source = (str(folder), None)
+    source = Named(str(folder))
     return ComparedModel(folder.name, folder.name, source, arch, result, when, plan, heads=report.heads)
 
 
@@ -211,7 +211,9 @@ def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]
 
 def newest_timings(measured: Iterable[Timings], sources: Sequence[Named]) -> Timings | None:
     """The newest measurement that includes all of these models; `measured` is sorted newest first."""
-    return next((timed for timed in measured if set(sources) <= set(timed.models)), None)
+    return next(
+        (timed for timed in measured if {source[:2] for source in sources} <= set(timed.models)), None
+    )
 
 
 def aligned(

@@ -104,7 +104,7 @@ def is_report(file: Path) -> bool:
 def _figures(found: Comparison) -> dict[str, Any]:
     return {
         "generator": GENERATOR,
-        "title": f"{base_name(found.dense.source[0])} and {', '.join(m.name for m in found.others)}",
+        "title": f"{base_name(found.dense.source.model)} and {', '.join(m.name for m in found.others)}",
         "data": found.data,
         "images": found.dense.result.images,
         "date": date.today().isoformat(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.data import ImageSet, open_training
 from analysis.measure import Agreement, Evaluation, agreement
-from analysis.models import LoadedModel, architecture, require_bundle
+from analysis.models import LoadedModel, Named, architecture, require_bundle
 from analysis.paths import is_there
 from analysis.vit import Architecture
 from pruning.bundle import EVALUATIONS_FILE, PLAN_FILE, Report
@@ -19,7 +19,6 @@ from pruning.jobs import (
     BenchJob,
     HeadsJob,
     Job,
-    Named,
     RecoverJob,
     evaluations,
     image_sets,
@@ -60,12 +59,12 @@ class FinishedRun:
 
     @property
     def origin(self) -> Named:
-        """Name and weights of the dense model."""
+        """The dense model."""
         job = self.job
-        named = (
+        name, weights = (
             (job.teacher, job.teacher_weights) if isinstance(job, RecoverJob) else (job.model, job.weights)
         )
-        return self._placed(named[0]), self._placed(named[1]) if named[1] else None
+        return Named(self._placed(name), self._placed(weights) if weights else None, job.reading)
 
     @cached_property
     def model_problem(self) -> str | None:

@@ -50,6 +50,7 @@ KNOWN = {
     "model.when": "before or after fine-tuning",
     "finished.when": "before or after fine-tuning",
     "one.rows()": "titles of ours, and numbers",
+    "shown.model.arch": "numbers",
 }
 KNOWN_HTML = {"bars.block_costs(cost(loaded.model.arch), quantity)": "numbers, and names of parts"}
 

@@ -120,7 +120,13 @@ def taken(kind: type, place: str = "", needed: Collection[str] = ()) -> list[str
         if field.name not in needed and (field.default, field.default_factory) != (MISSING, MISSING):
             fine.append(f"{name}: missing")
         if annotation.endswith("| None"):
-            types = {"str": "text", "int": "whole", "float": "whole|number", "tuple[tuple[str,": "list"}
+            types = {
+                "str": "text",
+                "int": "whole",
+                "float": "whole|number",
+                "tuple[tuple[str,": "list",
+                "tuple[float,": "list",
+            }
             fine.append(f"{name}: (nothing|{types.get(annotation.split()[0], 'nothing')})")
     return fine
 

@@ -35,7 +35,9 @@ def _form(found: Comparison) -> None:
         )
         again = "Measure again" if found.timings else "Measure latency"
         if st.button(again, icon=":material/timer:", key="measure-latency", disabled=not batches):
-            session_runs.begin(BenchJob(tuple(m.source for m in found.models), tuple(sorted(batches))))
+            models = tuple(model.source[:2] for model in found.models)
+            reading = found.dense.source.reading
+            session_runs.begin(BenchJob(models, tuple(sorted(batches)), reading=reading))
             st.rerun()
     st.caption(
         "On the CPU, the models taking turns, so that other work on this machine slows all of them alike."

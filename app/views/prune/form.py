@@ -66,6 +66,7 @@ def job(dense: Architecture) -> Job:
     return Job(
         model=chosen.model,
         weights=chosen.weights,
+        reading=chosen.reading,
         data=chosen.data or "",
         method=method,
         options=options,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from analysis.measure import Cost, Evaluation, cost, evaluate, paired_change
-from analysis.models import LoadedModel
+from analysis.models import LoadedModel, Named
 from analysis.vit import Architecture
 from app import wording
 from app.parts import charts, feedback, run_panel
@@ -128,7 +128,7 @@ def _latest() -> None:
     loaded = session_runs.lasting(session.choice(), copy=False)
     found = ((run, run.job) for run in session_runs.listed() if isinstance(run.job, Job))
     run, job = next(
-        ((run, job) for run, job in found if (job.model, job.weights) == (loaded.model, loaded.weights)),
+        ((run, job) for run, job in found if Named(job.model, job.weights, job.reading) == loaded.named),
         (None, None),
     )
     if run is None or job is None:

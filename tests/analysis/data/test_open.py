@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ import torch
 from PIL import Image
 
 from analysis.data import folders, scenes, zips
+from analysis.data import open as opening
 from analysis.data.batches import batches
 from analysis.data.image_set import ImageSet
 from analysis.data.images import FORMATS, BadImageError
-from analysis.data.open import SPLITS, TRAIN_SCENES, open_data, open_training
+from analysis.data.labels import UnnamedClassesError
+from analysis.data.open import SPLITS, TRAIN_SCENES, class_folders, open_training
 from analysis.models.preprocess import Preprocess
 
 PLAIN = Preprocess((8, 8))
@@ -58,6 +61,14 @@ def make_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 Make = Callable[[Path, dict[str, bytes]], Path]
 both = pytest.mark.parametrize("make", [make_folder, make_zip])
+
+
+def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split: str = "all") -> ImageSet:
+    """Where a test names no classes, they are the sorted folders, as `--classes-file sorted` has it."""
+    try:
+        return opening.open_data(spec, preprocess, num_classes, split)
+    except UnnamedClassesError as error:
+        return opening.open_data(spec, replace(preprocess, labels=error.folders), num_classes, split)
 
 
 def names(images: ImageSet) -> list[str]:
@@ -624,12 +635,12 @@ def test_train_and_val_are_parts_and_no_classes(make: Make, tmp_path: Path) -> N
             "zebra/001.png": 1,
         }
         assert images.image(0).getpixel((0, 0)) == (200, 0, 0)
-    train, test = open_training(str(path), PLAIN, 2)
+    train, test = open_training(str(path), named("cat", "zebra"), 2)
     assert (train.name, test.name) == ("set/train", "set/val")
     other = make(
         tmp_path / "other", {f"{name}/1.png": picture((0, 9, n)) for n, name in enumerate(("cat", "zebra"))}
     )
-    learned, _ = open_training(str(path), PLAIN, 2, str(other))
+    learned, _ = open_training(str(path), named("cat", "zebra"), 2, str(other))
     assert learned.name == "set/train"
 
 
@@ -678,7 +689,7 @@ def test_parts_that_share_images_are_refused_before_training(tmp_path: Path) -> 
     same = {name.replace("train", "val"): data for name, data in learn.items()}
     path = make_folder(tmp_path / "set", {**learn, **same})
     with pytest.raises(ValueError, match=r"test images of set/val .* are also in set/train"):
-        open_training(str(path), PLAIN, 2)
+        open_training(str(path), named("cat", "zebra"), 2)
 
 
 # ---- what is assumed, and what is left out
@@ -755,13 +766,29 @@ def test_listing_a_whole_disk_ends_early(tmp_path: Path, monkeypatch: pytest.Mon
         open_data(tmp_path / "set", PLAIN, 2)
 
 
-def test_that_classes_are_taken_in_order_is_told(tmp_path: Path) -> None:
-    root = make_folder(tmp_path / "set", many({"dog": 1, "cat": 1}))
-    said = (
-        "the model does not name its classes, so the class folders of set are taken for them in this order: "
-    )
-    assert open_data(root, PLAIN, 2).notes == (f"{said}cat, dog",)
-    assert open_data(root, named("LABEL_0", "LABEL_1"), 2).notes == (f"{said}cat, dog",)
-    assert open_data(root, named("dog", "cat"), 2).notes == ()
-    assert open_data(root, PLAIN, 0).notes == ()
-    assert open_data(make_folder(tmp_path / "numbers", many({"0": 1, "1": 1})), PLAIN, 2).notes == ()
+@both
+@pytest.mark.parametrize("labels", [(), ("LABEL_0", "LABEL_1")])
+def test_an_order_of_classes_is_not_guessed(make: Make, labels: tuple[str, ...], tmp_path: Path) -> None:
+    """Which folder is which logit must be told; the usual order is offered."""
+    path, unnamed = make(tmp_path / "set", many({"dog": 1, "cat": 1})), named(*labels)
+    with pytest.raises(
+        UnnamedClassesError, match=r"class folders of set.* are: name them .* sorted\): cat, dog$"
+    ):
+        opening.open_data(path, unnamed, 2)
+    assert class_folders(str(path)) == ("cat", "dog")
+    assert opening.open_data(path, named("dog", "cat"), 2).classes == ("dog", "cat")
+    assert opening.open_data(path, unnamed, 0).classes == ("cat", "dog")
+    assert opening.open_data(make(tmp_path / "numbers", many({"0": 1, "1": 1})), PLAIN, 2).notes == ()
+
+
+@both
+def test_class_folders_of_all_layouts(make: Make, tmp_path: Path) -> None:
+    assert class_folders(str(make(tmp_path / "parts", DIVIDED))) == ("cat", "zebra")
+    assert class_folders(
+        str(make(tmp_path / "deep", {f"data/all/{n}": d for n, d in many({"b": 1, "a": 1}).items()}))
+    ) == ("a", "b")
+    assert class_folders("demo") == tuple(sorted(scenes.CLASSES))
+    side = "train" if make is make_folder else "cifar10-jpeg-train.zip"
+    (tmp_path / "c").mkdir()
+    make(tmp_path / "c" / side, many({"y": 2, "x": 2}))
+    assert class_folders(f"cifar10:{tmp_path / 'c'}") == ("x", "y")

@@ -8,11 +8,12 @@ import pytest
 from analysis.data import overlap
 from analysis.data.open import open_data, open_training
 from analysis.data.overlap import require_apart
+from analysis.data.scenes import CLASSES
 from analysis.models.preprocess import Preprocess
 from tests.support.models import TINY
 from tests.support.training import PREPROCESS, write_images
 
-DEMO = Preprocess((64, 64))
+DEMO = Preprocess((64, 64), labels=CLASSES)
 
 
 def opened(folder: Path):

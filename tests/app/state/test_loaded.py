@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from analysis.models import Named, Preprocess, Reading
+from analysis.vit import ViT
 from app.state import choice_address, session, uploads
 from app.state.session import Choice
+from pruning.bundle.write import write_bundle
 from tests.support.app import MAIN, go, text
+from tests.support.models import TINY
+from tests.support.training import write_images
 
 
 def opened(**address: str) -> AppTest:
@@ -63,8 +68,8 @@ def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
     weights = str(tmp_path / "own.safetensors")
     real = session._load
 
-    def load(name: str, given: str | None, stamp: object) -> Any:
-        return real(str(tiny_bundle), None, None) if given == weights else real(name, given, stamp)
+    def load(named: Named, stamp: object) -> Any:
+        return real(Named(str(tiny_bundle)), None) if named.weights == weights else real(named, stamp)
 
     monkeypatch.setattr(session, "_load", load)
     app = opened(model="vit_tiny_patch16_384", weights=weights, data="none")
@@ -117,3 +122,32 @@ def test_uploads_are_not_in_the_address(
 def test_an_address_of_another_sessions_upload_is_one_sentence(tmp_path: Path) -> None:
     app = opened(data=str(tmp_path / "prunescope-gone" / "photos.zip"))
     assert "the demo is shown" in app.warning[0].value and "demo scenes" in text(app)
+
+
+def test_classes_without_names_are_asked_for_and_stay_in_the_address(tiny: ViT, tmp_path: Path) -> None:
+    folder, pictures = tmp_path / "nameless", write_images(tmp_path / "photos")
+    for number in range(10):
+        (pictures / str(number)).rename(pictures / f"kind {9 - number}")
+    write_bundle(folder, tiny, Preprocess(TINY.image_size), name="tiny", report={"model": "tiny"})
+    app = opened()
+    app.selectbox("model-source").select("bundle").run()
+    app.text_input("bundle-folder").input(str(folder))
+    app.selectbox("image-source").select("path").run()
+    app.text_input("data-path").input(str(pictures))
+    app.button("load").click().run()
+    assert "does not name its classes" in app.error[0].value and app.session_state["choice"] == Choice()
+    app.button("take-classes").click().run()
+    names = tuple(f"kind {number}" for number in range(10))
+    chosen = app.session_state["choice"]
+    assert not app.error and (chosen.data, chosen.reading) == (str(pictures), Reading(labels=names))
+    assert app.text_area("reading-labels").value == "\n".join(names)
+
+    again = opened(**told(app))
+    assert again.session_state["choice"] == chosen and not again.warning
+    again.text_input("reading-crop_pct").input("0.8, 0.9")
+    again.button("load").click().run()
+    assert "Crop: enter one number" in again.error[0].value
+    again.text_input("reading-crop_pct").input("0.9").run()
+    again.button("load").click().run()
+    assert again.session_state["choice"].reading == Reading(labels=names, crop_pct=0.9)
+    assert "cannot be loaded" in opened(reading="7").warning[0].value

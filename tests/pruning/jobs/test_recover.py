@@ -14,6 +14,7 @@ from torch import Tensor
 
 from analysis.data.batches import batches
 from analysis.data.open import open_training
+from analysis.data.scenes import CLASSES
 from analysis.measure.evaluate import Evaluation, evaluate, wilson
 from analysis.measure.paired import paired_change
 from analysis.models.load import LoadedModel, load
@@ -249,9 +250,10 @@ def test_training_images(tmp_path: Path) -> None:
     assert len(train) == len(test) == 60
     with pytest.raises(ValueError, match=r"^test and training images must differ, got 'x' for both"):
         open_training("x", PREPROCESS, 10, "x")
-    train, test = open_training("demo", PREPROCESS, 10, first)
+    known = replace(PREPROCESS, labels=CLASSES)
+    train, test = open_training("demo", known, 10, first)
     assert train.item_name(0) == "circle/train-00000" and len(train) == 20_000 and len(test) == 60
-    train, test = open_training("demo", PREPROCESS, 10)
+    train, test = open_training("demo", known, 10)
     assert len(train) == 20_000 and test.item_name(1) == "triangle/test-00001"
 
 

@@ -19,6 +19,7 @@ from analysis.data.open import open_data
 from analysis.measure.evaluate import evaluate
 from analysis.models.load import LoadedModel
 from analysis.models.preprocess import Preprocess
+from analysis.models.reading import Named
 from analysis.vit import Architecture
 from pruning import wording
 from pruning.bundle.write import write_bundle
@@ -77,7 +78,7 @@ def comparison(tmp_path: Path, **change: Any) -> Comparison:
         name: evaluate(one.model, tracked(test, one, "", lambda *_: None)) for name, one in loaded.items()
     }
     first, *others = [
-        ComparedModel(name, f"title of {name}", (name, None), one.model.arch, results[name])
+        ComparedModel(name, f"title of {name}", Named(name), one.model.arch, results[name])
         for name, one in loaded.items()
     ]
     second = replace(others[0], plan=plan, when="before fine-tuning", command="prune --data /home/me/x.zip")
@@ -85,7 +86,7 @@ def comparison(tmp_path: Path, **change: Any) -> Comparison:
     times = {1: ((3.0, 4.0) * 15, (1.5, 2.0) * 15, (2.0, 4.8) * 15)}
     timings = Timings.of_times(BenchJob(tuple((name, None) for name in models), (1,)), times, 1)
     return Comparison(
-        first, (second, others[1]), test, BAD, trades, timings, lambda source: loaded[source[0]]
+        first, (second, others[1]), test, BAD, trades, timings, lambda source: loaded[source.model]
     )
 
 
@@ -227,10 +228,10 @@ def test_sizes_on_disk_and_half_precision(tmp_path: Path) -> None:
     (folder / "report.json").write_text('{"method": "l1", "fine_tuned": true, "heads": [[0, 1], null]}')
     found = of_bundle(folder, result)
     assert (found.when, found.heads) == ("after fine-tuning", ((0, 1), None))
-    assert replace(found, source=("vit_tiny_patch16_224", None)).file_bytes is None
+    assert replace(found, source=Named("vit_tiny_patch16_224")).file_bytes is None
     weights = tmp_path / "w.pth"
     weights.write_bytes(bytes(17))
-    assert replace(found, source=("vit_tiny_patch16_224", str(weights))).file_bytes == 17
+    assert replace(found, source=Named("vit_tiny_patch16_224", str(weights))).file_bytes == 17
 
 
 def test_front_by_macs_and_by_time() -> None:
@@ -247,9 +248,9 @@ def test_front_by_macs_and_by_time() -> None:
 
 def test_newest_timings_are_of_all_the_models() -> None:
     first, second = (Timings(((n, None), ("d", None)), {}, 1, 1, "") for n in "ab")
-    assert newest_timings([first, second], [("d", None)]) is first
-    assert newest_timings([first, second], [("b", None), ("d", None)]) is second
-    assert newest_timings([first, second], [("a", None), ("b", None)]) is None
+    assert newest_timings([first, second], [Named("d")]) is first
+    assert newest_timings([first, second], [Named("b"), Named("d")]) is second
+    assert newest_timings([first, second], [Named("a"), Named("b")]) is None
 
 
 _EMPTY = evaluate(torch.nn.Identity(), [(torch.eye(3), torch.tensor([0, 1, 2]))])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from analysis.models import Preprocess, architecture, load
+from analysis.models import Preprocess, Reading, architecture, load
 from analysis.vit import Architecture
 from pruning.budget.allocate import Budget
 from pruning.bundle.report import Report
@@ -137,7 +137,7 @@ def of_job(name: str, place: str = "") -> list[str]:
     if kind is Job:
         fine += [*taken(Ratios, f"{place}ratios."), *taken(Budget, f"{place}budget."), *taken(HeadLocks)]
         fine += taken(HeadLocks, f"{place}locks.")
-    return fine
+    return [*fine, *taken(Reading, f"{place}reading.")]
 
 
 def in_job(name: str) -> str:
@@ -179,7 +179,8 @@ def test_no_edit_of_a_status_slips_through(folder: Path) -> None:
 def test_no_edit_of_a_job_that_surveys_slips_through(tmp_path: Path) -> None:
     job = SurveyJob("demo", "demo", "snp", options=(("images", 8),), removed=((0, 1),))
     (tmp_path / "job.json").write_text(registry.pack(job))
-    assert require_refused(tmp_path / "job.json", reading(tmp_path), taken(SurveyJob), DEPENDS, in_job) > 50
+    fine = [*taken(SurveyJob), *taken(Reading, "reading.")]
+    assert require_refused(tmp_path / "job.json", reading(tmp_path), fine, DEPENDS, in_job) > 50
 
 
 @of_bundles
