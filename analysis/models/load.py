@@ -38,12 +38,16 @@ DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode and float32, its preprocessing, and the source it was loaded from."""
+    """A model in evaluation mode and float32, its preprocessing, and the source it was loaded from.
+
+    `notes` say what was chosen, assumed or left out when it was loaded: a sentence each.
+    """
 
     model: ViT
     preprocess: Preprocess
     name: str
     source: str
+    notes: tuple[str, ...] = ()
 
 
 def suggested() -> tuple[str, ...]:
@@ -77,8 +81,8 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
     """
     folder = _bundle_folder(name)
     if folder is None:
-        model, preprocess, source = load_timm(name, weights, reading.image_size, reading.num_classes)
-        loaded = LoadedModel(model, preprocess, name, source)
+        found = load_timm(name, weights, reading.image_size, reading.num_classes)
+        loaded = LoadedModel(found.model, found.preprocess, name, found.source, found.notes)
     elif weights is not None or reading.of_bundle() != reading:
         raise ValueError(f"{name} has its own weights, image size and classes; leave those options out")
     else:

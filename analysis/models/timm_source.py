@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from analysis.models.convert import architecture_of, from_timm
+from analysis.models.local_weights import image_size_of, num_classes_of, pool_of, read_local
 from analysis.models.preprocess import Preprocess
-from analysis.models.weights import read_weights, require_match, unpack
+from analysis.models.weights import require_match, unpack
 from analysis.vit import Architecture, ViT
 
 HUB = "hf-hub:"
@@ -23,35 +25,76 @@ PROBE_SECONDS = 5.0
 _LOCAL = "local weights (--weights FILE)"
 
 
+@dataclass(frozen=True)
+class FromTimm:
+    """A model, its preprocessing, a description of where it is from, and what to tell: a sentence each."""
+
+    model: ViT
+    preprocess: Preprocess
+    source: str
+    notes: tuple[str, ...] = ()
+
+
 def load_timm(
     name: str, weights: Path | None, image_size: tuple[int, int] | None, num_classes: int | None
-) -> tuple[ViT, Preprocess, str]:
-    """Model, preprocessing and a description of the source, for a timm or "hf-hub:" name.
+) -> FromTimm:
+    """The model of a timm or "hf-hub:" name, with weights from the hub or of a file.
+
+    What is not given is read off the weights of a file: the number of classes, the image size, the pooling.
 
     Raises:
         ValueError: unknown name, or weights that are unavailable or do not fit.
         UnsupportedModelError: the model is not a plain Vision Transformer.
     """
     model = skeleton(name, image_size, num_classes)
-    if weights is None:
-        state = _hub_weights(name, model.pretrained_cfg, num_classes)
-        source = f"hub {model.pretrained_cfg['hf_hub_id']}"
-    else:
-        state = read_weights(weights)
-        source = f"weights {weights}"
-        _require_same_patches(state, model, weights, resample=image_size is not None)
-    state = _adapt(state, model, weights or name)
-    head = state.get("head.weight")
-    if num_classes is None and head is not None and head.ndim == 2 and len(head) != model.num_classes:
-        model = skeleton(name, image_size, len(head))  # fine-tuned on other classes
-    require_match(state, model.state_dict(), weights or name)
+    if weights is not None:
+        return _with_local_weights(model, name, weights, image_size, num_classes)
+    state = _adapt(_hub_weights(name, model.pretrained_cfg, num_classes), model, name)
+    head = num_classes_of(state)
+    if num_classes is None and head not in (0, model.num_classes):
+        model = skeleton(name, image_size, head)  # fine-tuned on other classes
+    return _filled(model, state, name, f"hub {model.pretrained_cfg['hf_hub_id']}")
+
+
+def _with_local_weights(
+    model: Any, name: str, weights: Path, image_size: tuple[int, int] | None, num_classes: int | None
+) -> FromTimm:
+    found = read_local(weights, model)
+    state, notes = found.state, list(found.notes)
+    _require_same_patches(state, model, weights)
+    size, classes, pool = image_size, num_classes, pool_of(state) if model.global_pool != "avg" else None
+    if size is None:
+        size = image_size_of(state, model)
+        notes += [f"its position embedding is for images of {size[0]} x {size[1]} pixels"] if size else []
+        _require_known_grid(state, model, weights, size)
+    if classes is None and "patch_embed.proj.weight" in state:
+        classes = num_classes_of(state)
+        if model.num_classes and not classes:
+            notes.append(f"{weights.name} has no classifier: the model is loaded without one")
+    if classes and not num_classes_of(state) and "patch_embed.proj.weight" in state:
+        raise ValueError(
+            f"{weights} has no classifier, so the number of classes cannot be {classes}: leave it out"
+        )
+    if (size, classes, pool) != (image_size, num_classes, None):
+        model = skeleton(name, size, classes, pool)
+    return _filled(model, _adapt(state, model, weights), weights, f"weights {weights}", tuple(notes))
+
+
+def _filled(
+    model: Any, state: dict[str, Tensor], file: object, source: str, notes: tuple[str, ...] = ()
+) -> FromTimm:
+    require_match(state, model.state_dict(), file)
     model.load_state_dict(state, assign=True)
     vit = from_timm(model)
-    return vit, _preprocess(model.pretrained_cfg, vit.arch), source
+    return FromTimm(vit, _preprocess(model.pretrained_cfg, vit.arch), source, notes)
 
 
-def skeleton(name: str, image_size: tuple[int, int] | None, num_classes: int | None) -> Any:
+def skeleton(
+    name: str, image_size: tuple[int, int] | None, num_classes: int | None, pool: str | None = None
+) -> Any:
     """The timm model without weights (on the meta device), checked to be a plain Vision Transformer.
+
+    What is None is as the name says; `pool` is timm's `global_pool`.
 
     Raises:
         ValueError: unknown name, or an invalid image size or number of classes.
@@ -68,6 +111,8 @@ def skeleton(name: str, image_size: tuple[int, int] | None, num_classes: int | N
         if num_classes < 0:
             raise ValueError(f"num_classes must be 0 (no head) or more, got {num_classes}")
         options["num_classes"] = num_classes
+    if pool is not None:
+        options["global_pool"] = pool
     return _create(name, **options) if options else model
 
 
@@ -180,17 +225,32 @@ def _hub_answers() -> bool:
     return bool(answers)
 
 
-def _require_same_patches(state: dict[str, Tensor], model: Any, source: Path, *, resample: bool) -> None:
+def _require_same_patches(state: dict[str, Tensor], model: Any, source: Path) -> None:
     """Refuse patches of another size, which timm would silently resample into a different model."""
     kernel, ours = state.get("patch_embed.proj.weight"), model.patch_embed.proj.weight
-    if kernel is not None and kernel.ndim == 4 and kernel.shape[2:] != ours.shape[2:]:
+    if kernel is None or kernel.ndim != 4:
+        return
+    if kernel.shape[2:] != ours.shape[2:]:
         got, want = (f"{k.shape[2]} x {k.shape[3]}" for k in (kernel, ours))
         raise ValueError(f"{source} has weights for patches of {got} pixels, the model needs {want}")
+    if kernel.shape[1] != ours.shape[1]:
+        raise ValueError(
+            f"{source} has weights for images of {kernel.shape[1]} channels; images are read as RGB, "
+            f"so the weights must be for {ours.shape[1]}"
+        )
+
+
+def _require_known_grid(
+    state: dict[str, Tensor], model: Any, source: Path, size: tuple[int, int] | None
+) -> None:
+    """Refuse a position embedding of another size whose grid of patches is not known."""
     tokens = state.get("pos_embed")
-    original_dinov2 = "mask_token" in state  # counts its tokens differently
-    if resample or tokens is None or tokens.ndim != 3 or original_dinov2:
-        return
-    if tokens.shape[1] != model.pos_embed.shape[1]:
+    if (
+        size is None
+        and tokens is not None
+        and tokens.ndim == 3
+        and tokens.shape[1] != model.pos_embed.shape[1]
+    ):
         raise ValueError(
             f"{source} has a position embedding for {tokens.shape[1]} tokens, the model has "
             f"{model.pos_embed.shape[1]}: it is of another architecture, or image_size must be set"

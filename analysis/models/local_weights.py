@@ -1,0 +1,87 @@
+"""Weights of a file for a timm model: which of those in the file fit, and what else the file tells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from analysis.models.candidates import Candidate
+from analysis.models.layouts import to_timm
+from analysis.models.weights import checked, read_candidates, read_weights
+
+# they may be of other sizes, or not there, in weights that fit
+_ADAPTED = ("head.", "head_dist.", "pos_embed", "norm.", "fc_norm.")
+
+
+@dataclass(frozen=True)
+class LocalWeights:
+    """Tensors by timm's names, and what to tell about where they were found: a sentence each."""
+
+    state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def read_local(file: Path, model: Any) -> LocalWeights:
+    """The weights in a file that fit a timm model; the averaged ones where there are several.
+
+    Where no weights of a Vision Transformer are found, all named tensors are given as they are.
+
+    Raises:
+        ValueError: the file cannot be read, or a tensor in it is refused.
+    """
+    found = read_candidates(file)
+    if not found:
+        return LocalWeights(read_weights(file))
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    fitting = [one for one in found if _fits(one, shapes)]
+    chosen = (fitting or found)[0]
+    converted = to_timm(checked(chosen, file))
+    others = ", ".join(one.where for one in found if one is not chosen)
+    told = [f"of the weights in {file.name}, those at {chosen.where} are used, not those at {others[:200]}"]
+    notes = [*(told if others else []), *converted.notes]
+    return LocalWeights(converted.state, tuple(notes))
+
+
+def _fits(candidate: Candidate, expected: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether all tensors of a model are there but for those that are adapted; no value is touched."""
+    try:
+        empty = {name: torch.empty(value.shape, device="meta") for name, value in candidate.state.items()}
+        state = to_timm(Candidate(empty, candidate.layout, candidate.where)).state
+    except (ValueError, RuntimeError):  # a shape that its layout does not know, or a tensor without a shape
+        return False
+    got = {name: tuple(value.shape) for name, value in state.items()}
+    return all(got.get(name) == shape for name, shape in expected.items() if not name.startswith(_ADAPTED))
+
+
+def num_classes_of(state: Mapping[str, Tensor]) -> int:
+    """The number of classes that a state dict has a classifier for, 0 without one."""
+    head = state.get("head.weight")
+    return 0 if head is None or head.ndim != 2 else len(head)
+
+
+def pool_of(state: Mapping[str, Tensor]) -> str | None:
+    """The pooling that the final norm tells: timm's `fc_norm` alone means an average of the patches."""
+    return "avg" if "fc_norm.weight" in state and "norm.weight" not in state else None
+
+
+def image_size_of(state: Mapping[str, Tensor], model: Any) -> tuple[int, int] | None:
+    """The image size that a position embedding is made for; None if it is that of the model, or not known.
+
+    Of another size than the model's only that of a square grid of patches can be told.
+    """
+    tokens = state.get("pos_embed")
+    if tokens is None or tokens.ndim != 3:
+        return None
+    prefix = model.pos_embed.shape[1] - math.prod(model.patch_embed.grid_size)
+    patches = tokens.shape[1] - prefix
+    side = math.isqrt(max(patches, 0))
+    if tokens.shape[1] == model.pos_embed.shape[1] or side < 1 or side * side != patches:
+        return None
+    rows, columns = model.patch_embed.patch_size
+    return side * rows, side * columns
