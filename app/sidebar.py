@@ -50,8 +50,8 @@ def _summary() -> None:
             lines.append(
                 f"{wording.plain(session.images().name)}, {wording.count(session.test_count())} test images"
             )
-        if chosen.data is not None:
-            lines += [f"Note: {wording.plain(note)}." for note in session.images().notes]
+        notes = (*shown.notes, *(session.images().notes if chosen.data is not None else ()))
+        lines += [f"Note: {wording.plain(note)}." for note in notes]
         with st.container(key="loaded", gap=None):
             name = Path(shown.name).name if "/" in shown.name else shown.name
             st.markdown(f"**{wording.plain(name)}**")

@@ -128,18 +128,19 @@ class _Walk:
 
     def __iter__(self) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
         seen: set[int] = set()
-        waiting: list[tuple[tuple[str, ...], Any]] = [((), self.loaded)]
+        waiting: list[tuple[tuple[str, ...], tuple[int, ...], Any]] = [((), (), self.loaded)]
         while waiting:
-            path, found = waiting.pop()
+            path, around, found = waiting.pop()
             if not isinstance(found, dict):
                 continue
-            if id(found) in seen or len(path) > MOST_NESTED or len(seen) >= MOST_DICTIONARIES:
+            if id(found) in around or len(path) > MOST_NESTED or len(seen) >= MOST_DICTIONARIES:
                 self.is_cut = True
-                continue
-            seen.add(id(found))
-            yield path, found
-            inner = [(key, value) for key, value in dict.items(found) if isinstance(value, dict)]
-            waiting += [((*path, str(key)[:80]), value) for key, value in reversed(inner)]
+            elif id(found) not in seen:
+                seen.add(id(found))
+                yield path, found
+                inner = [(key, value) for key, value in dict.items(found) if isinstance(value, dict)]
+                around = (*around, id(found))
+                waiting += [((*path, str(key)[:80]), around, value) for key, value in reversed(inner)]
 
 
 def _without_wrappers(named: dict[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _from_flax(name: str, value: Tensor) -> Tensor:
 def _unstacked(state: Mapping[str, Tensor]) -> State:
     """Blocks that lie in one array along its first axis, as Big Vision scans them, taken apart."""
     stacked = "Transformer/encoderblock/"
-    out = {}
+    out: State = {}
     for name, value in state.items():
         if name.startswith(stacked):
             out |= {f"{stacked[:-1]}_{i}/{name[len(stacked) :]}": block for i, block in enumerate(value)}

@@ -29,7 +29,7 @@ MOST_TENSORS = 20_000
 MOST_DIMENSIONS = 8  # of a tensor
 MOST_PICKLE = 2**21  # bytes of a checkpoint that are not values; a tensor takes about 200
 MOST_CLASSES = 64  # that one checkpoint names and PyTorch does not know
-MOST_HEADER = 10**8  # bytes; the format's own bound
+MOST_OBJECTS = 100_000  # of a checkpoint with such classes; a tensor takes two
 
 # Values that scripts keep beside the weights: when they are read, they become stand-ins that hold nothing.
 _VALUES = ("numpy.", "pathlib.", "datetime.", "decimal.", "fractions.", "uuid.")
@@ -58,13 +58,11 @@ def read_stored(file: Path) -> Any:
 
 def _is_safetensors(start: bytes, file: Path) -> bool:
     """Whether a file begins with the length of a header that fits, and with that header."""
-    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= min(
-        MOST_HEADER, file.stat().st_size - 8
-    )
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= file.stat().st_size - 8
 
 
 def _is_numpy(file: Path) -> bool:
-    """Whether a zip archive holds arrays of NumPy and no pickle; False for what is no archive."""
+    """Whether a zip archive holds arrays of NumPy and no pickle."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -125,9 +123,9 @@ def _read_pickled(file: Path, stand_ins: bool) -> Any:
         pickled = (_require_small_zip if start == b"PK" else _require_small_pickles)(file)
         known = _stand_ins(pickled) if stand_ins else ()
         # training scripts often store their arguments as a Namespace; unpickling one runs no code
-        with _allowed(argparse.Namespace, *known), warnings.catch_warnings():
+        with _allowed(argparse.Namespace, *known), warnings.catch_warnings(), file.open("rb") as stream:
             warnings.simplefilter("ignore")  # about TorchScript and pickle protocols, handled below
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(stream, map_location="cpu", weights_only=True)  # by its path, a suffix decides
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused because it holds more than tensors and could run code when loaded; "
@@ -153,9 +151,6 @@ class _Value:
 
     def __new__(cls, *_: Any) -> _Value:
         return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None:
-        pass
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -186,10 +181,12 @@ _EMPTY: dict[str, Callable[..., Any]] = {
 
 def _stand_ins(pickled: bytes) -> list[tuple[Any, str]]:
     """What stands for each class that a pickle names and torch does not know."""
-    stand_ins = ((_stand_in(name), name) for name in sorted(_globals(pickled)))
-    found = [one for one in stand_ins if one[0] is not None]
+    names, objects = _globals(pickled)
+    found = [(stands, name) for name in sorted(names) if (stands := _stand_in(name)) is not None]
     if len(found) > MOST_CLASSES:
         raise _TooLargeError(f"it names {len(found):,} classes besides tensors")
+    if found and objects > MOST_OBJECTS:  # torch goes through all classes that are allowed, for every object
+        raise _TooLargeError(f"it holds more than {MOST_OBJECTS:,} objects")
     return found
 
 
@@ -203,20 +200,18 @@ def _stand_in(name: str) -> Any:
     return _Plain if not decided or name.startswith(_PLAIN_OF_TORCH) else None
 
 
-def _globals(pickled: bytes) -> set[str]:
-    """The full names of all classes and functions in a run of pickles, as torch reads them."""
-    names = set()
-    stream = io.BytesIO(pickled)
+def _globals(pickled: bytes) -> tuple[set[str], int]:
+    """The full names of all classes and functions in a run of pickles, as torch reads them; and its calls."""
+    names, objects, stream = set(), 0, io.BytesIO(pickled)
     with suppress(ValueError):  # it is damaged, or at its end
         while True:
             for opcode, argument, _ in pickletools.genops(stream):
+                objects += opcode.name in ("NEWOBJ", "REDUCE", "BUILD")
                 if opcode.name == "GLOBAL":
-                    module, name = argument.split(" ", 1)
-                    module, name = NAME_MAPPING.get(
-                        (module, name), (IMPORT_MAPPING.get(module, module), name)
-                    )
-                    names.add(f"{module}.{name}")
-    return names
+                    module, name = str(argument).split(" ", 1)
+                    renamed = IMPORT_MAPPING.get(module, module), name  # written as Python 2 called it
+                    names.add(".".join(NAME_MAPPING.get((module, name), renamed)))
+    return names, objects
 
 
 class _TooLargeError(ValueError):

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     loaded = load(args.model, args.weights, reading_from(args))
     require_classifier(loaded)
     images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)
-    for note in images.notes:
+    for note in (*loaded.notes, *images.notes):
         log_line(f"note: {note}")
     if args.limit is not None:
         images = images.sample(args.limit, args.seed)

@@ -6,7 +6,7 @@ import argparse
 
 from analysis.models import load
 from pruning.cli.arguments import comma_separated, path_argument, reading_from
-from pruning.cli.output import Result
+from pruning.cli.output import Result, log_line
 from pruning.export import FORMATS, export_formats, require_exportable
 from pruning.progress import Progress
 
@@ -31,5 +31,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     """
     require_exportable(args.out, args.format)
     loaded = load(args.model, args.weights, reading_from(args))
+    for note in loaded.notes:
+        log_line(f"note: {note}")
     files = export_formats(loaded, args.format, args.out)
     return {name: str(path) for name, path in files.items()}

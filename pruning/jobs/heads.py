@@ -59,6 +59,8 @@ def run_heads(job: HeadsJob, monitor: Monitor = Monitor()) -> HeadReading:
         Cancelled: the monitor asked for an end.
     """
     loaded = load(job.model, Path(job.weights) if job.weights else None, job.reading)
+    for note in loaded.notes:
+        monitor.note(note)
     classes = loaded.model.arch.num_classes
     images = open_data(job.data, loaded.preprocess, classes, "calibration")
     return measure_heads(loaded, images.sample(min(job.images, len(images)), job.seed), monitor)

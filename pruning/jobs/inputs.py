@@ -74,7 +74,7 @@ def prepare(job: Job, monitor: Monitor | None = None, dense: LoadedModel | None 
     if divided or job.calibration is not None:  # not in `image_sets`, by which pages open images of old runs
         require_apart(calibration, test)
     monitor = monitor or Monitor()
-    for note in dict.fromkeys((*calibration.notes, *test.notes)):
+    for note in dict.fromkeys((*dense.notes, *calibration.notes, *test.notes)):
         monitor.note(note)
     return Prepared(job, dense, calibration, test, monitor)
 

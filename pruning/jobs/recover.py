@@ -148,6 +148,8 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverResult:
     began = time.perf_counter()
     student = load_named(Named(job.model, job.weights, job.reading))
     teacher = load_named(Named(job.teacher, job.teacher_weights, job.reading))
+    for note in dict.fromkeys((*student.notes, *teacher.notes)):
+        monitor.note(note)
     require_classifier(student)
     require_pair(student, teacher)
     classes = student.model.arch.num_classes

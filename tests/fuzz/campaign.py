@@ -37,7 +37,8 @@ def _some(draw: st.DrawFn, target: str, valid: Valid, names: list[str], words: t
 
 
 def _weights(valid: Valid) -> Cases:
-    files = {name: _file(name, valid[name]) for name in ("weights.pth", "old.pt", "weights.safetensors")}
+    names = ("weights.pth", "old.pt", "weights.safetensors", "weights.npz")
+    files = {name: _file(name, valid[name]) for name in names}
     one = lambda name: files[name].map(lambda content: Case("weights", {name: content}, (name,)))
     return st.one_of(*map(one, files))
 

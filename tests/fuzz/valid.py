@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,8 @@ def make(root: Path) -> None:
     torch.save({"model": state, "epoch": 3}, root / "weights.pth")
     torch.save(state, root / "old.pt", _use_new_zipfile_serialization=False)
     save_file(state, root / "weights.safetensors")
+    arrays: Any = {name: value.numpy() for name, value in state.items()}
+    np.savez(root / "weights.npz", **arrays)
     _zip(root / "set", root / "set.zip")
     for side in ("train", "test"):
         (root / "cifar").mkdir(exist_ok=True)
