@@ -114,12 +114,15 @@ def _name_fields() -> dict[str, Any]:
     }
     if fields["weights"] == "path":
         fields["weights-path"] = st.text_input(
-            "Weights file", key="weights-path", persist_state="session", help=".safetensors or .pth"
+            "Weights file",
+            key="weights-path",
+            persist_state="session",
+            help="Of any tool: .safetensors, .pth, .ckpt, .npz or another",
         )
     elif fields["weights"] == "upload":
         fields["weights-upload"] = st.file_uploader(
             "Weights file",
-            type=["safetensors", "pth", "pt", "bin"],
+            type=["safetensors", "pth", "pt", "bin", "ckpt", "tar", "npz"],
             key="weights-upload",
             max_upload_size=uploads.MAX_UPLOAD_MB["weights"],
         )

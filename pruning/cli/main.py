@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
             help="demo, a timm name, hf-hub:ID or a bundle folder",
         )
         sub.add_argument(
-            "--weights", type=path_argument, metavar="FILE", help="local weights of a timm model"
+            "--weights", type=path_argument, metavar="FILE", help="weights for a timm name, of any tool"
         )
         add_reading(sub)
         command.add_arguments(sub)

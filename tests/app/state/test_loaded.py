@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 from streamlit.testing.v1 import AppTest
 
 from analysis.models import Named, Preprocess, Reading
@@ -78,6 +80,19 @@ def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
     assert app.selectbox("weights-source").value == "path"
     assert app.text_input("weights-path").value == weights
     assert app.selectbox("image-source").value == "none"
+
+
+def test_what_was_chosen_in_a_weights_file_stands_in_the_sidebar(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit", img_size=64, num_classes=7).state_dict()
+    file = tmp_path / "own.ckpt"
+    torch.save({"state_dict": state, "state_dict_ema": state}, file)
+    app = opened(model="test_vit", weights=str(file), data="none")
+    assert not app.warning
+    lines = text(app).replace("\\", "")
+    assert (
+        "Note: of the weights in own.ckpt, those at state_dict_ema are used, not those at state_dict."
+        in lines
+    )
 
 
 @pytest.mark.parametrize(

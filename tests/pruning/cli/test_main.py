@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from analysis.measure.paired import change_of_counts
 from analysis.measure.speedup import compare
+from analysis.models.load import read_bundle
 from analysis.models.preprocess import Preprocess
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
@@ -70,6 +73,22 @@ def test_estimate_knows_what_a_method_makes_of_it(capsys) -> None:
     words = ["estimate", "--model", "demo", "--method", "gohsp", "--option", "sparsity=0.4"]
     got = run(capsys, *words)
     assert 0.59 * got["params_before"] < got["params_after"] <= 0.6 * got["params_before"]
+
+
+def test_what_was_chosen_in_a_weights_file_is_told(capsys, tmp_path) -> None:
+    """On standard error: standard output is one JSON object."""
+    state = timm.create_model("test_vit", img_size=64, num_classes=7).state_dict()
+    student = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"teacher": state, "student": student}, tmp_path / "w.ckpt")
+    words = ["--model", "test_vit", "--weights", str(tmp_path / "w.ckpt")]
+    assert main(["export", *words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == [
+        "note: of the weights in w.ckpt, those at teacher are used, not those at student.module",
+        "note: its position embedding is for images of 64 x 64 pixels",
+    ]
+    loaded = read_bundle(tmp_path / "out")
+    assert (loaded.model.arch.num_classes, loaded.model.arch.image_size) == (7, (64, 64))
 
 
 def test_estimate_takes_one_number_or_one_per_block(capsys) -> None:
