@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.models import Named, Preprocess, Reading
 from analysis.vit import ViT
+from app import wording
 from app.state import choice_address, session, uploads
 from app.state.session import Choice
 from pruning.bundle.write import write_bundle
@@ -85,14 +86,11 @@ def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
 def test_what_was_chosen_in_a_weights_file_stands_in_the_sidebar(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", img_size=64, num_classes=7).state_dict()
     file = tmp_path / "own.ckpt"
-    torch.save({"state_dict": state, "state_dict_ema": state}, file)
+    torch.save({"student": state, "teacher": state}, file)
     app = opened(model="test_vit", weights=str(file), data="none")
     assert not app.warning
-    lines = text(app).replace("\\", "")
-    assert (
-        "Note: of the weights in own.ckpt, those at state_dict_ema are used, not those at state_dict."
-        in lines
-    )
+    told = "of the weights in own.ckpt, those at teacher are used, not those at student"
+    assert f"Note: {wording.plain(told)}." in text(app)
 
 
 @pytest.mark.parametrize(
