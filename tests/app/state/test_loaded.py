@@ -86,7 +86,7 @@ def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
 def test_what_was_chosen_in_a_weights_file_stands_in_the_sidebar(tmp_path: Path) -> None:
     state = timm.create_model("test_vit", img_size=64, num_classes=7).state_dict()
     file = tmp_path / "own.ckpt"
-    torch.save({"student": state, "teacher": state}, file)
+    torch.save({"student": state, "teacher": dict(state)}, file)
     app = opened(model="test_vit", weights=str(file), data="none")
     assert not app.warning
     told = "of the weights in own.ckpt, those at teacher are used, not those at student"
