@@ -18,6 +18,7 @@ from torchvision.models import VisionTransformer
 
 from analysis.models import timm_source
 from analysis.models.load import LoadedModel, load
+from analysis.models.reading import Reading
 
 WIDTH, HEADS, CLASSES, SIZE = 48, 3, 37, 64
 SMALL = {"depth": 2, "embed_dim": WIDTH, "num_heads": HEADS}
@@ -195,7 +196,10 @@ def test_a_linear_layer_beside_a_backbone_is_its_classifier(tmp_path: Path) -> N
     loaded = load("vit_small_patch16_224", saved(tmp_path, {"state_dict": prefixed(content, "module.")}))
     assert_same(loaded, theirs)
     assert "its classifier is the layer fc, beside the backbone" in loaded.notes
-    assert load("vit_small_patch16_224", saved(tmp_path, content), num_classes=0).model.arch.num_classes == 0
+    assert (
+        load("vit_small_patch16_224", saved(tmp_path, content), Reading(num_classes=0)).model.arch.num_classes
+        == 0
+    )
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -495,20 +499,20 @@ def plain(tmp_path: Path) -> Iterator[tuple[Any, Path]]:
 
 def test_what_the_user_gives_is_kept(plain: tuple[Any, Path]) -> None:
     theirs, file = plain
-    loaded = load("vit_small_patch16_224", file, image_size=(96, 64))
+    loaded = load("vit_small_patch16_224", file, Reading(image_size=(96, 64)))
     assert loaded.preprocess.image_size == (96, 64) and loaded.model.arch.num_classes == CLASSES
     theirs.set_input_size((96, 64))
     x = torch.randn(2, 3, 96, 64)
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model(x), theirs(x), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"'head\.weight': 37 x 48, must be 5 x 48"):
-        load("vit_small_patch16_224", file, num_classes=5)
+        load("vit_small_patch16_224", file, Reading(num_classes=5))
 
 
 def test_a_file_without_classifier_has_no_number_of_classes(tmp_path: Path) -> None:
     file = saved(tmp_path, source("vit_small_patch16_224", num_classes=0).state_dict())
     with pytest.raises(ValueError, match=r"w\.pth has no classifier, so the number of classes cannot be 5"):
-        load("vit_small_patch16_224", file, num_classes=5)
+        load("vit_small_patch16_224", file, Reading(num_classes=5))
 
 
 def test_a_grid_that_is_not_square_must_be_given(tmp_path: Path) -> None:
@@ -516,7 +520,7 @@ def test_a_grid_that_is_not_square_must_be_given(tmp_path: Path) -> None:
     file = saved(tmp_path, theirs.state_dict())
     with pytest.raises(ValueError, match=r"for 13 tokens, the model has 197: .* image_size must be set"):
         load("vit_small_patch16_224", file)
-    assert load("vit_small_patch16_224", file, image_size=(32, 96)).preprocess.image_size == (32, 96)
+    assert load("vit_small_patch16_224", file, Reading(image_size=(32, 96))).preprocess.image_size == (32, 96)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
