@@ -1,4 +1,4 @@
-"""Load a model by name: the demo, timm, the Hugging Face hub, local weights, bundles.
+"""Load a model by name: the demo, timm, the Hugging Face hub, local weights, bundles, transformers folders.
 
 Whatever the source, the result is a `ViT` with its preprocessing; no later step depends on timm.
 """
@@ -16,8 +16,15 @@ from analysis.models.convert import UnsupportedModelError, architecture_of, from
 from analysis.models.preprocess import CHANNELS, Preprocess
 from analysis.models.reading import Named, Reading
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
+from analysis.models.transformers_config import CONFIG_FILE
+from analysis.models.transformers_hub import hub_folder
+from analysis.models.transformers_source import (
+    is_transformers_folder,
+    load_transformers,
+    transformers_architecture,
+)
 from analysis.models.weights import read_weights, require_header
-from analysis.paths import may_be_path, user_path
+from analysis.paths import is_file, may_be_path, user_path
 from analysis.vit import Architecture, ViT
 
 __all__ = [
@@ -71,7 +78,7 @@ def suggested() -> tuple[str, ...]:
 
 
 def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -> LoadedModel:
-    """Load a model by name: "demo", a timm name, "hf-hub:..." or the path of a bundle folder.
+    """Load a model by name: "demo", a timm name, "hf-hub:...", or a folder: a bundle or a transformers model.
 
     Without `weights`, those on the hub are used. What `reading` leaves out is decided by the files.
 
@@ -80,7 +87,13 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
         UnsupportedModelError: the model is not a plain Vision Transformer.
     """
     folder = _bundle_folder(name)
-    if folder is None:
+    other = _transformers_folder(name, folder, with_weights=True)
+    if other is not None:
+        if weights is not None:
+            raise ValueError(f"{name} has its own weights; leave that option out")
+        model, preprocess, source = load_transformers(other, name, reading.image_size, reading.num_classes)
+        loaded = LoadedModel(model, preprocess, name, source)
+    elif folder is None:
         found = load_timm(name, weights, reading.image_size, reading.num_classes)
         loaded = LoadedModel(found.model, found.preprocess, name, found.source, found.notes)
     elif weights is not None or reading.of_bundle() != reading:
@@ -98,7 +111,9 @@ def load_named(named: Named) -> LoadedModel:
         ValueError: as `load`.
     """
     weights = Path(named.weights) if named.weights else None
-    reading = named.reading if _bundle_folder(named.model) is None else named.reading.of_bundle()
+    folder = _bundle_folder(named.model)
+    is_bundle = folder is not None and is_file(folder / ARCHITECTURE_FILE)
+    reading = named.reading.of_bundle() if is_bundle else named.reading
     return load(named.model, weights, reading)
 
 
@@ -110,6 +125,9 @@ def architecture(name: str, reading: Reading = Reading()) -> Architecture:
         UnsupportedModelError: the model is not a plain Vision Transformer.
     """
     folder = _bundle_folder(name)
+    other = _transformers_folder(name, folder, with_weights=False)
+    if other is not None:
+        return transformers_architecture(other, name, reading.image_size, reading.num_classes)
     if folder is None:
         return architecture_of(skeleton(name, reading.image_size, reading.num_classes))
     if reading.of_bundle() != reading:
@@ -176,9 +194,18 @@ def _bundle_folder(name: str) -> Path | None:
         return None
     folder = user_path(name, "the model")
     is_path = name in (".", "..") or "/" in name or "\\" in name
-    if is_path or (folder / ARCHITECTURE_FILE).is_file():
+    if is_path or any((folder / file).is_file() for file in (ARCHITECTURE_FILE, CONFIG_FILE)):
         return folder
     return folder if folder.is_dir() and not is_timm(name) else None
+
+
+def _transformers_folder(name: str, folder: Path | None, *, with_weights: bool) -> Path | None:
+    """The folder of a transformers model that a name refers to, or None for all other names."""
+    if folder is None:
+        return hub_folder(name, with_weights=with_weights) if name.startswith(HUB) else None
+    if is_file(folder / ARCHITECTURE_FILE) or not is_transformers_folder(folder):
+        return None
+    return folder
 
 
 def _bundle_architecture(folder: Path) -> Architecture:

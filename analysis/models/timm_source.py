@@ -129,7 +129,7 @@ def _create(name: str, **options: Any) -> Any:
     if not name.startswith(HUB):
         with torch.device("meta"):
             return timm.create_model(name, **options)
-    with _hub_access(name, "the configuration of", "a timm name"), torch.device("meta"):
+    with hub_access(name, "the configuration of", "a timm name"), torch.device("meta"):
         return timm.create_model(name, **options)
 
 
@@ -137,8 +137,7 @@ def _require_known(name: str) -> None:
     import timm
 
     if name.startswith(HUB):
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name.removeprefix(HUB)):
-            raise ValueError(f"a model on the hub is named {HUB}OWNER/NAME, got {name!r}")
+        require_hub_name(name)
         return
     if not is_timm(name):
         base = name.partition(".")[0]
@@ -148,6 +147,16 @@ def _require_known(name: str) -> None:
     known = timm.list_models(f"{base}.*", pretrained=True)
     if tag and name not in known:
         raise ValueError(f"{base} has no weights tagged {tag!r}; available are {', '.join(known) or 'none'}")
+
+
+def require_hub_name(name: str) -> None:
+    """Check the form of a name that begins with `HUB`.
+
+    Raises:
+        ValueError: it names no owner, or has a character that no repository has.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", name.removeprefix(HUB)):
+        raise ValueError(f"a model on the hub is named {HUB}OWNER/NAME, got {name!r}")
 
 
 def _require_size(image_size: tuple[int, int], patch_size: tuple[int, int]) -> None:
@@ -171,13 +180,13 @@ def _hub_weights(name: str, config: dict[str, Any], num_classes: int | None) -> 
             f"leave out the number of classes or use {_LOCAL} trained for it"
         )
     location = (config["hf_hub_id"], config.get("hf_hub_filename"))
-    with _hub_access(name, "the weights of", _LOCAL):
+    with hub_access(name, "the weights of", _LOCAL):
         loaded = load_state_dict_from_hf(*(part for part in location if part))
     return unpack(loaded, name)
 
 
 @contextmanager
-def _hub_access(name: str, what: str, alternative: str) -> Iterator[None]:
+def hub_access(name: str, what: str, alternative: str) -> Iterator[None]:
     """Turn errors of the hub into one sentence; without network access use the local cache immediately.
 
     By default huggingface_hub retries for most of a minute before it gives up.
