@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
             type=name_argument,
             required=True,
             metavar="M",
-            help="demo, a timm name, hf-hub:ID or a bundle folder",
+            help="demo, a timm name, hf-hub:ID, a bundle or a folder of transformers",
         )
         sub.add_argument(
             "--weights", type=path_argument, metavar="FILE", help="weights for a timm name, of any tool"

@@ -50,6 +50,10 @@ def _bundle(valid: Valid) -> Cases:
     return _some("bundle", known, names, ())
 
 
+def _transformers(valid: Valid) -> Cases:
+    return _some("transformers", valid, [name for name in valid if name.startswith("transformers/")], ())
+
+
 def _in_runs(
     target: str, endings: tuple[str, ...], kinds: tuple[str, ...] = _RUNS
 ) -> Callable[[Valid], Cases]:
@@ -96,6 +100,7 @@ def _command(valid: Valid) -> Cases:
 CAMPAIGN: dict[str, Callable[[Valid], Cases]] = {
     "weights": _weights,
     "bundle": _bundle,
+    "transformers": _transformers,
     "run_folder": _in_runs("run_folder", ("job.json", "status.json", "log.txt")),
     "metrics": _in_runs("metrics", ("metrics.jsonl",), ("recover", "open")),
     "finished": _in_runs("finished", (".json",), ("prune", "recover")),

@@ -61,6 +61,13 @@ def bundle(words: Sequence[str]) -> None:
         loaded.model(random_images(loaded.model.arch, 1))
 
 
+def transformers(words: Sequence[str]) -> None:
+    """The folder of a transformers model."""
+    loaded = load("./transformers")
+    with torch.inference_mode():
+        loaded.model(random_images(loaded.model.arch, 1))
+
+
 def run_folder(words: Sequence[str]) -> None:
     """A run folder, as `runs` and the pages read it, which take whatever lies there."""
     run = folder.read(Path(words[0]))
@@ -214,7 +221,7 @@ def prepare() -> None:
 TARGETS: dict[str, Callable[[Sequence[str]], int | None]] = {
     one.__name__: one
     for one in (
-        *(weights, bundle, run_folder, metrics, finished, results, resumed),
+        *(weights, bundle, transformers, run_folder, metrics, finished, results, resumed),
         *(image, images, command),
     )
 }
@@ -222,6 +229,7 @@ TARGETS: dict[str, Callable[[Sequence[str]], int | None]] = {
 NEEDS = {
     "weights": (),
     "bundle": ("tiny",),
+    "transformers": ("transformers",),
     "run_folder": ("runs",),
     "metrics": ("runs",),
     "finished": ("runs", "set", "tiny", "small"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import zipfile
@@ -56,6 +57,7 @@ def make(root: Path) -> None:
     save_file(state, root / "weights.safetensors")
     arrays: Any = {name: value.numpy() for name, value in state.items()}
     np.savez(root / "weights.npz", **arrays)
+    _write_transformers(root / "transformers")
     _zip(root / "set", root / "set.zip")
     for side in ("train", "test"):
         (root / "cifar").mkdir(exist_ok=True)
@@ -63,6 +65,51 @@ def make(root: Path) -> None:
     with contextlib.chdir(root):
         for name, job in JOBS.items():
             _run(Path("runs", name), job)
+
+
+def _write_transformers(folder: Path) -> None:
+    """A ViTForImageClassification as transformers writes it."""
+    config = {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "hidden_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 3,
+        "intermediate_size": 32,
+        "image_size": 64,
+        "patch_size": 16,
+        "layer_norm_eps": 1e-6,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "id2label": dict(enumerate(CLASSES)),
+    }
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": 64, "width": 64},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "vit.embeddings.cls_token": (1, 1, 24),
+        "vit.embeddings.position_embeddings": (1, 17, 24),
+        "vit.embeddings.patch_embeddings.projection.weight": (24, 3, 16, 16),
+        "vit.embeddings.patch_embeddings.projection.bias": (24,),
+    }
+    layer = "vit.encoder.layer.0."
+    parts = {f"{layer}attention.attention.{part}": (24, 24) for part in ("query", "key", "value")}
+    parts |= {f"{layer}attention.output.dense": (24, 24), f"{layer}intermediate.dense": (32, 24)}
+    parts |= {f"{layer}output.dense": (24, 32), "classifier": (len(CLASSES), 24)}
+    for name, shape in parts.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    for norm in (f"{layer}layernorm_before", f"{layer}layernorm_after", "vit.layernorm"):
+        shapes |= {f"{norm}.weight": (24,), f"{norm}.bias": (24,)}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    save_file({name: torch.rand(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
 
 
 def make_inputs(root: Path) -> None:

@@ -20,17 +20,12 @@ TOLERANCE = 1.01 / 255 / 0.2
 def photo(width: int, height: int) -> Image.Image:
     """Smooth and with edges, as a photograph: noise at several scales."""
     rng = np.random.default_rng(0)
-    levels = sum(
-        np.asarray(
-            Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize((width, height), 3),
-            dtype=float,
-        )
-        for side in (4, 16, 64)
-    )
-    return Image.fromarray((levels / 3).astype(np.uint8))
+    noise = [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in (4, 16, 64)]
+    levels = np.mean([np.asarray(one.resize((width, height))) for one in noise], axis=0)
+    return Image.fromarray(levels.astype(np.uint8))
 
 
-PROCESSORS = {
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "ViT": ("ViTImageProcessorPil", {"size": {"height": 32, "width": 48}}),
     "ViT, bicubic": ("ViTImageProcessorPil", {"size": {"height": 32, "width": 32}, "resample": 3}),
     "ViT, nearest": ("ViTImageProcessorPil", {"size": {"height": 32, "width": 32}, "resample": 0}),

@@ -184,8 +184,8 @@ def test_several_files_with_an_index(tmp_path):
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(ValueError, match=r"must name \.safetensors files beside it"):
             load(str(tmp_path))
-    for broken in ({}, {"weight_map": []}, {"weight_map": {"a": 1}}):
-        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(broken))
+    for broken in ("{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
+        (tmp_path / "model.safetensors.index.json").write_text(broken)
         with pytest.raises(ValueError, match="`weight_map` must name the file"):
             load(str(tmp_path))
 
