@@ -70,7 +70,12 @@ def _form() -> dict[str, Any]:
     if pending["source"] == "name":
         pending |= _name_fields()
     elif pending["source"] == "bundle":
-        pending["model"] = st.text_input("Bundle folder", key="bundle-folder", persist_state="session")
+        pending["model"] = st.text_input(
+            "Bundle folder",
+            key="bundle-folder",
+            persist_state="session",
+            help="Or a folder that Hugging Face transformers wrote, such as a Trainer's checkpoint-500.",
+        )
     if pending["source"] != "demo":
         pending["reading"] = reading_form.fields(structure=pending["source"] == "name")
     pending["images"] = _pick("Images", IMAGES, "image-source")

@@ -28,7 +28,8 @@ from analysis.models.transformers_config import (
 from analysis.models.transformers_families import PROJECTION
 from analysis.models.transformers_fields import read_object
 from analysis.models.transformers_images import PROCESSOR_FILES, Images, images_of
-from analysis.models.weights import _read_safetensors, read_pickled, require_match, unpack
+from analysis.models.weights import require_match, unpack
+from analysis.models.weights_files import read_stored
 from analysis.paths import is_file, is_folder
 from analysis.vit import Architecture, ViT
 
@@ -177,12 +178,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 def _read(file: Path) -> dict[str, Tensor]:
     """Every tensor by its full name."""
     try:
-        loaded: Any = (
-            _read_safetensors(file, lambda stored, name: stored.get_tensor(name))
-            if file.suffix == ".safetensors"
-            else read_pickled(file)
-        )
-        return unpack(loaded, file, most_bytes=2 * file.stat().st_size)
+        return unpack(read_stored(file), file, most_bytes=2 * file.stat().st_size)
     except MemoryError as error:
         raise ValueError(f"{file} needs more memory than this machine has free") from error
 

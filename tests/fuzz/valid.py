@@ -57,7 +57,7 @@ def make(root: Path) -> None:
     save_file(state, root / "weights.safetensors")
     arrays: Any = {name: value.numpy() for name, value in state.items()}
     np.savez(root / "weights.npz", **arrays)
-    _write_transformers(root / "transformers")
+    write_transformers(root / "transformers")
     _zip(root / "set", root / "set.zip")
     for side in ("train", "test"):
         (root / "cifar").mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def make(root: Path) -> None:
             _run(Path("runs", name), job)
 
 
-def _write_transformers(folder: Path) -> None:
+def write_transformers(folder: Path) -> None:
     """A ViTForImageClassification as transformers writes it."""
     config = {
         "architectures": ["ViTForImageClassification"],

@@ -17,6 +17,7 @@ from app import wording
 from app.state import choice_address, session, uploads
 from app.state.session import Choice
 from pruning.bundle.write import write_bundle
+from tests.fuzz.valid import write_transformers
 from tests.support.app import MAIN, go, text
 from tests.support.models import TINY
 from tests.support.training import write_images
@@ -61,6 +62,16 @@ def test_a_model_loaded_by_the_form_is_the_same_after_a_refresh(tiny_bundle: Pat
     assert told(again) == address
     again.button("load").click().run()  # the form as it stands loads the same
     assert again.session_state["choice"] == expected
+
+
+def test_a_folder_of_transformers_is_loaded_as_a_bundle_is(tmp_path: Path) -> None:
+    write_transformers(tmp_path / "checkpoint-500")
+    app = opened()
+    app.selectbox("model-source").select("bundle").run()
+    app.text_input("bundle-folder").input(str(tmp_path / "checkpoint-500"))
+    app.button("load").click().run()
+    assert not app.error
+    assert "Source: transformers ViTForImageClassification" in text(app)
 
 
 def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(
