@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from analysis.models import timm_source
 from analysis.models.load import UnsupportedModelError, architecture, load
+from analysis.models.reading import Reading
 from analysis.models.transformers_source import load_transformers
 from tests.support.models import ROOT
 
@@ -214,12 +215,12 @@ def test_options(tmp_path):
     with pytest.raises(ValueError, match="has its own weights"):
         load(str(tmp_path), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="has 5 classes, not 7"):
-        load(str(tmp_path), num_classes=7)
-    headless = load(str(tmp_path), num_classes=0)
+        load(str(tmp_path), None, Reading(num_classes=7))
+    headless = load(str(tmp_path), None, Reading(num_classes=0))
     assert headless.model.arch.num_classes == 0
     assert "the classifier left out" in headless.source
     theirs = transformers.ViTForImageClassification.from_pretrained(tmp_path).eval()
-    ours = load(str(tmp_path), image_size=(48, 40))
+    ours = load(str(tmp_path), None, Reading(image_size=(48, 40)))
     images = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         expected = theirs(images, interpolate_pos_encoding=True).logits
@@ -308,7 +309,7 @@ def test_refusals_name_the_reason(case, tmp_path):
 def test_without_its_classifier_dinov2_is_read(case, tmp_path):
     theirs = made(case, REFUSED[case][0]())
     theirs.save_pretrained(tmp_path)
-    ours = load(str(tmp_path), num_classes=0).model
+    ours = load(str(tmp_path), None, Reading(num_classes=0)).model
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         expected = theirs.base_model(images).pooler_output
