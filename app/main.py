@@ -18,9 +18,10 @@ import streamlit as st
 from app import preload, share, sidebar
 from app.parts import feedback
 from app.state import choice_address
-from app.views import export, model, recover
+from app.views import model, recover
 from app.views.attention import page as attention
 from app.views.compare import page as compare
+from app.views.export import page as export
 from app.views.heads import page as heads
 from app.views.prune import page as prune
 

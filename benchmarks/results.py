@@ -51,9 +51,12 @@ def deit_tiny() -> Job:
 def report(title: str, body: str, write: bool) -> None:
     """Print a section with command, date and machine; with `write`, replace it in RESULTS.md."""
     words = sys.argv[1:]
-    if "--keep" in words:  # a folder of this machine
-        place = words.index("--keep")
-        del words[place : place + 2]
+    for option in ("--keep", "--bundles"):  # folders of this machine
+        if option in words:
+            place = words.index(option)
+            del words[place]
+            while place < len(words) and not words[place].startswith("--"):
+                del words[place]
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     section = f"## {title}\n\n`{command}`, {date.today().isoformat()}, {machine()}.\n\n{body.strip()}\n"
     print(section)

@@ -30,6 +30,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "pruning.jobs",
         "pruning.methods",
         "pruning.gohsp pruning.projection",
+        "pruning.quantize",
         "pruning.export",
         "pruning.criteria pruning.bundle pruning.budget pruning.training",
         "pruning.tracked pruning.cache pruning.activations",

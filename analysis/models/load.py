@@ -23,7 +23,7 @@ from analysis.models.transformers_source import (
     load_transformers,
     transformers_architecture,
 )
-from analysis.models.weights import read_weights, require_header
+from analysis.models.weights import is_half, read_weights, require_header
 from analysis.paths import is_file, may_be_path, user_path
 from analysis.vit import Architecture, ViT
 
@@ -47,6 +47,7 @@ DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 class LoadedModel:
     """A model in evaluation mode and float32, its preprocessing, and the source it was loaded from.
 
+    `half` says whether the bundle it came from holds its weights in half precision (float16).
     `notes` say what was chosen, assumed or left out when it was loaded: a sentence each.
     """
 
@@ -54,6 +55,7 @@ class LoadedModel:
     preprocess: Preprocess
     name: str
     source: str
+    half: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -95,7 +97,7 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
         loaded = LoadedModel(model, preprocess, name, source)
     elif folder is None:
         found = load_timm(name, weights, reading.image_size, reading.num_classes)
-        loaded = LoadedModel(found.model, found.preprocess, name, found.source, found.notes)
+        loaded = LoadedModel(found.model, found.preprocess, name, found.source, notes=found.notes)
     elif weights is not None or reading.of_bundle() != reading:
         raise ValueError(f"{name} has its own weights, image size and classes; leave those options out")
     else:
@@ -148,7 +150,7 @@ def read_bundle(folder: Path) -> LoadedModel:
     state = read_weights(folder / WEIGHTS_FILE, model.state_dict())
     model.load_state_dict(state, assign=True)
     source = "embedded demo" if folder == DEMO else f"bundle {folder}"
-    return LoadedModel(model.eval(), preprocess, str(folder), source)
+    return LoadedModel(model.eval(), preprocess, str(folder), source, is_half(folder / WEIGHTS_FILE))
 
 
 def require_bundle(folder: Path) -> None:

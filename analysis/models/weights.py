@@ -199,3 +199,13 @@ def require_header(file: Path, expected: Mapping[str, Tensor]) -> None:
     """
     shapes = read_safetensors(file, lambda stored, name: stored.get_slice(name).get_shape())
     require_match({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, expected, file)
+
+
+def is_half(file: Path) -> bool:
+    """Whether all tensors of a safetensors file are float16; only its header is read.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    kinds = read_safetensors(file, lambda stored, name: stored.get_slice(name).get_dtype())
+    return set(kinds.values()) == {"F16"}

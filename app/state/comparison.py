@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
@@ -18,6 +19,7 @@ from app.state.session import Choice
 from pruning import runs
 from pruning.bundle import is_bundle
 from pruning.jobs import BenchJob, Timings, read_timings
+from pruning.quantize import INT8_FORMATS, QuantizedReport
 from pruning.report import (
     ComparedModel,
     Comparison,
@@ -26,6 +28,7 @@ from pruning.report import (
     newest_timings,
     of_bundle,
     smaller_of,
+    with_int8,
 )
 from pruning.tracked import tracked
 from pruning.wording import base_name
@@ -138,12 +141,13 @@ def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
     finished = group[0].finished
     of_key = {run.key: run for run in group}
     others = tuple(
-        smaller_of(of_key[key].finished, run_name(of_key[key]), of_key[key].title.partition(": ")[2])
+        _smaller(of_key[key])
         if key in of_key
-        else of_bundle(Path(key), _evaluation(Path(key), finished))
+        else with_int8(of_bundle(Path(key), _evaluation(Path(key), finished)))
         for key in chosen
     )
-    dense = dense_of(finished, finished.dense)
+    built = _built_int8(finished_runs.dense_files(finished.origin))
+    dense = with_int8(dense_of(finished, finished.dense), built)
     measured = timings()
     return Comparison(
         dense,
@@ -154,6 +158,17 @@ def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
         newest_timings(measured, [model.source for model in (dense, *others)]),
         load,
     )
+
+
+def _smaller(run: NumberedRun) -> ComparedModel:
+    model = smaller_of(run.finished, run_name(run), run.title.partition(": ")[2])
+    return with_int8(model, _built_int8(run.files))
+
+
+def _built_int8(files: Mapping[str, Path]) -> list[QuantizedReport]:
+    """The figures of int8 files that this session has built."""
+    names = map(finished_runs.report_name, INT8_FORMATS)
+    return [QuantizedReport.read(files[name]) for name in names if name in files]
 
 
 def load(source: Named) -> LoadedModel:

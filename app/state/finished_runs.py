@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from analysis.data import ImageSet
-from analysis.models import LoadedModel
+from analysis.models import LoadedModel, Named
 from app import wording
 from app.state import memo, session, session_runs
 from app.state.session import Choice
@@ -75,6 +75,28 @@ def _numbered() -> list[NumberedRun]:
 
 def _title(number: int, run: Run) -> str:
     return f"Run {number}: {wording.describe(run.job)}"
+
+
+# ---- files that this session has built
+
+
+def report_name(format: str) -> str:
+    """The key of an int8 file's figures among the files built."""
+    return f"{format} report"
+
+
+def loaded_files(loaded: LoadedModel) -> dict[str, Path]:
+    """The files built from the loaded model, as it was loaded."""
+    kept: tuple[LoadedModel, dict[str, Path]] | None = st.session_state.get("dense files")
+    if kept is None or kept[0] is not loaded:
+        kept = st.session_state["dense files"] = loaded, {}
+    return kept[1]
+
+
+def dense_files(origin: Named) -> dict[str, Path]:
+    """The files built from a dense model, if that is the loaded one."""
+    kept = st.session_state.get("dense files")
+    return kept[1] if kept is not None and origin == session.choice().named else {}
 
 
 # ---- damaged runs

@@ -4,6 +4,7 @@ from pruning.bundle.card import LOADER
 from pruning.bundle.layout import (
     CARD_FILE,
     CODE_FILE,
+    DTYPES,
     EVALUATIONS_FILE,
     EXAMPLE_FILE,
     JOB_FILE,
@@ -14,6 +15,7 @@ from pruning.bundle.layout import (
     require_free,
 )
 from pruning.bundle.output import require_file, require_folder_for_files, require_new_folder
+from pruning.bundle.precision import rounded
 from pruning.bundle.report import Report, find_report
 from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_bundle, write_files, zip_bundle
@@ -21,6 +23,7 @@ from pruning.bundle.write import write_bundle, write_files, zip_bundle
 __all__ = [
     "CARD_FILE",
     "CODE_FILE",
+    "DTYPES",
     "EVALUATIONS_FILE",
     "EXAMPLE_FILE",
     "JOB_FILE",
@@ -35,6 +38,7 @@ __all__ = [
     "require_folder_for_files",
     "require_free",
     "require_new_folder",
+    "rounded",
     "staged_files",
     "staged_folder",
     "write_bundle",

@@ -22,19 +22,28 @@ model.load_state_dict(load_file("{WEIGHTS_FILE}"))
 """
 
 
-def card(name: str, arch: Architecture, preprocess: Preprocess, report: Report, *, pruned: bool) -> str:
+def card(
+    name: str,
+    arch: Architecture,
+    preprocess: Preprocess,
+    report: Report,
+    *,
+    pruned: bool,
+    half: bool = False,
+) -> str:
     """A model card in Markdown with YAML front matter, in the style of Hugging Face.
 
     `name` is the model that was loaded, unless the report names it. `top1_low_after` and
     `top1_high_after` (or `top1_low`, `top1_high`) are the interval of `top1_after`. Figures that the report
-    lacks are omitted.
+    lacks are omitted. Weights are sized in the precision of the bundle, before and after alike: float16 with
+    `half`, else float32.
     """
     origin = base_name(report.model or name)
     parts = (
         _front_matter(origin, pruned),
         f"# {origin}, pruned\n" if pruned else f"# {origin}\n",
         _origin(origin, report, pruned),
-        _figures(arch, report, pruned),
+        _figures(arch, report, pruned, half),
         _usage(preprocess),
         _licence(origin),
     )
@@ -83,13 +92,19 @@ def _ratios(ratios: Mapping[str, object]) -> str:
     return ", ".join(shown)
 
 
-def _figures(arch: Architecture, report: Report, pruned: bool) -> str:
+def _figures(arch: Architecture, report: Report, pruned: bool, half: bool) -> str:
     own = cost(arch)
     label = f"Top-1, {report.stage}" if pruned else "Top-1"
     top1 = _row(label, report.top1_before, report.top1_after, 100, " %")
     params = report.params_before, report.params_after or own.params
     gmacs = report.gmacs_before, report.gmacs_after or own.gmacs
-    rows = [_row("Parameters", *params, 1e-6, " M"), _row("MACs per image", *gmacs, 1, " G"), top1]
+    size, dtype = (2e-6, "float16") if half else (4e-6, "float32")
+    rows = [
+        _row("Parameters", *params, 1e-6, " M"),
+        _row(f"Weights in {dtype}", *params, size, " MB"),
+        _row("MACs per image", *gmacs, 1, " G"),
+        top1,
+    ]
     table = ["| | before | after |", "|---|---|---|", *(row for row in rows if row)]
     notes = [
         note

@@ -15,7 +15,19 @@ EXAMPLE_FILE = "example.py"
 JOB_FILE = "job.json"
 STATUS_FILE = "status.json"
 EVALUATIONS_FILE = "evaluations.json"
-EXPORTS = ("model.onnx", "model.onnx.data", "model.pt2")  # exports that may be in the same folder
+DTYPES = ("float32", "float16")  # of the weights in a bundle
+EXPORTS = (  # exports that may be in the same folder
+    "model.onnx",
+    "model.onnx.data",
+    "model.pt2",
+    "model.int8.onnx",
+    "model.int8.json",
+    "openvino.xml",
+    "openvino.bin",
+    "openvino.int8.xml",
+    "openvino.int8.bin",
+    "openvino.int8.json",
+)
 FILES = (*REQUIRED_FILES, PLAN_FILE, REPORT_FILE, CARD_FILE, CODE_FILE, EXAMPLE_FILE, *EXPORTS)
 # Files that a command writes next to its bundle so that the folder is also a finished run. They contain paths
 # on this machine and are not included when the bundle is downloaded.

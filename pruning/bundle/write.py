@@ -87,7 +87,7 @@ def write_files(
         ARCHITECTURE_FILE: model.arch.to_json(),
         PREPROCESS_FILE: preprocess.to_json(),
         REPORT_FILE: stored.to_json(),
-        CARD_FILE: card(name, model.arch, preprocess, stored, pruned=pruned),
+        CARD_FILE: card(name, model.arch, preprocess, stored, pruned=pruned, half=half),
         CODE_FILE: _CODE.read_text(encoding="utf-8"),
         EXAMPLE_FILE: _EXAMPLE.read_text(encoding="utf-8"),
     }

@@ -12,7 +12,7 @@ from analysis.data import class_folders
 from analysis.models import Reading, read_classes
 from analysis.paths import quoted, user_path
 from pruning.budget import BUDGET_UNITS, Budget
-from pruning.bundle import require_new_folder
+from pruning.bundle import DTYPES, require_new_folder
 from pruning.cli.output import Result
 from pruning.cut import MOST_ALIGN, Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
 from pruning.jobs import default_align, default_skip_unread
@@ -131,6 +131,15 @@ def require_out(args: argparse.Namespace) -> None:
     if args.out is None:
         raise ValueError("specify --out DIR for the bundle, or --detach to start a run")
     require_new_folder(args.out)
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add --dtype."""
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="precision of the weights in the bundle (default: that of the model's own bundle, else float32)",
+    )
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from analysis.models import load
-from pruning.cli.arguments import comma_separated, path_argument, reading_from
+from analysis.models import LoadedModel, load
+from pruning.cli.arguments import (
+    add_calibration,
+    add_dtype,
+    add_limit,
+    add_seed,
+    as_text,
+    comma_separated,
+    name_argument,
+    path_argument,
+    reading_from,
+)
 from pruning.cli.output import Result, log_line
-from pruning.export import FORMATS, export_formats, require_exportable
-from pruning.progress import Progress
+from pruning.export import export_formats, require_exportable
+from pruning.jobs import Job, prepare, require_classifier
+from pruning.progress import PrintingMonitor, Progress
+from pruning.quantize import (
+    FORMATS,
+    INT8_FORMATS,
+    QuantizedReport,
+    QuantizeImages,
+    quantized_formats,
+    require_packages,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,19 +39,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=path_argument, required=True, metavar="DIR", help="folder for the files"
     )
+    parser.add_argument(
+        "--data", type=name_argument, metavar="D", help="images on which an int8 file is measured"
+    )
+    add_calibration(parser)
+    add_limit(parser)
+    add_seed(parser)
+    add_dtype(parser)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
-    """Export the model in every requested format; returns the path of each.
+    """Export the model in every requested format; returns the path of each, and reports of int8 files.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.
         ExportError: an exported file does not give the model's logits.
         OSError: a file could not be written.
     """
-    require_exportable(args.out, args.format)
+    int8 = [format for format in dict.fromkeys(args.format) if format in INT8_FORMATS]
+    _require_sense(args, int8)
+    require_exportable(args.out, args.format, quantized_formats(None))
     loaded = load(args.model, args.weights, reading_from(args))
-    for note in loaded.notes:
+    for note in () if int8 else loaded.notes:  # which `prepare` tells, too
         log_line(f"note: {note}")
-    files = export_formats(loaded, args.format, args.out)
-    return {name: str(path) for name, path in files.items()}
+    known = quantized_formats(_images(args, loaded, progress) if int8 else None, progress)
+    files = export_formats(loaded, args.format, args.out, dtype=args.dtype, known=known)
+    reports = {f"{format}-report": _report(files[format]) for format in int8}
+    return {name: str(path) for name, path in files.items()} | reports
+
+
+def _require_sense(args: argparse.Namespace, int8: list[str]) -> None:
+    """Check what needs no files: int8 formats have images, others none, and their packages are there."""
+    if args.dtype is not None and "bundle" not in args.format:
+        raise ValueError("--dtype needs the format bundle: files of the other formats compute in float32")
+    for format in args.format:
+        require_packages(format)
+    if int8 and args.data is None:
+        raise ValueError(
+            f"the format {int8[0]} is calibrated and measured on images: specify --data D, "
+            "and --calibration D for images of another set"
+        )
+    if args.data is None and args.calibration is not None:
+        raise ValueError("--calibration needs --data, the images on which an int8 file is measured")
+
+
+def _images(args: argparse.Namespace, loaded: LoadedModel, progress: Progress) -> QuantizeImages:
+    require_classifier(loaded)
+    job = Job(
+        model=args.model,
+        weights=as_text(args.weights),
+        data=args.data,
+        calibration=args.calibration,
+        limit=args.limit,
+        seed=args.seed,
+        reading=reading_from(args),
+    )
+    opened = prepare(job, PrintingMonitor(progress, lambda line: log_line(f"note: {line}")), loaded)
+    return QuantizeImages(opened.calibration, opened.test)
+
+
+def _report(file: Path) -> Result:
+    return QuantizedReport.read(file.with_suffix(".json")).to_data()

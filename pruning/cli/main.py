@@ -35,7 +35,7 @@ _MODEL_COMMANDS: dict[str, tuple[_Command, str]] = {
     "evaluate": (evaluate, "Measure top-1 and top-5 with a 95 % interval, and images per second."),
     "survey": (survey, "Measure the sensitivities that budgets are solved on, and cache them."),
     "bench": (bench, "Measure the latency of two models alternately, with a verdict."),
-    "export": (export, "Export as bundle, ONNX or pt2; every file is checked against the model."),
+    "export": (export, "Export as bundle, ONNX, pt2 or OpenVINO, in float or int8; every file is checked."),
     "heads": (heads, "Measure every head by every head measure."),
 }
 

@@ -66,9 +66,20 @@ def print_result(result: Result, as_json: bool) -> None:
         elif "gained" in value:
             change = PairedChange(**value)
             print(f"{name:20} {wording.paired_points(change)}: {wording.by_chance(change)}")
+        elif "top1_int8" in value:
+            _print_quantised(value)
         elif "asked" in value:
             asked, got = (amount(value[key], value["kind"]) for key in ("asked", "got"))
             print(f"{name:20} asked for {asked}, got {got}")
+
+
+def _print_quantised(report: Result) -> None:
+    change = PairedChange(**report["top1_change"])
+    print(f"{report['file']}: top-1 {report['top1_int8']:.2%}, float {report['top1_float']:.2%}")
+    print(f"  {wording.paired_points(change)}: {wording.by_chance(change)}")
+    print(f"  {report['agreement']:.2%} of the predictions agree, KL divergence {report['kl']:.4f}")
+    print(f"  {report['bytes_int8']:,} bytes, float {report['bytes_float']:,}")
+    _print_timings(report["runtime"], report["timings"])
 
 
 def _print_timings(backend: str, batches: Result) -> None:

@@ -7,6 +7,7 @@ import argparse
 from pruning.cli.arguments import (
     add_calibration,
     add_data,
+    add_dtype,
     add_limit,
     add_method,
     add_ratios,
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads-by", metavar="NAME", help="remove heads first, by this criterion")
     add_calibration(parser)
     parser.add_argument("--out", type=path_argument, metavar="DIR", help="new or empty folder for the bundle")
+    add_dtype(parser)
     add_recovery(parser)
     add_detach(parser)
 
@@ -60,4 +62,5 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         heads_by=args.heads_by,
         **removal_fields(args),
     )
-    return make_bundle(job, args, lambda: prune(job, progress=PrintingMonitor(progress, log_line)))
+    monitor = PrintingMonitor(progress, log_line)
+    return make_bundle(job, args, lambda: prune(job, dtype=args.dtype, progress=monitor))

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from pruning.cli.arguments import (
+    add_dtype,
     add_limit,
     add_seed,
     as_text,
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         limit=args.limit,
         seed=args.seed,
     )
-    return make_bundle(job, args, lambda: run_recover(job, PrintingMonitor(progress, log_line)))
+    monitor = PrintingMonitor(progress, log_line)
+    return make_bundle(job, args, lambda: run_recover(job, monitor, dtype=args.dtype))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_limit(parser)
     add_seed(parser)
     parser.add_argument("--out", type=path_argument, metavar="DIR", help="new or empty folder for the bundle")
+    add_dtype(parser)
     add_options(parser)
     add_detach(parser)
 

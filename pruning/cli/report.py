@@ -23,6 +23,7 @@ from pruning.report import (
     make_report,
     newest_timings,
     smaller_of,
+    with_int8,
 )
 from pruning.runs import FinishedRun, is_finished
 from pruning.wording import base_name
@@ -75,8 +76,8 @@ def compare_runs(folders: list[Path]) -> Comparison:
     around = [run for root in dict.fromkeys(run.run.folder.parent for run in chosen) for run in _all(root)]
     around += [run.run for run in chosen if run.run not in around]  # such as a folder whose name has a dot
     numbers = {run.folder: f"run {number}" for number, run in enumerate(around, 1)}
-    dense = dense_of(first, loaded)
-    others = tuple(smaller_of(run, numbers[run.run.folder], describe(run.job)) for run in chosen)
+    dense = with_int8(dense_of(first, loaded))
+    others = tuple(with_int8(smaller_of(run, numbers[run.run.folder], describe(run.job))) for run in chosen)
     like = [run for run in map(FinishedRun, filter(is_finished, around)) if run.is_like(first)]
     trades = [Trade(dense.name, dense.cost.gmacs, dense.result, dense=True)]
     trades += [trade for run in like if (trade := _trade(run, numbers[run.run.folder])) is not None]

@@ -65,6 +65,8 @@ def make_bundle(job: Any, args: argparse.Namespace, work: Callable[[], Made]) ->
         OSError: the bundle, or the folder of runs, could not be written.
     """
     if args.detach:
+        if args.dtype is not None:
+            raise ValueError("--dtype needs --out: a run keeps the precision of the model it begins with")
         return detach(job, args)
     require_out(args)
     made = work()

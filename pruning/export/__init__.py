@@ -1,16 +1,22 @@
 """Exports: a model as an ONNX file or a torch program, each checked against the model."""
 
-from pruning.export.check import ExportError
-from pruning.export.formats import FORMATS, export_formats, require_exportable
-from pruning.export.onnx import export_onnx, onnx_runner
+from pruning.export.check import INPUT, ExportError, check_logits
+from pruning.export.formats import FILES, FORMATS, FileFormat, export_formats, require_exportable
+from pruning.export.onnx import export_onnx, is_our_onnx, onnx_runner, write_onnx
 from pruning.export.pt2 import export_pt2
 
 __all__ = [
+    "FILES",
     "FORMATS",
+    "INPUT",
     "ExportError",
+    "FileFormat",
+    "check_logits",
     "export_formats",
     "export_onnx",
     "export_pt2",
+    "is_our_onnx",
     "onnx_runner",
     "require_exportable",
+    "write_onnx",
 ]

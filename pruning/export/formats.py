@@ -25,15 +25,16 @@ from pruning.export.pt2 import is_our_pt2, write_pt2
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A format that is one file, `file`, in the folder.
+    """A format that is a file, `file`, in the folder.
 
     `write` writes it to a path and checks it against the model. `is_ours` says whether a file is an
-    earlier export, which may be replaced.
+    earlier export, which may be replaced. `beside` names further files that are written with it.
     """
 
     file: str
     write: Callable[[ViT, Preprocess | None, Path], None]
     is_ours: Callable[[Path], bool]
+    beside: tuple[str, ...] = ()
 
 
 FILES = {
@@ -50,21 +51,23 @@ def export_formats(
     *,
     report: Mapping[str, object] | None = None,
     plan: Plan | None = None,
-    half: bool = False,
+    dtype: str | None = None,
     overwrite: bool = False,
+    known: Mapping[str, FileFormat] = FILES,
 ) -> dict[str, Path]:
     """Write a model in several formats into one folder: either all of them or none.
 
-    Formats are `bundle`, `onnx` and `pt2`. With `bundle` the folder must be new (or with
+    Formats are `bundle` and those in `known`. With `bundle` the folder must be new (or with
     `overwrite` a bundle, which is replaced); without it, model.onnx and model.pt2 are added to the folder.
-    Report and plan default to those of the bundle that the model was loaded from.
+    Report and plan default to those of the bundle that the model was loaded from. `dtype`, one of `DTYPES`,
+    is the precision of the weights in the bundle, by default that of the bundle the model came in.
 
     Raises:
         ValueError: no format or an unknown one, or a folder that must not be replaced.
         ExportError: a file computes different logits than the model.
         OutputError: the folder could not be written.
     """
-    files = [format for format in _known(formats) if format != "bundle"]
+    files = [format for format in _require_known(formats, known) if format != "bundle"]
     whole = "bundle" in formats
     with staged_folder(folder, overwrite=overwrite) if whole else staged_files(folder) as stage:
         if whole:
@@ -76,15 +79,15 @@ def export_formats(
                 name=loaded.name,
                 report=kept_report if report is None else report,
                 plan=kept_plan if report is None and plan is None else plan,
-                half=half,
+                half=loaded.half if dtype is None else dtype == "float16",
             )
         for format in files:
-            FILES[format].write(loaded.model, loaded.preprocess, stage / FILES[format].file)
-    written = {format: folder / FILES[format].file for format in files}
+            known[format].write(loaded.model, loaded.preprocess, stage / known[format].file)
+    written = {format: folder / known[format].file for format in files}
     return {"bundle": folder, **written} if whole else written
 
 
-def require_exportable(folder: Path, formats: Sequence[str]) -> None:
+def require_exportable(folder: Path, formats: Sequence[str], known: Mapping[str, FileFormat] = FILES) -> None:
     """Check before the work that `export_formats` can write to a folder, and replaces nothing but exports.
 
     Raises:
@@ -96,19 +99,25 @@ def require_exportable(folder: Path, formats: Sequence[str]) -> None:
         return
     require_folder_for_files(folder)
     for format in formats:
-        file = folder / FILES[format].file
-        if is_there(file) and not (is_file(file) and FILES[format].is_ours(file)):
-            raise ValueError(
-                f"{file} exists and is no export, so it is not overwritten; choose another folder"
-            )
+        _require_replaceable(folder, known[format])
 
 
-def _known(formats: Sequence[str]) -> tuple[str, ...]:
+def _require_replaceable(folder: Path, format: FileFormat) -> None:
+    """Check that what lies where a format is written is an earlier export, with the files beside it."""
+    file = folder / format.file
+    foreign = is_there(file) and not (is_file(file) and format.is_ours(file))
+    beside = [] if is_there(file) else [folder / name for name in format.beside if is_there(folder / name)]
+    for there in [file] * foreign + beside:
+        raise ValueError(f"{there} exists and is no export, so it is not overwritten; choose another folder")
+
+
+def _require_known(formats: Sequence[str], known: Mapping[str, FileFormat]) -> tuple[str, ...]:
+    names = ("bundle", *known)
     if not formats:
-        raise ValueError(f"give at least one format: {', '.join(FORMATS)}")
+        raise ValueError(f"give at least one format: {', '.join(names)}")
     for format in formats:
-        if format not in FORMATS:
-            raise ValueError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
+        if format not in names:
+            raise ValueError(f"there is no format {format!r}; there are {', '.join(names)}")
     return tuple(dict.fromkeys(formats))
 
 

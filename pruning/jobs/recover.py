@@ -11,6 +11,7 @@ from analysis.data import open_training
 from analysis.formats import Stored
 from analysis.measure import Agreement, Evaluation, agreement, evaluate, paired_change
 from analysis.models import LoadedModel, Named, Reading, load_named
+from pruning.bundle import rounded
 from pruning.cut import Plan
 from pruning.jobs.inputs import require_classifier
 from pruning.jobs.prune_result import accuracy_report, cost_report
@@ -138,8 +139,8 @@ class RecoverResult:
         return report
 
 
-def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverResult:
-    """Load both models, measure them, fine-tune, and measure again.
+def run_recover(job: RecoverJob, monitor: Monitor = Monitor(), *, dtype: str | None = None) -> RecoverResult:
+    """Load both models, measure them, fine-tune, round to `dtype` (see `prune`), and measure again.
 
     Raises:
         ValueError: bad input of any kind, each in one sentence.
@@ -158,7 +159,8 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor()) -> RecoverResult:
     before = evaluate(teacher.model, tracked(test, teacher, "Evaluating the teacher", monitor))
     start = evaluate(student.model, tracked(test, student, "Evaluating the model to recover", monitor))
     known = {"top1_dense": before.top1, "top1": start.top1}  # the aim of the curve, and where it begins
-    recovered = recover(student, teacher, images, test, job.recovery, job.seed, monitor, known)
+    trained = recover(student, teacher, images, test, job.recovery, job.seed, monitor, known)
+    recovered = rounded(trained, dtype, monitor)
     after = evaluate(recovered.model, tracked(test, recovered, "Evaluating the recovered model", monitor))
     recovered, after = unless_harmed((student, start), (recovered, after), monitor)
     seconds = time.perf_counter() - began

@@ -55,6 +55,7 @@ def save(result: Result, folder: Path, records: Mapping[str, str] | None = None)
         name=pruned.name,
         report=result.report(),
         plan=result.plan,
+        half=pruned.half,
         records=records,
     )
 

@@ -11,6 +11,7 @@ from analysis.measure import Evaluation, evaluate
 from analysis.models import LoadedModel
 from analysis.vit import Architecture, ViT
 from pruning.budget import Allocation
+from pruning.bundle import rounded
 from pruning.cut import Scores, kept_heads
 from pruning.jobs.inputs import Prepared, load_dense, prepare, require_classifier
 from pruning.jobs.prune_job import Job
@@ -32,11 +33,14 @@ def prune(
     *,
     dense: LoadedModel | None = None,
     before: Evaluation | None = None,
+    dtype: str | None = None,
     progress: Progress = quiet,
 ) -> PruneResult:
     """Score, select, cut and evaluate.
 
-    The dense model and its evaluation `before` are reused where they are at hand.
+    The dense model and its evaluation `before` are reused where they are at hand. The smaller model is
+    rounded to `dtype`, one of `DTYPES`, before it is evaluated; None keeps the precision of the dense
+    model's file.
 
     Raises:
         ValueError: bad input of any kind, each in one sentence.
@@ -46,12 +50,13 @@ def prune(
     allocation, scores = _allocated(run) if job.budget else (None, None)
     made = make_smaller(run, allocation.arch if allocation else None, scores)
     pruned = replace(run.dense, model=made.model, name=f"{run.dense.name}, {job.method}")
+    pruned = rounded(pruned, dtype, run.monitor)
     if before is None or before.labels != tuple(run.test.label(i) for i in range(len(run.test))):
         before = _evaluated(run, run.dense, "Evaluating the dense model")
     after, start = _evaluated(run, pruned, "Evaluating the pruned model"), None
     if job.recovery is not None:
         reached = {"top1_dense": before.top1, "top1": after.top1}
-        start, recovered = after, _recover(run, pruned, reached)
+        start, recovered = after, rounded(_recover(run, pruned, reached), dtype, run.monitor)
         after = _evaluated(run, recovered, "Evaluating the recovered model")
         pruned, after = unless_harmed((pruned, start), (recovered, after), run.monitor)
     seconds = time.perf_counter() - began

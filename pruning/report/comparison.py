@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,12 +22,14 @@ from analysis.measure import (
     paired_change,
 )
 from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Named, architecture
-from analysis.paths import may_be_path, user_path
+from analysis.paths import is_file, may_be_path, user_path
 from analysis.vit import Architecture
 from pruning.bundle import Report, is_bundle
 from pruning.cut import Indices, Plan, kept_heads
 from pruning.jobs import Timings, read_report
-from pruning.runs import FinishedRun, Heads, read_plan
+from pruning.quantize import QuantizedReport
+from pruning.report.quantized import quantized_in
+from pruning.runs import JOB, FinishedRun, Heads, read_plan
 from pruning.wording import base_name
 
 DENSE = "dense"
@@ -41,7 +43,7 @@ class ComparedModel:
     `name` is short, `title` says how the model was made, `source` is what `load` takes. `when` says whether
     `result` was measured before or after fine-tuning, and is empty if nothing was pruned; `start` is the
     evaluation before fine-tuning, if known. `command` is the command line that makes the model. `heads` says
-    which heads of the dense model stay if there is no plan.
+    which heads of the dense model stay if there is no plan. `int8` are the figures of its quantised files.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ComparedModel:
     start: Evaluation | None = None
     command: str = ""
     heads: Heads | None = None
+    int8: tuple[QuantizedReport, ...] = ()
 
     @cached_property
     def cost(self) -> Cost:
@@ -72,9 +75,11 @@ class ComparedModel:
         return None if file is None else file.stat().st_size
 
     @property
-    def is_half(self) -> bool:
-        """Whether the weights file is in half precision."""
-        return self.file_bytes is not None and self.file_bytes < 3 * self.cost.params
+    def dtype(self) -> str:
+        """The precision of the weights file, empty if it is not on this machine."""
+        if self.file_bytes is None:
+            return ""
+        return "float16" if self.file_bytes < 3 * self.cost.params else "float32"
 
     def agreement(self, dense: ComparedModel) -> Agreement:
         """How far its predictions agree with those of the dense model."""
@@ -196,6 +201,20 @@ def of_bundle(folder: Path, result: Evaluation) -> ComparedModel:
     arch, plan = architecture(str(folder)), read_plan(folder)
     source = Named(str(folder))
     return ComparedModel(folder.name, folder.name, source, arch, result, when, plan, heads=report.heads)
+
+
+def with_int8(model: ComparedModel, built: Iterable[QuantizedReport] = ()) -> ComparedModel:
+    """The model with the figures of its int8 files: those `built`, and those that lie in its folder.
+
+    Raises:
+        ValueError: the figures of one are damaged.
+    """
+    name, weights = model.source.model, model.source.weights
+    places: list[Path] = []
+    if not weights and name != "demo" and may_be_path(name):
+        folder = user_path(name, "the model")
+        places = [folder, folder.parent] if is_file(folder.parent / JOB) else [folder]
+    return replace(model, int8=(*quantized_in(places), *built))
 
 
 def trade_front(trades: Sequence[Trade], by: str = "gmacs") -> tuple[Trade, ...]:

@@ -36,6 +36,7 @@ from pruning.progress import Progress, quiet
 from pruning.report import charts
 from pruning.report.comparison import ComparedModel, Comparison, aligned, trade_front
 from pruning.report.objects import object_scores
+from pruning.report.quantized import int8_columns
 from pruning.wording import base_name
 
 FLIPS = 24  # thumbnails per model
@@ -118,6 +119,7 @@ def _figures(found: Comparison) -> dict[str, Any]:
         "timings": found.timings,
         "latency": _latency(found),
         "rounds": wording.from_to(map(found.timings.rounds_of, found.timings.ms)) if found.timings else "",
+        "int8": _int8(found),
         "commands": [(model.name, without_paths(model.command)) for model in found.others if model.command],
     }
 
@@ -185,15 +187,14 @@ def _rows(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
             lambda m: wording.change(dense.cost.macs, m.cost.macs),
         ),
         row("Weights, float32", lambda m: wording.megabytes(m.cost.bytes)),
-        row("File on disk", _file),
+        row("Weights, float16", lambda m: wording.megabytes(m.cost.bytes // 2)),
+        row("Stored in", lambda m: m.dtype),
     ]
     return [(name, cells) for name, cells in rows if any(figure for figure, _ in cells)]
 
 
-def _file(model: ComparedModel) -> str:
-    if model.file_bytes is None:
-        return ""
-    return wording.megabytes(model.file_bytes) + (", half precision" if model.is_half else "")
+def _int8(found: Comparison) -> dict[str, dict[str, str]]:
+    return int8_columns((model.name, model.int8) for model in found.models)
 
 
 def _widths(found: Comparison) -> list[list[str]]:

@@ -27,8 +27,9 @@ def test_the_first_page_imports_neither_timm_nor_torchvision() -> None:
         "import sys; from analysis.models.load import load; from analysis.data.open import open_data\n"
         "demo = load('demo'); scenes = open_data('demo', demo.preprocess, 10, 'test')\n"
         "demo.preprocess.crop(scenes.image(0))\n"
-        "from app import sidebar; from app.views import export, model, recover\n"
+        "from app import sidebar; from app.views import model, recover\n"
         "from app.views.attention import page; from app.views.compare import page\n"
+        "from app.views.export import page\n"
         "from app.views.heads import page; from app.views.prune import page\n"
         "print(*(name in sys.modules for name in ('timm', 'torchvision', 'networkx', 'captum', 'sympy')))"
     )
@@ -39,8 +40,8 @@ def test_a_server_that_is_up_has_its_first_page_ready() -> None:
     code = (
         "import sys; from app import preload; preload.first_page()\n"
         "from analysis.data import image_set\n"
-        "views = [f'{page}.page' for page in ('attention', 'compare', 'heads', 'prune')]\n"
-        "views += ['export', 'model', 'recover']\n"
+        "views = [f'{page}.page' for page in ('attention', 'compare', 'export', 'heads', 'prune')]\n"
+        "views += ['model', 'recover']\n"
         "print(all(f'app.views.{name}' in sys.modules for name in views), 'timm' in sys.modules)\n"
         "from app.state import session; session.load = None\n"
         "print(session.model(session.Choice()).name, image_set._cached.cache_info().currsize)"

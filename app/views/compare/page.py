@@ -21,7 +21,7 @@ from app.views.compare import trade_off as compare_trade_off
 from app.views.compare import widths as compare_widths
 from pruning import runs
 from pruning.jobs import BenchJob, Job, RecoverJob
-from pruning.report import MAX_COMPARED, ComparedModel, Comparison
+from pruning.report import MAX_COMPARED, ComparedModel, Comparison, int8_columns
 
 CHOSEN = "compare-runs"
 
@@ -56,6 +56,7 @@ def _show() -> None:
     with st.container(key="table"):
         st.table(_table(found), border="horizontal", alt="figures of all models")
     st.caption(_legend(found))
+    _int8(found)
     names = [name for name in TABS if name != "Objects" or found.tested.rendered]
     for name, tab in zip(names, st.tabs(names, key="compare-tab", bind="query-params"), strict=True):
         if tab.open:
@@ -198,7 +199,8 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
         "Parameters": against(wording.count(mine.params), wording.change(theirs.params, mine.params)),
         "Compute, GMACs": against(f"{mine.gmacs:,.4f}", wording.change(theirs.macs, mine.macs)),
         "Weights, float32": against(wording.megabytes(mine.bytes), wording.change(theirs.bytes, mine.bytes)),
-        "File on disk": _file(model),
+        "Weights, float16": wording.megabytes(mine.bytes // 2),
+        "Stored in": wording.plain(model.dtype),
     }
     if found.timings is not None:
         for batch in sorted(found.timings.ms):
@@ -209,10 +211,20 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
     return column
 
 
-def _file(model: ComparedModel) -> str:
-    if model.file_bytes is None:
-        return ""
-    return wording.megabytes(model.file_bytes) + (", half precision" if model.is_half else "")
+def _int8(found: Comparison) -> None:
+    """A column for each int8 file: its accuracy, size and time against the float file of the same model."""
+    columns = {
+        wording.plain(name): {wording.plain(row): wording.plain(figure) for row, figure in column.items()}
+        for name, column in int8_columns((model.name, model.int8) for model in found.models).items()
+    }
+    if columns:
+        st.subheader("In int8", anchor=False)
+        with st.container(key="int8"):
+            st.table(pd.DataFrame(columns), border="horizontal", alt="figures of int8 files")
+        st.caption(
+            "Each int8 file against the float file of the same model, in the same runtime: accuracy on the "
+            "test images named, time in turns."
+        )
 
 
 def _legend(found: Comparison) -> str:

@@ -244,7 +244,9 @@ def test_demo_scenes_are_scored_by_their_objects() -> None:
     app = pruned()
     app.session_state["compare-tab"] = "Objects"
     go(app, "compare")
-    assert app.table[0].value.loc["File on disk", "dense"].endswith("half precision")
+    sizes = app.table[0].value.loc[["Weights, float32", "Weights, float16", "Stored in"]]
+    assert [text.partition("\u00a0")[0] for text in sizes["dense"]] == ["10.9", "5.4", "float16"]
+    assert sizes.loc["Stored in", "run 1"] == "float16"  # as the demo is stored
     assert not app.error and not app.exception
     run = OpenedRun(runs.list_runs()[0])
     scenes = run.open_tested(run.dense)

@@ -162,8 +162,9 @@ def test_loads_in_a_fresh_process_without_this_project(
     torch.testing.assert_close(logits, model(images).detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_the_example_classifies_as_we_do(save: Callable[..., Path], tmp_path: Path) -> None:
-    folder = save()
+@pytest.mark.parametrize("half", [False, True])
+def test_the_example_classifies_as_we_do(save: Callable[..., Path], tmp_path: Path, half: bool) -> None:
+    folder = save(half=half)
     image = photo((50, 40))
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side

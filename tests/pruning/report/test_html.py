@@ -224,7 +224,7 @@ def test_sizes_on_disk_and_half_precision(tmp_path: Path) -> None:
         write_bundle(folder, model, preprocess, name="tiny", report={}, half=half)
         found = of_bundle(folder, result)
         assert found.file_bytes == (folder / "model.safetensors").stat().st_size
-        assert (found.is_half, found.when, found.plan) == (half, "", None)
+        assert (found.dtype, found.when, found.plan) == ("float16" if half else "float32", "", None)
     (folder / "report.json").write_text('{"method": "l1", "fine_tuned": true, "heads": [[0, 1], null]}')
     found = of_bundle(folder, result)
     assert (found.when, found.heads) == ("after fine-tuning", ((0, 1), None))

@@ -1,0 +1,152 @@
+"""What the Export page says of each format, and a snippet of Python that runs a file of it on a photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pruning.quantize import FORMATS
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A format as the page shows it; `snippet` runs the file named FILE on photo.jpg."""
+
+    title: str
+    icon: str
+    explanation: str
+    needs: str
+    snippet: str
+
+
+_SETTINGS = """\
+labels, settings = json.loads(metadata["labels"]), json.loads(metadata["preprocess"])
+"""
+
+_PIXELS = """
+
+def preprocess(photo, settings):
+    rows, columns = settings["image_size"]
+    wide, high = (side / settings["crop_pct"] for side in (columns, rows))
+    if settings["crop_mode"] != "squash":
+        scale = max(wide / photo.width, high / photo.height)
+        wide, high = scale * photo.width, scale * photo.height
+    method = Image.Resampling[settings["interpolation"].upper()]
+    photo = photo.resize((round(wide), round(high)), method)
+    left, top = (photo.width - columns) // 2, (photo.height - rows) // 2
+    pixels = np.asarray(photo.crop((left, top, left + columns, top + rows)), np.float32) / 255
+    pixels = (pixels - np.float32(settings["mean"])) / np.float32(settings["std"])
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+images = preprocess(Image.open("photo.jpg").convert("RGB"), settings)  # B C Y X, any B
+"""
+
+_ANSWER = """\
+for index in logits[0].argsort()[::-1][:3]:
+    print(labels[index] if labels else index, logits[0, index])
+"""
+
+BUNDLE = """\
+# run this inside the unpacked folder
+from example import classify, read
+
+for label, probability in classify(read("photo.jpg"), top=3):
+    print(label, probability)
+"""
+
+ONNX = f"""\
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("FILE")
+metadata = session.get_modelmeta().custom_metadata_map
+{_SETTINGS}{_PIXELS}logits = session.run(["logits"], {{"images": images}})[0]
+{_ANSWER}"""
+
+PT2 = f"""\
+import json
+
+import numpy as np
+import torch
+from PIL import Image
+
+metadata = {{"preprocess": "", "labels": ""}}
+model = torch.export.load("FILE", extra_files=metadata).module()
+{_SETTINGS}{_PIXELS}with torch.inference_mode():
+    logits = model(torch.from_numpy(images)).numpy()
+{_ANSWER}"""
+
+OPENVINO = f"""\
+# run this inside the unpacked folder
+import json
+
+import numpy as np
+import openvino
+from PIL import Image
+
+core = openvino.Core()
+model = core.read_model("FILE")
+metadata = {{name: model.get_rt_info(["framework", name]).value for name in ("labels", "preprocess")}}
+# without the hint a processor that has bfloat16 products uses them
+compiled = core.compile_model(model, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+{_SETTINGS}{_PIXELS}logits = compiled(images)["logits"]
+{_ANSWER}"""
+
+_ORT = "onnxruntime numpy pillow"
+_KNOWN = {
+    "bundle": Shown(
+        "Bundle",
+        ":material/folder_zip:",
+        "A folder that loads with only torch and safetensors.",
+        "torch safetensors pillow",
+        BUNDLE,
+    ),
+    "onnx": Shown(
+        "ONNX",
+        ":material/memory:",
+        "For ONNX Runtime, with any batch size. Checked against the model.",
+        _ORT,
+        ONNX,
+    ),
+    "pt2": Shown(
+        ".pt2",
+        ":material/data_object:",
+        "A torch.export program. Reloaded and checked against the model.",
+        "torch numpy pillow",
+        PT2,
+    ),
+    "onnx-int8": Shown(
+        "ONNX, int8",
+        ":material/compress:",
+        "Quantised on calibration images, and measured against the float file on test images.",
+        _ORT,
+        ONNX,
+    ),
+    "openvino": Shown(
+        "OpenVINO",
+        ":material/developer_board:",
+        "For OpenVINO on Intel and Arm processors. Checked against the model.",
+        "openvino numpy pillow",
+        OPENVINO,
+    ),
+    "openvino-int8": Shown(
+        "OpenVINO, int8",
+        ":material/compress:",
+        "Quantised by NNCF on calibration images, and measured against the float file.",
+        "openvino numpy pillow",
+        OPENVINO,
+    ),
+}
+
+
+def shown() -> dict[str, Shown]:
+    """All formats that a model can be exported in, by name, and what to say of each."""
+    return {name: _KNOWN.get(name, Shown(name, ":material/draft:", "", "", "")) for name in FORMATS}
+
+
+def snippet(format: str, file: str) -> str:
+    """Python that classifies photo.jpg with a file of a format; `file` is its name."""
+    return shown()[format].snippet.replace("FILE", file)

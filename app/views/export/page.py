@@ -1,0 +1,218 @@
+"""The Export page: a finished run's smaller model, or the loaded one, in files, and how to run them."""
+
+from __future__ import annotations
+
+import shlex
+
+import pandas as pd
+import streamlit as st
+
+from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE
+from app import wording
+from app.parts import damaged_runs, feedback
+from app.progress_bar import progress_bar
+from app.state import session
+from app.views.export import build, formats
+from app.views.export.build import DENSE, Exportable
+from pruning.bundle import CARD_FILE, CODE_FILE, DTYPES, EXAMPLE_FILE, LOADER, PLAN_FILE, REPORT_FILE
+from pruning.jobs import Job, RecoverJob
+from pruning.quantize import INT8_FORMATS
+from pruning.report import quantized_row
+
+CHOSEN, DTYPE = "export-run", "export-dtype"
+COLUMNS = 3
+
+
+def show() -> None:
+    """Draw the page."""
+    st.header("Export", anchor=False)
+    with feedback.sentences():
+        _show(build.chosen(_choose()))
+    damaged_runs.show(Job, RecoverJob)
+
+
+def _choose() -> str:
+    """The key of a model; a run that is new here is shown first."""
+    titles = build.choices()
+    first = next(iter(titles))
+    if st.session_state.get("export seen") != first or st.session_state.get(CHOSEN) not in titles:
+        st.session_state["export seen"] = st.session_state[CHOSEN] = first
+    chosen: str = st.selectbox(
+        "Model", list(titles), format_func=titles.__getitem__, key=CHOSEN, persist_state="session"
+    )
+    return chosen
+
+
+def _show(model: Exportable) -> None:
+    dtype = _dtype(model)
+    _figures(model, dtype)
+    known = formats.shown()
+    names = list(known)
+    for begin in range(0, len(names), COLUMNS):
+        row = names[begin : begin + COLUMNS]
+        for column, format in zip(st.columns(COLUMNS, gap="medium"), row, strict=False):
+            with column, st.container(border=True, key=f"export-{format}", height="stretch"):
+                _format(model, format, known[format], dtype)
+    _int8(model, known)
+    _snippets(model, known, dtype)
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("What the bundle contains", anchor=False)
+        st.table(_content(model, dtype), border="horizontal", hide_header=True)
+    with right:
+        st.subheader("The same on the command line", anchor=False)
+        st.code(
+            _commands(model, dtype, [name for name in names if name != "bundle"]), "bash", wrap_lines=True
+        )
+
+
+# ---- what is exported
+
+
+def _figures(model: Exportable, dtype: str) -> None:
+    """Size, compute and accuracy of what is exported, against the dense model in the same precision."""
+    mine = model.cost
+    theirs = build.dense_cost(model) or mine
+    part = 2 if dtype == "float16" else 1
+    figures = (
+        ("Parameters", mine.params, theirs.params, wording.count),
+        ("Compute per image", mine.macs, theirs.macs, wording.gmacs_of),
+        (f"Size, {dtype}", mine.bytes // part, theirs.bytes // part, wording.megabytes),
+    )
+    columns = st.columns(4)
+    for column, (label, new, old, written) in zip(columns, figures, strict=False):
+        change = wording.change(old, new) if old != new else None
+        column.metric(label, written(new), change, delta_color="inverse")
+    with columns[3]:
+        _accuracy(model)
+
+
+def _accuracy(model: Exportable) -> None:
+    if model.result is None:
+        if model.run is None and session.choice().data is not None:
+            st.caption("The accuracy of this model has not been measured yet.")
+            feedback.link("model", "Measure it", ":material/arrow_back:")
+        return
+    when = wording.plain(f", {model.run.finished.when}") if model.run else ""
+    before = build.dense_result(model)
+    changed = before is not None and before.top1 != model.result.top1
+    st.metric(
+        f"Top-1{when}",
+        wording.percent(model.result.top1),
+        None if before is None else wording.points(before.top1, model.result.top1),
+        delta_color="normal" if changed else "off",
+        delta_arrow="auto" if changed else "off",
+        help=f"95 % interval (Wilson): {wording.interval(model.result)}.",
+    )
+
+
+def _content(model: Exportable, dtype: str) -> dict[str, str]:
+    content = {
+        WEIGHTS_FILE: f"the weights, {wording.plain(dtype)}",
+        ARCHITECTURE_FILE: "all widths, block by block",
+        CODE_FILE: "the model's code, one file that needs only torch",
+        EXAMPLE_FILE: f"classifies a photo: python {EXAMPLE_FILE} photo.jpg",
+        PREPROCESS_FILE: "image size, normalisation, class names",
+    }
+    if model.has_plan:
+        content[PLAN_FILE] = "which parts of the dense model were kept"
+    return content | {REPORT_FILE: "size, compute and accuracy, where known", CARD_FILE: "a model card"}
+
+
+def _commands(model: Exportable, dtype: str, names: list[str]) -> str:
+    words = ["python", "-m", "pruning", "export", "--model"]
+    source = [f"smaller-{model.run.number}"] if model.run else _loaded()
+    data = session.choice().data
+    others = [name for name in names if name != "bundle" and (data or name not in INT8_FORMATS)]
+    images = ["--data", data] if data else []
+    lines = [model.run.finished.job.command(source[0])] if model.run else []
+    lines.append(shlex.join([*words, *source, "--format", "bundle", "--dtype", dtype, "--out", "exported"]))
+    lines.append(shlex.join([*words, *source, "--format", ",".join(others), *images, "--out", "files"]))
+    return "\n\n".join(lines)
+
+
+def _loaded() -> list[str]:
+    """The loaded model, as the command line takes it."""
+    chosen = session.choice()
+    weights = ["--weights", chosen.weights] if chosen.weights else []
+    return [chosen.model, *weights, *chosen.reading.words()]
+
+
+# ---- the formats
+
+
+def _dtype(model: Exportable) -> str:
+    """The precision of the bundle: at first that of the model's own files."""
+    key = f"{DTYPE}-{model.run.key if model.run else DENSE}"
+    chosen: str = st.session_state.get(key) or ("float16" if model.loaded.half else "float32")
+    return chosen
+
+
+def _format(model: Exportable, format: str, shown: formats.Shown, dtype: str) -> None:
+    st.markdown(f"**{shown.icon} {shown.title}**")
+    if shown.explanation:
+        st.caption(shown.explanation)
+    if format == "bundle":
+        st.segmented_control(
+            "Weights",
+            DTYPES,
+            default=dtype,
+            required=True,
+            key=f"{DTYPE}-{model.run.key if model.run else DENSE}",
+            label_visibility="collapsed",
+            width="stretch",
+        )
+    with feedback.sentences():
+        name = build.built_name(format, dtype)
+        if name not in model.built:
+            size = build.size(model, format, dtype)
+            label = f"Build, about {wording.megabytes(size)}"
+            if not st.button(label, key=f"build-{format}", width="stretch"):
+                return
+            with st.spinner("Building and checking …"), progress_bar() as progress:
+                build.build(model, format, dtype, progress)
+            st.rerun()
+        file = model.built[name]
+        st.download_button(
+            f"Download, {wording.megabytes(file.stat().st_size)}",
+            file.read_bytes,
+            file_name=file.name,
+            type="primary",
+            icon=":material/download:",
+            on_click="ignore",
+            width="stretch",
+            key=f"download-{format}",
+        )
+
+
+def _int8(model: Exportable, known: dict[str, formats.Shown]) -> None:
+    """What the int8 files built so far cost in accuracy and gain in size and time, a column for each."""
+    found = {format: build.int8_report(model, format) for format in INT8_FORMATS}
+    reports = {known[format].title: report for format, report in found.items() if report is not None}
+    if not reports:
+        return
+    with st.container(key="int8"):
+        columns = {
+            wording.plain(title): {
+                wording.plain(row): wording.plain(figure) for row, figure in quantized_row(report).items()
+            }
+            for title, report in reports.items()
+        }
+        st.table(pd.DataFrame(columns).fillna(""), border="horizontal", alt="figures of int8 files")
+    st.caption(
+        "Each int8 file against the float file of the same model, in the same runtime: accuracy on the test "
+        "images named, time in turns."
+    )
+
+
+def _snippets(model: Exportable, known: dict[str, formats.Shown], dtype: str) -> None:
+    """How to run each format on a photo, with no more than the packages named."""
+    st.subheader("Run it anywhere", anchor=False)
+    told = [name for name in known if known[name].snippet]
+    for name, tab in zip(told, st.tabs([known[name].title for name in told], key="export-tab"), strict=True):
+        with tab:
+            st.code(f"pip install {known[name].needs}", "bash")
+            if name == "bundle":
+                st.code(LOADER, "python", wrap_lines=True)
+                st.caption(f"Or, with the preprocessing and the names of classes, by {EXAMPLE_FILE}:")
+            st.code(formats.snippet(name, build.file_name(model, name, dtype)), "python", wrap_lines=True)
