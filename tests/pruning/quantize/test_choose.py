@@ -41,7 +41,9 @@ def test_the_divergence_from_its_formula() -> None:
 
 def test_the_smoothing_of_least_divergence_is_taken(tiny: ViT, fit, aside) -> None:
     with torch.no_grad():
-        tiny.blocks[0].norm1.weight[2] *= 60  # one channel far above the others, as in real models
+        tiny.get_parameter("blocks.0.norm1.weight")[2] *= (
+            60  # one channel far above the others, as in real models
+        )
         tiny.blocks[0].attn.qkv.weight[:, 2] /= 60
     choice = choose(tiny, fit, aside)
     smoothings = [trial for trial in choice.tried if not trial.floating]

@@ -35,7 +35,8 @@ def test_where_unread_tokens_are_left_out_the_last_qkv_stays_as_it_is(norm: str)
     spans = input_spans(model, [images])
     assert "blocks.1.attn.qkv" not in spans and "blocks.0.attn.qkv" in spans
     smoothed = smooth(model, smoothing_factors(model, spans, 0.5))
-    assert torch.equal(smoothed.blocks[1].norm1.weight, model.blocks[1].norm1.weight)
+    name = "blocks.1.norm1.weight"
+    assert torch.equal(smoothed.get_parameter(name), model.get_parameter(name))
     assert torch.equal(logits(smoothed, images), logits(model, images))
 
 
@@ -61,8 +62,9 @@ def test_spans_of_the_smoothed_model_are_known_without_another_pass(tiny: ViT, i
 
 def test_a_channel_of_zeros_is_no_problem(tiny: ViT, images: torch.Tensor) -> None:
     with torch.no_grad():
-        for norm in (tiny.blocks[0].norm1, tiny.blocks[1].norm2):
-            norm.weight[3], norm.bias[3] = 0, 0
+        for name in ("blocks.0.norm1", "blocks.1.norm2"):
+            tiny.get_parameter(f"{name}.weight")[3] = 0
+            tiny.get_parameter(f"{name}.bias")[3] = 0
         tiny.blocks[0].attn.qkv.weight[:, 5] = 0
     smoothed = smooth(tiny, smoothing_factors(tiny, input_spans(tiny, [images]), 0.5))
     assert torch.equal(logits(smoothed, images), logits(tiny, images))
