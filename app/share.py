@@ -26,7 +26,16 @@ MOST_UPLOADS = 64  # files of all sessions together, which are kept in memory wh
 MOST_UPLOAD_MB = 2048
 MOST_KEPT_MB = 8192  # of uploads that runs still need
 MOST_WAITING_SHARED = 20  # runs
-_PATHS = ("model", "weights", "data", "calibration", "teacher", "teacher_weights", "test_data")  # of jobs
+_PATHS = (
+    "model",
+    "weights",
+    "device",
+    "data",
+    "calibration",
+    "teacher",
+    "teacher_weights",
+    "test_data",
+)  # of jobs
 _named: list[Path] = []
 
 

@@ -28,7 +28,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "pruning.report",
         "pruning.runs",
         "pruning.jobs",
-        "pruning.methods",
+        "pruning.methods pruning.kit",
         "pruning.gohsp pruning.projection",
         "pruning.quantize",
         "pruning.export",

@@ -6,9 +6,10 @@ from analysis.measure import Evaluation, evaluate
 from analysis.vit import Architecture
 from app.state.memo import recall, remember
 from app.state.session import Choice, choice, model, test_images
-from pruning.budget import LatencyTable, measure_table
+from pruning.budget import LatencyTable
 from pruning.cut import Scores
 from pruning.jobs import Job, Prepared, SurveyJob, kept_survey, prepare, require_classifier
+from pruning.jobs import width_times as time_blocks
 from pruning.methods import Survey
 from pruning.progress import Progress, as_monitor, quiet
 from pruning.tracked import tracked
@@ -72,7 +73,12 @@ def survey(job: Job) -> Survey | None:
     return found
 
 
-def width_times(arch: Architecture, batch: int, align: int, progress: Progress) -> LatencyTable:
-    """Milliseconds of a model's blocks by width on this machine, timed once."""
-    make = lambda: measure_table(arch, batch, align, progress)
-    return remember("width times", (arch, batch, align), make, keep=8)
+def width_times(job: Job, arch: Architecture, progress: Progress) -> LatencyTable:
+    """Milliseconds of a model's blocks by width, on this machine or on the job's device; timed once.
+
+    Raises:
+        ValueError: the device's file is damaged or of another model.
+    """
+    batch = job.budget.batch if job.budget else 1
+    key = arch, batch, job.align, job.runtime, job.device
+    return remember("width times", key, lambda: time_blocks(job, arch, progress), keep=8)

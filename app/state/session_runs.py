@@ -130,7 +130,7 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
     The files are copied there if `copy`. Otherwise only the paths are changed, to compare with other jobs.
     """
     places: dict[str, str] = {}
-    for name in ("data", "weights"):
+    for name in ("data", "weights", "device"):
         path = Path(getattr(job, name, None) or "")
         if path.is_relative_to(uploads.workspace()):
             kept = runs.runs_root() / UPLOADS / path.relative_to(uploads.workspace())

@@ -17,7 +17,7 @@ from analysis.data import BadImageError, read_image
 from app import share
 from app.state.viewed_image import ViewedImage
 
-MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64}
+MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64, "device": 16}
 MAX_PHOTOS = 16
 _LONGEST = 200  # bytes of a name; file systems allow 255
 KEPT_SIDE = 1536  # pixels of a photo's longer side: three times what the largest model takes

@@ -8,10 +8,12 @@ from pruning.budget.allocate import (
     amount,
     require_reachable,
     trade_off,
+    widths_on_grid,
 )
 from pruning.budget.curves import BUDGETED_STRUCTURES, Narrow, Sensitivities
 from pruning.budget.latency import LatencyTable, allocate_latency, measure_table
-from pruning.budget.sensitivity import measure_sensitivities, narrow_by_scores
+from pruning.budget.predicted import allocate_predicted
+from pruning.budget.sensitivity import measure_sensitivities, measured_widths, narrow_by_scores
 
 __all__ = [
     "BUDGETED_STRUCTURES",
@@ -23,10 +25,13 @@ __all__ = [
     "Sensitivities",
     "allocate",
     "allocate_latency",
+    "allocate_predicted",
     "amount",
     "measure_sensitivities",
     "measure_table",
+    "measured_widths",
     "narrow_by_scores",
     "require_reachable",
     "trade_off",
+    "widths_on_grid",
 ]

@@ -76,18 +76,23 @@ class Budget(Checked):
 
 @dataclass(frozen=True)
 class Allocation:
-    """Widths found for a budget, what they cost of it, and the predicted sum of divergences."""
+    """Widths found for a budget, what they cost of it, and the predicted sum of divergences.
+
+    `device` names the device that milliseconds are predicted for, None where they were measured.
+    """
 
     arch: Architecture
     budget: Budget
     got: float
     loss: float
+    device: str | None = None
 
     @property
     def sentence(self) -> str:
         """Asked and got, for people."""
         kind = self.budget.kind
-        return f"asked for {amount(self.budget.asked, kind)}, got {amount(self.got, kind)}"
+        where = f", predicted for {self.device}" if self.device else ""
+        return f"asked for {amount(self.budget.asked, kind)}, got {amount(self.got, kind)}{where}"
 
 
 def amount(number: float, kind: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from statistics import mean, median
 
 import torch
@@ -50,13 +51,17 @@ class LatencyTable:
     """Milliseconds of a batch on this machine: the dense model, and blocks narrowed in one structure.
 
     `shares` say what part of its dense block's time a narrowed block takes, by dense and narrowed
-    widths; `blocks` are the dense blocks' milliseconds.
+    widths; `blocks` are the dense blocks' milliseconds. A table of another device has its name in `device`,
+    and in `truth` what whole models save there: pairs of milliseconds, by the sum of blocks and as timed,
+    rising.
     """
 
     batch: int
     model: float
     blocks: Mapping[BlockWidths, float]
     shares: Mapping[tuple[BlockWidths, BlockWidths], float]
+    device: str | None = None
+    truth: tuple[tuple[float, float], ...] = ()
 
     def lowest(self, dense: Architecture) -> float:
         """Milliseconds of the dense model with everything narrowed as far as was timed."""
@@ -68,7 +73,22 @@ class LatencyTable:
                     other for other in narrowed if replace(other, **{name: getattr(whole, name)}) == whole
                 ]
                 saved += max(self.saved(whole, other) for other in alone)
-        return self.model - saved
+        return self.left(saved)
+
+    def left(self, saved: float) -> float:
+        """Milliseconds that are left of the dense model's where the sum of blocks says so many are saved.
+
+        What a model saves in truth is between what the two nearest models of `truth` save, by a line; beyond
+        the last of them it is in proportion. Without any, the sum of blocks is taken as it is [ours].
+        """
+        points = [(0.0, 0.0)]
+        for said, true in self.truth:
+            points.append((said, max(true, points[-1][1])))  # noise must not make the smaller model slower
+        for (left, before), (right, after) in pairwise(points):
+            if saved <= right:
+                return self.model - before - (after - before) * (saved - left) / (right - left)
+        last, true = points[-1]
+        return self.model - saved * (true / last if last else 1.0)
 
     def saved(self, dense: BlockWidths, narrowed: BlockWidths) -> float:
         """Milliseconds that a narrowed block saves; below zero where it is slower."""
@@ -160,7 +180,7 @@ def latency_menu(
     for block, (curves, whole) in enumerate(zip(sensitivities.blocks, dense.blocks, strict=True)):
         for name in BUDGETED_STRUCTURES:
             curve = getattr(curves, name)
-            offered = _offered(getattr(whole, name), curve.least, align)
+            offered = _timed(table, whole, name, widths_on_grid(getattr(whole, name), curve.least, align))
             savings = tuple(table.saved(whole, replace(whole, **{name: width})) for width in offered)
             items.append(Item(block, name, offered, savings, tuple(map(curve.at, offered))))
     return Menu(table.model, tuple(items))
@@ -188,9 +208,17 @@ def measure_table(
 
 def _offered(dense: int, least: int, align: int) -> tuple[int, ...]:
     """Widths worth timing: those on the grid, thinned out evenly where there are many."""
-    grid = widths_on_grid(dense, least, align)
+    return _thinned(widths_on_grid(dense, least, align))
+
+
+def _timed(table: LatencyTable, whole: BlockWidths, name: str, grid: Sequence[int]) -> tuple[int, ...]:
+    """The widths of a grid that the table has times of."""
+    return _thinned([w for w in grid if (whole, replace(whole, **{name: w})) in table.shares])
+
+
+def _thinned(grid: Sequence[int]) -> tuple[int, ...]:
     step = -(-len(grid) // _MOST)
-    return grid[::step]
+    return tuple(grid[::step])
 
 
 def _in_turns(dense: Architecture, offered: list[BlockWidths], batch: int) -> dict[BlockWidths, float]:

@@ -14,12 +14,15 @@ from pruning.bundle.layout import REPORT_FILE
 from pruning.cut import Indices, Ratios, require_indices
 from pruning.wording import base_name
 
-_PLACES = ("model", "weights", "teacher", "teacher_weights", "data", "calibration", "test_data")
+_PLACES = ("model", "weights", "device", "teacher", "teacher_weights", "data", "calibration", "test_data")
 
 
 @dataclass(frozen=True)
 class BudgetFigures(Checked):
-    """The requested budget, the value reached, and the widths of every block."""
+    """The requested budget, the value reached, and the widths of every block.
+
+    `predicted_for` names the device that milliseconds were predicted for, where they were not measured.
+    """
 
     kind: str
     asked: int | float
@@ -27,6 +30,7 @@ class BudgetFigures(Checked):
     predicted_kl: float
     widths: tuple[BlockWidths, ...]
     batch: int | None = None
+    predicted_for: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pruning.budget import BUDGET_UNITS, Budget
 from pruning.bundle import DTYPES, require_new_folder
 from pruning.cli.output import Result
 from pruning.cut import MOST_ALIGN, Head, HeadLocks, PerBlock, Ratios, parse_heads, presets
-from pruning.jobs import default_align, default_skip_unread
+from pruning.jobs import RUNTIMES, default_align, default_skip_unread
 from pruning.methods import METHODS
 from pruning.wording import STRUCTURE_NAMES
 
@@ -37,6 +37,8 @@ def removal_fields(args: argparse.Namespace) -> Result:
         "preset": args.preset,
         "budget": requested,
         "align": default_align(requested) if args.align is None else args.align,
+        "runtime": args.runtime,
+        "device": as_text(args.device),
         "locks": HeadLocks(args.keep_heads, args.remove_heads),
         "skip_unread": default_skip_unread(requested) if args.skip_unread is None else args.skip_unread,
     }
@@ -262,6 +264,17 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--budget-batch", type=whole_number, metavar="N", help="batch size for a budget in ms"
+    )
+    parser.add_argument(
+        "--runtime",
+        metavar="NAME",
+        help=f"what times a budget in ms, one of {', '.join(RUNTIMES)} (default: torch)",
+    )
+    parser.add_argument(
+        "--device",
+        type=path_argument,
+        metavar="FILE",
+        help="the device.json of another device, which a budget in ms is solved on (see kit)",
     )
     add_budget_images(parser)
 

@@ -9,8 +9,9 @@ from contextlib import closing
 from typing import Any, NoReturn, Protocol
 
 from pruning import activations
-from pruning.cli import bench, estimate, evaluate, export, heads, prune, recover, survey
+from pruning.cli import estimate, evaluate, export, heads, prune, recover, survey
 from pruning.cli.arguments import add_reading, name_argument, path_argument
+from pruning.cli.latency import bench, kit
 from pruning.cli.output import ProgressBars, Result, print_result
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands
@@ -36,6 +37,7 @@ _MODEL_COMMANDS: dict[str, tuple[_Command, str]] = {
     "survey": (survey, "Measure the sensitivities that budgets are solved on, and cache them."),
     "bench": (bench, "Measure the latency of two models alternately, with a verdict."),
     "export": (export, "Export as bundle, ONNX, pt2 or OpenVINO, in float or int8; every file is checked."),
+    "kit": (kit, "Write a folder that times the model and its blocks on another device."),
     "heads": (heads, "Measure every head by every head measure."),
 }
 

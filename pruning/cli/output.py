@@ -70,7 +70,8 @@ def print_result(result: Result, as_json: bool) -> None:
             _print_quantised(value)
         elif "asked" in value:
             asked, got = (amount(value[key], value["kind"]) for key in ("asked", "got"))
-            print(f"{name:20} asked for {asked}, got {got}")
+            where = f", predicted for {value['predicted_for']}" if value.get("predicted_for") else ""
+            print(f"{name:20} asked for {asked}, got {got}{wording.printable(where)}")
 
 
 def _print_quantised(report: Result) -> None:

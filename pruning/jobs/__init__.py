@@ -4,19 +4,20 @@ from pruning.jobs import evaluations, registry
 from pruning.jobs.bench import BACKENDS, BenchJob, Timings, load_to_time, read_timings, time_models
 from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads, save_reading
 from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
-from pruning.jobs.prune_job import Job, default_align, default_skip_unread, method_options
+from pruning.jobs.prune_job import RUNTIMES, Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, cost_report
 from pruning.jobs.recover import RecoverJob, RecoverResult, Recovery, run_recover
 from pruning.jobs.registry import describe, save
 from pruning.jobs.reports import read_report
 from pruning.jobs.run_prune import ROUGH_IMAGES, make_smaller, preview, prune, require_feasible
-from pruning.jobs.solve_budget import solve
+from pruning.jobs.solve_budget import solve, width_times
 from pruning.jobs.survey import SurveyJob, kept_survey, run_survey
 from pruning.jobs.titles import removed
 
 __all__ = [
     "BACKENDS",
     "ROUGH_IMAGES",
+    "RUNTIMES",
     "BenchJob",
     "HeadsJob",
     "Job",
@@ -56,4 +57,5 @@ __all__ = [
     "save_reading",
     "solve",
     "time_models",
+    "width_times",
 ]

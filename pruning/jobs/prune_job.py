@@ -17,6 +17,9 @@ from pruning.methods import METHODS, Request
 from pruning.options import Options, Value, parse_option
 from pruning.training import option_words, read_recovery
 
+# What times a budget in ms: torch, or ONNX Runtime with the linear layers in float or in int8.
+RUNTIMES = ("torch", "onnx", "onnx-int8")
+
 
 @dataclass(frozen=True)
 class Job(Stored):
@@ -35,13 +38,16 @@ class Job(Stored):
     heads go by a lock, the method works inside the others, and a budget begins with the model they leave.
     With `skip_unread` the smaller model's last block computes only the tokens that the classifier reads
     (`Architecture.skip_unread`), where it reads tokens; a budget of GMACs counts on it, and one with
-    room for all tokens keeps them. `reading` says what the files of `model` do not.
+    room for all tokens keeps them. A budget in ms is timed by `runtime`, one of `RUNTIMES`, on this machine;
+    or it is solved on the file `device` that a kit has written on another one (`pruning.kit`), which holds
+    times of ONNX Runtime. None means torch, or ONNX Runtime in float with a device.
+    `reading` says what the files of `model` do not.
 
     Raises:
         ValueError: a value of another type or out of its range, or an unknown method or option.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     INDENT: ClassVar[int | None] = 2
     NEEDED: ClassVar[tuple[str, ...]] = ("ratios", "options")
 
@@ -63,6 +69,8 @@ class Job(Stored):
     locks: HeadLocks = HeadLocks()
     skip_unread: bool = False
     reading: Reading = Reading()
+    runtime: str | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,9 +82,20 @@ class Job(Stored):
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 image, got {self.limit}")
         require_align(self.align)
+        self._require_runtime()
         self._require_able()
         _ = self.method_options
         _ = read_recovery(self.recovery or ())
+
+    def _require_runtime(self) -> None:
+        if self.runtime is None and self.device is None:
+            return
+        if self.budget is None or self.budget.kind != "ms":
+            raise ValueError("a runtime or a device belongs to a budget in ms only")
+        if self.runtime is not None and self.runtime not in RUNTIMES:
+            raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {self.runtime!r:.60}")
+        if self.device is not None and self.runtime == "torch":
+            raise ValueError("a device is timed in ONNX Runtime: choose runtime onnx or onnx-int8, or none")
 
     def _require_able(self) -> None:
         method = METHODS[self.method]
@@ -167,6 +186,8 @@ class Job(Stored):
             heads_by=None,
             locks=HeadLocks(remove=self.locks.remove),
             skip_unread=False,
+            runtime=None,
+            device=None,
         )
 
     @property
@@ -193,6 +214,8 @@ class Job(Stored):
             "heads-by": self.heads_by,
             "keep-heads": format_heads(self.locks.keep),
             "remove-heads": format_heads(self.locks.remove),
+            "runtime": self.runtime,
+            "device": self.device,
         }
         given |= _budget_words(self.budget) if self.budget else {}
         for name, value in given.items():

@@ -90,5 +90,6 @@ def budget_report(allocation: Allocation) -> dict[str, Any]:
     budget = allocation.budget
     report = {"kind": budget.kind, "asked": budget.asked, "got": allocation.got}
     report |= {"batch": budget.batch} if budget.kind == "ms" else {}
+    report |= {"predicted_for": allocation.device} if allocation.device else {}
     widths = [asdict(block) for block in allocation.arch.blocks]
     return {"budget": report | {"predicted_kl": allocation.loss, "widths": widths}}

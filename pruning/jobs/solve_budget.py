@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from analysis.measure import cost
 from analysis.vit import Architecture
 from pruning.budget import (
@@ -11,24 +13,40 @@ from pruning.budget import (
     Sensitivities,
     allocate,
     allocate_latency,
+    allocate_predicted,
     measure_table,
     require_reachable,
 )
 from pruning.jobs.prune_job import Job
+from pruning.kit import OnnxClock, measure_onnx_table, read_device
 from pruning.progress import Progress, quiet
 
 
 def time_widths(job: Job, dense: Architecture, progress: Progress = quiet) -> LatencyTable | None:
-    """For a budget in ms the times of blocks on this machine; None for others.
+    """For a budget in ms the times of blocks, on this machine or on the job's device; None for others.
 
     Raises:
-        ValueError: the budget is out of reach, whatever is most sensitive.
+        ValueError: the budget is out of reach, whatever is most sensitive, or the device's file is of no use.
     """
     if job.budget is None or job.budget.kind != "ms":
         return None
-    table = measure_table(dense, job.budget.batch, job.align, progress)
+    table = width_times(job, dense, progress)
     require_reachable(job.budget, table.lowest(dense), table.model)
     return table
+
+
+def width_times(job: Job, dense: Architecture, progress: Progress = quiet) -> LatencyTable:
+    """The times of blocks that a budget in ms is solved on.
+
+    Raises:
+        ValueError: there is no budget, or the device's file is damaged or of another model.
+    """
+    batch, int8 = required_budget(job).batch, job.runtime == "onnx-int8"
+    if job.device is not None:
+        return read_device(Path(job.device)).table(dense, batch, int8)
+    if job.runtime in (None, "torch"):
+        return measure_table(dense, batch, job.align, progress)
+    return measure_onnx_table(dense, batch, job.align, int8, progress)
 
 
 def solve(
@@ -38,10 +56,12 @@ def solve(
     progress: Progress = quiet,
     table: LatencyTable | None = None,
 ) -> Allocation:
-    """Widths for the job's budget. One in ms is timed on this machine, on `table` where it is at hand.
+    """Widths for the job's budget. One in ms is solved on `table` where it is at hand.
+
+    It is then timed on this machine by the job's runtime, or predicted for its device.
 
     Raises:
-        ValueError: no budget, or one out of reach.
+        ValueError: no budget, or one out of reach, or the device's file is of no use.
     """
     budget = required_budget(job)
     if budget.kind != "ms":
@@ -49,8 +69,12 @@ def solve(
         # a budget that the lean model already meets is met within 2 % by the one with all tokens
         begin = dense if budget.kind == "gmacs" and cost(lean).gmacs <= budget.asked else lean
         return allocate(begin, sensitivities, budget, job.align)
-    table = table or measure_table(dense, budget.batch, job.align, progress)
-    return allocate_latency(dense, sensitivities, budget, table, job.align, progress=progress)
+    table = table or width_times(job, dense, progress)
+    if job.device is not None:
+        return allocate_predicted(dense, sensitivities, budget, table, job.align)
+    onnx = job.runtime not in (None, "torch")
+    measure = OnnxClock(dense, table, job.runtime == "onnx-int8") if onnx else None
+    return allocate_latency(dense, sensitivities, budget, table, job.align, measure, progress)
 
 
 def required_budget(job: Job) -> Budget:

@@ -97,6 +97,10 @@ def _command(valid: Valid) -> Cases:
     return words().map(lambda found: Case("command", odd, found))
 
 
+def _device(valid: Valid) -> Cases:
+    return _some("device", valid, ["device.json"], ("device.json",))
+
+
 CAMPAIGN: dict[str, Callable[[Valid], Cases]] = {
     "weights": _weights,
     "bundle": _bundle,
@@ -107,6 +111,7 @@ CAMPAIGN: dict[str, Callable[[Valid], Cases]] = {
     "results": _in_runs(
         "results", ("timings.json", "heads.json", "survey.json"), ("bench", "survey", "heads")
     ),
+    "device": _device,
     "resumed": _in_runs("resumed", (".pt", ".json", ".jsonl"), ("open",)),
     "image": _image,
     "images": _images,

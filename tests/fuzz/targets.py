@@ -28,11 +28,12 @@ from pruning.export import ExportError
 from pruning.files import OutputError
 from pruning.jobs import open_reading, read_report, read_timings
 from pruning.jobs.survey import read_survey
+from pruning.kit import read_device
 from pruning.progress import Cancelled
 from pruning.runs import FinishedRun, folder, is_finished, read_metrics
 from pruning.runs.process import execute
 from pruning.runs.queue import spawn
-from tests.fuzz.valid import PREPROCESS
+from tests.fuzz.valid import ARCH, PREPROCESS
 from tests.support.models import random_images
 
 PATIENCE = 2.0  # seconds after which work that tells its progress is cancelled, which is a right result
@@ -113,6 +114,14 @@ def results(words: Sequence[str]) -> None:
         "survey": lambda place: read_survey(place / "survey.json"),
     }
     readers[words[0]](Path("runs", words[0]))
+
+
+def device(words: Sequence[str]) -> None:
+    """What a benchmark kit measured on a device, and the tables that budgets are solved on."""
+    found = read_device(Path(words[0]))
+    for batch in found.batches:
+        for int8 in found.precisions:
+            found.table(ARCH, batch, int8)
 
 
 def resumed(words: Sequence[str]) -> None:
@@ -221,7 +230,7 @@ def prepare() -> None:
 TARGETS: dict[str, Callable[[Sequence[str]], int | None]] = {
     one.__name__: one
     for one in (
-        *(weights, bundle, transformers, run_folder, metrics, finished, results, resumed),
+        *(weights, bundle, transformers, run_folder, metrics, finished, results, device, resumed),
         *(image, images, command),
     )
 }
@@ -234,8 +243,12 @@ NEEDS = {
     "metrics": ("runs",),
     "finished": ("runs", "set", "tiny", "small"),
     "results": ("runs",),
+    "device": (),
     "resumed": ("runs", "set", "tiny", "small"),
     "image": (),
     "images": ("set", "set.zip", "cifar"),
-    "command": ("tiny", "small", "set", "set.zip", "cifar", "runs", "weights.pth", "weights.safetensors"),
+    "command": (
+        *("tiny", "small", "set", "set.zip", "cifar", "runs"),
+        *("weights.pth", "weights.safetensors", "device.json"),
+    ),
 }

@@ -31,6 +31,7 @@ from pruning.progress import Cancelled
 from pruning.runs import folder as runs
 from pruning.runs.process import execute
 from tests.fuzz.cases import Blob, Valid
+from tests.support.devices import made_up, price
 from tests.support.models import TINY, random_vit
 
 ARCH = replace(TINY, image_size=(64, 64), patch_size=(16, 16))
@@ -58,6 +59,7 @@ def make(root: Path) -> None:
     arrays: Any = {name: value.numpy() for name, value in state.items()}
     np.savez(root / "weights.npz", **arrays)
     write_transformers(root / "transformers")
+    (root / "device.json").write_text(made_up(ARCH, price()).to_json())
     _zip(root / "set", root / "set.zip")
     for side in ("train", "test"):
         (root / "cifar").mkdir(exist_ok=True)

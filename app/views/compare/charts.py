@@ -218,6 +218,23 @@ def latency(by_batch: Mapping[int, Sequence[tuple[str, Timing]]]) -> Figure:
     return figure
 
 
+def devices(names: Sequence[str], rows: Sequence[tuple[str, int, bool, Sequence[float | None]]]) -> Figure:
+    """Milliseconds per image on each device: a group of bars for each, one bar for each row of the table."""
+    figure = go.Figure()
+    for index, (model, batch, int8, times) in enumerate(rows):
+        label = f"{chart_text(model)}, batch {batch}{', int8' if int8 else ''}"
+        figure.add_bar(
+            x=[chart_text(name) for name in names],
+            y=[None if time is None else time / batch for time in times],
+            marker_color=COLOURS[index % len(COLOURS)],
+            name=label,
+            hovertemplate=f"%{{y:.2f}} ms per image<extra>{label}</extra>",
+        )
+    figure = styled(figure, 300, barmode="group", bargap=0.25)
+    figure.update_yaxes(title="ms per image", type="log")
+    return figure
+
+
 def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by: str) -> Figure:
     """Top-1 with its interval against GMACs, or against relative latency, and the Pareto front as steps."""
     shown = [trade for trade in trades if by == "gmacs" or trade.speedup is not None]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 import pandas as pd
 import streamlit as st
 
 from app import wording
-from app.parts import charts, run_panel
-from app.state import comparison, session_runs
+from app.parts import charts, feedback, run_panel
+from app.state import comparison, devices, session_runs, uploads
 from app.views.compare import charts as compare_charts
 from pruning.jobs import BenchJob, Timings
+from pruning.kit import DeviceTable
 from pruning.report import ComparedModel, Comparison
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -26,6 +29,7 @@ def show(found: Comparison) -> None:
         _measured(found, found.timings)
     if run is None or not run.active:
         _form(found)
+    _devices(found)
 
 
 def _form(found: Comparison) -> None:
@@ -42,6 +46,59 @@ def _form(found: Comparison) -> None:
     st.caption(
         "On the CPU, the models taking turns, so that other work on this machine slows all of them alike."
     )
+
+
+def _devices(found: Comparison) -> None:
+    """The same models on other devices, as far as benchmark kits have timed them there."""
+    st.subheader("On other devices", anchor=False)
+    given = st.file_uploader(
+        "device.json files of benchmark kits",
+        type="json",
+        accept_multiple_files=True,
+        key="compare-devices",
+        max_upload_size=uploads.MAX_UPLOAD_MB["device"],
+    )
+    with feedback.sentences():
+        devices.add(given)
+    columns = {devices.name(path): table for path, table in devices.devices().items()}
+    if not columns:
+        st.caption(
+            "`python -m pruning kit` makes a folder that times these models on a Raspberry Pi or a laptop."
+        )
+        return
+    rows = [
+        (model, batch, int8)
+        for int8 in sorted({int8 for table in columns.values() for int8 in table.precisions})
+        for batch in sorted({batch for table in columns.values() for batch in table.batches})
+        for model in found.models
+    ]
+    medians = [
+        (model.name, batch, int8, [_median(table, model, batch, int8) for table in columns.values()])
+        for model, batch, int8 in rows
+    ]
+    timed = [row for row in medians if any(one is not None for one in row[3])]
+    if not timed:
+        st.info("None of these models was timed on the devices: give them to the kit with --against.")
+        return
+    cells = {
+        f"{wording.plain(name)}, batch {batch}{', int8' if int8 else ''}": [
+            "" if one is None else wording.milliseconds(one) for one in row
+        ]
+        for name, batch, int8, row in timed
+    }
+    table = pd.DataFrame.from_dict(cells, orient="index", columns=list(map(wording.plain, columns)))
+    with st.container(key="devices"):
+        st.table(table, border="horizontal", alt="latency of all models on other devices")
+    st.plotly_chart(compare_charts.devices(list(columns), timed), config=charts.CONFIG, key="devices-chart")
+    st.caption(
+        "Median milliseconds per forward pass of a batch in ONNX Runtime, all models of a device in turns. "
+        "Models are found by their architecture; an empty cell was not timed there."
+    )
+
+
+def _median(table: DeviceTable, model: ComparedModel, batch: int, int8: bool) -> float | None:
+    times = (table.times(model.arch, int8) or {}).get(batch)
+    return None if times is None else median(times)
 
 
 def _measured(found: Comparison, timed: Timings) -> None:

@@ -27,6 +27,11 @@ def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
     if not job.data:
         raise session.NothingChosen("A budget is solved on images. Choose some in the sidebar.")
     require_classifier(loaded)
+    if job.device == "":
+        raise session.NothingChosen(
+            "Upload the device.json that a benchmark kit wrote on the device. "
+            "The command `python -m pruning kit` makes the kit."
+        )
     found = measured.survey(job)
     if found is None or job.budget is None:
         _offer_survey(job)
@@ -35,7 +40,7 @@ def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
     key, begin = (session.choice(), replace(job, limit=None)), job.locks.left(loaded.model.arch)
     if job.budget.kind == "ms" and memo.recall("allocation", key) is None:
         with progress_bar() as progress:
-            table = measured.width_times(begin, job.budget.batch, job.align, progress)
+            table = measured.width_times(job, begin, progress)
             return memo.remember("allocation", key, lambda: solve(job, begin, curves, progress, table))
     return memo.remember("allocation", key, lambda: solve(job, begin, curves))
 
@@ -63,6 +68,7 @@ def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     """The budget and what its widths cost, and the predicted damage of other budgets."""
     kind, found = chosen.budget.kind, measured.survey(job)
     how = "measured" if kind == "ms" else "calculated"
+    how = f"predicted for {wording.plain(chosen.device)}" if chosen.device else how
     st.markdown(
         f"Budget: {amount(chosen.budget.asked, kind)}. "
         f"These widths take **{amount(chosen.got, kind)}** ({how})."

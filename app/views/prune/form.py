@@ -13,7 +13,7 @@ from analysis.measure import Cost, cost
 from analysis.vit import Architecture
 from app.parts import feedback
 from app.parts.options_form import options
-from app.state import head_locks, session
+from app.state import devices, head_locks, session, uploads
 from app.wording import STRUCTURE_TITLES
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
@@ -28,6 +28,13 @@ HIGHEST = 95
 ALIGN = (1, 4, 8, 16)
 BUDGETS = {"gmacs": "GMACs", "params": "Parameters", "ms": "Latency"}
 BATCHES = (1, 8)
+TIMED_BY = {
+    "torch": "This machine, PyTorch",
+    "onnx": "This machine, ONNX Runtime",
+    "onnx-int8": "This machine, ONNX Runtime, int8",
+    "device": "Another device",
+    "device-int8": "Another device, int8",
+}
 SHARE = 0.75  # of the dense model's cost: where a budget starts
 HELP = {
     "qk": "Channel i of a head's queries and channel i of its keys are removed together.",
@@ -50,6 +57,7 @@ def job(dense: Architecture) -> Job:
     preset = _preset(dense) if mode == "preset" else None
     ratios = _sliders() if mode == "sliders" else _per_block(dense) if mode == "blocks" else Ratios()
     budget = _budget(cost(dense)) if mode == "budget" else None
+    runtime, device = _timed_by() if budget is not None and budget.kind == "ms" else (None, None)
     align = st.segmented_control(
         "Round widths to multiples of",
         ALIGN,
@@ -79,6 +87,8 @@ def job(dense: Architecture) -> Job:
         compensate=compensate,
         locks=head_locks.locks(),
         skip_unread=skip_unread,
+        runtime=runtime,
+        device=device,
     )
 
 
@@ -234,6 +244,43 @@ def _budget(whole: Cost) -> Budget:
         persist_state="session",
     )
     return Budget(ms=ms, batch=batch)
+
+
+def _timed_by() -> tuple[str | None, str | None]:
+    """What a budget in ms is timed by: a runtime on this machine, or the file of another device.
+
+    The path is empty as long as another device is asked for and there is no file of one.
+    """
+    chosen = st.selectbox(
+        "Device",
+        list(TIMED_BY),
+        format_func=TIMED_BY.__getitem__,
+        key="budget-device",
+        persist_state="session",
+        help="Another device is one on which a benchmark kit has run: the command `kit` makes one.",
+    )
+    if not chosen.startswith("device"):
+        return (None if chosen == "torch" else chosen), None
+    given = st.file_uploader(
+        "device.json of a benchmark kit",
+        type="json",
+        accept_multiple_files=True,
+        key="device-upload",
+        max_upload_size=uploads.MAX_UPLOAD_MB["device"],
+    )
+    with feedback.sentences():
+        devices.add(given)
+    known = {path: devices.name(path) for path in devices.devices()}
+    if not known:
+        return None, ""
+    path: str = st.selectbox(
+        "Measured on",
+        list(known),
+        index=len(known) - 1,
+        format_func=known.__getitem__,
+        key=f"device-{len(known)}",
+    )
+    return ("onnx-int8" if chosen == "device-int8" else None), path
 
 
 def _amount(label: str, dense: float, key: str) -> float:

@@ -16,7 +16,7 @@ from analysis.measure.confidence import reliability
 from analysis.measure.evaluate import Agreement, evaluate, wilson
 from analysis.measure.paired import paired_change
 from analysis.measure.speedup import compare as compared
-from analysis.models.load import read_bundle
+from analysis.models.load import architecture, read_bundle
 from app.state import comparison, session_runs
 from app.state.finished_runs import OpenedRun
 from app.state.session import Choice
@@ -30,6 +30,7 @@ from pruning.report.comparison import ComparedModel, Trade
 from pruning.report.objects import object_scores
 from pruning.runs import folder as runs
 from tests.support.app import MAIN, carry_out, go, pruned, text
+from tests.support.devices import made_up, price
 
 Runs = Callable[..., list[runs.Run]]
 
@@ -150,6 +151,22 @@ def test_latency_is_measured_by_a_run_and_kept(two: list[runs.Run]) -> None:
     axis = compare("All runs", chosen=two)
     axis.segmented_control(key="compare-axis").set_value("speedup").run()
     assert "measured for 2 of 2 runs" in text(axis)
+
+
+def test_devices_stand_side_by_side(two: list[runs.Run]) -> None:
+    app = compare("Latency", chosen=two[:1])
+    bundle = two[0].bundle
+    assert isinstance(two[0].job, Job) and bundle is not None
+    dense, small = architecture(two[0].job.model), architecture(str(bundle))
+    files = [made_up(dense, price(mlp), [("small", small)], name=name) for mlp, name in ((1, "a"), (5, "b"))]
+    given = [(f"{t.device}.json", t.to_json().encode(), "application/json") for t in files]
+    app.file_uploader[0].set_value(given).run()
+    assert not app.error and not app.exception
+    shown = app.table[-1].value
+    assert list(shown.columns) == ["a", "b"] and list(shown.index)[:2] == ["dense, batch 1", "run 1, batch 1"]
+    assert (shown != "").all(axis=None)
+    app.file_uploader[0].set_value([*given, ("bad.json", b"[]", "application/json")]).run()
+    assert "bad.json must be an object" in app.error[0].value and not app.exception
 
 
 def test_timings_of_the_release_before_have_no_interval(two: list[runs.Run]) -> None:

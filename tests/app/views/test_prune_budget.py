@@ -18,6 +18,7 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.survey import SurveyJob
 from pruning.runs import folder as runs
 from tests.support.app import at_work, newest_run, start, text
+from tests.support.devices import made_up, price
 
 
 def budgeted(tiny_bundle: Path, photos: Path) -> AppTest:
@@ -109,3 +110,20 @@ def test_a_budget_without_images_says_where_to_choose_them() -> None:
     app = start("prune", Choice(data=None))
     app.segmented_control(key="mode").set_value("budget").run()
     assert "sidebar" in app.info[0].value
+
+
+def test_a_budget_is_solved_on_an_uploaded_device(tiny_bundle: Path, photos: Path) -> None:
+    app = budgeted(tiny_bundle, photos)
+    app.segmented_control(key="budget-kind").set_value("ms").run()
+    app.selectbox(key="budget-device").set_value("device").run()
+    assert "Upload the device.json" in app.info[0].value
+    dense = read_bundle(tiny_bundle).model.arch
+    table = made_up(dense, price())
+    latencies = table.table(dense, 1)
+    between = 0.7 * latencies.model + 0.3 * latencies.lowest(dense)
+    app.number_input(key="budget-ms").set_value(between)
+    app.file_uploader[-1].set_value([("device.json", table.to_json().encode(), "application/json")]).run()
+    assert not [one.value for one in app.error] and not app.exception
+    assert "(predicted for board)" in text(app) and " --device " in app.code[0].value
+    app.file_uploader[-1].set_value([("bad.json", b"{", "application/json")]).run()
+    assert "bad.json is not JSON" in app.error[0].value and not app.exception

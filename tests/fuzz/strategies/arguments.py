@@ -13,7 +13,7 @@ from pruning.cli.main import _parser
 from pruning.criteria import CRITERIA
 from pruning.cut import presets
 from pruning.export import FORMATS
-from pruning.jobs import BACKENDS
+from pruning.jobs import BACKENDS, RUNTIMES
 from pruning.methods import METHODS
 from pruning.training import RECIPES
 from tests.fuzz.strategies.texts import anything, names, numbers
@@ -31,6 +31,8 @@ GOOD: dict[str, tuple[str, ...]] = {
     "folders": ("runs/prune", "runs/recover"),
     "out": ("new", "new/deep"),
     "root": ("runs", "elsewhere"),
+    "device": ("device.json",),
+    "runtime": RUNTIMES,
     "method": tuple(METHODS),
     "heads_by": tuple(CRITERIA),
     "preset": tuple(presets()),

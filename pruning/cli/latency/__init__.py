@@ -1,0 +1,1 @@
+"""The commands about latency: `bench` on this machine, `kit` for others."""

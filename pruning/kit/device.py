@@ -1,0 +1,218 @@
+"""What a kit measured on a device, `device.json`, and the table of latencies that budgets are solved on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import ClassVar
+
+from analysis.formats import Checked, Stored
+from analysis.measure import MOST_BATCH, MOST_ROUNDS
+from analysis.vit import MOST_BLOCKS, Architecture, BlockWidths
+from pruning.budget import BUDGETED_STRUCTURES, LatencyTable
+from pruning.kit.layout import architecture_id
+
+MOST_ENTRIES = 4096
+MOST_TEXT = 200  # characters
+MOST_MS = 1e7  # of one pass: some hours
+MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Timed(Checked):
+    """A whole model, or a block narrowed in one structure, and its milliseconds in every round by batch size.
+
+    A model has the fingerprint of its architecture and the widths of all its blocks, a block its own widths
+    and those of the dense block it was narrowed from.
+
+    Raises:
+        ValueError: a value of another type or out of its range, or neither a model nor a block.
+    """
+
+    name: str
+    int8: bool
+    widths: tuple[BlockWidths, ...]
+    ms: Mapping[int, tuple[float, ...]]
+    architecture: str | None = None
+    of: BlockWidths | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_texts(name=self.name, architecture=self.architecture or "")
+        if (self.architecture is None) == (self.of is None):
+            raise ValueError("either `architecture` of a model or `of` of a block must be given")
+        if not 1 <= len(self.widths) <= MOST_BLOCKS:
+            raise ValueError(f"`widths` must be those of 1 to {MOST_BLOCKS} blocks, got {len(self.widths)}")
+        if self.of is not None and not (len(self.widths) == 1 and _is_narrowed(self.widths[0], self.of)):
+            raise ValueError("`widths` must be those of the block `of`, one of them narrowed at most")
+        for batch, times in self.ms.items():
+            if not 1 <= batch <= MOST_BATCH:
+                raise ValueError(f"batch sizes in `ms` must be from 1 to {MOST_BATCH:,}, got {batch:,}")
+            if not all(0 < time <= MOST_MS for time in times):
+                raise ValueError(f"`ms.{batch}` must be milliseconds above 0, at most {MOST_MS:,.0f}")
+
+
+@dataclass(frozen=True)
+class DeviceTable(Stored):
+    """What benchmark.py wrote on a device.
+
+    `kit` and `architecture` are fingerprints of the kit and of its dense model, which is the first entry.
+
+    Raises:
+        ValueError: a value of another type or out of its range, or entries that do not fit each other.
+    """
+
+    NEEDED: ClassVar[tuple[str, ...]] = ("kit", "architecture")
+
+    kit: str
+    architecture: str
+    device: str
+    processor: str
+    system: str
+    runtime: str
+    provider: str
+    threads: int
+    rounds: int
+    entries: tuple[Timed, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = ("kit", "architecture", "device", "processor", "system", "runtime", "provider")
+        _require_texts(**{name: getattr(self, name) for name in names})
+        for name, most in (("threads", MOST_THREADS), ("rounds", MOST_ROUNDS)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"`{name}` must be from 1 to {most:,}, got {getattr(self, name):,}")
+        if not 1 <= len(self.entries) <= MOST_ENTRIES:
+            raise ValueError(f"`entries` must be from 1 to {MOST_ENTRIES:,}, got {len(self.entries):,}")
+        self._require_entries()
+
+    def _require_entries(self) -> None:
+        first, known = self.entries[0], set()
+        if first.architecture != self.architecture:
+            raise ValueError("the first of `entries` must be the dense model")
+        for place, entry in enumerate(self.entries):
+            key = (entry.name if entry.of is None else "", entry.of, entry.widths, entry.int8)
+            if key in known:
+                raise ValueError(f"`entries[{place}]` was timed before it in the same file")
+            known.add(key)
+            if set(entry.ms) != set(first.ms) or not entry.ms:
+                raise ValueError(f"`entries[{place}].ms` must have the batch sizes of the first entry")
+            if any(len(times) != self.rounds for times in entry.ms.values()):
+                raise ValueError(
+                    f"`entries[{place}].ms` must have {self.rounds:,} rounds for each batch size"
+                )
+            if entry.of is not None and entry.of not in first.widths:
+                raise ValueError(f"`entries[{place}].of` must be a block of the dense model")
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batch sizes that were timed, rising."""
+        return tuple(sorted(self.entries[0].ms))
+
+    @property
+    def precisions(self) -> tuple[bool, ...]:
+        """Whether in int8: False, and True if the kit has int8 too."""
+        return tuple(sorted({entry.int8 for entry in self.entries}))
+
+    def times(self, arch: Architecture, int8: bool = False) -> Mapping[int, tuple[float, ...]] | None:
+        """Milliseconds of a model in every round, by batch size; None if it was not timed."""
+        wanted = architecture_id(arch)
+        found = (entry.ms for entry in self.entries if (entry.architecture, entry.int8) == (wanted, int8))
+        return next(found, None)
+
+    def table(self, dense: Architecture, batch: int, int8: bool = False) -> LatencyTable:
+        """The latencies that a budget is solved on.
+
+        Raises:
+            ValueError: the file is of another model, or has no times of this batch size or of int8.
+        """
+        if self.architecture != architecture_id(dense):
+            raise ValueError(
+                f"the table of {self.device} was measured for another model: make a kit of this one, and run "
+                "it on the device (python -m pruning kit)"
+            )
+        if batch not in self.batches:
+            have = ", ".join(map(str, self.batches))
+            raise ValueError(f"{self.device} was timed at batch {have}, not at {batch}")
+        if int8 not in self.precisions:
+            raise ValueError(f"{self.device} was not timed in int8: make the kit with --int8")
+        mine = [entry for entry in self.entries if entry.int8 == int8]
+        blocks = {e.of: _usual(e.ms[batch]) for e in mine if e.of is not None and e.widths == (e.of,)}
+        whole = next((e for e in mine if e.architecture == self.architecture), None)
+        if whole is None or not set(dense.blocks) <= set(blocks):
+            raise ValueError(f"the table of {self.device} lacks the dense model or one of its blocks")
+        shares = {
+            (e.of, e.widths[0]): _usual(e.ms[batch]) / blocks[e.of]
+            for e in mine
+            if e.of is not None and e.of in blocks
+        }
+        found = LatencyTable(batch, median(whole.ms[batch]), blocks, shares)
+        return replace(found, truth=_truth(found, dense, whole, mine, batch), device=self.device)
+
+
+def read_device(file: Path) -> DeviceTable:
+    """What benchmark.py wrote.
+
+    Raises:
+        ValueError: it cannot be read, or is damaged; the sentence names the file.
+    """
+    return DeviceTable.read(file)
+
+
+def _truth(
+    table: LatencyTable, dense: Architecture, whole: Timed, entries: list[Timed], batch: int
+) -> tuple[tuple[float, float], ...]:
+    """Pairs of milliseconds that whole models save by the sum of their blocks, and in truth, rising."""
+    found = []
+    for entry in entries:
+        if entry.of is None and entry is not whole and _is_smaller(entry, dense):
+            said = sum(_saved(table, *pair) for pair in zip(dense.blocks, entry.widths, strict=True))
+            true = table.model * (1 - _usual(entry.ms[batch]) / _usual(whole.ms[batch]))
+            if said > 0 and true > 0:
+                found.append((said, true))
+    return tuple(sorted(dict(found).items()))
+
+
+def _is_smaller(entry: Timed, dense: Architecture) -> bool:
+    """Whether a model is the dense one with narrower blocks, which the sum of blocks can price."""
+    return len(entry.widths) == dense.depth and all(
+        mine.heads == other.heads and all(getattr(mine, n) <= getattr(other, n) for n in BUDGETED_STRUCTURES)
+        for mine, other in zip(entry.widths, dense.blocks, strict=True)
+    )
+
+
+def _saved(table: LatencyTable, whole: BlockWidths, widths: BlockWidths) -> float:
+    """Milliseconds that a block saves, its structures added up, between the widths timed by a line."""
+    total = 0.0
+    for name in BUDGETED_STRUCTURES:
+        width = getattr(widths, name)
+        timed = sorted(
+            (getattr(other, name), table.saved(whole, other))
+            for block, other in table.shares
+            if block == whole and replace(other, **{name: getattr(whole, name)}) == whole
+        )
+        below = timed[0][1]  # narrower than all that was timed: as the narrowest
+        for (left, more), (right, less) in pairwise(timed):
+            if left <= width <= right:
+                below = more + (less - more) * (width - left) / (right - left)
+        total += below
+    return total
+
+
+def _usual(times: tuple[float, ...]) -> float:
+    """The lower quartile of all rounds, for ratios: what else a device does only makes passes slower."""
+    return sorted(times)[(len(times) - 1) // 4]
+
+
+def _is_narrowed(widths: BlockWidths, of: BlockWidths) -> bool:
+    pairs = list(zip(astuple(widths), astuple(of), strict=True))
+    return widths.heads == of.heads and sum(a != b for a, b in pairs) <= 1 and all(a <= b for a, b in pairs)
+
+
+def _require_texts(**texts: str) -> None:
+    for name, text in texts.items():
+        if len(text) > MOST_TEXT or not text.isprintable():
+            raise ValueError(f"`{name}` must be one line of at most {MOST_TEXT} characters")

@@ -1,0 +1,131 @@
+"""What lies in a kit: the models and blocks to time, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
+
+from analysis.formats import dump
+from analysis.vit import Architecture, BlockWidths
+from pruning.budget import BUDGETED_STRUCTURES, measured_widths, widths_on_grid
+from pruning.seeding import fingerprint
+
+FORMAT = 1  # of kit.json
+DENSE = "dense"
+_MOST = 12  # widths of one structure
+_MOST_OF_ALL = 24  # of a structure, over all blocks that differ
+_PROBES = (0.75, 0.5, 0.3)  # of the dense widths: models that say how far the sum of blocks is true
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One ONNX file of a kit: a whole model, or a block narrowed in one structure.
+
+    `widths` are those of all blocks of a model, or of the one block; `of` are those of the dense block that
+    a block was narrowed from, None for a model.
+    """
+
+    name: str
+    arch: Architecture  # of the model, or one with this block alone
+    of: BlockWidths | None = None
+    int8: bool = False
+
+    @property
+    def widths(self) -> tuple[BlockWidths, ...]:
+        """Those of every block, or of the one."""
+        return self.arch.blocks
+
+    @property
+    def kind(self) -> str:
+        """model or block."""
+        return "model" if self.of is None else "block"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it takes for one image: C Y X, or N E."""
+        arch = self.arch
+        return (arch.in_channels, *arch.image_size) if self.of is None else (arch.num_tokens, arch.embed_dim)
+
+    def as_data(self, file: str) -> dict[str, Any]:
+        """As it stands in kit.json."""
+        return {
+            "file": file,
+            "shape": list(self.shape),
+            "name": self.name,
+            "int8": self.int8,
+            "architecture": None if self.of else architecture_id(self.arch),
+            "of": None if self.of is None else asdict(self.of),
+            "widths": [asdict(block) for block in self.widths],
+        }
+
+
+def architecture_id(arch: Architecture) -> str:
+    """A name for all that a model's time depends on: its architecture."""
+    blocks = tuple(map(astuple, arch.blocks))
+    return fingerprint("architecture", sorted(vars(arch).items() - {("blocks", arch.blocks)}), blocks)
+
+
+def entries(
+    dense: Architecture,
+    smaller: Sequence[tuple[str, Architecture]] = (),
+    align: int = 8,
+    int8: bool = False,
+) -> tuple[Entry, ...]:
+    """All that a kit times: the dense model, smaller ones, some probes, and blocks narrowed in one structure.
+
+    Raises:
+        ValueError: align out of its range.
+    """
+    models = dict(((DENSE, dense), *smaller))
+    known = set(models.values())
+    for share in _PROBES:
+        probe = narrowed(dense, share, align)
+        if probe not in known:
+            models[f"probe {100 * share:.0f} %"] = probe
+            known.add(probe)
+    found = [Entry(name, arch) for name, arch in models.items()]
+    found += blocks_of(dense, align)
+    return tuple(found) + (tuple(replace(one, int8=True) for one in found) if int8 else ())
+
+
+def blocks_of(dense: Architecture, align: int) -> tuple[Entry, ...]:
+    """Each of the dense model's blocks that differ, and it narrowed in one structure."""
+    kinds = dict.fromkeys(dense.blocks)
+    return tuple(_block(dense, whole, widths) for whole in kinds for widths in offered(dense, whole, align))
+
+
+def narrowed(dense: Architecture, share: float, align: int) -> Architecture:
+    """The model with this share of every structure that budgets narrow."""
+    blocks = []
+    for whole in dense.blocks:
+        widths = {}
+        for name in BUDGETED_STRUCTURES:
+            full = getattr(whole, name)
+            grid = widths_on_grid(full, measured_widths(full)[-1], align)
+            widths[name] = min(grid, key=lambda width: abs(width - share * full))
+        blocks.append(replace(whole, **widths))
+    return replace(dense, blocks=tuple(blocks))
+
+
+def offered(dense: Architecture, whole: BlockWidths, align: int) -> Iterator[BlockWidths]:
+    """The dense block, and those with one structure at every width that is timed."""
+    most = min(_MOST, max(3, _MOST_OF_ALL // len(set(dense.blocks))))
+    yield whole
+    for name in BUDGETED_STRUCTURES:
+        full = getattr(whole, name)
+        grid = widths_on_grid(full, measured_widths(full)[-1], align)
+        step = -(-len(grid) // most)
+        yield from (replace(whole, **{name: width}) for width in grid[::step] if width != full)
+
+
+def _block(dense: Architecture, whole: BlockWidths, widths: BlockWidths) -> Entry:
+    name = f"block {widths.heads} x ({widths.qk}, {widths.v}), {widths.mlp}"
+    return Entry(name, replace(dense, blocks=(widths,)), whole)
+
+
+def manifest(dense: Architecture, found: Sequence[Entry], files: Sequence[str]) -> str:
+    """The text of kit.json."""
+    listed = [entry.as_data(file) for entry, file in zip(found, files, strict=True)]
+    kit = fingerprint("kit", FORMAT, listed)
+    return dump({"version": FORMAT, "kit": kit, "architecture": architecture_id(dense), "entries": listed})

@@ -1,0 +1,198 @@
+"""Tables of devices: read strictly, and budgets solved on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.vit import Architecture
+from pruning.budget import Budget, allocate_predicted
+from pruning.jobs import Job
+from pruning.jobs.solve_budget import solve, time_widths
+from pruning.kit.device import DeviceTable, read_device
+from pruning.kit.layout import entries, narrowed
+from tests.support.budgets import DEIT_TINY, synthetic
+from tests.support.devices import made_up, model_ms, price
+
+CURVES = synthetic(DEIT_TINY)
+
+
+def solved(table: DeviceTable, ms: float, batch: int = 1, int8: bool = False) -> Any:
+    return allocate_predicted(
+        DEIT_TINY, CURVES, Budget(ms=ms, batch=batch), table.table(DEIT_TINY, batch, int8)
+    )
+
+
+def test_a_table_is_written_and_read_back(tmp_path: Path) -> None:
+    table = made_up(DEIT_TINY, price(), int8=True)
+    assert DeviceTable.from_json(table.to_json()) == table
+    file = tmp_path / "device.json"
+    file.write_text(table.to_json())
+    assert read_device(file) == table
+    assert table.batches == (1, 8) and table.precisions == (False, True)
+
+
+@pytest.mark.parametrize("share", [0.85, 0.7, 0.55])
+@pytest.mark.parametrize("mlp", [1.0, 5.0])
+@pytest.mark.parametrize(("batch", "scale"), [(1, 1.0), (8, 7.0)])
+def test_a_budget_is_met_on_the_device(share: float, mlp: float, batch: int, scale: float) -> None:
+    """Whole models take longer there than their blocks; the probes of the kit correct the sum."""
+    block = price(mlp)
+    ms = share * model_ms(DEIT_TINY, block) * scale
+    found = solved(made_up(DEIT_TINY, block, noise=0.02), ms, batch)
+    true = model_ms(found.arch, block) * scale
+    assert found.got <= ms and 0.95 * ms <= true <= 1.05 * ms
+    assert found.device == "board" and found.sentence.endswith(" ms, predicted for board")
+
+
+def test_without_whole_models_the_sum_of_blocks_misses() -> None:
+    """What the correction is for."""
+    block, table = price(), made_up(DEIT_TINY, price())
+    bare = replace(table, entries=tuple(e for e in table.entries if not e.name.startswith("probe")))
+    ms = 0.6 * model_ms(DEIT_TINY, block)
+    assert table.table(DEIT_TINY, 1).truth and not bare.table(DEIT_TINY, 1).truth
+    assert abs(model_ms(solved(bare, ms).arch, block) - ms) > abs(
+        model_ms(solved(table, ms).arch, block) - ms
+    )
+
+
+def test_a_device_where_neurons_are_slow_keeps_more_of_the_attention() -> None:
+    """The same share of either device's time: where neurons cost five times as much, they save most."""
+
+    def attention(mlp: float) -> int:
+        ms = 0.7 * model_ms(DEIT_TINY, price(mlp))
+        return sum(b.qk + b.v for b in solved(made_up(DEIT_TINY, price(mlp)), ms).arch.blocks)
+
+    assert attention(5.0) > 1.1 * attention(1.0)
+
+
+def test_int8_has_times_of_its_own() -> None:
+    table = made_up(DEIT_TINY, price(), int8=True)
+    ms = 0.4 * model_ms(DEIT_TINY, price())
+    found = solved(table, ms, int8=True)
+    assert 0.95 * ms <= 0.5 * model_ms(found.arch, price()) <= 1.05 * ms
+    with pytest.raises(ValueError, match="not timed in int8: make the kit with --int8"):
+        made_up(DEIT_TINY, price()).table(DEIT_TINY, 1, True)
+
+
+def test_a_smaller_model_given_to_the_kit_is_found_by_its_architecture() -> None:
+    small = narrowed(DEIT_TINY, 0.6, 8)
+    table = made_up(DEIT_TINY, price(), [("mine", small)])
+    times = table.times(small)
+    assert times is not None and times[1][0] == pytest.approx(model_ms(small, price()))
+    assert table.times(narrowed(DEIT_TINY, 0.9, 8)) is None
+    assert len(table.table(DEIT_TINY, 1).truth) == 4
+
+
+def test_a_job_is_solved_on_its_device(tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    file.write_text(made_up(DEIT_TINY, price(), int8=True).to_json())
+    ms = 0.4 * model_ms(DEIT_TINY, price())
+    budget = Budget(ms=ms)
+    job = Job("m", "d", budget=budget, align=8, device=str(file), runtime="onnx-int8")
+    table = time_widths(job, DEIT_TINY)
+    assert table is not None and table.device == "board"
+    found = solve(job, DEIT_TINY, CURVES, table=table)
+    assert found == solve(job, DEIT_TINY, CURVES) and 0.98 * ms <= found.got <= ms
+    assert Job.from_json(job.to_json()) == job
+    assert f"--runtime onnx-int8 --device {file}" in job.command()
+    with pytest.raises(ValueError, match="a budget for this model must be from"):
+        time_widths(replace(job, budget=Budget(ms=0.1)), DEIT_TINY)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"runtime": "tpu"}, "runtime must be one of torch, onnx, onnx-int8"),
+        ({"runtime": "torch", "device": "d.json"}, "a device is timed in ONNX Runtime"),
+        ({"budget": Budget(gmacs=1.0), "device": "d.json"}, "belongs to a budget in ms only"),
+        ({"budget": None, "runtime": "onnx"}, "belongs to a budget in ms only"),
+    ],
+)
+def test_what_goes_with_no_budget_is_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Job(**{"model": "m", "data": "d", "budget": Budget(ms=5.0), **changed})
+
+
+OTHERS: list[Architecture] = [
+    replace(DEIT_TINY, num_classes=10),
+    replace(DEIT_TINY, blocks=DEIT_TINY.blocks[:11]),
+    narrowed(DEIT_TINY, 0.5, 8),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["classes", "depth", "widths"])
+def test_the_table_of_another_model_is_refused(other: Architecture) -> None:
+    with pytest.raises(ValueError, match="the table of board was measured for another model: make a kit"):
+        made_up(DEIT_TINY, price()).table(other, 1)
+
+
+def test_a_batch_that_was_not_timed_is_refused() -> None:
+    with pytest.raises(ValueError, match="board was timed at batch 1, 8, not at 4"):
+        made_up(DEIT_TINY, price()).table(DEIT_TINY, 4)
+
+
+def damaged(edit: Any) -> str:
+    data = made_up(replace(DEIT_TINY, blocks=DEIT_TINY.blocks[:2]), price()).to_data()
+    edit(data)
+    return json.dumps(data)
+
+
+def entry(place: int, **changed: Any) -> Any:
+    return lambda data: data["entries"][place].update(changed)
+
+
+WIDTHS = {"heads": 3, "qk": 64, "v": 64, "mlp": 768}
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda data: data.update(version=9), "later PruneScope"),
+        (lambda data: data.pop("kit"), "`kit` is missing"),
+        (lambda data: data.update(more=1), "there is no field `more`"),
+        (lambda data: data.update(threads=0), "`threads` must be from 1"),
+        (lambda data: data.update(rounds=10**6), "`rounds` must be from 1"),
+        (lambda data: data.update(device="a\nb"), "`device` must be one line"),
+        (lambda data: data.update(device="a" * 999), "`device` must be one line"),
+        (lambda data: data.update(entries=[]), "`entries` must be from 1"),
+        (lambda data: data.update(architecture="x"), "first of `entries` must be the dense model"),
+        (lambda data: data["entries"].append(data["entries"][-1]), "was timed before it"),
+        (entry(0, ms={}), "must have the batch sizes"),
+        (entry(3, ms={"1": [1.0] * 8}), "must have the batch sizes of the first"),
+        (entry(3, ms={"1": [1.0] * 8, "8": [1.0] * 7}), "must have 8 rounds"),
+        (entry(3, ms={"1": [1.0] * 8, "8": [0.0] * 8}), "must be milliseconds above 0"),
+        (entry(3, ms={"1": [1.0] * 8, "8": [1e9] * 8}), "must be milliseconds above 0"),
+        (entry(3, ms={"1": [1.0] * 8, "0": [1.0] * 8}), "batch sizes in `ms`"),
+        (entry(3, ms={"1": ["x"] * 8, "8": [1.0] * 8}), "must be a number"),
+        (entry(5, of=None), "must be given"),
+        (entry(5, widths=[WIDTHS, WIDTHS]), "must be those of the block"),
+        (entry(5, widths=[WIDTHS | {"mlp": 999}]), "must be those of the block"),
+        (entry(5, widths=[WIDTHS | {"mlp": 0}]), "mlp"),
+        (entry(5, of=WIDTHS | {"mlp": 800}, widths=[WIDTHS | {"mlp": 800}]), "block of the dense model"),
+        (entry(0, widths=[]), "must be those of 1 to"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(edit: Any, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "device.json"
+    file.write_text(damaged(edit))
+    with pytest.raises(ValueError, match=r"device\.json") as error:
+        read_device(file)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_number_that_is_not_finite_is_refused() -> None:
+    text = damaged(lambda data: None).replace("2.0", "Infinity", 1)
+    with pytest.raises(ValueError, match="must be a finite number"):
+        DeviceTable.from_json(text)
+
+
+def test_what_is_timed_stays_small_where_blocks_differ() -> None:
+    blocks = tuple(replace(DEIT_TINY.blocks[0], mlp=768 - 8 * i) for i in range(12))
+    assert len(entries(replace(DEIT_TINY, blocks=blocks))) < 150
+    names = [one.name for one in entries(DEIT_TINY)]
+    assert names[:4] == ["dense", "probe 75 %", "probe 50 %", "probe 30 %"] and len(names) == 29

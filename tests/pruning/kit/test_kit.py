@@ -1,0 +1,216 @@
+"""Kits: what lies in them, and that benchmark.py runs where this project and torch are not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import onnx
+import pytest
+
+from analysis.measure.latency import take_turns
+from analysis.models.load import DEMO, architecture
+from analysis.threads import threads
+from analysis.vit import ViT
+from pruning.budget import Budget, allocate_latency, allocate_predicted
+from pruning.cli.main import main
+from pruning.export import export_onnx, onnx_runner
+from pruning.kit.device import read_device
+from pruning.kit.here import OnnxClock, measure_onnx_table
+from pruning.kit.layout import narrowed
+from pruning.kit.write import write_kit
+from tests.support.budgets import synthetic
+from tests.support.models import TINY
+
+SMALL = narrowed(TINY, 0.5, 4)
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kit of a tiny model."""
+    out = tmp_path_factory.mktemp("kits") / "kit"
+    write_kit(TINY, [("mine", SMALL)], out)
+    return out
+
+
+def run(python: Path | str, kit: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a kit alone: -I hides the project, whose folder is not the current one either."""
+    command = [str(python), "-I", str(kit / "benchmark.py"), "--out", str(out), *words]
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=out.parent, timeout=280)
+
+
+def test_a_kit_runs_without_the_project_and_is_read_back(kit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "device.json"
+    words = ("--batch", "2,1", "--threads", "1", "--rounds", "6", "--name", "a\n board")
+    done = run(sys.executable, kit, out, *words)
+    assert done.returncode == 0, done.stderr
+    assert "written:" in done.stdout and "mine: batch 1" in done.stdout
+    table = read_device(out)
+    assert (table.device, table.threads, table.rounds, table.batches) == ("a board", 1, 6, (1, 2))
+    assert table.kit == json.loads((kit / "kit.json").read_text())["kit"]
+    assert table.times(SMALL) is not None and table.times(TINY) is not None
+    found = table.table(TINY, 2)
+    assert set(found.blocks) == set(TINY.blocks) and found.model > 0
+    assert found.shares[TINY.blocks[0], TINY.blocks[0]] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["device.json"]
+
+
+def test_a_kit_holds_no_weights_of_a_model_and_is_small(kit: Path) -> None:
+    files = sorted(kit.glob("*.onnx"))
+    assert (kit / "weights.bin").stat().st_size < 64 * 1024
+    assert sum(file.stat().st_size for file in files) / len(files) < 64 * 1024
+    large = [t for file in files for t in onnx.load(file, load_external_data=False).graph.initializer]
+    assert all(len(t.raw_data) < 1024 for t in large if len(t.dims) > 1)
+
+
+def test_the_program_of_a_kit_says_what_is_wrong(kit: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (("--batch", "x"), "--batch must be whole numbers"),
+        (("--batch", "0"), "--batch must be from 1"),
+        (("--threads", "0"), "--threads must be from 1"),
+        (("--rounds", "1"), "--rounds must be from 5"),
+        (("--provider", "TPU"), "--provider must be one of"),
+    ):
+        done = run(sys.executable, kit, tmp_path / "d.json", *words)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {said}")
+        assert len(done.stderr.splitlines()) == 1
+    there = [sys.executable, "-I", str(kit / "benchmark.py"), "--out", str(tmp_path / "nowhere" / "d.json")]
+    done = subprocess.run(there, check=False, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot be written" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_kit_is_one_sentence(kit: Path, tmp_path: Path) -> None:
+    (tmp_path / "benchmark.py").write_text((kit / "benchmark.py").read_text())
+    done = run(sys.executable, tmp_path, tmp_path / "d.json")
+    assert done.returncode == 2 and "so this is no kit" in done.stderr
+    (tmp_path / "kit.json").write_text((kit / "kit.json").read_text())
+    done = run(sys.executable, tmp_path, tmp_path / "d.json")
+    assert done.returncode == 2 and "ONNX Runtime could not run the kit" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "d.json").exists()
+
+
+def test_a_kit_is_interrupted_without_a_file(kit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "device.json"
+    command = [sys.executable, "-I", str(kit / "benchmark.py"), "--out", str(out), "--rounds", "10000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "models and blocks" in process.stdout.readline()
+        assert "opening" in process.stdout.readline()
+        process.send_signal(2)
+        assert process.wait(60) == 1 and "interrupted: nothing was written" in process.stderr.read()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_a_zip(tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "kit.zip"
+    words = ["kit", "--model", str(tiny_bundle), "--out", str(out), "--zip", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["out"] == str(out) and told["bytes"] == out.stat().st_size and told["models"] >= 2
+    names = zipfile.ZipFile(out).namelist()
+    assert {"kit/benchmark.py", "kit/README.txt", "kit/kit.json", "kit/weights.bin"} <= set(names)
+    assert main(words) == 2 and "exists, so it is not overwritten" in capsys.readouterr().err
+    assert main([*words[:4], str(tmp_path / "kit"), "--zip"]) == 2
+    assert "must be a file that ends in .zip" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_kit_runs_in_an_environment_of_onnxruntime_and_numpy_alone(tmp_path: Path) -> None:
+    kit, place = tmp_path / "kit", tmp_path / "env"
+    write_kit(TINY, [], kit, int8=True)
+    quantised = onnx.load(sorted(kit.glob("*.onnx"))[-1], load_external_data=False).graph.node
+    assert sum(node.op_type == "DequantizeLinear" for node in quantised) >= 8
+    venv.create(place, with_pip=True)
+    python = place / "bin" / "python"
+    got = subprocess.run(
+        [python, "-m", "pip", "install", "-q", "onnxruntime", "numpy"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if got.returncode:
+        pytest.skip(f"pip could not install onnxruntime here: {got.stderr.strip()[-200:]}")
+    assert subprocess.run([python, "-c", "import torch"], check=False, capture_output=True).returncode
+    done = run(python, kit, tmp_path / "device.json", "--batch", "1,2")
+    assert done.returncode == 0, done.stderr
+    assert read_device(tmp_path / "device.json").table(TINY, 2, True).model > 0
+
+
+# ---- true times of this machine
+
+
+def within(once: Callable[[], tuple[float, str]], share: float) -> None:
+    """Some measurement deviates by so much at most; other work on this machine can spoil one of them."""
+    for _ in range(3):
+        error, told = once()
+        if error <= share:
+            return
+    raise AssertionError(told)
+
+
+def truly(dense: Any, arch: Any, batch: int, folder: Path) -> float:
+    """A model's time as a share of the dense one's: both exported as users export, and timed in turns."""
+    runs = []
+    for name, one in (("small", arch), ("dense", dense)):
+        export_onnx(ViT(one).eval(), folder / f"{name}.onnx")
+        runs.append(onnx_runner(folder / f"{name}.onnx", 1))
+    shape = (dense.in_channels, *dense.image_size)
+    (small, whole) = take_turns(runs, shape, (batch,), rounds=30, looks=1)[batch]
+    quick = lambda times: mean(sorted(times)[: len(times) // 2])
+    return quick(small) / quick(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_budget_solved_on_a_kit_is_met_on_this_machine(tmp_path: Path) -> None:
+    """The kit is run as on a device; the model predicted for it is then exported and timed for real."""
+    dense, batch = architecture(str(DEMO)), 8
+    write_kit(dense, [], tmp_path / "kit")
+
+    def once() -> tuple[float, str]:
+        done = run(sys.executable, tmp_path / "kit", tmp_path / "d.json", "--batch", "8", "--threads", "1")
+        assert done.returncode == 0, done.stderr
+        table = read_device(tmp_path / "d.json").table(dense, batch)
+        budget = Budget(ms=0.7 * table.model, batch=batch)
+        found = allocate_predicted(dense, synthetic(dense), budget, table)
+        assert found.arch != dense
+        share = truly(dense, found.arch, batch, tmp_path)
+        return abs(share / 0.7 - 1), f"asked for 0.7 of the dense model's time, got {share:.3f}"
+
+    within(once, 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_budget_of_onnx_runtime_is_met_on_this_machine(int8: bool, tmp_path: Path) -> None:
+    dense, batch = architecture(str(DEMO)), 8
+
+    def once() -> tuple[float, str]:
+        with threads(1):
+            table = measure_onnx_table(dense, batch, 8, int8)
+            clock = OnnxClock(dense, table, int8)
+            budget = Budget(ms=0.75 * table.model, batch=batch)
+            found = allocate_latency(dense, synthetic(dense), budget, table, measure=clock)
+            share = clock(found.arch) / table.model if int8 else truly(dense, found.arch, batch, tmp_path)
+        assert found.device is None
+        return abs(share / 0.75 - 1), f"asked for 0.75 of the dense model's time, got {share:.3f}"
+
+    within(once, 0.05)
+
+
+def test_a_tiny_model_is_timed_here_at_every_width() -> None:
+    told: list[float] = []
+    with threads(1):
+        found = measure_onnx_table(TINY, 2, 8, progress=lambda _, share: told.append(share))
+    assert found.device is None and found.truth == () and found.batch == 2
+    assert set(found.blocks) == set(TINY.blocks) and all(share > 0 for share in found.shares.values())
+    assert told == sorted(told) and told[-1] == 1

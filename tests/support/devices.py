@@ -1,0 +1,47 @@
+"""Devices made up by formula: what benchmark.py would have written there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from analysis.vit import Architecture, BlockWidths
+from pruning.kit.device import DeviceTable, Timed
+from pruning.kit.layout import architecture_id, entries
+
+Price = Callable[[BlockWidths], float]  # milliseconds of a block
+
+
+def price(mlp: float = 1.0) -> Price:
+    """A block takes time in proportion to its widths, DeiT-Tiny's 2 ms; neurons `mlp` times as much."""
+    return lambda b: 0.4 + 0.5 * b.qk / 64 + 0.4 * b.v / 64 + mlp * 0.7 * b.mlp / 768
+
+
+def model_ms(arch: Architecture, block: Price, slower: float = 1.2, rest: float = 3.0) -> float:
+    """A whole model: its blocks take longer than alone, the wider the more, and there is more than blocks."""
+    total = sum(map(block, arch.blocks))
+    return rest + slower * total * (1 + 0.004 * total)
+
+
+def made_up(
+    dense: Architecture,
+    block: Price,
+    smaller: Sequence[tuple[str, Architecture]] = (),
+    int8: bool = False,
+    noise: float = 0.0,
+    name: str = "board",
+) -> DeviceTable:
+    """The file of a device with this price of a block, 7 times it for a batch of 8, half in int8."""
+    dice, found = random.Random(0), []
+    for entry in entries(dense, smaller, int8=int8):
+        once = model_ms(entry.arch, block) if entry.of is None else block(entry.widths[0])
+        once *= 0.5 if entry.int8 else 1.0
+        ms = {
+            batch: tuple(once * scale * (1 + noise * dice.random()) for _ in range(8))
+            for batch, scale in ((1, 1.0), (8, 7.0))
+        }
+        fingerprint = architecture_id(entry.arch) if entry.of is None else None
+        found.append(Timed(entry.name, entry.int8, entry.widths, ms, fingerprint, entry.of))
+    about = {"processor": "abacus", "system": "none", "runtime": "beads", "provider": "hand"}
+    mine = architecture_id(dense)
+    return DeviceTable("kit", mine, name, threads=4, rounds=8, entries=tuple(found), **about)
