@@ -25,13 +25,20 @@ from pruning.export.check import (
     portable,
     without_library_warnings,
 )
+from pruning.export.flat import flat_tokens
+from pruning.export.names import name_layers
+
+OPSET = 20  # the first with GELU as one operator
 
 
 def export_onnx(model: ViT, path: Path, preprocess: Preprocess | None = None) -> Path:
     """Write an ONNX file with dynamic batch size, and compare it with the model in ONNX Runtime.
 
-    Input `images` B C Y X, output `logits`. `preprocess` is stored in the file's metadata as JSON, its
-    labels also separately. Weights above protobuf's limit of 2 GB go to a second file next to it.
+    Input `images` B C Y X, output `logits`; nodes and weights have the names of the model's layers. Attention
+    is plain products and tokens are the rows of one matrix, the fastest form measured that other tools
+    read (benchmarks/onnx_forms.py; opset 23's Attention is no faster). `preprocess` is stored in the
+    file's metadata as JSON, its labels also separately. Weights above protobuf's limit of 2 GB go to a
+    second file next to it.
 
     Raises:
         ExportError: ONNX Runtime computes different logits.
@@ -45,19 +52,21 @@ def export_onnx(model: ViT, path: Path, preprocess: Preprocess | None = None) ->
 def write_onnx(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
     """Write and check an ONNX file in a folder of its own, as `export_onnx` says."""
     model = portable(model)
-    # ONNX Runtime computes attention as plain products, so padding for the fused kernel would only cost time
-    with model.plain_attention(), without_library_warnings():
+    flat = flat_tokens(model)
+    with flat.plain_attention(), without_library_warnings():
         program = torch.onnx.export(
-            model,
+            flat,
             (example_images(model, 2),),
             input_names=[INPUT],
             output_names=[OUTPUT],
+            opset_version=OPSET,
             dynamic_shapes=dynamic_batch(),
             dynamo=True,
             verbose=False,
         )
     if program is None:
         raise ExportError("torch.onnx.export returned no program")
+    name_layers(program.model, flat.state_dict().keys())
     program.model.metadata_props.update(metadata(preprocess))
     program.save(path)
     check_logits("ONNX", _run(session(path, torch.get_num_threads())), model)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -19,10 +22,11 @@ from analysis.vit import Architecture, ViT
 from pruning.bundle.write import write_bundle
 from pruning.cut.plan import Plan
 from pruning.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
+from pruning.export.flat import flat_tokens
 from pruning.files import OutputError
 from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
 from tests.support.exports import stand_in
-from tests.support.models import TINY, random_images, random_vit
+from tests.support.models import ROOT, TINY, random_images, random_vit
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +117,56 @@ save_file(results, "logits.safetensors")
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_in_a_pt2_file_is_pickled(pt2_file: Path) -> None:
+def test_what_is_pickled_in_a_pt2_file_are_two_black_images_in_one_number(pt2_file: Path) -> None:
     with zipfile.ZipFile(pt2_file) as archive:
-        pickled = [
-            entry.filename for entry in archive.infolist() if archive.read(entry)[:2] in (b"\x80\x02", b"PK")
-        ]
-    assert pickled == []
+        content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    pickled = {name: one for name, one in content.items() if one[:2] in (b"\x80\x02", b"PK")}
+    ((name, stored),) = pickled.items()
+    assert name.endswith("sample_inputs/model.pt") and len(stored) < 2000
+    (images,), keywords = torch.load(io.BytesIO(stored), weights_only=True)
+    assert torch.equal(images, torch.zeros(2, 3, *TINY.image_size)) and keywords == {}
+
+
+def test_no_file_tells_of_the_machine_it_was_written_on(onnx_file: Path, pt2_file: Path) -> None:
+    """torch's exporters note a trace beside each operation, with the paths of the code."""
+    with zipfile.ZipFile(pt2_file) as archive:
+        written = b"".join(archive.read(entry) for entry in archive.infolist()) + onnx_file.read_bytes()
+    for foreign in (str(ROOT), "site-packages", "vit.py", "stack_trace"):
+        assert foreign.encode() not in written, foreign
+
+
+def test_names_in_onnx_say_which_layer_is_which(small: ViT, onnx_file: Path) -> None:
+    graph = onnx.load(onnx_file).graph
+    weights = {value.name: onnx.numpy_helper.to_array(value) for value in graph.initializer}
+    for name, expected in small.state_dict().items():
+        torch.testing.assert_close(torch.tensor(weights.pop(name)), expected)
+    assert all(re.fullmatch(r"constant_\d+", name) for name in weights)
+    nodes = {node.name: node for node in graph.node}
+    assert len(nodes) == len(graph.node)
+    for name, module in small.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            assert nodes[name].op_type == "Gemm" and nodes[name].input[1] == f"{name}.weight"
+    assert {name for name, node in nodes.items() if node.op_type == "Softmax"} == {
+        f"blocks.{block}.attn/Softmax" for block in range(small.arch.depth)
+    }
+
+
+def test_onnx_states_no_shapes_that_others_can_infer(onnx_file: Path) -> None:
+    model = onnx.load(onnx_file)
+    assert not model.graph.value_info
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    named = {value.name for value in inferred.graph.value_info}
+    assert named >= {f"blocks.{block}.mlp.fc1" for block in range(TINY.depth)}
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("more", [{"pool": "avg"}, {"distilled": True, "registers": 2}, {"qkv_bias": False}])
+def test_the_flat_form_computes_the_same(lean: bool, more: dict[str, Any]) -> None:
+    arch = replace(TINY, skip_unread=lean and "pool" not in more, layer_scale=lean, **more)
+    model = prune(random_vit(arch))[0]
+    images = random_images(arch, 3)
+    flat = logits(flat_tokens(model), images)
+    torch.testing.assert_close(flat, logits(model, images), atol=1e-5, rtol=1e-5)
 
 
 def test_a_file_that_computes_something_else_is_not_kept(
