@@ -24,9 +24,9 @@ class UnnamedClassesError(ValueError):
         super().__init__(
             f"the model does not name its classes, so nothing says which of them the class folders of "
             f"{where} are: name them in the order of its outputs (--classes-file FILE); usually that is the "
-            f"order of the sorted folders (--classes-file sorted): {_some(folders, 10)}"
+            f"order of the sorted folders (--classes-file sorted): {_some(sorted(folders), 10)}"
         )
-        self.folders = tuple(folders)
+        self.folders = tuple(sorted(folders))
 
 
 def match_folders(

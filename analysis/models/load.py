@@ -13,16 +13,16 @@ import torch
 from analysis.formats import in_file, read_text
 from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
 from analysis.models.convert import UnsupportedModelError, architecture_of, from_timm
-from analysis.models.preprocess import CHANNELS, Preprocess
-from analysis.models.reading import Named, Reading
-from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
-from analysis.models.transformers_config import CONFIG_FILE
-from analysis.models.transformers_hub import hub_folder
-from analysis.models.transformers_source import (
+from analysis.models.huggingface import (
+    CONFIG_FILE,
+    hub_folder,
     is_transformers_folder,
     load_transformers,
     transformers_architecture,
 )
+from analysis.models.preprocess import CHANNELS, Preprocess
+from analysis.models.reading import Named, Reading
+from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
 from analysis.models.weights import is_half, read_weights, require_header
 from analysis.paths import is_file, may_be_path, user_path
 from analysis.vit import Architecture, ViT

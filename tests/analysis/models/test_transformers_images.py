@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.models.transformers_fields import read_object
-from analysis.models.transformers_images import images_of
+from analysis.models.huggingface.fields import read_object
+from analysis.models.huggingface.images import images_of
 
 transformers: Any = pytest.importorskip("transformers")
 

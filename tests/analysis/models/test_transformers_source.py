@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.models import timm_source
+from analysis.models.huggingface.source import load_transformers
 from analysis.models.load import UnsupportedModelError, architecture, load
 from analysis.models.reading import Reading
-from analysis.models.transformers_source import load_transformers
 from tests.support.models import ROOT
 
 transformers: Any = pytest.importorskip("transformers")
@@ -511,7 +511,7 @@ def test_commands(tmp_path):
     dense, small = str(tmp_path / "dense"), tmp_path / "small"
     found = command(
         *("prune", "--model", dense, "--data", "demo", "--method", "snp", "--limit", "8"),
-        *("--qk", "0.5", "--mlp", "0.25", "--out", str(small)),
+        *("--qk", "0.5", "--mlp", "0.25", "--classes-file", "sorted", "--out", str(small)),
     )
     assert found["params_after"] < found["params_before"]
     assert load(str(small)).model.arch.blocks[0].qk == 4

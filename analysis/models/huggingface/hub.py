@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis.formats import in_file
+from analysis.models.huggingface.config import CONFIG_FILE, is_transformers
+from analysis.models.huggingface.fields import MOST_BYTES, as_object
+from analysis.models.huggingface.images import PROCESSOR_FILES
+from analysis.models.huggingface.source import INDEX_FILES, WEIGHTS_FILES, shard_names
 from analysis.models.timm_source import HUB, hub_access, require_hub_name
-from analysis.models.transformers_config import CONFIG_FILE, is_transformers
-from analysis.models.transformers_fields import MOST_BYTES, as_object
-from analysis.models.transformers_images import PROCESSOR_FILES
-from analysis.models.transformers_source import INDEX_FILES, WEIGHTS_FILES, shard_names
 from analysis.paths import is_allowed
 
 

@@ -16,17 +16,17 @@ from torch.nn import functional as F
 
 from analysis.formats import in_file
 from analysis.models.convert import UnsupportedModelError
-from analysis.models.preprocess import Preprocess
-from analysis.models.transformers_config import (
+from analysis.models.huggingface.config import (
     CONFIG_FILE,
     Structure,
     are_made_up,
     is_transformers,
     structure_of,
 )
-from analysis.models.transformers_families import PROJECTION
-from analysis.models.transformers_fields import read_object
-from analysis.models.transformers_images import PROCESSOR_FILES, Images, images_of
+from analysis.models.huggingface.families import PROJECTION
+from analysis.models.huggingface.fields import read_object
+from analysis.models.huggingface.images import PROCESSOR_FILES, Images, images_of
+from analysis.models.preprocess import Preprocess
 from analysis.models.weights import require_match, unpack
 from analysis.models.weights_files import read_stored
 from analysis.paths import is_file, is_folder

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.models.convert import UnsupportedModelError
-from analysis.models.preprocess import CHANNELS
-from analysis.models.transformers_families import (
+from analysis.models.huggingface.families import (
     CLASSES,
     DEFAULTS,
     FAMILIES,
@@ -23,7 +22,8 @@ from analysis.models.transformers_families import (
     TEACHER,
     Family,
 )
-from analysis.models.transformers_fields import Values, flag, number, text, whole
+from analysis.models.huggingface.fields import Values, flag, number, text, whole
+from analysis.models.preprocess import CHANNELS
 from analysis.vit import MOST, MOST_BLOCKS, Architecture, BlockWidths
 
 CONFIG_FILE = "config.json"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.models.huggingface.fields import flag, number
 from analysis.models.preprocess import CHANNELS, MOST_SIDE, Preprocess
-from analysis.models.transformers_fields import flag, number
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
