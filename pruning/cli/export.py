@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis.models import LoadedModel, load
 from pruning.cli.arguments import (
+    SORTED,
     add_calibration,
     add_dtype,
     add_limit,
@@ -81,6 +82,8 @@ def _require_sense(args: argparse.Namespace, int8: list[str]) -> None:
         )
     if args.data is None and args.calibration is not None:
         raise ValueError("--calibration needs --data, the images on which an int8 file is measured")
+    if not int8 and (args.calibration or (args.data and args.classes_file != SORTED)):
+        raise ValueError(f"images are for int8 files: add {INT8_FORMATS[0]} to --format, or leave out --data")
 
 
 def _images(args: argparse.Namespace, loaded: LoadedModel, progress: Progress) -> QuantizeImages:

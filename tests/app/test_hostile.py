@@ -132,6 +132,7 @@ def test_hostile_names_of_photos() -> None:
 
 
 CHARTS: dict[str, Callable[[str], Any]] = {
+    "devices": lambda name: charts.devices([name, "other"], [(name, 8, True, [1.0, None])]),
     "widths": lambda name: charts.widths([("dense", TINY), (name, TINY)]),
     "calibration": lambda name: charts.calibration([(name, 0.1, [])]),
     "confusion_change": lambda name: charts.confusion_change([[1, 2], [0, 1]], [name, "b"]),

@@ -81,14 +81,14 @@ def _devices(found: Comparison) -> None:
         st.info("None of these models was timed on the devices: give them to the kit with --against.")
         return
     cells = {
-        f"{wording.plain(name)}, batch {batch}{', int8' if int8 else ''}": [
+        f"{wording.plain(name)}, batch {wording.count(batch)}{', int8' if int8 else ''}": [
             "" if one is None else wording.milliseconds(one) for one in row
         ]
         for name, batch, int8, row in timed
     }
-    table = pd.DataFrame.from_dict(cells, orient="index", columns=list(map(wording.plain, columns)))
+    medians_shown = pd.DataFrame.from_dict(cells, orient="index", columns=list(map(wording.plain, columns)))
     with st.container(key="devices"):
-        st.table(table, border="horizontal", alt="latency of all models on other devices")
+        st.table(medians_shown, border="horizontal", alt="latency of all models on other devices")
     st.plotly_chart(compare_charts.devices(list(columns), timed), config=charts.CONFIG, key="devices-chart")
     st.caption(
         "Median milliseconds per forward pass of a batch in ONNX Runtime, all models of a device in turns. "

@@ -124,7 +124,7 @@ def test_scenes_come_with_their_masks_as_the_model_sees_them() -> None:
 def test_photos_have_no_masks(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "dog" / "a.png")
-    preprocess = replace(load("demo").preprocess, labels=())
+    preprocess = replace(load("demo").preprocess, labels=("dog",))
     photos = open_data(tmp_path, preprocess, 1)
     with pytest.raises(ValueError, match="available for the demo scenes only"):
         next(with_masks(photos, preprocess))

@@ -57,6 +57,8 @@ OPTIONS = [
 def words(command: str, option: str, value: str) -> list[str]:
     known = {name_of(action) for action in commands()[command]._actions}
     needed = {name: text for name, text in NEEDED.items() if name in known} | {option: value}
+    if command == "export":  # other formats take no images
+        needed["--format"] = "onnx-int8"
     if command == "heads" and option != "--out":
         needed.pop("--out")
     pairs = [[value] if not name.startswith("-") else [f"{name}={value}"] for name, value in needed.items()]

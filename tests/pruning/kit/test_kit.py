@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -17,9 +18,11 @@ import pytest
 
 from analysis.measure.latency import take_turns
 from analysis.models.load import DEMO, architecture
+from analysis.models.preprocess import Preprocess
 from analysis.threads import threads
 from analysis.vit import ViT
 from pruning.budget import Budget, allocate_latency, allocate_predicted
+from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.export import export_onnx, onnx_runner
 from pruning.kit.device import read_device
@@ -27,7 +30,7 @@ from pruning.kit.here import OnnxClock, measure_onnx_table
 from pruning.kit.layout import narrowed
 from pruning.kit.write import write_kit
 from tests.support.budgets import synthetic
-from tests.support.models import TINY
+from tests.support.models import TINY, random_vit
 
 SMALL = narrowed(TINY, 0.5, 4)
 
@@ -109,9 +112,10 @@ def test_a_kit_is_interrupted_without_a_file(kit: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_writes_a_zip(tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_writes_a_zip(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_bundle(tmp_path / "tiny", random_vit(TINY), Preprocess(TINY.image_size), name="tiny", report={})
     out = tmp_path / "kit.zip"
-    words = ["kit", "--model", str(tiny_bundle), "--out", str(out), "--zip", "--json"]
+    words = ["kit", "--model", str(tmp_path / "tiny"), "--out", str(out), "--zip", "--json"]
     assert main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["out"] == str(out) and told["bytes"] == out.stat().st_size and told["models"] >= 2
@@ -168,6 +172,12 @@ def truly(dense: Any, arch: Any, batch: int, folder: Path) -> float:
     return quick(small) / quick(whole)
 
 
+quiet = pytest.mark.skipif(
+    os.getloadavg()[0] > 1.25, reason="times mean something only where the machine does nothing else"
+)
+
+
+@quiet
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_budget_solved_on_a_kit_is_met_on_this_machine(tmp_path: Path) -> None:
@@ -188,6 +198,7 @@ def test_a_budget_solved_on_a_kit_is_met_on_this_machine(tmp_path: Path) -> None
     within(once, 0.05)
 
 
+@quiet
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("int8", [False, True])

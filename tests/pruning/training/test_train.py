@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from analysis.data.batches import batches
 from analysis.data.images import BadImageError
 from analysis.data.open import open_data
+from analysis.data.scenes import CLASSES
 from analysis.measure.evaluate import evaluate
 from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
@@ -428,11 +429,12 @@ def test_bytes_are_normalized_as_torchvision_does() -> None:
 
 
 def test_scenes_stay_as_they_are() -> None:
-    scenes = open_data("demo", Preprocess((64, 64)), 10, "train")
+    seen = Preprocess((64, 64), labels=CLASSES)
+    scenes = open_data("demo", seen, 10, "train")
     order = Order(len(scenes), 2, 1, 0)
-    ((batch, labels),) = feed(scenes, Preprocess((64, 64)), order, "auto", start=(0, 0), epochs=1, workers=0)
+    ((batch, labels),) = feed(scenes, seen, order, "auto", start=(0, 0), epochs=1, workers=0)
     first, second = next(order.epoch(0))
-    assert torch.equal(batch[0], Preprocess((64, 64))(scenes.image(first)))
+    assert torch.equal(batch[0], seen(scenes.image(first)))
     assert labels.tolist() == [scenes.label(first), scenes.label(second)]
 
 
