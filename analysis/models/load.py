@@ -93,8 +93,10 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
     if other is not None:
         if weights is not None:
             raise ValueError(f"{name} has its own weights; leave that option out")
-        model, preprocess, source = load_transformers(other, name, reading.image_size, reading.num_classes)
-        loaded = LoadedModel(model, preprocess, name, source)
+        model, preprocess, source, notes = load_transformers(
+            other, name, reading.image_size, reading.num_classes
+        )
+        loaded = LoadedModel(model, preprocess, name, source, notes=notes)
     elif folder is None:
         found = load_timm(name, weights, reading.image_size, reading.num_classes)
         loaded = LoadedModel(found.model, found.preprocess, name, found.source, notes=found.notes)
@@ -103,7 +105,11 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
     else:
         loaded = replace(read_bundle(folder), name=name)
     classes = loaded.model.arch.num_classes
-    return replace(loaded, preprocess=reading.applied(loaded.preprocess, classes))
+    preprocess = reading.applied(loaded.preprocess, classes)
+    if loaded.preprocess.labels and preprocess.labels != loaded.preprocess.labels:
+        note = "the model's own class names are replaced by those that were given"
+        loaded = replace(loaded, notes=(*loaded.notes, note))
+    return replace(loaded, preprocess=preprocess)
 
 
 def load_named(named: Named) -> LoadedModel:

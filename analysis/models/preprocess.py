@@ -58,10 +58,9 @@ class Preprocess(Stored):
                 f"mean and std must have {CHANNELS} values each, as images are read as RGB, "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if not all(abs(value) <= MOST_MEAN for value in self.mean):
-            raise ValueError(
-                f"mean must be from -{MOST_MEAN:g} to {MOST_MEAN:g}, got {max(self.mean, key=abs):g}"
-            )
+        for value in self.mean:
+            if not abs(value) <= MOST_MEAN:  # not a number, too
+                raise ValueError(f"mean must be from -{MOST_MEAN:g} to {MOST_MEAN:g}, got {value:g}")
         for value in self.std:
             if not STDS[0] <= value <= STDS[1]:
                 raise ValueError(f"std must be from {STDS[0]:g} to {STDS[1]:g}, got {value:g}")

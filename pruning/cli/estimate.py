@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from analysis.models import architecture
+from analysis.models import architecture, load
 from pruning.cli.arguments import (
     add_method,
     add_ratios,
@@ -28,7 +28,13 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     Raises:
         ValueError: bad input of any kind, in one sentence.
     """
-    dense = architecture(args.model, reading_from(args))
+    reading = reading_from(args)
+    # only a file of weights can say that it has other classes or another size
+    dense = (
+        load(args.model, args.weights, reading).model.arch
+        if args.weights
+        else architecture(args.model, reading)
+    )
     options = method_options(args.method, args.option)
     job = Job(model=args.model, data="", method=args.method, options=options, **removal_fields(args))
     return cost_report(dense, job.target(dense))

@@ -79,8 +79,8 @@ def is_transformers_folder(folder: Path) -> bool:
 
 def load_transformers(
     folder: Path, name: str, image_size: tuple[int, int] | None, num_classes: int | None
-) -> tuple[ViT, Preprocess, str]:
-    """Model, preprocessing and a description of the source, which says what was left out or read otherwise.
+) -> tuple[ViT, Preprocess, str, tuple[str, ...]]:
+    """Model, preprocessing, a description of the source, and what was left out or read otherwise.
 
     Raises:
         ValueError: a file is missing or damaged, or does not fit the others.
@@ -103,7 +103,8 @@ def load_transformers(
         rows, columns = preprocess.image_size
         notes.append(f"its images are made ready for another size; here for {rows} x {columns}")
     source = f"transformers {structure.class_name} {name}"
-    return model.eval(), preprocess, f"{source} ({'; '.join(notes)})" if notes else source
+    told = tuple(f"{name}: {note}" for note in notes)
+    return model.eval(), preprocess, f"{source} ({'; '.join(notes)})" if notes else source, told
 
 
 def transformers_architecture(

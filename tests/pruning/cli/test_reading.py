@@ -140,3 +140,22 @@ def test_preprocessing_is_changed_and_kept(
     assert Reading(None, None, (), got.mean, got.std, 0.9).words() == words
     for bad, said in ((["--mean", "0.5"], "must have 3 values"), (["--crop-pct", "7"], "from 0.1 to 1")):
         assert said in refused(capsys, "export", "--model", nameless, *bad, "--out", str(tmp_path / "no"))
+
+
+def test_estimate_reads_the_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=7)
+    torch.save(model.state_dict(), tmp_path / "few.pth")
+    estimate = ["estimate", "--model", "vit_tiny_patch16_224", "--mlp", "0.5", "--weights"]
+    got = run(capsys, *estimate, str(tmp_path / "few.pth"))
+    assert got["params_before"] == sum(parameter.numel() for parameter in model.parameters())
+    assert "there is no" in refused(capsys, *estimate, str(tmp_path / "no.pth"))
+
+
+def test_names_of_the_model_that_are_replaced_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["evaluate", "--model", "demo", "--data", "demo", "--limit", "2", "--classes-file", "sorted"]
+    assert main([*words, "--json"]) == 0
+    assert "note: the model's own class names are replaced" in capsys.readouterr().err
