@@ -127,7 +127,8 @@ class DeviceTable(Stored):
         """The latencies that a budget is solved on.
 
         Raises:
-            ValueError: the file is of another model, or has no times of this batch size or of int8.
+            ValueError: the file is of another model, has no times of this batch size or of int8, or says that
+                no smaller model is faster.
         """
         if self.architecture != architecture_id(dense):
             raise ValueError(
@@ -150,7 +151,13 @@ class DeviceTable(Stored):
             if e.of is not None and e.of in blocks
         }
         found = LatencyTable(batch, median(whole.ms[batch]), blocks, shares)
-        return replace(found, truth=_truth(found, dense, whole, mine, batch), device=self.device)
+        truth, smaller = _truth(found, dense, whole, mine, batch)
+        if smaller and not truth:
+            raise ValueError(
+                f"on {self.device} none of the {smaller} smaller models was faster than the dense one: run "
+                "the kit again while the device does nothing else, or with more --rounds"
+            )
+        return replace(found, truth=truth, device=self.device)
 
 
 def read_device(file: Path) -> DeviceTable:
@@ -164,16 +171,20 @@ def read_device(file: Path) -> DeviceTable:
 
 def _truth(
     table: LatencyTable, dense: Architecture, whole: Timed, entries: list[Timed], batch: int
-) -> tuple[tuple[float, float], ...]:
-    """Pairs of milliseconds that whole models save by the sum of their blocks, and in truth, rising."""
-    found = []
+) -> tuple[tuple[tuple[float, float], ...], int]:
+    """Pairs of milliseconds that whole models save by the sum of their blocks, and in truth, rising.
+
+    Those that save nothing by either are left out; the number of models says how many there were.
+    """
+    found, count = [], 0
     for entry in entries:
         if entry.of is None and entry is not whole and _is_smaller(entry, dense):
+            count += 1
             said = sum(_saved(table, *pair) for pair in zip(dense.blocks, entry.widths, strict=True))
             true = table.model * (1 - _usual(entry.ms[batch]) / _usual(whole.ms[batch]))
             if said > 0 and true > 0:
                 found.append((said, true))
-    return tuple(sorted(dict(found).items()))
+    return tuple(sorted(dict(found).items())), count
 
 
 def _is_smaller(entry: Timed, dense: Architecture) -> bool:

@@ -60,6 +60,18 @@ def test_without_whole_models_the_sum_of_blocks_misses() -> None:
     )
 
 
+def test_a_device_on_which_nothing_smaller_is_faster_is_refused() -> None:
+    table = made_up(DEIT_TINY, price())
+    slow = tuple(
+        replace(e, ms={batch: tuple(10 * one for one in times) for batch, times in e.ms.items()})
+        if e.name.startswith("probe")
+        else e
+        for e in table.entries
+    )
+    with pytest.raises(ValueError, match="on board none of the 3 smaller models was faster"):
+        replace(table, entries=slow).table(DEIT_TINY, 1)
+
+
 def test_a_device_where_neurons_are_slow_keeps_more_of_the_attention() -> None:
     """The same share of either device's time: where neurons cost five times as much, they save most."""
 
