@@ -73,8 +73,6 @@ def _require_sense(args: argparse.Namespace, int8: list[str]) -> None:
     """Check what needs no files: int8 formats have images, others none, and their packages are there."""
     if args.dtype is not None and "bundle" not in args.format:
         raise ValueError("--dtype needs the format bundle: files of the other formats compute in float32")
-    for format in args.format:
-        require_packages(format)
     if int8 and args.data is None:
         raise ValueError(
             f"the format {int8[0]} is calibrated and measured on images: specify --data D, "
@@ -82,6 +80,8 @@ def _require_sense(args: argparse.Namespace, int8: list[str]) -> None:
         )
     if args.data is None and args.calibration is not None:
         raise ValueError("--calibration needs --data, the images on which an int8 file is measured")
+    for format in args.format:
+        require_packages(format)
     if not int8 and (args.calibration or (args.data and args.classes_file != SORTED)):
         raise ValueError(f"images are for int8 files: add {INT8_FORMATS[0]} to --format, or leave out --data")
 
