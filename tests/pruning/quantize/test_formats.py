@@ -117,7 +117,9 @@ def test_a_missing_package_is_named(
 ) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else there("json"))
-    said = refused(capsys, "--model", bundle, "--format", format, "--out", str(tmp_path / "out"))
+    images = ("--data", "demo") if format.endswith("int8") else ()
+    words = ("--model", bundle, "--format", format, "--out", str(tmp_path / "out"))
+    said = refused(capsys, *words, *images)
     assert f"the format {format} needs the package {missing}, which is not installed: pip install" in said
 
 
