@@ -130,6 +130,7 @@ def test_a_refresh_keeps_the_model_and_images(page: Page, tmp_path: Path) -> Non
         page.keyboard.press("Enter")
         settle(page)
     page.locator(".st-key-load button").click()
+    page.locator(".st-key-take-classes button").click()  # as the model does not name its two classes
     loaded = page.locator(".st-key-loaded").get_by_text("own", exact=True)
     loaded.wait_for()
     open_page(page, "Attention")  # leads to another address, which says it too
