@@ -21,8 +21,7 @@ class Reading(Checked):
     name the classes in the order of the logits; `mean`, `std` and `crop_pct` are those of the preprocessing.
 
     Raises:
-        ValueError: a value of another type, a name that is empty or there twice, or as many names as there
-            are classes not.
+        ValueError: a value of another type, an empty name, or another number of names than of classes.
     """
 
     image_size: tuple[int, int] | None = None
@@ -39,11 +38,6 @@ class Reading(Checked):
         if self.labels and self.num_classes is not None:
             _require_each(self.labels, self.num_classes)
 
-    @property
-    def says_nothing(self) -> bool:
-        """Whether the files decide everything."""
-        return self == Reading()
-
     def of_bundle(self) -> Reading:
         """Without what a bundle decides itself, its structure."""
         return replace(self, image_size=None, num_classes=None)
@@ -57,7 +51,8 @@ class Reading(Checked):
         if self.labels:
             _require_each(self.labels, num_classes)
         names = ("labels", "mean", "std", "crop_pct")
-        return replace(preprocess, **{name: said for name in names if (said := getattr(self, name))})
+        said = {name: getattr(self, name) for name in names}
+        return replace(preprocess, **{name: value for name, value in said.items() if value not in (None, ())})
 
     def words(self) -> list[str]:
         """The command line's options that say the same; class names would need a file, and are left out."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from analysis.models import Named
+from analysis.models import Named, Reading
 from app.parts import charts, feedback, options_form, run_panel
 from app.state import finished_runs, session, session_runs
 from app.state.session import Choice
@@ -108,11 +108,12 @@ def _job(students: dict[str, Student]) -> RecoverJob:
         raise session.NothingChosen("Enter the teacher: the dense model that the smaller one was made from.")
     if not student.data:
         raise session.NothingChosen("Recovery needs images to train on. Pick some in the sidebar.")
+    known = teacher == student.teacher.model
     return RecoverJob(
         model=student.model,
         teacher=teacher,
-        teacher_weights=student.teacher.weights if teacher == student.teacher.model else None,
-        reading=student.teacher.reading,
+        teacher_weights=student.teacher.weights if known else None,
+        reading=student.teacher.reading if known else Reading(),
         data=student.data,
         test_data=student.test_data,
         options=options.changed(),
