@@ -1,8 +1,9 @@
 """Exports: a model as an ONNX file or a torch program, each checked against the model."""
 
 from pruning.export.check import INPUT, ExportError, check_logits
+from pruning.export.flat import flat_block, flat_tokens
 from pruning.export.formats import FILES, FORMATS, FileFormat, export_formats, require_exportable
-from pruning.export.onnx import export_onnx, is_our_onnx, onnx_runner, write_onnx
+from pruning.export.onnx import export_onnx, is_our_onnx, onnx_program, onnx_runner, write_onnx
 from pruning.export.pt2 import export_pt2
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "export_formats",
     "export_onnx",
     "export_pt2",
+    "flat_block",
+    "flat_tokens",
     "is_our_onnx",
+    "onnx_program",
     "onnx_runner",
     "require_exportable",
     "write_onnx",

@@ -35,6 +35,13 @@ def flat_tokens(model: ViT) -> ViT:
     return flat
 
 
+def flat_block(block: Block, tokens: int) -> nn.Module:
+    """A copy of one block in that form, by itself: from B N E, of `tokens` tokens, to rows BN E."""
+    flat: Any = copy.deepcopy(block)
+    flat.__class__, flat.attn.__class__, flat.attn.tokens = _FlatBlock, _FlatAttention, tokens
+    return nn.Sequential(nn.Flatten(0, 1), flat).eval()
+
+
 class _FlatAttention(Attention):
     """Attention within each image, of `tokens` rows each."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.measure import Runner
 from analysis.models import Preprocess
@@ -53,23 +53,34 @@ def write_onnx(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
     """Write and check an ONNX file in a folder of its own, as `export_onnx` says."""
     model = portable(model)
     flat = flat_tokens(model)
-    with flat.plain_attention(), without_library_warnings():
+    with flat.plain_attention():
+        program = onnx_program(flat, example_images(model, 2))
+    name_layers(program.model, flat.state_dict().keys())
+    program.model.metadata_props.update(metadata(preprocess))
+    program.save(path)
+    check_logits("ONNX", _run(session(path, torch.get_num_threads())), model)
+
+
+def onnx_program(module: nn.Module, example: Tensor) -> Any:
+    """A module as torch's ONNX program, of any batch size; its own input may have any name.
+
+    Raises:
+        ExportError: torch gives no program.
+    """
+    with without_library_warnings():
         program = torch.onnx.export(
-            flat,
-            (example_images(model, 2),),
+            module,
+            (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],
             opset_version=OPSET,
-            dynamic_shapes=dynamic_batch(),
+            dynamic_shapes=tuple(dynamic_batch().values()),
             dynamo=True,
             verbose=False,
         )
     if program is None:
         raise ExportError("torch.onnx.export returned no program")
-    name_layers(program.model, flat.state_dict().keys())
-    program.model.metadata_props.update(metadata(preprocess))
-    program.save(path)
-    check_logits("ONNX", _run(session(path, torch.get_num_threads())), model)
+    return program
 
 
 def onnx_runner(source: Path | ViT, threads: int | None = None) -> Runner:

@@ -7,34 +7,19 @@ each from its beginning, and a kit takes as much room as the largest matrix and 
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from analysis.vit import Attention, Block, ViT
-from pruning.export import ExportError
+from analysis.vit import Block, ViT
+from pruning.export import flat_block, flat_tokens, onnx_program
 from pruning.kit.layout import Entry
+from pruning.quantize import quantize_onnx
 
 WEIGHTS = "weights.bin"
-INPUT, OUTPUT = "images", "logits"
-_OPERATORS = ("MatMul", "Gemm")
-
-
-class _Alone(nn.Module):
-    """A block by itself: B N E -> B N E."""
-
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
 
 
 class Graphs:
@@ -72,7 +57,8 @@ class Graphs:
         whole = self._float[key]
         if entry.int8:
             whole = place / "int8.onnx"
-            _quantize(self._float[key], whole, entry)
+            image = torch.randn(1, *entry.shape, generator=torch.Generator().manual_seed(0))
+            quantize_onnx(self._float[key], whole, [image])
         proto = onnx.load(whole)
         self._share(proto)
         onnx.save(proto, self._folder / file)
@@ -97,74 +83,12 @@ class Graphs:
 
 
 def _proto(entry: Entry) -> Any:
-    """The ONNX model of an entry in float, as exports write it."""
+    """The ONNX model of an entry in float, in the form that exports write."""
     if entry.of is None:
-        model: nn.Module = ViT(entry.arch).eval()
+        module: nn.Module = flat_tokens(ViT(entry.arch).eval())
     else:
-        model = _Alone(Block(entry.arch, entry.widths[0])).eval()
+        module = flat_block(Block(entry.arch, entry.widths[0]).eval(), entry.arch.num_tokens)
     example = torch.randn(2, *entry.shape, generator=torch.Generator().manual_seed(0))
-    with _plain(model):
-        program = torch.onnx.export(
-            model,
-            (example,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError("torch.onnx.export returned no program")
-    proto = program.model_proto
+    proto = onnx_program(module, example).model_proto
     del proto.graph.value_info[:]
     return proto
-
-
-@contextmanager
-def _plain(model: nn.Module) -> Iterator[None]:
-    """Attention as plain products, and no warnings that callers cannot change."""
-    for block in model.modules():
-        if isinstance(block, Attention):
-            block.fused = False
-    with warnings.catch_warnings():
-        # torch's exporter warns about torch's own tree code
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-        yield
-
-
-def _quantize(source: Path, target: Path, entry: Entry) -> None:
-    """Linear layers in int8, per channel, as the format onnx-int8 has them; ranges of random input."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    ready = source.with_name("ready.onnx")
-    quant_pre_process(str(source), str(ready), skip_optimization=True, skip_symbolic_shape=True)
-    graph = onnx.load(ready).graph
-    constants = {value.name for value in graph.initializer if len(value.dims) == 2}
-    quantize_static(
-        str(ready),
-        str(target),
-        _OneBatch(entry.shape),
-        op_types_to_quantize=list(_OPERATORS),
-        nodes_to_quantize=[
-            node.name for node in graph.node if node.op_type in _OPERATORS and node.input[1] in constants
-        ],
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={
-            "OpTypesToExcludeOutputQuantization": list(_OPERATORS),
-            "MatMulConstBOnly": True,
-        },
-    )
-
-
-class _OneBatch:
-    """One random image, or its tokens, to calibrate on."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._left = [np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)]
-
-    def get_next(self) -> dict[str, Any] | None:
-        return {INPUT: self._left.pop()} if self._left else None

@@ -22,7 +22,7 @@ from analysis.vit import Architecture, ViT
 from pruning.bundle.write import write_bundle
 from pruning.cut.plan import Plan
 from pruning.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
-from pruning.export.flat import flat_tokens
+from pruning.export.flat import flat_block, flat_tokens
 from pruning.files import OutputError
 from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
 from tests.support.exports import stand_in
@@ -317,3 +317,11 @@ def test_the_onnx_runner_refuses_what_is_no_model(tmp_path: Path) -> None:
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="must have input images and output logits, has x, y"):
         onnx_runner(tmp_path / "other.onnx")
+
+
+def test_a_block_alone_in_the_form_of_exports_computes_the_same(tiny: ViT) -> None:
+    x = torch.randn(3, TINY.num_tokens, TINY.embed_dim)
+    with torch.no_grad():
+        for block in tiny.blocks:
+            rows = flat_block(block, TINY.num_tokens)(x)
+            torch.testing.assert_close(rows.view_as(x), block(x), atol=1e-5, rtol=1e-5)

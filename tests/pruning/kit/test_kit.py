@@ -9,6 +9,7 @@ import sys
 import venv
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,7 +26,7 @@ from pruning.budget import Budget, allocate_latency, allocate_predicted
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.export import export_onnx, onnx_runner
-from pruning.kit.device import read_device
+from pruning.kit.device import DeviceTable, read_device
 from pruning.kit.here import OnnxClock, measure_onnx_table
 from pruning.kit.layout import narrowed
 from pruning.kit.write import write_kit
@@ -33,6 +34,19 @@ from tests.support.budgets import synthetic
 from tests.support.models import TINY, random_vit
 
 SMALL = narrowed(TINY, 0.5, 4)
+
+
+def with_slow_dense(table: DeviceTable) -> DeviceTable:
+    """Models this small differ by less than the clock scatters, and a table where none is faster is refused."""
+    return replace(
+        table,
+        entries=tuple(
+            replace(e, ms={batch: tuple(100 * one for one in times) for batch, times in e.ms.items()})
+            if e.architecture == table.architecture
+            else e
+            for e in table.entries
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +73,7 @@ def test_a_kit_runs_without_the_project_and_is_read_back(kit: Path, tmp_path: Pa
     assert (table.device, table.threads, table.rounds, table.batches) == ("a board", 1, 6, (1, 2))
     assert table.kit == json.loads((kit / "kit.json").read_text())["kit"]
     assert table.times(SMALL) is not None and table.times(TINY) is not None
-    found = table.table(TINY, 2)
+    found = with_slow_dense(table).table(TINY, 2)
     assert set(found.blocks) == set(TINY.blocks) and found.model > 0
     assert found.shares[TINY.blocks[0], TINY.blocks[0]] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["device.json"]
@@ -153,7 +167,7 @@ def test_a_kit_runs_in_an_environment_of_onnxruntime_and_numpy_alone(tmp_path: P
     assert subprocess.run([python, "-c", "import torch"], check=False, capture_output=True).returncode
     done = run(python, kit, tmp_path / "device.json", "--batch", "1,2")
     assert done.returncode == 0, done.stderr
-    assert read_device(tmp_path / "device.json").table(TINY, 2, True).model > 0
+    assert with_slow_dense(read_device(tmp_path / "device.json")).table(TINY, 2, True).model > 0
 
 
 # ---- true times of this machine
