@@ -37,7 +37,7 @@ SMALL = narrowed(TINY, 0.5, 4)
 
 
 def with_slow_dense(table: DeviceTable) -> DeviceTable:
-    """Models this small differ by less than the clock scatters, and a table where none is faster is refused."""
+    """Models this small differ by less than times scatter, and a table where none is faster is refused."""
     return replace(
         table,
         entries=tuple(
