@@ -130,18 +130,18 @@ def _hooks(model: ViT, gates: Gates) -> Iterator[RemovableHandle]:
 
 
 def _block_hooks(block: Block, gates: Gates, index: int) -> Iterator[RemovableHandle]:
-    if gates.qk:
+    if gates.qk and block.attn is not None:
         queries = gates.qk[index].flatten(1)
         rest = sum(block.attn.qkv_rows) - queries.shape[1]  # keys and values are not gated
         yield block.attn.qkv.register_forward_hook(_gated_output(F.pad(queries, (0, rest), value=1.0)))
-    if gates.v or gates.heads:
+    if (gates.v or gates.heads) and block.attn is not None:
         channels = (
             gates.v[index] if gates.v else gates.heads[index].new_ones(1, block.attn.heads, block.attn.v_dim)
         )
         if gates.heads:
             channels = channels * gates.heads[index][..., None]
         yield block.attn.proj.register_forward_pre_hook(_gated_input(channels.flatten(1)))
-    if gates.mlp:
+    if gates.mlp and block.mlp is not None:
         yield block.mlp.act.register_forward_hook(_gated_output(gates.mlp[index]))
 
 

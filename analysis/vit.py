@@ -1,4 +1,4 @@
-"""The model: a plain Vision Transformer whose blocks may each have different widths.
+"""The model: a plain Vision Transformer whose blocks may each have different widths, and merge tokens.
 
 This file needs only torch. Every exported bundle includes a copy of it, so that a pruned model can be
 loaded without the project that pruned it:
@@ -11,6 +11,10 @@ loaded without the project that pruned it:
 Axes in shape comments: B images, L blocks, H heads of a block, N tokens (prefix tokens included),
 D channels of a head (Dqk for queries and keys, Dv for values), E embedding width, F hidden width
 of an MLP. A dense ViT is the case Dqk = Dv = E / H in every block. State-dict names are timm's.
+
+A block that merges has fewer tokens behind its attention than before it. Tokens are then handed on
+together with their sizes, B N: the number of patches that each of them stands for. Before the first
+merge the sizes are None: every token stands for itself.
 """
 
 from __future__ import annotations
@@ -21,13 +25,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VERSION = 1  # of architecture.json; files from before there was a version have none
+VERSION = 2  # of architecture.json; files from before there was a version have none
 POOLS = ("token", "avg")
 # Bounds of an architecture, far above the largest ViTs in use: a few bytes of JSON must not take gigabytes.
 MOST = {
@@ -41,6 +46,7 @@ MOST = {
     "qk": 2**13,
     "v": 2**13,
     "mlp": 2**17,
+    "merge": 2**13,
 }
 MOST_BLOCKS = 256
 MOST_TOKENS = 2**14  # of one image
@@ -52,17 +58,25 @@ EPSILONS = (1e-15, 1.0)
 
 @dataclass(frozen=True)
 class BlockWidths:
-    """Widths of one block: `heads` heads of `qk` query-key and `v` value channels, `mlp` neurons."""
+    """Widths of one block: `heads` heads of `qk` query-key and `v` value channels, `mlp` neurons.
+
+    `merge` patch tokens are merged into others behind the attention. A block with no heads has no
+    attention (`qk`, `v` and `merge` are 0 then), one with no neurons has no MLP: that half is absent.
+    """
 
     heads: int
     qk: int
     v: int
     mlp: int
+    merge: int = 0
 
     def __post_init__(self) -> None:
+        absent = self.heads == 0
+        if absent and (self.qk, self.v, self.merge) != (0, 0, 0):
+            raise ValueError("a block without heads has no attention: qk, v and merge must be 0 as well")
         for field in fields(self):
-            width = getattr(self, field.name)
-            _require_count(f"block width {field.name!r}", width, 1, MOST[field.name])
+            least = 1 if field.name in ("qk", "v") and not absent else 0
+            _require_count(f"block width {field.name!r}", getattr(self, field.name), least, MOST[field.name])
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,8 @@ class Architecture:
     (timm's `norm`) or after it (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (RMSNorm: no
     centring, no bias). `num_classes` 0 means no head: the output is the pooled feature. With
     `skip_unread` the last block computes only the tokens that the classifier reads, and no keys or
-    values, for the same logits with less work. It needs pool "token".
+    values, for the same logits with less work. It needs pool "token", and a last block that merges
+    nothing. A block merges at most half of the patch tokens that it is given.
 
     Sizes are bounded (`MOST`, `MOST_BLOCKS`, `MOST_TOKENS`, `MOST_WIDE`, `MOST_PARAMETERS`), `scale` by
     `SCALES` and `norm_eps` by `EPSILONS`, all before any memory is taken.
@@ -134,6 +149,17 @@ class Architecture:
             raise ValueError("a distilled model needs a class token, pool 'token' and norm_before_pool")
         if self.skip_unread and self.pool != "token":
             raise ValueError("skip_unread needs pool 'token': average pooling reads every patch")
+        if self.skip_unread and self.blocks[-1].merge:
+            raise ValueError(
+                "skip_unread needs merge 0 in the last block: no patch tokens are computed there"
+            )
+        prefix = len(self.prefix_names)
+        for index, (block, given) in enumerate(zip(self.blocks, self.tokens[:-1], strict=True)):
+            if 2 * block.merge > given - prefix:
+                raise ValueError(
+                    f"block {index} can merge at most half of its {given - prefix} patch tokens, "
+                    f"got merge {block.merge}"
+                )
 
     def _require_room(self) -> None:
         """Bound what the fields ask for together."""
@@ -177,9 +203,21 @@ class Architecture:
         return len(self.prefix_names) + self.grid[0] * self.grid[1]
 
     @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens that every block is given, and at the end those that the last one gives."""
+        counts = accumulate((-block.merge for block in self.blocks), initial=self.num_tokens)
+        *given, left = counts
+        return (*given, 1 + self.distilled if self.skip_unread else left)
+
+    @property
     def computed_tokens(self) -> int:
-        """Number of tokens the last block computes: with `skip_unread` only those the classifier reads."""
-        return 1 + self.distilled if self.skip_unread else self.num_tokens
+        """Number of tokens the last block gives: with `skip_unread` only those the classifier reads."""
+        return self.tokens[-1]
+
+    @property
+    def merges(self) -> bool:
+        """Whether any block merges tokens."""
+        return any(block.merge for block in self.blocks)
 
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal Architecture back."""
@@ -365,24 +403,33 @@ class Attention(nn.Module):
         )
         return q, k, v
 
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """Attention maps softmax(scale q k^T), whose rows sum to one: B H N N."""
-        return ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+    def weights(self, q: Tensor, k: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Attention maps softmax(scale q k^T + log sizes), whose rows sum to one: B H N N.
 
-    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
-        """Attention of the first `count` tokens (None: all) to all tokens: B N E -> B count E."""
+        A token that stands for several patches counts as often (proportional attention, ToMe).
+        """
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        return (scores if sizes is None else scores + _log(sizes, scores.ndim)).softmax(dim=-1)
+
+    def forward(
+        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of the first `count` tokens (None: all) to all tokens: B N E -> B count E.
+
+        The second result is the keys B H N Dqk, by which tokens merge; None where none were computed.
+        """
         if count is not None and is_plain_linear(self.qkv):
-            out = self._first(x, count)
+            out, k = self._first(x, sizes, count), None
         else:
-            out = self._all(x, count)  # B H count Dv
-        return self.proj(out.transpose(1, 2).flatten(2))
+            out, k = self._all(x, sizes, count)  # B H count Dv
+        return self.proj(out.transpose(1, 2).flatten(2)), k
 
-    def _all(self, x: Tensor, count: int | None) -> Tensor:
+    def _all(self, x: Tensor, sizes: Tensor | None, count: int | None) -> tuple[Tensor, Tensor]:
         q, k, v = self.split_heads(self.qkv(x))
         q = q[:, :, :count]
-        return self._fused(q, k, v) if self.fused else self.weights(q, k) @ v
+        return self._fused(q, k, v, sizes) if self.fused else self.weights(q, k, sizes) @ v, k
 
-    def _first(self, x: Tensor, count: int) -> Tensor:
+    def _first(self, x: Tensor, sizes: Tensor | None, count: int) -> Tensor:
         """Head outputs of the first tokens, without computing keys or values.
 
         The projections are absorbed as in multi-head latent attention (DeepSeek-V2, 2024):
@@ -400,11 +447,11 @@ class Attention(nn.Module):
 
         q = F.linear(x[:, :count], w_q, b_q).unflatten(-1, (heads, -1)).transpose(1, 2)  # B H count Dqk
         q = by_head(q, w_k.unflatten(0, (heads, -1))).flatten(1, 2)  # B H*count E
-        mixed = (self.weights(q, x) @ x).unflatten(1, (heads, count))  # B H count E
+        mixed = (self.weights(q, x, sizes) @ x).unflatten(1, (heads, count))  # B H count E
         out = by_head(mixed, w_v.unflatten(0, (heads, -1)).mT)  # B H count Dv
         return out if b_v is None else out + b_v.view(heads, 1, -1)
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None) -> Tensor:
         # The fast kernels need Dqk = Dv. Zero channels change neither q k^T nor the first Dv channels
         # of the result, and padding costs far less than falling back to the slow kernel. CUDA's need rows
         # that begin at multiples of 16 bytes, too, and fail instead of falling back.
@@ -413,7 +460,13 @@ class Attention(nn.Module):
         q, k, v = (
             F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else _aligned(x) for x in (q, k, v)
         )
-        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)[..., : self.v_dim]
+        mask = None if sizes is None else _log(sizes, q.ndim)
+        return F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)[..., : self.v_dim]
+
+
+def _log(sizes: Tensor, axes: int) -> Tensor:
+    """What sizes add to scores of so many axes, for every head and query alike: B N -> B 1 N or B 1 1 N."""
+    return sizes.log()[:, None] if axes == 3 else sizes.log()[:, None, None]
 
 
 _ALIGNED = 8  # channels
@@ -461,22 +514,94 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+class Merge(nn.Module):
+    """Merges `count` patch tokens into the patch tokens most like them (ToMe, Bolya et al. 2023).
+
+    The patch tokens are split by turns. Of those in odd places each has one most similar token in an even
+    place, by the cosine of the keys' mean over heads; the `count` most similar pairs become one token
+    each, the mean of both weighted by their sizes. Tokens that stay in odd places come first, those in
+    even places after them. Prefix tokens never merge.
+
+    What looks alike ties, and two runtimes round otherwise: similarities fall a little with the place of
+    a token, by far more than they round (`_STEP`), so that of equal ones the first is taken [ours].
+    """
+
+    def __init__(self, prefix: int, count: int) -> None:
+        super().__init__()
+        self.prefix, self.count = prefix, count
+
+    def pairs(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys B H N Dqk -> odd places in the order in which they merge, and where each goes: B odd both."""
+        metric = F.normalize(k.mean(dim=1)[:, self.prefix :], dim=-1)
+        odd, even = metric[:, 1::2], metric[:, ::2]
+        similar = odd @ even.transpose(-2, -1)
+        onto = _earlier_first(similar).argmax(dim=-1)
+        order = _earlier_first(similar.amax(dim=-1)).argsort(dim=-1, descending=True)
+        return order, onto.gather(1, order)
+
+    def forward(self, x: Tensor, sizes: Tensor | None, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens B N E and their sizes B N or None -> B N-count E and B N-count."""
+        order, onto = self.pairs(k)
+        weighted = F.pad(x, (0, 1), value=1.0)  # the sizes as a last channel
+        weighted = weighted if sizes is None else weighted * sizes[..., None]
+        first, patches = weighted[:, : self.prefix], weighted[:, self.prefix :]
+        odd = patches[:, 1::2].gather(1, order[..., None].expand(-1, -1, weighted.shape[-1]))
+        even = patches[:, ::2]
+        places = torch.arange(even.shape[1], device=x.device)
+        into = (onto[:, None, : self.count] == places[:, None]).to(x)  # B even count
+        merged = torch.cat([first, odd[:, self.count :], even + into @ odd[:, : self.count]], dim=1)
+        sizes = merged[..., -1]
+        return merged[..., :-1] / sizes[..., None], sizes
+
+
+_STEP = 2e-5  # rounding differs by some 1e-6
+
+
+def _earlier_first(similar: Tensor) -> Tensor:
+    """Similarities along the last axis, falling a little from place to place."""
+    return similar - _STEP * torch.arange(similar.shape[-1], device=similar.device)
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then MLP, each added to the residual stream."""
+    """Pre-norm transformer block: attention, then MLP, each added to the residual stream.
+
+    Tokens merge between the two. A half that is absent has no modules.
+    """
 
     def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
         super().__init__()
-        self.norm1 = _norm(arch)
-        self.attn = Attention(arch, widths)
-        self.ls1 = LayerScale(arch) if arch.layer_scale else nn.Identity()
-        self.norm2 = _norm(arch)
-        self.mlp = Mlp(arch, widths)
-        self.ls2 = LayerScale(arch) if arch.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
-        """B N E -> B count E: the first `count` tokens, or all."""
-        x = x[:, :count] + self.ls1(self.attn(self.norm1(x), count))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        def scale() -> nn.Module:
+            return LayerScale(arch) if arch.layer_scale else nn.Identity()
+
+        self.attn: Attention | None = None
+        self.merge: Merge | None = None
+        self.mlp: Mlp | None = None
+        if widths.heads:
+            self.norm1, self.attn, self.ls1 = _norm(arch), Attention(arch, widths), scale()
+        if widths.merge:
+            self.merge = Merge(len(arch.prefix_names), widths.merge)
+        if widths.mlp:
+            self.norm2, self.mlp, self.ls2 = _norm(arch), Mlp(arch, widths), scale()
+
+    def forward(
+        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens B N E and sizes B N -> the same behind the block: the first `count` tokens, or all."""
+        x, sizes = self.attend(x, sizes, count)
+        return (x if self.mlp is None else x + self.ls2(self.mlp(self.norm2(x)))), sizes
+
+    def attend(
+        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The first half: attention, and merging behind it."""
+        k = None
+        if self.attn is not None:
+            added, k = self.attn(self.norm1(x), sizes, count)
+            x = x[:, :count] + self.ls1(added)
+        if self.merge is not None and k is not None:
+            x, sizes = self.merge(x, sizes, k)
+        return x[:, :count], sizes if sizes is None else sizes[:, :count]
 
 
 class ViT(nn.Module):
@@ -533,20 +658,30 @@ class ViT(nn.Module):
         x = torch.cat([*(t.expand(x.shape[0], -1, -1) for t in prefix if t is not None), x], dim=1)
         return self.norm_pre(x + self.pos_embed if self.arch.pos_embed_prefix else x)
 
-    def classify(self, x: Tensor) -> Tensor:
-        """Logits B num_classes from the output of the last block, B N E (with two heads, their mean)."""
+    def classify(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Logits B num_classes from the output of the last block, B N E (with two heads, their mean).
+
+        In the mean over patches a token of `sizes` B N counts for all the patches it stands for.
+        """
         x = self.norm(x)
         if self.head_dist is not None:
             return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
-        pooled = x[:, 0] if self.arch.pool == "token" else x[:, len(self.arch.prefix_names) :].mean(dim=1)
-        return self.head(self.fc_norm(pooled))
+        return self.head(self.fc_norm(x[:, 0] if self.arch.pool == "token" else self._mean(x, sizes)))
+
+    def _mean(self, x: Tensor, sizes: Tensor | None) -> Tensor:
+        patches = x[:, len(self.arch.prefix_names) :]
+        if sizes is None:
+            return patches.mean(dim=1)
+        counts = sizes[:, len(self.arch.prefix_names) :, None]
+        return (patches * counts).sum(dim=1) / (self.arch.grid[0] * self.arch.grid[1])
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.embed(images)
+        x, sizes = self.embed(images), None
         *before, last = self.blocks
         for block in before:
-            x = block(x)
-        return self.classify(last(x, self.arch.computed_tokens) if self.arch.skip_unread else last(x))
+            x, sizes = block(x, sizes)
+        count = self.arch.computed_tokens if self.arch.skip_unread else None
+        return self.classify(*last(x, sizes, count))
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:

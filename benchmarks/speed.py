@@ -45,7 +45,7 @@ MOST_ROUNDS, LEAST_ROUNDS = 30, 8  # before the first verdict, for which eight a
 class Unpadded(Attention):
     """Fused attention without padding, as published; the project pads queries, keys and values."""
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
 
 
@@ -57,7 +57,8 @@ def unpadded(model: ViT) -> ViT:
     """
     plain = copy.deepcopy(model)
     for block in plain.blocks:
-        block.attn.__class__ = Unpadded
+        if block.attn is not None:
+            block.attn.__class__ = Unpadded
     images = torch.randn(1, 3, *model.arch.image_size)
     with torch.inference_mode():
         if not torch.allclose(plain(images), model(images), atol=1e-4):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,19 +18,26 @@ from analysis.vit import Attention, Block, LayerScale, ViT
 
 @dataclass(frozen=True)
 class BlockActivations:
-    """The activations of one block for one batch; attention maps are computed on first access."""
+    """The activations of one block for one batch; attention maps are computed on first access.
+
+    `sizes` are the numbers of patches that the block's tokens stand for, None before any have merged.
+    A block without attention has 0 heads.
+    """
 
     index: int
     q: Float[Tensor, "B H N Dqk"]
     k: Float[Tensor, "B H N Dqk"]
     v: Float[Tensor, "B H N Dv"]
     head_output: Float[Tensor, "B H N Dv"]
+    sizes: Float[Tensor, "B N"] | None
     _block: Block
 
     @cached_property
     def attention(self) -> Float[Tensor, "B H N N"]:
-        """softmax(scale q k^T); each row (a query token) sums to one."""
-        return self._block.attn.weights(self.q, self.k)
+        """softmax(scale q k^T + log sizes); each row (a query token) sums to one."""
+        if self._block.attn is None:
+            return self.q @ self.k.mT
+        return self._block.attn.weights(self.q, self.k, self.sizes)
 
     @cached_property
     def writes(self) -> Float[Tensor, "H E Dv"]:
@@ -39,9 +46,12 @@ class BlockActivations:
         Turning a head's value channels by an orthogonal matrix turns its output and these columns, and
         leaves the product as it is.
         """
-        weight, scale = self._block.attn.proj.weight, self._block.ls1
+        attn = self._block.attn
+        if attn is None:
+            return self.v.new_zeros(0, 0, 0)
+        weight, scale = attn.proj.weight, self._block.ls1
         scaled = weight * scale.gamma[:, None] if isinstance(scale, LayerScale) else weight
-        return scaled.unflatten(1, (self._block.attn.heads, -1)).transpose(0, 1)
+        return scaled.unflatten(1, (attn.heads, -1)).transpose(0, 1)
 
 
 class Record:
@@ -65,17 +75,32 @@ class Record:
     def __call__(self, images: Float[Tensor, "B C Y X"]) -> Iterator[BlockActivations]:
         """Yield the activations block by block; nothing here keeps a block's N x N maps alive."""
         self._logits = None
-        x = self._model.embed(images)
+        x, sizes = self._model.embed(images), None
         for index, block in enumerate(self._model.blocks):
-            attn = block.attn
-            captured: dict[str, Tensor] = {}
-            with watch(attn, captured):
-                x = block(x)
-            q, k, v = attn.split_heads(captured["qkv"])
-            output = captured["proj"].unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-            yield BlockActivations(index, q, k, v, output, block)
+            before, captured = sizes, _nothing(x)
+            if block.attn is not None:
+                with watch(block.attn, captured):
+                    x, sizes = block(x, sizes)
+            else:
+                x, sizes = block(x, sizes)
+            q, k, v, output = _by_head(block, captured)
+            yield BlockActivations(index, q, k, v, output, before, block)
             del captured, q, k, v, output  # free them before the next block runs
-        self._logits = self._model.classify(x)
+        self._logits = self._model.classify(x, sizes)
+
+
+def _nothing(x: Float[Tensor, "B N E"]) -> dict[str, Tensor]:
+    """What is captured of a block without attention."""
+    return {"qkv": x[..., :0], "proj": x[..., :0]}
+
+
+def _by_head(block: Block, captured: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys, values and the heads' outputs, from what was captured."""
+    if block.attn is None:
+        none = captured["qkv"][:, None, :, :][:, :0]  # B 0 N 0
+        return none, none, none, none
+    q, k, v = block.attn.split_heads(captured["qkv"])
+    return q, k, v, captured["proj"].unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
 
 
 @contextmanager

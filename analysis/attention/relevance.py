@@ -102,14 +102,16 @@ def gradients(model: ViT, image: Float[Tensor, "C Y X"], label: int, classifier:
     captured: list[dict[str, Tensor]] = [{} for _ in own.blocks]
     with ExitStack() as hooks, torch.enable_grad():
         for block, tensors in zip(own.blocks, captured, strict=True):
-            hooks.enter_context(watch(block.attn, tensors))
-        x = own.embed(image[None]).requires_grad_()  # the weights are frozen: the graph begins here
+            if block.attn is not None:
+                hooks.enter_context(watch(block.attn, tensors))
+        x, sizes = own.embed(image[None]).requires_grad_(), None  # the graph begins here: weights are frozen
         for block in own.blocks:
-            x = block(x)
-        logit = _logits(own, x, classifier)[0, label]
+            x, sizes = block(x, sizes)
+        logit = _logits(own, x, sizes, classifier)[0, label]
         grads = torch.autograd.grad(logit, [tensors["proj"] for tensors in captured])
     blocks = []
     for block, tensors, grad in zip(own.blocks, captured, grads, strict=True):
+        assert block.attn is not None
         q, k, v = (part[0].detach() for part in block.attn.split_heads(tensors["qkv"]))
         by_head = grad[0].unflatten(-1, (block.attn.heads, -1)).transpose(0, 1)  # H N Dv
         blocks.append(_BlockGradient(q, k, v, by_head, block.attn.scale))
@@ -129,9 +131,11 @@ def readout(arch: Architecture, classifier: str = "mean") -> Float[Tensor, " N"]
     return torch.stack([one_token(arch, token) for token in tokens]).mean(dim=0)
 
 
-def _logits(model: ViT, x: Float[Tensor, "B N E"], classifier: str) -> Float[Tensor, "B num_classes"]:
+def _logits(
+    model: ViT, x: Float[Tensor, "B N E"], sizes: Float[Tensor, "B N"] | None, classifier: str
+) -> Float[Tensor, "B num_classes"]:
     if classifier == "mean" or model.head_dist is None:
-        return model.classify(x)
+        return model.classify(x, sizes)
     normed = model.norm(x)
     return model.head(normed[:, 0]) if classifier == "class" else model.head_dist(normed[:, 1])
 

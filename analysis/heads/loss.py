@@ -118,19 +118,20 @@ class _MaskedLikelihood:
 
     def __init__(self, model: ViT, images: Tensor, labels: Int[Tensor, " B"]) -> None:
         self._model, self._labels = model, labels
-        self._streams = [model.embed(images)]  # the residual stream before each block and after the last
+        # tokens and their sizes before each block and after the last
+        self._streams: list[tuple[Tensor, Tensor | None]] = [(model.embed(images), None)]
         for block in model.blocks:
-            self._streams.append(block(self._streams[-1]))
+            self._streams.append(block(*self._streams[-1]))
 
     def __call__(self, mask: Float[Tensor, "1 heads"]) -> Tensor:
         counts = [widths.heads for widths in self._model.arch.blocks]
         masked = [bool((factors != 1).any()) for factors in mask[0].split(counts)]
         first = masked.index(True) if any(masked) else len(counts)
-        x = self._streams[first]
+        tokens = self._streams[first]
         with gated(self._model, head_gates(self._model.arch, mask)):
             for block in list(self._model.blocks)[first:]:
-                x = block(x)
-        return -F.cross_entropy(self._model.classify(x), self._labels, reduction="sum")
+                tokens = block(*tokens)
+        return -F.cross_entropy(self._model.classify(*tokens), self._labels, reduction="sum")
 
 
 def _copy_for_gates(model: ViT) -> ViT:

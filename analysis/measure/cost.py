@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from analysis.vit import Architecture, BlockWidths
 
@@ -18,7 +19,7 @@ class PartCost:
 
 @dataclass(frozen=True)
 class BlockCost:
-    """Cost of one block; `attention` covers qkv, the two attention products and proj."""
+    """Cost of one block; `attention` covers qkv, the two attention products, proj and merging."""
 
     attention: PartCost
     mlp: PartCost
@@ -65,13 +66,14 @@ def cost(arch: Architecture) -> Cost:
     """Count parameters and MACs analytically (methods.md section 5).
 
     MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F. A last block that
-    computes only M tokens takes M E H (2 Dqk + Dv) + 2 H M N E + M H Dv E + 2 M E F. Norms,
-    activations, softmax and bias additions count zero, as in the papers and in torch's
-    FlopCounterMode (which counts two FLOPs per MAC).
+    computes only M tokens takes M E H (2 Dqk + Dv) + 2 H M N E + M H Dv E + 2 M E F. A block that merges
+    r of P patch tokens has N - r in its MLP and takes P^2 Dqk / 4 more for the similarities (odd P: one
+    place more in the even half) and P r (E + 1) / 2 to move what merges. Norms, activations, softmax and
+    bias additions count zero, as in the papers and in torch's FlopCounterMode (which counts two FLOPs
+    per MAC).
     """
-    last = arch.depth - 1
-    computed = (arch.computed_tokens if index == last else arch.num_tokens for index in range(arch.depth))
-    blocks = tuple(_block(arch, *both) for both in zip(arch.blocks, computed, strict=True))
+    tokens = pairwise(arch.tokens)
+    blocks = tuple(_block(arch, *both) for both in zip(arch.blocks, tokens, strict=True))
     return Cost(_stem(arch), blocks, _head(arch))
 
 
@@ -84,24 +86,46 @@ def _stem(arch: Architecture) -> PartCost:
     return PartCost(weights + extra + (prefix + embedded) * arch.embed_dim, patches * weights)
 
 
-def _block(arch: Architecture, widths: BlockWidths, computed: int) -> BlockCost:
-    tokens, embed = arch.num_tokens, arch.embed_dim
+def _block(arch: Architecture, widths: BlockWidths, counts: tuple[int, int]) -> BlockCost:
+    """Cost of a block that is given so many tokens, and gives so many."""
+    return BlockCost(_attention(arch, widths, *counts), _mlp(arch, widths, counts[1]))
+
+
+def _attention(arch: Architecture, widths: BlockWidths, tokens: int, left: int) -> PartCost:
+    if not widths.heads:
+        return PartCost(0, 0)
+    embed, lean = arch.embed_dim, tokens - widths.merge != left
+    computed = left if lean else tokens
     qkv_rows = widths.heads * (2 * widths.qk + widths.v)
     values = widths.heads * widths.v
-    norm_and_scale = _norm(arch) + (embed if arch.layer_scale else 0)
-    if computed == tokens:
-        products = widths.heads * tokens**2 * (widths.qk + widths.v)
-    else:  # products with the tokens themselves instead of keys and values
+    if lean:  # products with the tokens themselves instead of keys and values
         products = 2 * widths.heads * computed * tokens * embed
-    attention = PartCost(
-        params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + norm_and_scale,
-        macs=embed * computed * (qkv_rows + values) + products,
+    else:
+        products = widths.heads * tokens**2 * (widths.qk + widths.v)
+    return PartCost(
+        params=qkv_rows * (embed + arch.qkv_bias) + values * embed + embed + _norm_and_scale(arch),
+        macs=embed * computed * (qkv_rows + values) + products + _merging(arch, widths, tokens),
     )
-    mlp = PartCost(
-        params=widths.mlp * (2 * embed + 1) + embed + norm_and_scale,
-        macs=2 * computed * embed * widths.mlp,
-    )
-    return BlockCost(attention, mlp)
+
+
+def _merging(arch: Architecture, widths: BlockWidths, tokens: int) -> int:
+    """MACs of merging: similarities of all pairs, and a product that moves what merges."""
+    patches = tokens - len(arch.prefix_names)
+    odd, even = patches // 2, patches - patches // 2
+    return even * (odd * widths.qk + widths.merge * (arch.embed_dim + 1)) if widths.merge else 0
+
+
+def _mlp(arch: Architecture, widths: BlockWidths, tokens: int) -> PartCost:
+    if not widths.mlp:
+        return PartCost(0, 0)
+    embed = arch.embed_dim
+    params = widths.mlp * (2 * embed + 1) + embed + _norm_and_scale(arch)
+    return PartCost(params, 2 * tokens * embed * widths.mlp)
+
+
+def _norm_and_scale(arch: Architecture) -> int:
+    """Parameters of half a block's norm and LayerScale."""
+    return _norm(arch) + (arch.embed_dim if arch.layer_scale else 0)
 
 
 def _head(arch: Architecture) -> PartCost:

@@ -78,7 +78,7 @@ class _DenseStream:
             x = model.embed(images.to(stored.device))
             stored.write(self._count, stream=x)
             for block in model.blocks:
-                x = block(x)
+                x, _ = block(x)
             stored.write(self._count, logits=model.classify(x))
             self._count, self.images = self._count + 1, self.images + len(x)
         if not self.images:
@@ -88,9 +88,9 @@ class _DenseStream:
         """Mean KL divergence from the dense model with block `index` exchanged for `narrowed`."""
         total = 0.0
         for number in range(self._count):
-            x = narrowed(self._stored.read(number, "stream"))
+            x, _ = narrowed(self._stored.read(number, "stream"))
             for block in self._model.blocks[index + 1 :]:
-                x = block(x)
+                x, _ = block(x)
             dense = self._stored.read(number, "logits")
             total += kl_divergence(dense, self._model.classify(x)).sum().item()
         return total / self.images
@@ -99,7 +99,7 @@ class _DenseStream:
         """Take the stream through block `index`."""
         for number in range(self._count):
             x = self._stored.read(number, "stream")
-            self._stored.write(number, stream=self._model.blocks[index](x))
+            self._stored.write(number, stream=self._model.blocks[index](x)[0])
 
 
 def kl_divergence(dense: Float[Tensor, "B C"], other: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:

@@ -33,10 +33,13 @@ def group_norms(arch: Architecture, weights: Mapping[str, Tensor], order: int = 
     pairs, values, neurons = [], [], []
     for index, widths in enumerate(arch.blocks):
         attn, mlp = f"blocks.{index}.attn", f"blocks.{index}.mlp"
-        rows = _by_row(weights, f"{attn}.qkv", order)
-        q, k, v = rows.split([widths.heads * width for width in (widths.qk, widths.qk, widths.v)])
-        v = v + _sums(weights[f"{attn}.proj.weight"], 1, order)
-        neuron = _by_row(weights, f"{mlp}.fc1", order) + _sums(weights[f"{mlp}.fc2.weight"], 1, order)
+        q = k = v = neuron = torch.zeros(0, dtype=torch.float64)
+        if widths.heads:
+            rows = _by_row(weights, f"{attn}.qkv", order)
+            q, k, v = rows.split([widths.heads * width for width in (widths.qk, widths.qk, widths.v)])
+            v = v + _sums(weights[f"{attn}.proj.weight"], 1, order)
+        if widths.mlp:
+            neuron = _by_row(weights, f"{mlp}.fc1", order) + _sums(weights[f"{mlp}.fc2.weight"], 1, order)
         pairs.append(_root(q + k, order).view(widths.heads, widths.qk))
         values.append(_root(v, order).view(widths.heads, widths.v))
         neurons.append(_root(neuron, order))

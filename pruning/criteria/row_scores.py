@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from analysis.vit import Block, LayerScale, ViT
 from pruning.cut import Scores
@@ -22,7 +23,7 @@ def by_rows(model: ViT, score: Callable[[Tensor], Tensor]) -> Scores:
     with torch.no_grad():
         for block in model.blocks:
             q, k, _ = _qkv_weights(block)
-            pairs.append(score(torch.cat([q, k], dim=-1).flatten(0, 1)).view(block.attn.heads, -1))
+            pairs.append(_scored(torch.cat([q, k], dim=-1), score))
     return assemble(model, tuple(pairs), score)
 
 
@@ -32,18 +33,29 @@ def assemble(model: ViT, pairs: tuple[Tensor, ...], score: Callable[[Tensor], Te
         values = []
         for block in model.blocks:
             _, _, v = _qkv_weights(block)
-            values.append(score(v.flatten(0, 1)).view(block.attn.heads, -1))
+            values.append(_scored(v, score))
         return Scores(
             qk=pairs,
             v=tuple(values),
-            mlp=tuple(score(block.mlp.fc1.weight) for block in model.blocks),
+            mlp=tuple(_neurons(block, score) for block in model.blocks),
             heads=tuple(_head_scores(qk, v) for qk, v in zip(pairs, values, strict=True)),
             embed=torch.stack([_shares(score(weight)) for weight in _residual_writers(model)]).mean(dim=0),
         )
 
 
+def _scored(rows: Float[Tensor, "H D I"], score: Callable[[Tensor], Tensor]) -> Float[Tensor, "H D"]:
+    """Scores of the rows of every head, which compete within their block."""
+    return score(rows.flatten(0, 1)).view(rows.shape[:2]) if len(rows) else rows[..., 0]
+
+
+def _neurons(block: Block, score: Callable[[Tensor], Tensor]) -> Float[Tensor, " F"]:
+    return torch.zeros(0) if block.mlp is None else score(block.mlp.fc1.weight)
+
+
 def _qkv_weights(block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of a block by head: q and k H Dqk E, v H Dv E."""
+    """Weights of a block by head: q and k H Dqk E, v H Dv E; no heads where there is no attention."""
+    if block.attn is None:
+        return (torch.zeros(0, 0, 1),) * 3
     q, k, v = block.attn.qkv.weight.split(block.attn.qkv_rows)
     heads = block.attn.heads
     return q.unflatten(0, (heads, -1)), k.unflatten(0, (heads, -1)), v.unflatten(0, (heads, -1))
@@ -61,10 +73,15 @@ def _residual_writers(model: ViT) -> list[Tensor]:
     """
     writers = [model.patch_embed.proj.weight.flatten(1)]
     for block in model.blocks:
-        for layer, behind in ((block.attn.proj, block.ls1), (block.mlp.fc2, block.ls2)):
-            scale = behind if isinstance(behind, LayerScale) else None
-            writers.append(scale.gamma[:, None] * layer.weight if scale else layer.weight)
+        if block.attn is not None:
+            writers.append(_scaled(block.attn.proj, block.ls1))
+        if block.mlp is not None:
+            writers.append(_scaled(block.mlp.fc2, block.ls2))
     return writers
+
+
+def _scaled(layer: nn.Linear, behind: nn.Module) -> Tensor:
+    return behind.gamma[:, None] * layer.weight if isinstance(behind, LayerScale) else layer.weight
 
 
 def _shares(scores: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class BlockPlan(Checked):
 
     `heads` are the kept heads; `qk` and `v` have, for each of them in that order, the kept query-key
     pairs and value neurons; `mlp` are the kept MLP neurons. All heads of a block keep the same number
-    of pairs and the same number of value neurons.
+    of pairs and the same number of value neurons. A half without heads or without neurons is absent.
 
     Raises:
         ValueError: a value of another type, nothing left of a structure, indices unsorted or double, or
@@ -31,8 +31,8 @@ class BlockPlan(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_indices("heads", self.heads)
-        require_indices("mlp", self.mlp)
+        require_indices("heads", self.heads, least=0)
+        require_indices("mlp", self.mlp, least=0)
         for name, per_head in (("qk", self.qk), ("v", self.v)):
             if len(per_head) != len(self.heads):
                 raise ValueError(
@@ -45,8 +45,9 @@ class BlockPlan(Checked):
 
     @property
     def widths(self) -> BlockWidths:
-        """Widths of the block after the cut."""
-        return BlockWidths(len(self.heads), len(self.qk[0]), len(self.v[0]), len(self.mlp))
+        """Widths of the block after the cut, without the tokens that it merges."""
+        qk, v = (len(kept[0]) if kept else 0 for kept in (self.qk, self.v))
+        return BlockWidths(len(self.heads), qk, v, len(self.mlp))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ class Plan(Stored):
             for qk, v in zip(block.qk, block.v, strict=True):
                 _require_within("qk", qk, widths.qk)
                 _require_within("v", v, widths.v)
-        return replace(dense, embed_dim=len(self.embed), blocks=tuple(block.widths for block in self.blocks))
+        pairs = zip(self.blocks, dense.blocks, strict=True)
+        blocks = (replace(kept.widths, merge=whole.merge if kept.heads else 0) for kept, whole in pairs)
+        return replace(dense, embed_dim=len(self.embed), blocks=tuple(blocks))
 
 
 def within_heads(heads: Plan, rest: Plan) -> Plan:
@@ -102,7 +105,7 @@ def within_heads(heads: Plan, rest: Plan) -> Plan:
     """
     blocks = []
     for first, second in zip(heads.blocks, rest.blocks, strict=True):
-        if second.heads[-1] >= len(first.heads):
+        if max(second.heads, default=-1) >= len(first.heads):
             raise ValueError(
                 f"the second plan must be for the {len(first.heads)} heads that the first one keeps, "
                 f"got {second.heads}"
@@ -122,22 +125,22 @@ def kept_heads(plan: Plan | None, dense: Architecture, small: Architecture) -> t
     return tuple(tuple(range(a.heads)) if a.heads == b.heads else None for a, b in pairs)
 
 
-def require_indices(name: str, kept: Indices) -> None:
-    """Check that indices are not empty, not negative, and strictly increasing.
+def require_indices(name: str, kept: Indices, least: int = 1) -> None:
+    """Check that there are at least so many indices, none negative, and strictly increasing.
 
     Raises:
         ValueError: they are not.
     """
-    if not kept:
+    if len(kept) < least:
         raise ValueError(f"a plan must keep at least one index of {name}, got none")
-    if min(kept) < 0:
+    if min(kept, default=0) < 0:
         raise ValueError(f"{name} must be whole numbers of at least 0")
     if any(first >= second for first, second in pairwise(kept)):
         raise ValueError(f"{name} must be in increasing order without repeats")
 
 
 def _require_within(name: str, kept: Indices, width: int) -> None:
-    if kept[-1] >= width:
+    if max(kept, default=-1) >= width:
         raise ValueError(
             f"this plan keeps {name} index {kept[-1]}, but the model has only {width}: it was made "
             "for another architecture"

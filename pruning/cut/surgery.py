@@ -24,7 +24,10 @@ def cut(model: ViT, plan: Plan) -> ViT:
     """
     small = ViT(plan.architecture(model.arch))
     kept = {}
+    left = small.state_dict().keys()
     for name, value in model.state_dict().items():
+        if name not in left:  # of half a block that goes altogether
+            continue
         part = value
         for axis, indices in _kept(model, plan, name):
             part = part.index_select(axis, indices.to(value.device))

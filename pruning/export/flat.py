@@ -23,14 +23,11 @@ def flat_tokens(model: ViT) -> ViT:
     `attn.qkv`, the layer `attn.q` and the matrices `attn.keys` and `attn.values`.
     """
     flat: Any = copy.deepcopy(model)
-    for block in flat.blocks:
-        block.__class__ = _FlatBlock
-        block.attn.__class__ = _FlatAttention
-        block.attn.tokens = model.arch.num_tokens
-    if model.arch.skip_unread:
-        last = flat.blocks[-1]
-        last.__class__ = _FlatLeanBlock
-        last.attn = _FlatLeanAttention(last.attn, model.arch.num_tokens, model.arch.computed_tokens)
+    for block, tokens in zip(flat.blocks, model.arch.tokens, strict=False):
+        _flatten(block, tokens)
+    last = flat.blocks[-1]
+    if model.arch.skip_unread and last.attn is not None:
+        last.attn = _FlatLeanAttention(last.attn, last.tokens, model.arch.computed_tokens)
     flat.__class__ = _FlatViT
     return flat
 
@@ -38,8 +35,14 @@ def flat_tokens(model: ViT) -> ViT:
 def flat_block(block: Block, tokens: int) -> nn.Module:
     """A copy of one block in that form, by itself: from B N E, of `tokens` tokens, to rows BN E."""
     flat: Any = copy.deepcopy(block)
-    flat.__class__, flat.attn.__class__, flat.attn.tokens = _FlatBlock, _FlatAttention, tokens
-    return nn.Sequential(nn.Flatten(0, 1), flat).eval()
+    _flatten(flat, tokens)
+    return _Alone(flat).eval()
+
+
+def _flatten(block: Any, tokens: int) -> None:
+    block.__class__, block.tokens = _FlatBlock, tokens
+    if block.attn is not None:
+        block.attn.__class__, block.attn.tokens = _FlatAttention, tokens
 
 
 class _FlatAttention(Attention):
@@ -47,19 +50,55 @@ class _FlatAttention(Attention):
 
     tokens: int
 
-    def forward(self, x: Float[Tensor, "BN E"], count: int | None = None) -> Float[Tensor, "BN E"]:
+    def forward(
+        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None, count: int | None = None
+    ) -> tuple[Float[Tensor, "BN E"], Float[Tensor, "B H N Dqk"]]:
         q, k, v = (
             part.view(-1, self.tokens, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
             for part in self.qkv(x).split(self.qkv_rows, dim=-1)
         )
-        out = self.weights(q, k) @ v  # B H N Dv
-        return self.proj(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim))
+        out = self.weights(q, k, sizes) @ v  # B H N Dv
+        return self.proj(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim)), k
 
 
 class _FlatBlock(Block):
-    def forward(self, x: Float[Tensor, "BN E"], count: int | None = None) -> Float[Tensor, "BN E"]:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+    """A block of `tokens` tokens; its second half, which treats every row alike, is as it was."""
+
+    tokens: int
+
+    def attend(
+        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None, count: int | None = None
+    ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
+        if self.attn is None:
+            return self._first(x, sizes, count)
+        added, k = self.attn(self.norm1(x), sizes)
+        if k is None:  # `_FlatLeanAttention` gives the first tokens alone
+            x, sizes = self._first(x, sizes, count)
+        x = x + self.ls1(added)
+        if self.merge is None or k is None:
+            return x, sizes
+        merged, sizes = self.merge(x.view(-1, self.tokens, x.shape[-1]), sizes, k)
+        return merged.flatten(0, 1), sizes
+
+    def _first(
+        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None, count: int | None
+    ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
+        """The first `count` tokens of each image, or all."""
+        if count is None:
+            return x, sizes
+        first = x.view(-1, self.tokens, x.shape[-1])[:, :count].flatten(0, 1)
+        return first, None if sizes is None else sizes[:, :count]
+
+
+class _Alone(nn.Module):
+    """A block by itself, from the tokens of images."""
+
+    def __init__(self, block: _FlatBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Float[Tensor, "B N E"]) -> Float[Tensor, "BN E"]:
+        return self.block(x.flatten(0, 1))[0]
 
 
 class _FlatLeanAttention(nn.Module):
@@ -84,30 +123,27 @@ class _FlatLeanAttention(nn.Module):
             self.values_bias = nn.Parameter(b_v.view(attn.heads, -1, 1))
         self.proj = attn.proj
 
-    def forward(self, x: Float[Tensor, "BN E"]) -> Float[Tensor, "BC E"]:
+    def forward(
+        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None
+    ) -> tuple[Float[Tensor, "BC E"], None]:
         images = x.view(-1, self.tokens, x.shape[-1])  # B N E
         q = self.q(images[:, : self.count].flatten(0, 1))  # BC HDqk
         q = self.keys @ q.view(-1, self.heads, self.keys.shape[-1]).permute(1, 2, 0)  # H E BC
         q = q.unflatten(-1, (-1, self.count)).permute(2, 0, 3, 1).flatten(1, 2)  # B HC E
-        mixed = (q @ images.transpose(1, 2)).softmax(dim=-1) @ images  # B HC E
+        scores = q @ images.transpose(1, 2)  # B HC N
+        scores = scores if sizes is None else scores + sizes.log()[:, None]
+        mixed = scores.softmax(dim=-1) @ images  # B HC E
         mixed = mixed.unflatten(1, (self.heads, self.count)).permute(1, 3, 0, 2).flatten(2)  # H E BC
         out = self.values @ mixed  # H Dv BC
         out = out if self.values_bias is None else out + self.values_bias
-        return self.proj(out.permute(2, 0, 1).flatten(1))
-
-
-class _FlatLeanBlock(Block):
-    attn: _FlatLeanAttention  # type: ignore[assignment]  # called in the same way
-
-    def forward(self, x: Float[Tensor, "BN E"], count: int | None = None) -> Float[Tensor, "BC E"]:
-        first = x.view(-1, self.attn.tokens, x.shape[-1])[:, : self.attn.count].flatten(0, 1)
-        x = first + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        return self.proj(out.permute(2, 0, 1).flatten(1)), None
 
 
 class _FlatViT(ViT):
     def forward(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B K"]:
-        x = self.embed(images).flatten(0, 1)  # B*N E
-        for block in self.blocks:
-            x = block(x)
-        return self.classify(x.view(-1, self.arch.computed_tokens, self.arch.embed_dim))
+        x, sizes = self.embed(images).flatten(0, 1), None  # B*N E
+        *before, last = self.blocks
+        for block in before:
+            x, sizes = block(x, sizes)
+        x, sizes = last(x, sizes, self.arch.computed_tokens if self.arch.skip_unread else None)
+        return self.classify(x.view(-1, self.arch.computed_tokens, self.arch.embed_dim), sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,25 @@ def set_folded(layer: nn.Linear, behind: nn.Module, weight: Tensor, bias: Tensor
         behind.gamma.fill_(1)
 
 
+def whole_block(block: Block) -> Callable[[Float[Tensor, "B N E"]], Float[Tensor, "B N E"]]:
+    """A function from the stream before a block to the stream behind it; no tokens merge."""
+
+    def through(x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
+        for half in halves(block):
+            x = x if half is None else half.through(x)
+        return x
+
+    return through
+
+
+def present(model: ViT) -> Iterator[tuple[int, HalfBlock]]:
+    """All halves of a model that are there, in order, each with its number: 2 of a block, attention first."""
+    for index, block in enumerate(model.blocks):
+        for number, half in enumerate(halves(block)):
+            if half is not None:
+                yield 2 * index + number, half
+
+
 def without_proj(arch: Architecture, widths: BlockWidths) -> Attention:
     """An attention of these widths that ends before `proj`: B N E -> B N H*Dv."""
     outputs = Attention(arch, widths)
@@ -77,21 +96,27 @@ class HalfBlock:
     scale: nn.Module
 
     def through(self, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
-        """The residual stream behind this half."""
-        added: Tensor = self.scale(self.part(self.norm(x)))
+        """The residual stream behind this half, before any tokens merge."""
+        added: Tensor = self.scale(output(self.part, self.norm(x)))
         return x + added
 
     def before_writer(self) -> Callable[[Float[Tensor, "B N E"]], Float[Tensor, "B N I"]]:
         """A function from the stream before this half to the inputs of its writer."""
         shared: dict[int, Any] = {id(weight): weight for weight in self.part.parameters()}
         inner = copy.deepcopy(self.part, {**shared, id(self.writer): nn.Identity()})
-        return lambda x: inner(self.norm(x))
+        return lambda x: output(inner, self.norm(x))
 
 
-def halves(block: Block) -> tuple[HalfBlock, HalfBlock]:
-    """Attention and MLP of a block."""
+def output(part: nn.Module, x: Float[Tensor, "B N E"]) -> Float[Tensor, "B N I"]:
+    """What an attention or an MLP makes of the normed stream."""
+    made: Tensor | tuple[Tensor, Tensor] = part(x)
+    return made[0] if isinstance(made, tuple) else made  # attention gives its keys as well
+
+
+def halves(block: Block) -> tuple[HalfBlock | None, HalfBlock | None]:
+    """Attention and MLP of a block; None for a half that is absent."""
     attn, mlp = block.attn, block.mlp
     return (
-        HalfBlock(block.norm1, attn, attn.qkv, attn.proj, block.ls1),
-        HalfBlock(block.norm2, mlp, mlp.fc1, mlp.fc2, block.ls2),
+        None if attn is None else HalfBlock(block.norm1, attn, attn.qkv, attn.proj, block.ls1),
+        None if mlp is None else HalfBlock(block.norm2, mlp, mlp.fc1, mlp.fc2, block.ls2),
     )

@@ -14,7 +14,7 @@ import torch
 from analysis.measure import Batches
 from analysis.vit import ViT
 from pruning.activations import Activations
-from pruning.projection.block_parts import halves, working_copy
+from pruning.projection.block_parts import present, working_copy
 from pruning.projection.refit import refit_writer
 from pruning.projection.streams import Streams, token_weights
 
@@ -43,14 +43,12 @@ def compensate(
         OSError: no room for the activations.
     """
     large, small = working_copy(dense), working_copy(cut)
-    depth, device = dense.arch.depth, next(large.parameters()).device
+    device = next(large.parameters()).device
     with torch.no_grad(), Activations(device, place) as stored:
         streams = Streams(stored, large, batches, COMPENSATION_IMAGES, steered, small)
         kept = torch.tensor(embed, device=device)
-        for index in range(depth):
-            weights = token_weights(dense.arch, index, _FOCUS).to(device)
-            pairs = zip(halves(large.blocks[index]), halves(small.blocks[index]), strict=True)
-            for half, (wide, narrow) in enumerate(pairs):
-                refit_writer(wide, narrow, streams, weights, lambda x: x[..., kept], keep_bias=True)
-                progress((index + (half + 1) / 2) / depth)
+        for (number, wide), (_, narrow) in zip(present(large), present(small), strict=True):
+            weights = token_weights(dense.arch, number // 2, _FOCUS).to(device)
+            refit_writer(wide, narrow, streams, weights, lambda x: x[..., kept], keep_bias=True)
+            progress((number + 1) / (2 * dense.arch.depth))
     return small.to(next(cut.parameters())).train(cut.training).requires_grad_(True)

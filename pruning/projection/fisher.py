@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.vit import ViT
-from pruning.projection.block_parts import halves
+from pruning.projection.block_parts import present
 from pruning.projection.least_squares import require_finite
 from pruning.projection.streams import Streams
 
@@ -33,9 +33,10 @@ def error_roots(model: ViT, streams: Streams) -> list[Float[Tensor, "E E"]]:
         return [identity] * halves
     sums = torch.zeros(halves, width, width, dtype=torch.float64, device=streams.device)
     generator, count = torch.Generator(streams.device).manual_seed(0), 0
+    numbers = [number for number, _ in present(model)]
     for _, x, _ in streams:
         for part in x[: _IMAGES - count].split(_CHUNK):
-            for half, slopes in enumerate(prediction_gradients(model, part, generator)):
+            for half, slopes in zip(numbers, prediction_gradients(model, part, generator), strict=True):
                 flat = slopes.double().flatten(0, 1)
                 sums[half] += flat.T @ flat
         count += len(x)
@@ -54,13 +55,13 @@ def prediction_gradients(
     generator: torch.Generator,
     classes: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B N E"], ...]:
-    """Gradients of log p(y) by the stream behind both halves of every block.
+    """Gradients of log p(y) by the stream behind every half block that is there.
 
     `classes` y are drawn from the prediction where not given.
     """
     with torch.enable_grad():
         x, behind = embedded.detach().requires_grad_(), []
-        for half in (half for block in model.blocks for half in halves(block)):
+        for _, half in present(model):
             x = half.through(x)
             behind.append(x)
         likely = model.classify(x).log_softmax(dim=-1)

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from analysis.vit import Architecture, Attention, BlockWidths
 from pruning.projection.attention_fit import fit_scores, score_importance
-from pruning.projection.block_parts import HalfBlock, folded, rows_by_head, set_folded, set_rows, without_proj
+from pruning.projection.block_parts import (
+    HalfBlock,
+    folded,
+    output,
+    rows_by_head,
+    set_folded,
+    set_rows,
+    without_proj,
+)
 from pruning.projection.least_squares import Moments, require_finite
 from pruning.projection.neurons import choose_neurons
 from pruning.projection.refit import goal, refit, refit_reader, writer_moments
@@ -129,7 +137,7 @@ def _head_outputs(step: Step, queries: Tensor, keys: Tensor, values: Tensor) -> 
     widths = BlockWidths(attn.heads, queries.shape[1], values.shape[1], 1)
     outputs = without_proj(step.arch, widths).to(attn.qkv.weight)
     set_rows(outputs.qkv, queries, keys, values)
-    return lambda x: outputs(norm(x))
+    return lambda x: output(outputs, norm(x))
 
 
 def _pair_bases(step: Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Float[Tensor, "H D rank"]]:

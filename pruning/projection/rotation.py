@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from analysis.measure import Batches
 from analysis.vit import Architecture, ViT
 from pruning.activations import Activations
-from pruning.projection.block_parts import halves
+from pruning.projection.block_parts import present
 from pruning.projection.least_squares import Moments, Statistics
 from pruning.projection.refit import reader_moments, refit_reader, refit_writer
 from pruning.projection.streams import Streams, token_weights
@@ -125,9 +125,9 @@ def seen_by_norms(dense: ViT, streams: Streams, focus: float) -> dict[str, Stati
     weights = [token_weights(arch, index, focus).to(streams.device) for index in range(arch.depth)]
     for _, embedded, _ in streams:
         x = embedded
-        for number, half in enumerate(half for block in dense.blocks for half in halves(block)):
+        for place, (number, half) in enumerate(present(dense)):
             z = half.norm(x)
-            moments[number].add(z, z[..., :0], weights[number // 2])
+            moments[place].add(z, z[..., :0], weights[number // 2])
             x = half.through(x)
         z = read_out(dense, x)
         moments[-1].add(z, z[..., :0], torch.ones_like(z[0, :, 0]))
@@ -198,13 +198,12 @@ def _compensate(
     for number, _, x in streams:
         streams.write(number, pruned=onto(x))
     norms, widths = iter(_norms(dense.arch)), (small.arch.embed_dim, dense.arch.embed_dim)
-    for index, (block, narrow) in enumerate(zip(dense.blocks, small.blocks, strict=True)):
-        weights = token_weights(dense.arch, index, focus).to(streams.device)
-        for wide, thin in zip(halves(block), halves(narrow), strict=True):
-            moments = reader_moments(streams, weights, wide.norm, thin.norm, widths)
-            refit_reader(wide.reader, thin.reader, moments, _factor(shares[next(norms)], basis) * basis)
-            refit_writer(wide, thin, streams, weights, onto)
-        progress((index + 1) / dense.arch.depth)
+    for (number, wide), (_, thin) in zip(present(dense), present(small), strict=True):
+        weights = token_weights(dense.arch, number // 2, focus).to(streams.device)
+        moments = reader_moments(streams, weights, wide.norm, thin.norm, widths)
+        refit_reader(wide.reader, thin.reader, moments, _factor(shares[next(norms)], basis) * basis)
+        refit_writer(wide, thin, streams, weights, onto)
+        progress((number + 1) / (2 * dense.arch.depth))
     _refit_heads(dense, small, streams, _factor(shares[next(norms)], basis) * basis)
 
 
@@ -228,9 +227,11 @@ def _factor(share: float, basis: Float[Tensor, "E K"]) -> float:
 
 def _readers(arch: Architecture) -> Iterator[tuple[str, str]]:
     """Layers that read the stream, each with the norm before it."""
-    for index in range(arch.depth):
-        yield f"blocks.{index}.attn.qkv", f"blocks.{index}.norm1"
-        yield f"blocks.{index}.mlp.fc1", f"blocks.{index}.norm2"
+    for index, widths in enumerate(arch.blocks):
+        if widths.heads:
+            yield f"blocks.{index}.attn.qkv", f"blocks.{index}.norm1"
+        if widths.mlp:
+            yield f"blocks.{index}.mlp.fc1", f"blocks.{index}.norm2"
     for name in ("head", "head_dist")[: 1 + arch.distilled]:
         yield name, "norm" if arch.norm_before_pool else "fc_norm"
 

@@ -24,7 +24,7 @@ from analysis.vit import Architecture, Block, ViT
 from pruning.activations import Activations
 from pruning.budget import Narrow
 from pruning.options import ImageOptions, option_field
-from pruning.projection.block_parts import halves, working_copy
+from pruning.projection.block_parts import halves, whole_block, working_copy
 from pruning.projection.fisher import error_roots
 from pruning.projection.project_block import Step, project_half, restore_reader
 from pruning.projection.rotation import rotate, rotated_architecture
@@ -60,9 +60,9 @@ def spectral(
 ) -> ViT:
     """A new model of `target`'s widths that comes close to `model`, which is not changed.
 
-    Heads stay whole unless `start` is `model` cut to those that stay. For a narrower embedding the
-    model is first turned and narrowed by `rotate`, which leaves norms that do not centre; then
-    `batches` are read twice. Activations lie on disk, in `place` or a temporary folder, and one batch of
+    Heads and halves of blocks stay whole unless `start` is `model` cut to those that stay. For a narrower
+    embedding the model is first turned and narrowed by `rotate`, which leaves norms that do not centre;
+    then `batches` are read twice. Activations lie on disk, in `place` or a temporary folder, and one batch of
     them in memory.
     `progress` is told the share done. LayerScale is folded into the layer before.
 
@@ -96,12 +96,15 @@ def spectral(
         for index in range(depth):
             weights = _weights(model, index, options, streams)
             full, left, narrow = (halves(part.blocks[index]) for part in (dense, whole, small))
-            for half in (0, 1):
-                three, root = (full[half], left[half], narrow[half]), roots[2 * index + half]
-                step = Step(model.arch, *three, streams, weights, root, options.pull / 100)
-                restore_reader(step)
-                project_half(step)
-                streams.advance(step.narrow.through)
+            for half, (wide, kept, thin) in enumerate(zip(full, left, narrow, strict=True)):
+                if wide is not None and (kept is None or thin is None):
+                    streams.advance(wide.through, "dense")  # the pruned model does without
+                elif wide is not None and kept is not None and thin is not None:
+                    root, pull = roots[2 * index + half], options.pull / 100
+                    step = Step(model.arch, wide, kept, thin, streams, weights, root, pull)
+                    restore_reader(step)
+                    project_half(step)
+                    streams.advance(step.narrow.through)
                 progress((index + (half + 1) / 2) / depth)
     return small.to(next(model.parameters())).train(model.training)
 
@@ -148,19 +151,21 @@ class _Narrowing:
         if index < self._reached:
             raise ValueError(f"blocks come in rising order, got block {index} after {self._reached}")
         while self._reached < index:
-            self._streams.advance(self._dense.blocks[self._reached], "dense")
+            self._streams.advance(whole_block(self._dense.blocks[self._reached]), "dense")
             self._reached, self._known = self._reached + 1, {}
         block, widths = self._dense.blocks[index], self._model.arch.blocks[index]
         alone = replace(self._model.arch, blocks=(replace(widths, **{structure: width}),))
         narrow = ViT(alone).to(next(self._dense.parameters())).eval().blocks[0]
         _copy_what_stays(block, narrow)
         half = int(structure == "mlp")
-        whole, small = halves(block), halves(narrow)[half]
-        still = Still(self._streams, whole[0].through if half else lambda x: x)
+        attention, whole = halves(block)[0], halves(block)[half]
+        small = halves(narrow)[half]
+        if whole is None or small is None:
+            raise ValueError(f"block {index} has no {structure} to narrow")
+        still = Still(self._streams, attention.through if half and attention else lambda x: x)
         weights = _weights(self._model, index, self._options, still)
         root = self._roots[2 * index + half]
-        same = whole[half], whole[half]
-        project_half(Step(self._model.arch, *same, small, still, weights, root, 0, self._known))
+        project_half(Step(self._model.arch, whole, whole, small, still, weights, root, 0, self._known))
         return narrow.to(next(self._model.parameters()))
 
 

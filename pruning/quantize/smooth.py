@@ -55,8 +55,10 @@ def smooth(model: ViT, factors: Factors) -> ViT:
 def _pairs(model: ViT) -> Iterator[tuple[str, nn.Module, nn.Linear]]:
     """Each layer that alone reads the output of a norm, with its name and that norm."""
     for index, block in enumerate(model.blocks):
-        yield f"blocks.{index}.attn.qkv", block.norm1, block.attn.qkv
-        yield f"blocks.{index}.mlp.fc1", block.norm2, block.mlp.fc1
+        if block.attn is not None:
+            yield f"blocks.{index}.attn.qkv", block.norm1, block.attn.qkv
+        if block.mlp is not None:
+            yield f"blocks.{index}.mlp.fc1", block.norm2, block.mlp.fc1
 
 
 def _bounded(values: Tensor) -> Tensor:

@@ -126,8 +126,9 @@ def add_drop_paths(model: ViT, rate: float) -> None:
             kept: Tensor = drop(output) if half.training else output
             return kept
 
-        for half in (block.attn, block.mlp):
-            half.register_forward_hook(skip)
+        for half in (block.attn and block.attn.proj, block.mlp):
+            if half is not None:
+                half.register_forward_hook(skip)
 
 
 def make_average(model: ViT, decay: float) -> ModelEmaV3 | None:

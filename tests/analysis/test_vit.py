@@ -46,7 +46,7 @@ def test_leaving_out_unread_tokens_changes_no_logit(fused: bool, variant: ViT) -
 def test_only_the_last_block_leaves_tokens_out(tiny: ViT) -> None:
     less, seen = ViT(replace(tiny.arch, skip_unread=True)), []
     for block in less.blocks:
-        block.register_forward_hook(lambda _, __, out: seen.append(out.shape[1]))
+        block.register_forward_hook(lambda _, __, out: seen.append(out[0].shape[1]))
     less(random_images(tiny.arch))
     assert seen == [tiny.arch.num_tokens] * (tiny.arch.depth - 1) + [1]
 
@@ -322,7 +322,7 @@ def test_what_is_added_to_qkv_counts_in_a_lean_model_too(way: str, tiny: ViT) ->
         model: nn.Module = given
         before, attn = given(images), given.blocks[-1].attn
         if way == "adapter":
-            attn.qkv = _Adapter(attn.qkv)  # type: ignore[assignment]
+            attn.qkv = _Adapter(attn.qkv)
         elif way == "parametrisation":
             nn.utils.parametrize.register_parametrization(attn.qkv, "weight", _Doubled())
         elif way == "hook":

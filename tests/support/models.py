@@ -36,6 +36,32 @@ VARIANTS = {
     "rms norms": replace(TINY, norm="rms", distilled=True),
     "uneven": replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11))),
 }
+# Blocks that merge tokens, and blocks of which a half is absent.
+_MERGING = BlockWidths(3, 8, 8, 32, 2)
+SHORTER = {
+    "merging": replace(TINY, blocks=(_MERGING, BlockWidths(3, 8, 6, 32, 1))),
+    "merging, distilled": replace(
+        TINY,
+        distilled=True,
+        image_size=(24, 24),
+        blocks=(BlockWidths(3, 8, 8, 32, 4), BlockWidths(2, 5, 7, 9, 2)),
+    ),
+    "merging, registers": replace(TINY, registers=3, layer_scale=True, blocks=(_MERGING, TINY.blocks[0])),
+    "merging, average pool": replace(TINY, pool="avg", norm_before_pool=False, blocks=(_MERGING, _MERGING)),
+    "merging, no class token": replace(
+        TINY, pool="avg", class_token=False, qkv_bias=False, blocks=(_MERGING, replace(_MERGING, merge=1))
+    ),
+    "merging, no head": replace(TINY, num_classes=0, blocks=(_MERGING, _MERGING)),
+    "without halves": replace(
+        TINY,
+        blocks=(
+            BlockWidths(0, 0, 0, 32),
+            BlockWidths(3, 8, 8, 0, 2),
+            BlockWidths(3, 8, 8, 32),
+            BlockWidths(0, 0, 0, 0),
+        ),
+    ),
+}
 
 
 def on_variants(*names: str) -> pytest.MarkDecorator:

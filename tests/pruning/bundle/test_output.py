@@ -245,7 +245,7 @@ def test_one_of_several_that_write_a_file(tmp_path: Path, there: bool) -> None:
         if there:
             file.write_text("an earlier report")
         free = [output.require_file(file, "report", lambda _: True) for _ in range(4)]
-        first = require_one(at_once(4, lambda number, free=free: free[number].write(str(number))))  # type: ignore[misc]
+        first = require_one(at_once(4, lambda number, free=free: free[number].write(str(number))))
         assert file.read_text() == str(first)
         assert list(tmp_path.iterdir()) == [file]
 

@@ -82,5 +82,5 @@ def test_what_a_criterion_does_not_rank_cannot_be_narrowed(ratios: Ratios, lost:
 
 def test_options_are_frozen() -> None:
     with pytest.raises(AttributeError):
-        SnpOptions().gamma = 3  # type: ignore[misc]
+        SnpOptions().gamma = 3
     assert replace(SnpOptions(), gamma=3).gamma == 3

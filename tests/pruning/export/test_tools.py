@@ -94,7 +94,7 @@ def test_onnx_runtime_quantises_dynamically(exported: Exported, tmp_path: Path) 
 def test_onnx_runtime_quantises_the_linear_layers_statically(exported: Exported, tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-    class Images(CalibrationDataReader):  # type: ignore[misc]  # it has no types
+    class Images(CalibrationDataReader):
         left: Iterator[dict[str, np.ndarray]] = iter([{"images": exported.images(8).numpy()}])
 
         def get_next(self) -> dict[str, np.ndarray] | None:

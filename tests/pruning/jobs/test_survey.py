@@ -77,7 +77,7 @@ def other_weights(given: LoadedModel) -> LoadedModel:
     [
         {"method": "l1"},
         {"seed": 1},
-        {"budget": Budget(gmacs=JOB.budget.gmacs, images=9)},  # type: ignore[union-attr]
+        {"budget": Budget(gmacs=JOB.budget.gmacs, images=9)},
         {"locks": HeadLocks(remove=((0, 1),))},
         {"method": "taylor", "options": (("images", 8),)},
     ],

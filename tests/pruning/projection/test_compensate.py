@@ -86,8 +86,8 @@ def test_the_last_layer_solves_the_ridge(tiny: ViT) -> None:
     model, last = tiny.double(), better.blocks[-1]
     x, dense = better.embed(images.double()), model.embed(images.double())
     for whole, narrow in zip(model.blocks[:-1], better.blocks[:-1], strict=True):
-        x, dense = narrow(x), whole(dense)
-    dense, x = model.blocks[-1](dense), x + last.attn(last.norm1(x))
+        x, dense = narrow(x)[0], whole(dense)[0]
+    dense, x = model.blocks[-1](dense)[0], x + last.attn(last.norm1(x))[0]
     z = last.mlp.act(last.mlp.fc1(last.norm2(x))).flatten(0, 1)
     y = (dense - x).flatten(0, 1)
     weights = torch.ones(TINY.num_tokens).double()

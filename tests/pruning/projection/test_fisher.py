@@ -12,6 +12,7 @@ from analysis.vit import ViT
 from pruning.activations import Activations
 from pruning.budget.sensitivity import kl_divergence
 from pruning.projection import fisher
+from pruning.projection.block_parts import output
 from pruning.projection.fisher import error_roots, prediction_gradients
 from pruning.projection.streams import Streams
 from tests.support.models import TINY, batches, random_images, random_vit
@@ -23,7 +24,8 @@ def logits_with(model: ViT, images: Tensor, half: int, error: Tensor) -> Tensor:
     x = model.embed(images)
     parts = [((b.norm1, b.attn, b.ls1), (b.norm2, b.mlp, b.ls2)) for b in model.blocks]
     for number, (norm, part, scale) in enumerate(half for block in parts for half in block):
-        x = x + scale(part(norm(x)))
+        assert part is not None
+        x = x + scale(output(part, norm(x)))
         if number == half:
             x = x + error
     return model.classify(x)

@@ -143,10 +143,10 @@ def test_one_reader_is_refitted_by_least_squares() -> None:
     dense = fold_norms(model)
     with torch.no_grad():
         x = dense.embed(images)
-        x = x + dense.blocks[0].attn(dense.blocks[0].norm1(x))
+        x = x + dense.blocks[0].attn(dense.blocks[0].norm1(x))[0]
         y = dense.blocks[0].mlp.fc1(dense.blocks[0].norm2(x)).flatten(0, 1)
         z = small.embed(images)
-        z = z + small.blocks[0].attn(small.blocks[0].norm1(z))
+        z = z + small.blocks[0].attn(small.blocks[0].norm1(z))[0]
         z = small.blocks[0].norm2(z)
         got = small.blocks[0].mlp.fc1(z).flatten(0, 1)
         z = torch.cat([z.flatten(0, 1), torch.ones(len(y), 1).double()], dim=1)
@@ -172,7 +172,9 @@ def test_a_writer_makes_up_for_what_was_lost_before() -> None:
     hidden = torch.cat([hidden, torch.ones(len(hidden), 1).double()], dim=1)
     target = behind - (x @ basis / 2).flatten(0, 1)
     least = (hidden @ torch.linalg.lstsq(hidden, target).solution - target).square().mean()
-    refit_writer(halves(block)[1], halves(narrow)[1], streams, weights, lambda x: x @ basis)
+    wide, thin = halves(block)[1], halves(narrow)[1]
+    assert wide is not None and thin is not None
+    refit_writer(wide, thin, streams, weights, lambda x: x @ basis)
     pruned = torch.cat([z for _, _, z in streams]).flatten(0, 1)
     assert least <= (pruned - behind).square().mean() < 1.05 * least
     assert (pruned - behind).square().mean() < 0.5 * (unfitted - behind).square().mean()

@@ -117,7 +117,7 @@ def test_report_stands_alone_and_says_what_was_measured(tmp_path: Path, change: 
     tags = {tag for tag, _ in read.tags}
     assert not tags & {"script", "link", "iframe", "object"}
     for tag, attributes in read.tags:
-        assert attributes.get("src", "data:image/").startswith("data:image/"), attributes  # type: ignore[union-attr]
+        assert attributes.get("src", "data:image/").startswith("data:image/"), attributes
         if tag == "img":
             assert attributes["alt"]
         assert not any(name.startswith("on") for name in attributes)

@@ -29,6 +29,7 @@ from analysis.measure.evaluate import evaluate
 from analysis.models.preprocess import Preprocess
 from analysis.vit import ViT
 from pruning.progress import Cancelled
+from pruning.projection.block_parts import output
 from pruning.seeding import State, random_state, seeded, set_random_state
 from pruning.training.augment import Mixing, augmentation, normalized
 from pruning.training.batches import Order, feed
@@ -230,20 +231,22 @@ def test_drop_paths_skip_halves_of_blocks(tiny: ViT) -> None:
     names = list(model.state_dict())
     add_drop_paths(model, 0.4)
     assert list(model.state_dict()) == names
-    first, last = model.blocks[0], model.blocks[-1]
+    first, last, plain = model.blocks[0], model.blocks[-1], tiny.blocks[-1]
+    assert first.attn and last.attn and last.mlp and plain.attn and plain.mlp
     x = torch.randn(1, tiny.arch.num_tokens, tiny.arch.embed_dim, generator=torch.Generator().manual_seed(0))
     many = x.expand(4000, -1, -1)
     with torch.no_grad(), seeded("ways"):
-        attn, mlp = (half(x) for half in (last.attn, last.mlp))
-        assert torch.equal(first.attn(many[:3]), first.attn(many[:3]))  # the first block is never skipped
-        plain = tiny.blocks[-1]
-        for half, own in ((last.attn, plain.attn(x)), (last.mlp, plain.mlp(x))):
-            out = half(many)
+        attn, mlp = (output(half, x) for half in (last.attn, last.mlp))
+        # the first block is never skipped
+        assert torch.equal(output(first.attn, many[:3]), output(first.attn, many[:3]))
+        for half, own in ((last.attn, output(plain.attn, x)), (last.mlp, plain.mlp(x))):
+            out = output(half, many)
             skipped = (out == 0).flatten(1).all(1)
             assert abs(float(skipped.float().mean()) - 0.4) < 0.03
             torch.testing.assert_close(out[~skipped], (own / 0.6).expand(int((~skipped).sum()), -1, -1))
         model.eval()
-        assert torch.equal(last.attn(x), plain.attn(x)) and torch.equal(last.mlp(x), plain.mlp(x))
+        assert torch.equal(output(last.attn, x), output(plain.attn, x))
+        assert torch.equal(last.mlp(x), plain.mlp(x))
     assert attn.shape == mlp.shape == x.shape
 
 
