@@ -2,7 +2,7 @@
 
 from analysis.measure.confidence import BINS, Bin, ece, reliability
 from analysis.measure.confusion import PairChange, confusion, confusion_changes
-from analysis.measure.cost import BlockCost, Cost, PartCost, cost
+from analysis.measure.cost import BlockCost, Cost, PartCost, block_cost, cost
 from analysis.measure.evaluate import Agreement, Batches, Evaluation, agreement, evaluate, wilson
 from analysis.measure.latency import (
     MOST_BATCH,
@@ -48,6 +48,7 @@ __all__ = [
     "Timing",
     "agreement",
     "bench",
+    "block_cost",
     "change_of_counts",
     "compare",
     "confusion",

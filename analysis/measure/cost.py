@@ -72,8 +72,7 @@ def cost(arch: Architecture) -> Cost:
     bias additions count zero, as in the papers and in torch's FlopCounterMode (which counts two FLOPs
     per MAC).
     """
-    tokens = pairwise(arch.tokens)
-    blocks = tuple(_block(arch, *both) for both in zip(arch.blocks, tokens, strict=True))
+    blocks = tuple(block_cost(arch, *both) for both in zip(arch.blocks, pairwise(arch.tokens), strict=True))
     return Cost(_stem(arch), blocks, _head(arch))
 
 
@@ -86,8 +85,8 @@ def _stem(arch: Architecture) -> PartCost:
     return PartCost(weights + extra + (prefix + embedded) * arch.embed_dim, patches * weights)
 
 
-def _block(arch: Architecture, widths: BlockWidths, counts: tuple[int, int]) -> BlockCost:
-    """Cost of a block that is given so many tokens, and gives so many."""
+def block_cost(arch: Architecture, widths: BlockWidths, counts: tuple[int, int]) -> BlockCost:
+    """Cost of one block of these widths that is given the first number of tokens and gives the second."""
     return BlockCost(_attention(arch, widths, *counts), _mlp(arch, widths, counts[1]))
 
 

@@ -4,34 +4,58 @@ from pruning.budget.allocate import (
     BUDGET_UNITS,
     Allocation,
     Budget,
+    Point,
     allocate,
     amount,
+    candidates,
     require_reachable,
     trade_off,
     widths_on_grid,
 )
-from pruning.budget.curves import BUDGETED_STRUCTURES, Narrow, Sensitivities
-from pruning.budget.latency import LatencyTable, allocate_latency, measure_table
+from pruning.budget.curves import (
+    BUDGETED_STRUCTURES,
+    HalfLoss,
+    MergeLoss,
+    Narrow,
+    Sensitivities,
+    dense_curves,
+)
+from pruning.budget.latency import allocate_latency, measure_table
+from pruning.budget.latency_menu import LatencyTable
 from pruning.budget.predicted import allocate_predicted
-from pruning.budget.sensitivity import measure_sensitivities, measured_widths, narrow_by_scores
+from pruning.budget.sensitivity import (
+    kl_divergence,
+    measure_sensitivities,
+    measured_widths,
+    narrow_by_scores,
+)
+from pruning.budget.tokens import measure_schedules, schedules
 
 __all__ = [
     "BUDGETED_STRUCTURES",
     "BUDGET_UNITS",
     "Allocation",
     "Budget",
+    "HalfLoss",
     "LatencyTable",
+    "MergeLoss",
     "Narrow",
+    "Point",
     "Sensitivities",
     "allocate",
     "allocate_latency",
     "allocate_predicted",
     "amount",
+    "candidates",
+    "dense_curves",
+    "kl_divergence",
+    "measure_schedules",
     "measure_sensitivities",
     "measure_table",
     "measured_widths",
     "narrow_by_scores",
     "require_reachable",
+    "schedules",
     "trade_off",
     "widths_on_grid",
 ]

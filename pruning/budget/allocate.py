@@ -8,16 +8,19 @@ of this machine, by the same solver.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from analysis.formats import Checked
-from analysis.measure import MOST_BATCH, cost
-from analysis.vit import Architecture, BlockWidths
+from analysis.measure import MOST_BATCH, block_cost, cost
+from analysis.vit import Architecture
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
-from pruning.cut import require_align
+from pruning.budget.starts import starts
+from pruning.cut import merges_of, require_align
 
 BUDGET_UNITS = {"gmacs": "GMACs", "params": "parameters", "ms": "ms"}
 MOST_MS = 1_000_000  # of a budget: a quarter of an hour
@@ -30,7 +33,8 @@ class Budget(Checked):
     """What the smaller model may cost: one of GMACs of an image, parameters, milliseconds of a batch.
 
     `batch` is the images that a latency is measured on, `images` the calibration images that
-    sensitivities are measured on, at most.
+    sensitivities are measured on, at most. `tokens` allows it to merge tokens, `depth` to leave out whole
+    halves of blocks.
 
     Raises:
         ValueError: a value of another type, none or several of the three, or one out of its range.
@@ -41,6 +45,8 @@ class Budget(Checked):
     ms: int | float | None = None
     batch: int = 1
     images: int = 128
+    tokens: bool = True
+    depth: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,14 +114,19 @@ class Item(NamedTuple):
     widths: tuple[int, ...]
     savings: tuple[float, ...]
     losses: tuple[float, ...]
+    hull: tuple[int, ...] = ()  # places on the lower convex hull of loss over saving, where it is known
 
 
 @dataclass(frozen=True)
 class Menu:
-    """All that can be narrowed, and the price of the dense model, in MACs, parameters or milliseconds."""
+    """All that can be narrowed, and the price of dense widths, in MACs, parameters or milliseconds.
+
+    `whole` is the price of the dense model itself where these dense widths merge tokens or lack halves.
+    """
 
     dense: float
     items: tuple[Item, ...]
+    whole: float | None = None
 
     @property
     def lowest(self) -> float:
@@ -124,23 +135,61 @@ class Menu:
 
 
 def allocate(dense: Architecture, sensitivities: Sensitivities, budget: Budget, align: int = 8) -> Allocation:
-    """Widths within a budget of GMACs or parameters, and close below it, for little predicted damage.
+    """The model of least predicted damage within a budget of GMACs or parameters, and close below it.
 
-    Widths are multiples of `align`, or the dense ones; heads and residual stream stay.
+    Widths are multiples of `align`, or the dense ones; heads and residual stream stay. Tokens merge and
+    halves of blocks go where the budget allows it and they were measured.
 
     Raises:
         ValueError: a budget above the dense model, below the smallest possible, or in ms.
     """
+    return candidates(dense, sensitivities, budget, align, 1)[0]
+
+
+def candidates(
+    dense: Architecture, sensitivities: Sensitivities, budget: Budget, align: int = 8, most: int = 3
+) -> tuple[Allocation, ...]:
+    """The best few of what `allocate` weighs, the least predicted damage first, no two of which merge alike.
+
+    Raises:
+        ValueError: as `allocate`.
+    """
     if budget.kind == "ms":
         raise ValueError("a budget in ms needs a table of measured latencies: use allocate_latency")
-    return _solved(dense, sensitivities, budget, cost_menu(dense, sensitivities, budget.kind, align))
+    per, curves = _PER[budget.kind], offers(dense, sensitivities, align)
+    begins = starts(dense, sensitivities, budget.kind, budget.tokens, budget.depth)
+    menus = [cost_menu(one.arch, curves, budget.kind) for one in begins]
+    lowest, highest = min(menu.lowest for menu in menus), max(menu.dense for menu in menus)
+    require_reachable(budget, lowest / per, highest / per)
+    limit = _counted(budget.asked, per)
+    ranked = sorted(
+        (one.loss + float(frontier(menu)(limit)), number)
+        for number, (one, menu) in enumerate(zip(begins, menus, strict=True))
+        if menu.lowest <= limit
+    )
+    found: dict[tuple[int, ...], Allocation] = {}
+    for _, number in ranked:
+        merges = merges_of(begins[number].arch)
+        if merges not in found:
+            arch = apply(begins[number].arch, menus[number], choose(menus[number], limit))
+            arch = _merging_less(arch, budget.kind, limit)
+            loss = sensitivities.loss(arch) if merges_of(arch) == merges else begins[number].loss
+            found[merges] = Allocation(arch, budget, spent(arch, budget.kind), loss)
+        if len(found) == most:
+            break
+    return tuple(found.values())
 
 
-def _solved(dense: Architecture, sensitivities: Sensitivities, budget: Budget, menu: Menu) -> Allocation:
-    per = _PER[budget.kind]
-    require_reachable(budget, menu.lowest / per, menu.dense / per)
-    arch = apply(dense, menu, choose(menu, _counted(budget.asked, per)))
-    return Allocation(arch, budget, spent(arch, budget.kind), sensitivities.loss(arch))
+def _merging_less(arch: Architecture, kind: str, limit: float) -> Architecture:
+    """Use up room that no width is left to fill by merging fewer tokens, where the most merge."""
+    while kind == "gmacs" and arch.merges:
+        most = max(range(arch.depth), key=lambda index: (arch.blocks[index].merge, index))
+        fewer = replace(arch.blocks[most], merge=arch.blocks[most].merge - 1)
+        other = replace(arch, blocks=(*arch.blocks[:most], fewer, *arch.blocks[most + 1 :]))
+        if cost(other).macs > limit:
+            return arch
+        arch = other
+    return arch
 
 
 def _counted(asked: float, per: int) -> float:
@@ -173,35 +222,99 @@ def spent(arch: Architecture, kind: str) -> float:
     return {"gmacs": cost(arch).gmacs, "params": cost(arch).params}[kind]
 
 
+class Point(NamedTuple):
+    """A point of the trade-off: GMACs, and the predicted divergence."""
+
+    got: float
+    loss: float
+
+
 def trade_off(
-    dense: Architecture, sensitivities: Sensitivities, align: int = 8, points: int = 40
-) -> tuple[Allocation, ...]:
-    """Allocations from the smallest possible model to the dense one, evenly spread over GMACs."""
-    menu = cost_menu(dense, sensitivities, "gmacs", align)
-    steps = (menu.lowest + (menu.dense - menu.lowest) * step / (points - 1) for step in range(points))
-    return tuple(_solved(dense, sensitivities, Budget(gmacs=macs / 1e9), menu) for macs in steps)
+    dense: Architecture,
+    sensitivities: Sensitivities,
+    align: int = 8,
+    points: int = 40,
+    tokens: bool = True,
+    depth: bool = True,
+) -> tuple[Point, ...]:
+    """What budgets from the smallest possible model to the dense one predict, evenly spread over GMACs."""
+    curves = offers(dense, sensitivities, align)
+    begins = starts(dense, sensitivities, "gmacs", tokens, depth)
+    menus = [cost_menu(one.arch, curves, "gmacs") for one in begins]
+    lowest, highest = min(menu.lowest for menu in menus), max(menu.dense for menu in menus)
+    limits = lowest + (highest - lowest) * np.arange(points) / (points - 1)
+    losses = [one.loss + frontier(menu)(limits) for one, menu in zip(begins, menus, strict=True)]
+    best = np.minimum.accumulate(np.min(losses, axis=0))
+    return tuple(Point(float(macs) / 1e9, float(loss)) for macs, loss in zip(limits, best, strict=True))
 
 
-def cost_menu(dense: Architecture, sensitivities: Sensitivities, kind: str, align: int) -> Menu:
-    """The menu priced in MACs or parameters, in both of which widths simply add up."""
-    quantity = {"gmacs": "macs", "params": "params"}[kind]
+class Offer(NamedTuple):
+    """Widths on offer for one structure of one block, from the dense one down, and the damage of each.
 
-    def price(widths: BlockWidths, last: bool) -> int:
-        alone = replace(dense, blocks=(widths,), skip_unread=last and dense.skip_unread)
-        number: int = getattr(cost(alone), quantity)
-        return number
+    `hull` are the places on the lower convex hull of damage over what is removed.
+    """
 
-    items = []
+    block: int
+    structure: str
+    widths: tuple[int, ...]
+    losses: tuple[float, ...]
+    hull: tuple[int, ...]
+
+
+def offers(dense: Architecture, sensitivities: Sensitivities, align: int) -> tuple[Offer, ...]:
+    """All that can be narrowed, whatever it costs."""
+    found = []
     for block, (curves, whole) in enumerate(zip(sensitivities.blocks, dense.blocks, strict=True)):
         for name in BUDGETED_STRUCTURES:
-            curve = getattr(curves, name)
-            offered = widths_on_grid(getattr(whole, name), curve.least, align)
-            width = getattr(whole, name)
-            last = block == dense.depth - 1
-            channel = price(replace(whole, **{name: width + 1}), last) - price(whole, last)
-            savings = tuple(channel * (width - kept) for kept in offered)
-            items.append(Item(block, name, offered, savings, tuple(map(curve.at, offered))))
-    return Menu(getattr(cost(dense), quantity), tuple(items))
+            width, curve = getattr(whole, name), getattr(curves, name)
+            if width:
+                widths = widths_on_grid(width, curve.least, align)
+                losses = tuple(map(curve.at, widths))
+                removed = tuple(float(width - kept) for kept in widths)
+                hull = tuple(_hull(Item(block, name, widths, removed, losses)))
+                found.append(Offer(block, name, widths, losses, hull))
+    return tuple(found)
+
+
+def cost_menu(start: Architecture, curves: Sequence[Offer], kind: str) -> Menu:
+    """The menu of a start priced in MACs or parameters, in both of which its widths simply add up."""
+    quantity = {"gmacs": "macs", "params": "params"}[kind]
+    counts, items = list(pairwise(start.tokens)), []
+    for block, name, widths, losses, hull in curves:
+        whole = start.blocks[block]
+        width = getattr(whole, name)
+        if not width:  # half of the block is absent
+            continue
+        wider = replace(whole, **{name: width + 1})
+        more, less = (getattr(block_cost(start, one, counts[block]), quantity) for one in (wider, whole))
+        savings = tuple((more - less) * (width - kept) for kept in widths)
+        items.append(Item(block, name, widths, savings, losses, hull))
+    return Menu(getattr(cost(start), quantity), tuple(items))
+
+
+def frontier(menu: Menu) -> Callable[[Any], Any]:
+    """A function from a limit, or an array of them, to the least predicted damage of the menu's widths.
+
+    It takes steps whole, as `choose` does before it widens, and gives infinity where the menu cannot reach.
+    """
+    steps = [
+        (rate, menu.items[number].savings[place], menu.items[number].losses[place], number)
+        for rate, number, place in _steps(menu)
+    ]
+    saved, lost, prices, losses = 0.0, 0.0, [0.0], [0.0]
+    reached: dict[int, tuple[float, float]] = {}
+    for _, saving, loss, number in sorted(steps):
+        before = reached.get(number, (0.0, 0.0))
+        saved, lost = saved + saving - before[0], lost + loss - before[1]
+        reached[number] = saving, loss
+        prices.append(saved)
+        losses.append(lost)
+    at = np.array([*losses, math.inf])
+
+    def least(limit: Any) -> Any:
+        return at[np.searchsorted(prices, menu.dense - np.asarray(limit) - 1e-9 * menu.dense)]
+
+    return least
 
 
 def widths_on_grid(dense: int, least: int, align: int) -> tuple[int, ...]:
@@ -242,7 +355,7 @@ def choose(menu: Menu, limit: float) -> tuple[int, ...]:
 def _steps(menu: Menu) -> Iterator[tuple[float, int, int]]:
     """Steps along every item's hull: loss per saving, number of the item, place that it leads to."""
     for number, item in enumerate(menu.items):
-        hull = _hull(item)
+        hull = item.hull or _hull(item)
         for first, second in pairwise(hull):
             lost = item.losses[second] - item.losses[first]
             yield lost / (item.savings[second] - item.savings[first]), number, second

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from analysis.formats import Checked
-from analysis.vit import Architecture, Block
+from analysis.vit import Architecture, Block, BlockWidths
 
 BUDGETED_STRUCTURES = ("qk", "v", "mlp")
 
@@ -96,23 +96,69 @@ class BlockCurves(Checked):
     mlp: Curve
 
 
+def dense_curves(widths: BlockWidths) -> BlockCurves:
+    """Curves of a block of which nothing is narrowed."""
+    qk, v, mlp = (Curve((width,), (0.0,)) for width in (widths.qk, widths.v, widths.mlp))
+    return BlockCurves(qk, v, mlp)
+
+
+@dataclass(frozen=True)
+class MergeLoss(Checked):
+    """A schedule of merging, the tokens that every block merges, and its divergence.
+
+    Raises:
+        ValueError: a divergence that is not finite, or a negative number.
+    """
+
+    merges: tuple[int, ...]
+    kl: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.merges, default=-1) < 0 or not (self.kl >= 0 and math.isfinite(self.kl)):
+            raise ValueError(f"a schedule needs whole numbers and a finite divergence, got {self!r:.80}")
+
+
+@dataclass(frozen=True)
+class HalfLoss(Checked):
+    """Half of a block (0: attention, 1: MLP), and the divergence where the mean of what it adds replaces it.
+
+    Raises:
+        ValueError: no such half, or a divergence that is not finite.
+    """
+
+    block: int
+    half: int
+    kl: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block < 0 or self.half not in (0, 1) or not (self.kl >= 0 and math.isfinite(self.kl)):
+            raise ValueError(f"half of a block needs a finite divergence, got {self!r:.80}")
+
+
 @dataclass(frozen=True)
 class Sensitivities(Checked):
-    """Curves of every block, measured on so many images."""
+    """Curves of every block, measured on so many images; schedules of merging, and halves left out."""
 
     blocks: tuple[BlockCurves, ...]
     images: int
+    tokens: tuple[MergeLoss, ...] = ()
+    halves: tuple[HalfLoss, ...] = ()
 
     def loss(self, arch: Architecture) -> float:
-        """Predicted divergence of a narrower model: the sum over all that was narrowed [ours].
+        """Predicted divergence of a smaller model: the sum over all that was taken from it [ours].
 
-        A prediction for choosing widths, not a measurement: damages do not simply add up.
+        A prediction for choosing, not a measurement: damages do not simply add up.
 
         Raises:
             ValueError: widths that were not measured.
         """
-        return sum(
-            getattr(curves, name).at(getattr(widths, name))
-            for curves, widths in zip(self.blocks, arch.blocks, strict=True)
-            for name in BUDGETED_STRUCTURES
-        )
+        merges = tuple(widths.merge for widths in arch.blocks)
+        total = next((one.kl for one in self.tokens if one.merges == merges), 0.0)
+        for index, (curves, widths) in enumerate(zip(self.blocks, arch.blocks, strict=True)):
+            gone = [half for half, width in enumerate((widths.heads, widths.mlp)) if not width]
+            total += sum(one.kl for one in self.halves if one.block == index and one.half in gone)
+            names = (*(("qk", "v") if widths.heads else ()), *(("mlp",) if widths.mlp else ()))
+            total += sum(getattr(curves, name).at(getattr(widths, name)) for name in names)
+        return total

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from statistics import mean, median
 
 import torch
@@ -24,7 +23,6 @@ from pruning.budget.allocate import (
     WITHIN,
     Allocation,
     Budget,
-    Item,
     Menu,
     apply,
     choose,
@@ -32,10 +30,11 @@ from pruning.budget.allocate import (
     widths_on_grid,
 )
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
+from pruning.budget.latency_menu import LatencyTable, best_start, latency_starts, thinned
 from pruning.budget.sensitivity import measured_widths
 from pruning.progress import Progress, quiet
 
-_MOST = 12  # widths of one structure that are timed
+_FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
 _ROUNDS = 15
 _WARMUP = 2
 _ATTEMPTS = 4  # models that are timed to correct the sum
@@ -44,55 +43,6 @@ _REPEATS = 3  # measurements of each of these
 _AIM = 1 - WITHIN / 2  # of the budget: in the middle of what counts as met
 
 Milliseconds = Callable[[Architecture], float]  # measures a model of these widths
-
-
-@dataclass(frozen=True)
-class LatencyTable:
-    """Milliseconds of a batch on this machine: the dense model, and blocks narrowed in one structure.
-
-    `shares` say what part of its dense block's time a narrowed block takes, by dense and narrowed
-    widths; `blocks` are the dense blocks' milliseconds. A table of another device has its name in `device`,
-    and in `truth` what whole models save there: pairs of milliseconds, by the sum of blocks and as timed,
-    rising.
-    """
-
-    batch: int
-    model: float
-    blocks: Mapping[BlockWidths, float]
-    shares: Mapping[tuple[BlockWidths, BlockWidths], float]
-    device: str | None = None
-    truth: tuple[tuple[float, float], ...] = ()
-
-    def lowest(self, dense: Architecture) -> float:
-        """Milliseconds of the dense model with everything narrowed as far as was timed."""
-        saved = 0.0
-        for whole in dense.blocks:
-            narrowed = [other for block, other in self.shares if block == whole]
-            for name in BUDGETED_STRUCTURES:
-                alone = [
-                    other for other in narrowed if replace(other, **{name: getattr(whole, name)}) == whole
-                ]
-                saved += max(self.saved(whole, other) for other in alone)
-        return self.left(saved)
-
-    def left(self, saved: float) -> float:
-        """Milliseconds that are left of the dense model's where the sum of blocks says so many are saved.
-
-        What a model saves in truth is between what the two nearest models of `truth` save, by a line; beyond
-        the last of them it is in proportion. Without any, the sum of blocks is taken as it is [ours].
-        """
-        points = [(0.0, 0.0)]
-        for said, true in self.truth:
-            points.append((said, max(true, points[-1][1])))  # noise must not make the smaller model slower
-        for (left, before), (right, after) in pairwise(points):
-            if saved <= right:
-                return self.model - before - (after - before) * (saved - left) / (right - left)
-        last, true = points[-1]
-        return self.model - saved * (true / last if last else 1.0)
-
-    def saved(self, dense: BlockWidths, narrowed: BlockWidths) -> float:
-        """Milliseconds that a narrowed block saves; below zero where it is slower."""
-        return self.blocks[dense] * (1 - self.shares[dense, narrowed])
 
 
 def allocate_latency(
@@ -121,8 +71,11 @@ def allocate_latency(
     if budget.ms is None or budget.batch != table.batch:
         raise ValueError(f"this table was measured for budgets in ms at batch {table.batch}, got {budget}")
     measure = measure or partial(model_ms, dense, table)
-    menu = latency_menu(dense, sensitivities, table, align)
-    require_reachable(budget, menu.lowest, menu.dense)
+    begins = latency_starts(dense, sensitivities, table, align, budget.tokens, budget.depth)
+    lowest = min(one.menu.lowest for one in begins)
+    require_reachable(budget, lowest, max(one.menu.dense for one in begins))
+    dense, _, menu = best_start(begins, max(lowest, _AIM * budget.ms))
+    menu = replace(menu, whole=table.model)
     limit = _corrected_limit(dense, menu, budget.ms, measure, progress)
     least = math.inf
     for attempt in range(_CHECKS):
@@ -161,78 +114,87 @@ def _limit(menu: Menu, ms: float, found: Sequence[tuple[float, float]]) -> float
 
     What a model saves in truth is taken to be a constant times what it saves on the menu (least squares).
     """
-    saved = sum((menu.dense - price) ** 2 for price, _ in found)
-    truly = sum((menu.dense - price) * (menu.dense - measured) for price, measured in found)
+    whole = menu.dense if menu.whole is None else menu.whole
+    saved = sum((whole - price) ** 2 for price, _ in found)
+    truly = sum((whole - price) * (whole - measured) for price, measured in found)
     if truly <= 0:  # nothing was measured to be faster than the dense model
         return menu.lowest
-    return min(max(menu.dense - (menu.dense - ms) * saved / truly, menu.lowest), menu.dense)
+    return min(max(whole - (whole - ms) * saved / truly, menu.lowest), menu.dense)
 
 
 def _price(menu: Menu, taken: Sequence[int]) -> float:
     return menu.dense - sum(item.savings[place] for item, place in zip(menu.items, taken, strict=True))
 
 
-def latency_menu(
-    dense: Architecture, sensitivities: Sensitivities, table: LatencyTable, align: int = 8
-) -> Menu:
-    """The menu priced in milliseconds of the table."""
-    items = []
-    for block, (curves, whole) in enumerate(zip(sensitivities.blocks, dense.blocks, strict=True)):
-        for name in BUDGETED_STRUCTURES:
-            curve = getattr(curves, name)
-            offered = _timed(table, whole, name, widths_on_grid(getattr(whole, name), curve.least, align))
-            savings = tuple(table.saved(whole, replace(whole, **{name: width})) for width in offered)
-            items.append(Item(block, name, offered, savings, tuple(map(curve.at, offered))))
-    return Menu(table.model, tuple(items))
-
-
 def measure_table(
     dense: Architecture, batch: int, align: int = 8, progress: Progress = quiet
 ) -> LatencyTable:
-    """Time blocks at every width on offer, all of one block's in turns; medians of several rounds."""
+    """Time blocks at every width on offer, all of one block's in turns; medians of several rounds.
+
+    Beside the widths each dense block is timed with fewer tokens, without one half, and merging.
+    """
     medians: dict[BlockWidths, float] = {}
     shares: dict[tuple[BlockWidths, BlockWidths], float] = {}
+    tokens: dict[BlockWidths, tuple[tuple[float, float], ...]] = {}
+    merging: list[float] = []
     kinds = dict.fromkeys(dense.blocks)  # equal blocks are timed once
-    for done, whole in enumerate(kinds):
+    for done, block in enumerate(kinds):
+        whole = replace(block, merge=0)
         offered = [
             replace(whole, **{name: width})
             for name in BUDGETED_STRUCTURES
+            if getattr(whole, name)
             for width in _offered(getattr(whole, name), measured_widths(getattr(whole, name))[-1], align)
         ]
-        times = _in_turns(dense, list(dict.fromkeys(offered)), batch)
-        medians[whole] = times[whole]
-        shares |= {(whole, widths): spent / times[whole] for widths, spent in times.items()}
+        alone = [replace(whole, mlp=0)] if whole.heads and whole.mlp else []
+        alone += [BlockWidths(0, 0, 0, whole.mlp)] if alone else []
+        merges = [replace(whole, mlp=0, merge=_merged(dense))] if alone and _merged(dense) else []
+        timed = [(widths, 1.0) for widths in dict.fromkeys([*offered, whole, *alone, *merges])]
+        times = _in_turns(dense, [*timed, *((whole, share) for share in _FEWER)], batch)
+        medians[block] = times[whole, 1.0]
+        shares |= {
+            (block, _with(block, w)): times[w, 1.0] / medians[block] for w in (*offered, whole, *alone)
+        }
+        tokens[block] = tuple((share, times[whole, share] / medians[block]) for share in (*_FEWER, 1.0))
+        merging += [times[merges[0], 1.0] - times[alone[0], 1.0]] if merges else []
         progress("Timing widths", (done + 1) / len(kinds))
-    return LatencyTable(batch, _time_dense(dense, batch), medians, shares)
+    spent = max(0.0, median(merging)) if merging else 0.0
+    return LatencyTable(
+        batch, _time_dense(dense, batch), medians, shares, tokens=tokens if merging else {}, merging=spent
+    )
+
+
+def _with(block: BlockWidths, widths: BlockWidths) -> BlockWidths:
+    """Widths under the name they have in a table of this block, which may merge itself."""
+    return replace(widths, merge=block.merge) if widths.heads else widths
+
+
+def _merged(dense: Architecture) -> int:
+    """How many tokens a block merges where merging is timed."""
+    return dense.grid[0] * dense.grid[1] // 10
 
 
 def _offered(dense: int, least: int, align: int) -> tuple[int, ...]:
     """Widths worth timing: those on the grid, thinned out evenly where there are many."""
-    return _thinned(widths_on_grid(dense, least, align))
+    return thinned(widths_on_grid(dense, least, align))
 
 
-def _timed(table: LatencyTable, whole: BlockWidths, name: str, grid: Sequence[int]) -> tuple[int, ...]:
-    """The widths of a grid that the table has times of."""
-    return _thinned([w for w in grid if (whole, replace(whole, **{name: w})) in table.shares])
-
-
-def _thinned(grid: Sequence[int]) -> tuple[int, ...]:
-    step = -(-len(grid) // _MOST)
-    return tuple(grid[::step])
-
-
-def _in_turns(dense: Architecture, offered: list[BlockWidths], batch: int) -> dict[BlockWidths, float]:
-    """Median milliseconds of a block of each of these widths, random weights."""
-    blocks = [Block(dense, widths).eval() for widths in offered]
-    x = torch.randn(batch, dense.num_tokens, dense.embed_dim)
+def _in_turns(
+    dense: Architecture, offered: Sequence[tuple[BlockWidths, float]], batch: int
+) -> dict[tuple[BlockWidths, float], float]:
+    """Median milliseconds of a block of these widths with this share of the tokens, random weights."""
+    blocks = [Block(dense, widths).eval() for widths, _ in offered]
+    inputs = [
+        torch.randn(batch, max(1, round(share * dense.num_tokens)), dense.embed_dim) for _, share in offered
+    ]
     samples: list[list[float]] = [[] for _ in offered]
     for turn in range(-_WARMUP, _ROUNDS):
         order = range(len(blocks))
         for place in order if turn % 2 else reversed(order):
-            spent = _milliseconds(blocks[place], x)
+            spent = _milliseconds(blocks[place], inputs[place])
             if turn >= 0:
                 samples[place].append(spent)
-    return {widths: median(spent) for widths, spent in zip(offered, samples, strict=True)}
+    return {which: median(spent) for which, spent in zip(offered, samples, strict=True)}
 
 
 def _milliseconds(block: nn.Module, x: torch.Tensor) -> float:

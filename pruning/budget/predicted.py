@@ -9,7 +9,7 @@ from __future__ import annotations
 from analysis.vit import Architecture
 from pruning.budget.allocate import Allocation, Budget, apply, choose, require_reachable
 from pruning.budget.curves import Sensitivities
-from pruning.budget.latency import LatencyTable, latency_menu
+from pruning.budget.latency_menu import LatencyTable, best_start, latency_starts
 
 
 def allocate_predicted(
@@ -22,13 +22,15 @@ def allocate_predicted(
     """
     if budget.ms is None or budget.batch != table.batch:
         raise ValueError(f"this table was measured for budgets in ms at batch {table.batch}, got {budget}")
-    menu = latency_menu(dense, sensitivities, table, align)
-    require_reachable(budget, table.left(menu.dense - menu.lowest), menu.dense)
-    low, high = menu.lowest, menu.dense  # of the sum of blocks; the prediction rises with it
+    begins = latency_starts(dense, sensitivities, table, align, budget.tokens, budget.depth)
+    lowest, highest = min(one.menu.lowest for one in begins), max(one.menu.dense for one in begins)
+    require_reachable(budget, table.left(table.model - lowest), highest)
+    low, high = lowest, highest  # of the sum of blocks; the prediction rises with it
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if table.left(menu.dense - middle) <= budget.ms else (low, middle)
+        low, high = (middle, high) if table.left(table.model - middle) <= budget.ms else (low, middle)
+    start, _, menu = best_start(begins, low)
     taken = choose(menu, low)
-    saved = sum(item.savings[place] for item, place in zip(menu.items, taken, strict=True))
-    arch = apply(dense, menu, taken)
-    return Allocation(arch, budget, table.left(saved), sensitivities.loss(arch), table.device)
+    left = menu.dense - sum(item.savings[place] for item, place in zip(menu.items, taken, strict=True))
+    arch = apply(start, menu, taken)
+    return Allocation(arch, budget, table.left(table.model - left), sensitivities.loss(arch), table.device)

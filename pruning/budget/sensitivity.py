@@ -65,6 +65,8 @@ def measure_sensitivities(
 
 def measured_widths(dense: int) -> tuple[int, ...]:
     """The widths a curve is measured at, falling from the dense one."""
+    if not dense:  # half of the block is absent
+        return (0,)
     shares = {max(1, round(share * dense)) for share in SHARES}
     return (dense, *sorted(shares - {dense}, reverse=True))
 

@@ -31,11 +31,15 @@ def removal_fields(args: argparse.Namespace) -> Result:
     ratios = {field.name: getattr(args, field.name) for field in fields(Ratios)}
     budget = {field.name: getattr(args, f"budget_{field.name}") for field in fields(Budget)}
     given = {name: value for name, value in budget.items() if value is not None}
+    switches = {"tokens", "depth"} & given.keys()
+    if switches and not BUDGET_UNITS.keys() & given.keys():
+        raise ValueError(f"--budget-{min(switches)} belongs to a budget: give one of GMACs, parameters or ms")
     requested = Budget(**given) if given else None
     return {
         "ratios": Ratios(**{name: value for name, value in ratios.items() if value is not None}),
         "preset": args.preset,
         "budget": requested,
+        "tokens": args.tokens,
         "align": default_align(requested) if args.align is None else args.align,
         "runtime": args.runtime,
         "device": as_text(args.device),
@@ -77,6 +81,17 @@ def per_block(text: str) -> PerBlock:
             f"must be one number, or one for each block with commas between them, got {quoted(text)}"
         ) from error
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def token_counts(text: str) -> int | tuple[int, ...]:
+    """Parse one whole number, or whole numbers with commas between them, for `argparse`."""
+    try:
+        counts = tuple(whole_number(word) for word in text.split(","))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be one whole number, or one for each block with commas between them, got {quoted(text)}"
+        ) from error
+    return counts if len(counts) > 1 else counts[0]
 
 
 def name_value(text: str) -> tuple[str, str]:
@@ -256,11 +271,23 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
             metavar="R",
             help=f"fraction of {STRUCTURE_NAMES[field.name]} to remove",
         )
+    parser.add_argument(
+        "--tokens",
+        type=token_counts,
+        metavar="N",
+        help="patch tokens that every block merges, or numbers for each block with commas between them",
+    )
     for verb in ("keep", "remove"):
         add_locked_heads(parser, verb)
     for name, unit in BUDGET_UNITS.items():
         parser.add_argument(
             f"--budget-{name}", type=number, metavar="X", help=f"find widths that need at most X {unit}"
+        )
+    for name, what in (("tokens", "merge tokens"), ("depth", "leave out whole attentions and MLPs")):
+        parser.add_argument(
+            f"--budget-{name}",
+            action=argparse.BooleanOptionalAction,
+            help=f"whether the budget may {what} (default: yes)",
         )
     parser.add_argument(
         "--budget-batch", type=whole_number, metavar="N", help="batch size for a budget in ms"

@@ -13,10 +13,23 @@ from pruning.cut.ratios import (
     shrink,
 )
 from pruning.cut.selection import Scores, heads_only, select
+from pruning.cut.shorter import (
+    Half,
+    Tokens,
+    absent,
+    at_most_half,
+    can_merge,
+    merges_of,
+    unmerged,
+    with_architecture,
+    with_merges,
+    without_halves,
+)
 from pruning.cut.surgery import cut, mask, plan_gates, stream_axis
 
 __all__ = [
     "MOST_ALIGN",
+    "Half",
     "Head",
     "HeadLocks",
     "Indices",
@@ -24,11 +37,16 @@ __all__ = [
     "Plan",
     "Ratios",
     "Scores",
+    "Tokens",
+    "absent",
+    "at_most_half",
+    "can_merge",
     "cut",
     "format_heads",
     "heads_only",
     "kept_heads",
     "mask",
+    "merges_of",
     "parse_heads",
     "plan_gates",
     "preset_ratios",
@@ -39,5 +57,9 @@ __all__ = [
     "select",
     "shrink",
     "stream_axis",
+    "unmerged",
+    "with_architecture",
+    "with_merges",
     "within_heads",
+    "without_halves",
 ]

@@ -143,6 +143,8 @@ def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
     require_align(align)
 
     def remaining(name: str, width: int, block: int, step: int) -> int:
+        if not width:  # of half a block that is absent
+            return 0
         fraction = ratios.at(name, block, dense.depth)
         return _remaining(f"{name} of block {block}", width, fraction, step)
 

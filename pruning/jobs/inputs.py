@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from analysis.data import ImageSet, open_data, open_training, require_apart
 from analysis.models import LoadedModel, load
+from pruning.cut import unmerged, with_architecture
 from pruning.gohsp import TrainingData
 from pruning.jobs.prune_job import Job
 from pruning.methods import METHODS, Method, Task
@@ -46,13 +47,16 @@ class Prepared:
 
     @cached_property
     def task(self) -> Task:
-        """What the method is given.
+        """What the method is given: a model in which no tokens merge.
 
         Raises:
             ValueError: a preset for another model.
         """
-        request = self.job.request(self.dense.model.arch)
-        return Task(self.dense, request, self.calibration, self._training, self.monitor)
+        model = self.dense.model
+        request = self.job.request(model.arch)
+        plain = replace(self.dense, model=with_architecture(model, unmerged(model.arch)))
+        dense = plain if model.arch.merges else self.dense
+        return Task(dense, request, self.calibration, self._training, self.monitor)
 
     def _training(self) -> TrainingData:
         """What a method that trains learns from: the training part of `data`, or all of `calibration`."""

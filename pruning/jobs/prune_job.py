@@ -12,7 +12,17 @@ from analysis.models import Reading
 from analysis.vit import Architecture
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
-from pruning.cut import HeadLocks, Ratios, format_heads, preset_ratios, require_align, require_narrowed
+from pruning.cut import (
+    HeadLocks,
+    Ratios,
+    format_heads,
+    merges_of,
+    preset_ratios,
+    require_align,
+    require_narrowed,
+    unmerged,
+    with_merges,
+)
 from pruning.methods import METHODS, Request
 from pruning.options import Options, Value, parse_option
 from pruning.training import option_words, read_recovery
@@ -41,13 +51,15 @@ class Job(Stored):
     room for all tokens keeps them. A budget in ms is timed by `runtime`, one of `RUNTIMES`, on this machine;
     or it is solved on the file `device` that a kit has written on another one (`pruning.kit`), which holds
     times of ONNX Runtime. None means torch, or ONNX Runtime in float with a device.
-    `reading` says what the files of `model` do not.
+    `reading` says what the files of `model` do not. `tokens` are the patch tokens that each block merges: one
+    number for all that can, or one per block, with any method; without a budget, None keeps the merging of
+    the model itself.
 
     Raises:
         ValueError: a value of another type or out of its range, or an unknown method or option.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     INDENT: ClassVar[int | None] = 2
     NEEDED: ClassVar[tuple[str, ...]] = ("ratios", "options")
 
@@ -71,6 +83,7 @@ class Job(Stored):
     reading: Reading = Reading()
     runtime: str | None = None
     device: str | None = None
+    tokens: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,6 +92,7 @@ class Job(Stored):
             raise ValueError("give a preset or ratios, not both")
         if self.budget is not None and not (self.preset is None and self.ratios.removes_nothing):
             raise ValueError("give a budget, or ratios or a preset, not both: a budget finds the ratios")
+        self._require_tokens()
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1 image, got {self.limit}")
         require_align(self.align)
@@ -86,6 +100,15 @@ class Job(Stored):
         self._require_able()
         _ = self.method_options
         _ = read_recovery(self.recovery or ())
+
+    def _require_tokens(self) -> None:
+        if self.tokens is None:
+            return
+        if self.budget is not None:
+            raise ValueError("give a budget, or tokens, not both: a budget finds the tokens to merge")
+        for count in self.tokens if isinstance(self.tokens, tuple) else (self.tokens,):
+            if count < 0:
+                raise ValueError(f"tokens must be whole numbers of at least 0, got {count}")
 
     def _require_runtime(self) -> None:
         if self.runtime is None and self.device is None:
@@ -134,14 +157,18 @@ class Job(Stored):
             raise ValueError(
                 "what a budget removes is found on images: use prune, or give ratios or a preset"
             )
-        request = self.request(dense)
-        target = METHODS[self.method].target(dense, request)
-        require_narrowed(dense, target, request.ratios, self.align)
+        request, plain = self.request(dense), unmerged(dense)
+        target = METHODS[self.method].target(plain, request)
+        require_narrowed(plain, target, request.ratios, self.align)
+        target = with_merges(target, merges_of(dense) if self.tokens is None else self.tokens)
         return self.without_unread(target)
 
     def without_unread(self, arch: Architecture) -> Architecture:
         """The same widths without the tokens that nothing reads, where the job leaves those out."""
-        return replace(arch, skip_unread=True) if self.skip_unread and arch.pool == "token" else arch
+        if not self.skip_unread or arch.pool != "token":
+            return arch
+        *before, last = arch.blocks  # which computes no patch tokens that could merge
+        return replace(arch, blocks=(*before, replace(last, merge=0)), skip_unread=True)
 
     def request(self, dense: Architecture) -> Request:
         """What the job asks of its method, a preset's ratios looked up.
@@ -162,7 +189,13 @@ class Job(Stored):
 
     @classmethod
     def upgraded(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Without the options of GOHSP's earlier schedule, which have no counterpart today."""
+        """Without the options of GOHSP's earlier schedule, which have no counterpart today.
+
+        Budgets of jobs written before tokens could merge are solved as they were then, on widths alone.
+        """
+        budget = data.get("budget")
+        if isinstance(budget, dict) and not {"tokens", "depth"} & budget.keys():
+            data["budget"] = budget | {"tokens": False, "depth": False}
         options = data.get("options")
         if data.get("method") == "gohsp" and isinstance(options, list):
             gone = [[name] for name in _EARLIER_SCHEDULE]
@@ -188,13 +221,15 @@ class Job(Stored):
             skip_unread=False,
             runtime=None,
             device=None,
+            tokens=None,
         )
 
     @property
     def removes_nothing(self) -> bool:
         """Whether neither ratios, preset, budget, options nor locks ask for anything to go."""
         named = self.preset or self.budget or self.method_options.removes or self.locks.remove
-        return not named and self.ratios.removes_nothing
+        merged = any(self.tokens) if isinstance(self.tokens, tuple) else self.tokens
+        return not named and not merged and self.ratios.removes_nothing
 
     @property
     def trains(self) -> bool:
@@ -210,6 +245,7 @@ class Job(Stored):
         given |= {
             "align": str(self.align) if self.align != default_align(self.budget) else None,
             "limit": str(self.limit) if self.limit else None,
+            "tokens": _tokens_words(self.tokens),
             "seed": str(self.seed) if self.seed else None,
             "heads-by": self.heads_by,
             "keep-heads": format_heads(self.locks.keep),
@@ -220,6 +256,9 @@ class Job(Stored):
         given |= _budget_words(self.budget) if self.budget else {}
         for name, value in given.items():
             words += [f"--{name}", value] if value else []
+        words += [
+            f"--no-budget-{name}" for name in ("tokens", "depth") if not getattr(self.budget, name, True)
+        ]
         for name, number in self.options:
             words += ["--option", f"{name}={number}"]
         words += ["--compensate"] if self.compensate else []
@@ -267,4 +306,10 @@ def _ratio_words(value: float | tuple[float, ...]) -> str | None:
 def _budget_words(budget: Budget) -> dict[str, str | None]:
     defaults = {option.name: option.default for option in fields(Budget)}
     given = {name: value for name, value in asdict(budget).items() if value != defaults[name]}
-    return {f"budget-{name}": str(value) for name, value in given.items()}
+    return {f"budget-{name}": str(value) for name, value in given.items() if not isinstance(value, bool)}
+
+
+def _tokens_words(tokens: int | tuple[int, ...] | None) -> str | None:
+    if tokens is None:
+        return None
+    return ",".join(map(str, tokens)) if isinstance(tokens, tuple) else str(tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from analysis.data import ImageSet, open_training
@@ -12,20 +12,29 @@ from analysis.models import LoadedModel
 from analysis.vit import Architecture, ViT
 from pruning.budget import Allocation
 from pruning.bundle import rounded
-from pruning.cut import Scores, kept_heads
+from pruning.cut import (
+    Scores,
+    absent,
+    kept_heads,
+    merges_of,
+    unmerged,
+    with_architecture,
+    with_merges,
+)
 from pruning.jobs.inputs import Prepared, load_dense, prepare, require_classifier
 from pruning.jobs.prune_job import Job
 from pruning.jobs.prune_result import PruneResult
 from pruning.jobs.recover import unless_harmed
-from pruning.jobs.solve_budget import solve, time_widths
+from pruning.jobs.solve_budget import solve_all, time_widths
 from pruning.jobs.survey import surveyed
-from pruning.methods import METHODS, Made, require_narrowing
+from pruning.methods import METHODS, Made, Task, require_narrowing
 from pruning.progress import Progress, as_monitor, quiet
 from pruning.tracked import tracked
 from pruning.training import read_recovery, recover
 
 NOTHING = "nothing to remove: set at least one ratio above 0, or name a preset or a budget"
 ROUGH_IMAGES = 64  # calibration images of a rough try
+_NEAR = 1.5  # times the least predicted damage: what may turn out to be the best
 
 
 def prune(
@@ -89,11 +98,36 @@ def require_feasible(job: Job, dense: LoadedModel) -> None:
 
 
 def _allocated(run: Prepared) -> tuple[Allocation, Scores | None]:
-    """Widths for the job's budget, and the scores that were measured on the way, if any."""
-    begin = run.task.start.model.arch
+    """Widths, tokens and depth for the job's budget, and the scores that were measured on the way, if any.
+
+    Of the candidates that are predicted to do the least damage the one is taken that does the least: each is
+    made in a rough way and compared with the dense model on images that it was not made on.
+    """
+    begin = with_merges(run.task.start.model.arch, merges_of(run.dense.model.arch))
     table = time_widths(run.job, begin, run.monitor)  # out of reach is said now, not after minutes
     found = surveyed(run)
-    return solve(run.job, begin, found.sensitivities, run.monitor, table), found.scores
+    solved = solve_all(run.job, begin, found.sensitivities, run.monitor, table)
+    return _confirmed(run, solved, found.scores), found.scores
+
+
+def _confirmed(run: Prepared, solved: Sequence[Allocation], scores: Scores | None) -> Allocation:
+    near = [one for one in solved if one.loss <= _NEAR * solved[0].loss]
+    if len(near) < 2:
+        return solved[0]
+    damages = []
+    for number, one in enumerate(near):
+        run.monitor.note(f"Candidate {number + 1} of {len(near)}: predicted damage {one.loss:.3f}.")
+        damages.append(divergence(run, preview(run, one.arch, scores)))
+        run.monitor.note(f"Candidate {number + 1} of {len(near)}: measured damage {damages[-1]:.3f}.")
+    return near[damages.index(min(damages))]
+
+
+def divergence(run: Prepared, small: ViT, images: int = ROUGH_IMAGES) -> float:
+    """Mean KL divergence (dense || small) on calibration images that no method was fitted on, half steered.
+
+    Where there are so few calibration images that all are fitted on, it is measured on those.
+    """
+    return run.task.divergence(small, images)
 
 
 def make_smaller(run: Prepared, target: Architecture | None = None, scores: Scores | None = None) -> Made:
@@ -106,9 +140,9 @@ def make_smaller(run: Prepared, target: Architecture | None = None, scores: Scor
         allocation, scores = _allocated(run)
         target = allocation.arch
     target = target or run.job.target(run.dense.model.arch)
-    made = run.method.make(run.task, _computing_as_dense(run, target), scores)
-    made.model.arch = replace(made.model.arch, skip_unread=target.skip_unread)
-    return made
+    task, plain = _begun(run.task, target)
+    made = run.method.make(task, plain, scores)
+    return made._replace(model=_computing(made.model, target))
 
 
 def preview(run: Prepared, target: Architecture, scores: Scores | None = None) -> ViT:
@@ -117,12 +151,26 @@ def preview(run: Prepared, target: Architecture, scores: Scores | None = None) -
     Raises:
         ValueError: the method cannot do what the job asks for.
     """
-    return run.method.preview(run.task.quick(ROUGH_IMAGES), _computing_as_dense(run, target), scores)
+    task, plain = _begun(run.task.quick(ROUGH_IMAGES), target)
+    return _computing(run.method.preview(task, plain, scores), target)
 
 
-def _computing_as_dense(run: Prepared, target: Architecture) -> Architecture:
-    """The target's widths, computing the tokens that the dense model does: widths are cut from it."""
-    return replace(target, skip_unread=run.dense.model.arch.skip_unread)
+def _begun(task: Task, target: Architecture) -> tuple[Task, Architecture]:
+    """What a method is given for a target: a task without the halves of blocks that go, and the widths.
+
+    Merging and unread tokens are not the method's concern: weights are made as if no token were merged, and
+    for the last block as the dense model computes it.
+    """
+    dense = task.dense.model.arch
+    gone = absent(dense, target)
+    plain = replace(unmerged(target), skip_unread=dense.skip_unread)
+    return (task.shallower(gone) if gone else task), plain
+
+
+def _computing(model: ViT, target: Architecture) -> ViT:
+    """A model that merges as the target does, and leaves out the unread tokens if the target does."""
+    arch = with_merges(replace(unmerged(model.arch), skip_unread=False), merges_of(target))
+    return with_architecture(model, replace(arch, skip_unread=target.skip_unread))
 
 
 def _evaluated(run: Prepared, loaded: LoadedModel, what: str) -> Evaluation:

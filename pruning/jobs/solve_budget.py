@@ -14,6 +14,7 @@ from pruning.budget import (
     allocate,
     allocate_latency,
     allocate_predicted,
+    candidates,
     measure_table,
     require_reachable,
 )
@@ -65,16 +66,37 @@ def solve(
     """
     budget = required_budget(job)
     if budget.kind != "ms":
-        lean = job.without_unread(dense)
-        # a budget that the lean model already meets is met within 2 % by the one with all tokens
-        begin = dense if budget.kind == "gmacs" and cost(lean).gmacs <= budget.asked else lean
-        return allocate(begin, sensitivities, budget, job.align)
+        return allocate(_begin(job, dense, budget), sensitivities, budget, job.align)
     table = table or width_times(job, dense, progress)
     if job.device is not None:
         return allocate_predicted(dense, sensitivities, budget, table, job.align)
     onnx = job.runtime not in (None, "torch")
     measure = OnnxClock(dense, table, job.runtime == "onnx-int8") if onnx else None
     return allocate_latency(dense, sensitivities, budget, table, job.align, measure, progress)
+
+
+def solve_all(
+    job: Job,
+    dense: Architecture,
+    sensitivities: Sensitivities,
+    progress: Progress = quiet,
+    table: LatencyTable | None = None,
+) -> tuple[Allocation, ...]:
+    """The best few of what `solve` weighs, the best first; one alone for a budget in ms.
+
+    Raises:
+        ValueError: as `solve`.
+    """
+    budget = required_budget(job)
+    if budget.kind == "ms":
+        return (solve(job, dense, sensitivities, progress, table),)
+    return candidates(_begin(job, dense, budget), sensitivities, budget, job.align)
+
+
+def _begin(job: Job, dense: Architecture, budget: Budget) -> Architecture:
+    """The model that is narrowed: the lean one, unless that meets a budget of GMACs as it is."""
+    lean = job.without_unread(dense)
+    return dense if budget.kind == "gmacs" and cost(lean).gmacs <= budget.asked else lean
 
 
 def required_budget(job: Job) -> Budget:

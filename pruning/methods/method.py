@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
+
+import torch
 
 from analysis.data import ImageSet
 from analysis.measure import Batches
 from analysis.models import LoadedModel
 from analysis.vit import Architecture, ViT
-from pruning.budget import Sensitivities
-from pruning.cut import HeadLocks, Plan, Ratios, Scores, cut
+from pruning.budget import Sensitivities, kl_divergence
+from pruning.cut import Half, HeadLocks, Plan, Ratios, Scores, cut
 from pruning.gohsp import TrainingData
 from pruning.options import Options
 from pruning.progress import Monitor
+from pruning.projection import remove_halves, steered
 from pruning.tracked import RepeatableBatches, tracked
+
+SHALLOWER_IMAGES = 128  # that the means of halves of blocks are taken over
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Request:
 class Task:
     """A request, with the dense model, the calibration images and the monitor to report to.
 
-    `training` opens the training data; it is called only if the method trains.
+    `training` opens the training data; it is called only if the method trains. `whole` is the dense model
+    before halves of its blocks were removed, None where none were.
     """
 
     dense: LoadedModel
@@ -48,6 +54,7 @@ class Task:
     calibration: ImageSet
     training: Callable[[], TrainingData]
     monitor: Monitor = Monitor()
+    whole: LoadedModel | None = None
 
     @cached_property
     def locked(self) -> Plan | None:
@@ -62,6 +69,25 @@ class Task:
     def start(self) -> LoadedModel:
         """The dense model without the heads locked to go, which is scored and which budgets start from."""
         return self.without(self.locked)
+
+    def shallower(self, gone: Collection[Half]) -> Task:
+        """The same task for the dense model without these halves of blocks; it stays what is aimed at.
+
+        Raises:
+            ValueError: the model cannot do without them, or there are no images.
+        """
+        model = remove_halves(self.dense.model, gone, self.sampled(SHALLOWER_IMAGES, "Averaging"))
+        return replace(self, dense=replace(self.dense, model=model), whole=self.dense)
+
+    def divergence(self, small: ViT, images: int) -> float:
+        """Mean KL divergence from the dense model on held-out calibration images, half of them steered."""
+        held = self.calibration.sample(len(self.calibration), self.request.seed)
+        last = held.subset(range(max(0, len(held) - images), len(held)))  # methods are fitted on the first
+        model, total = (self.whole or self.dense).model, 0.0
+        with torch.no_grad():
+            for batch, _ in steered(model, tracked(last, self.dense, "Comparing", self.monitor), 0.5):
+                total += float(kl_divergence(model(batch), small(batch)).sum())
+        return total / len(last)
 
     def without(self, heads: Plan | None) -> LoadedModel:
         """The dense model cut by a plan that removes heads; itself if there is no plan."""

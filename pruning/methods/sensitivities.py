@@ -1,14 +1,18 @@
-"""Measure sensitivities for a method that can narrow single blocks."""
+"""Measure what budgets are solved on, for a method that can narrow single blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from analysis.data import ImageSet
-from pruning.budget import Narrow, Sensitivities, measure_sensitivities
+from pruning.budget import Narrow, Sensitivities, measure_schedules, measure_sensitivities
 from pruning.methods.method import Task
-from pruning.projection import steered
+from pruning.projection import mean_additions, measure_halves, steered
 from pruning.tracked import tracked
+
+_IMAGES = 64  # that merged tokens are measured on, at most
+_FEWER = 32  # that halves of blocks are, or a few more
 
 
 def sensitivities(
@@ -23,4 +27,20 @@ def sensitivities(
     batches = tracked(images, loaded, "Running the dense model", task.monitor)
     balanced = steered(loaded.model, batches, share)
     place = task.monitor.folder
-    return measure_sensitivities(loaded.model, balanced, narrow, structures, task.monitor, place)
+    found = measure_sensitivities(loaded.model, balanced, narrow, structures, task.monitor, place)
+    return with_shorter(task, images, found, share)
+
+
+def with_shorter(task: Task, images: ImageSet, found: Sensitivities, share: float = 1.0) -> Sensitivities:
+    """The same, with schedules of merging and with halves of blocks measured as well.
+
+    Only half of the `share` of images is steered: small steps in single pixels are what merging averages
+    away, so steered images alone would make merging in early blocks look dearer than it is [ours].
+    """
+    model, few = task.start.model, images.subset(range(min(_IMAGES, len(images))))
+    batches = tracked(few, task.start, "Reading images", task.monitor)
+    some = list(steered(model, batches, share / 2))
+    tokens = measure_schedules(model, some, task.monitor)
+    fewer = [(batch[: _FEWER // len(some) + 1], labels) for batch, labels in some]
+    halves = measure_halves(model, fewer, mean_additions(model, some), task.monitor)
+    return replace(found, tokens=tokens, halves=halves)

@@ -67,7 +67,8 @@ class Spectral:
         """
         heads, dense = heads_first(task, target), task.dense.model
         images = task.batches("Reading calibration images")
-        narrowed = None if heads is None else task.without(heads).model
+        narrowed = None if heads is None and task.whole is None else task.without(heads).model
+        dense = dense if task.whole is None else task.whole.model
         progress = partial(task.monitor, "Projecting")
         place = task.monitor.folder
         return Made(spectral(dense, images, target, _options(task), progress, narrowed, place), None, heads)

@@ -12,7 +12,8 @@ import pytest
 from analysis.vit import Architecture, BlockWidths
 from pruning.budget.allocate import Budget, apply, choose
 from pruning.budget.curves import BUDGETED_STRUCTURES
-from pruning.budget.latency import LatencyTable, allocate_latency, latency_menu, measure_table, model_ms
+from pruning.budget.latency import allocate_latency, measure_table, model_ms
+from pruning.budget.latency_menu import LatencyTable, latency_menu
 from tests.support.budgets import DEIT_TINY, synthetic
 from tests.support.models import VARIANTS
 

@@ -1,0 +1,170 @@
+"""Tables of measured blocks, and what a budget in ms may choose among by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.vit import Architecture, BlockWidths
+from pruning.budget.allocate import Item, Menu, choose, widths_on_grid
+from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
+from pruning.budget.starts import starts
+
+_MOST = 12  # widths of one structure that are timed
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of a batch on this machine: the dense model, and blocks narrowed in one structure.
+
+    `shares` say what part of its dense block's time a narrowed block takes, by dense and narrowed
+    widths, of which half may be absent; `blocks` are the dense blocks' milliseconds. `tokens` give the same
+    for a dense block that is given fewer tokens, as pairs of their share and of time, both rising to one, and
+    `merging` the milliseconds that merging takes in a block; without them no budget merges. A table of
+    another device has its name in `device`, and in `truth` what whole models save there: pairs of
+    milliseconds, by the sum of blocks and as timed, rising.
+    """
+
+    batch: int
+    model: float
+    blocks: Mapping[BlockWidths, float]
+    shares: Mapping[tuple[BlockWidths, BlockWidths], float]
+    device: str | None = None
+    truth: tuple[tuple[float, float], ...] = ()
+    tokens: Mapping[BlockWidths, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    merging: float = 0.0
+
+    def lowest(self, dense: Architecture) -> float:
+        """Milliseconds of the dense model with everything narrowed as far as was timed, all tokens kept."""
+        saved = 0.0
+        for whole in dense.blocks:
+            narrowed = [other for block, other in self.shares if block == whole]
+            for name in BUDGETED_STRUCTURES:
+                alone = [
+                    other for other in narrowed if replace(other, **{name: getattr(whole, name)}) == whole
+                ]
+                saved += max(self.saved(whole, other) for other in alone if getattr(other, name))
+        return self.left(saved)
+
+    def left(self, saved: float) -> float:
+        """Milliseconds that are left of the dense model's where the sum of blocks says so many are saved.
+
+        What a model saves in truth is between what the two nearest models of `truth` save, by a line; beyond
+        the last of them it is in proportion. Without any, the sum of blocks is taken as it is [ours].
+        """
+        points = [(0.0, 0.0)]
+        for said, true in self.truth:
+            points.append((said, max(true, points[-1][1])))  # noise must not make the smaller model slower
+        for (left, before), (right, after) in pairwise(points):
+            if saved <= right:
+                return self.model - before - (after - before) * (saved - left) / (right - left)
+        last, true = points[-1]
+        return self.model - saved * (true / last if last else 1.0)
+
+    def saved(self, dense: BlockWidths, narrowed: BlockWidths) -> float:
+        """Milliseconds that a narrowed block saves; below zero where it is slower."""
+        return self.blocks[dense] * (1 - self.shares[dense, narrowed])
+
+    def share_of(self, block: BlockWidths, tokens: float) -> float:
+        """The part of its time that a block takes with this share of the tokens, between those timed."""
+        if tokens >= 1:
+            return 1.0
+        shares, times = zip(*self.tokens[block], strict=True)
+        return float(np.interp(tokens, shares, times))
+
+
+class Timetable(NamedTuple):
+    """A start of a budget in ms: its architecture, predicted divergence and menu."""
+
+    arch: Architecture
+    loss: float
+    menu: Menu
+
+
+def latency_menu(
+    dense: Architecture, sensitivities: Sensitivities, table: LatencyTable, align: int = 8
+) -> Menu:
+    """The menu of the dense model, priced in milliseconds of the table."""
+    return _menu(dense, dense, sensitivities, table, align)
+
+
+def latency_starts(
+    dense: Architecture,
+    sensitivities: Sensitivities,
+    table: LatencyTable,
+    align: int = 8,
+    tokens: bool = True,
+    depth: bool = True,
+) -> tuple[Timetable, ...]:
+    """All starts for a budget in ms with their menus, the dense model among them."""
+    found = []
+    for start in starts(dense, sensitivities, "ms", tokens and bool(table.tokens), depth):
+        if _timed_halves(dense, start.arch, table):
+            menu = _menu(dense, start.arch, sensitivities, table, align)
+            found.append(Timetable(start.arch, start.loss, menu))
+    return tuple(found)
+
+
+def best_start(found: Sequence[Timetable], limit: float) -> Timetable:
+    """The start whose widths for this limit are predicted to do the least damage.
+
+    Raises:
+        ValueError: no start can reach it.
+    """
+    able = [one for one in found if one.menu.lowest <= limit]
+    if not able:
+        raise ValueError(f"the smallest possible is {min(one.menu.lowest for one in found):g}, got {limit:g}")
+    return min(able, key=lambda one: one.loss + _loss(one.menu, choose(one.menu, limit)))
+
+
+def _loss(menu: Menu, taken: Sequence[int]) -> float:
+    return sum(item.losses[place] for item, place in zip(menu.items, taken, strict=True))
+
+
+def _timed_halves(dense: Architecture, arch: Architecture, table: LatencyTable) -> bool:
+    pairs = zip(dense.blocks, arch.blocks, strict=True)
+    return all((whole, _dense_half(whole, left)) in table.shares for whole, left in pairs)
+
+
+def _dense_half(whole: BlockWidths, left: BlockWidths) -> BlockWidths:
+    """A dense block without the halves that `left` lacks; what is wholly absent counts as its MLP, kept."""
+    if left.heads and left.mlp:
+        return whole
+    return replace(whole, mlp=0) if left.heads else BlockWidths(0, 0, 0, whole.mlp)
+
+
+def _menu(
+    dense: Architecture, arch: Architecture, sensitivities: Sensitivities, table: LatencyTable, align: int
+) -> Menu:
+    """The menu of a start: its widths save what they do in the dense model, for the tokens that are left."""
+    saved, items = 0.0, []
+    for index, (curves, whole, left) in enumerate(
+        zip(sensitivities.blocks, dense.blocks, arch.blocks, strict=True)
+    ):
+        given = (arch.tokens[index] + arch.tokens[index] - left.merge) / 2  # in attention, and in the MLP
+        share = table.share_of(whole, given / dense.num_tokens)
+        half = table.shares[whole, _dense_half(whole, left)] if left.heads or left.mlp else 0.0
+        saved += table.blocks[whole] * (1 - share * half) - (table.merging if left.merge else 0.0)
+        for name in BUDGETED_STRUCTURES:
+            if not getattr(left, name):
+                continue
+            curve = getattr(curves, name)
+            offered = _timed(table, whole, name, widths_on_grid(getattr(whole, name), curve.least, align))
+            savings = tuple(share * table.saved(whole, replace(whole, **{name: width})) for width in offered)
+            items.append(Item(index, name, offered, savings, tuple(map(curve.at, offered))))
+    return Menu(table.model - saved, tuple(items))
+
+
+def _timed(table: LatencyTable, whole: BlockWidths, name: str, grid: Sequence[int]) -> tuple[int, ...]:
+    """The widths of a grid that the table has times of."""
+    return thinned([w for w in grid if (whole, replace(whole, **{name: w})) in table.shares])
+
+
+def thinned(grid: Sequence[int]) -> tuple[int, ...]:
+    """Widths worth timing: all, or every second or third where there are many."""
+    step = -(-len(grid) // _MOST)
+    return tuple(grid[::step])
