@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +47,25 @@ class Curve(Checked):
         """A curve through noisy values: where a narrower width did less damage, it counts as the wider."""
         return cls(widths, tuple(np.maximum.accumulate(kl).tolist()))
 
+    @classmethod
+    def predicted(cls, widths: tuple[int, ...], errors: Sequence[float], known: Mapping[int, float]) -> Curve:
+        """A curve of which few divergences were measured: `known`, by the place of their width in `errors`.
+
+        `errors` are mean squared errors of the narrowed block's outputs, one for each width but the
+        dense one. Between measured widths the divergence is a power of this local error, and beyond
+        them proportional to it, as any divergence is where it is small [ours].
+        """
+        x = np.maximum.accumulate(_logs(errors)).tolist()
+        y = {place: _logs([kl])[0] for place, kl in known.items()}
+        places = sorted(known)
+        first, last = places[0], places[-1]
+        kl = [0.0]
+        for place, here in enumerate(x):
+            beyond = min(0.0, here - x[first]) + max(0.0, here - x[last])
+            between = float(np.interp(here, [x[at] for at in places], [y[at] for at in places]))
+            kl.append(known[place] if place in known else math.exp(between + beyond))
+        return cls.measured(widths, tuple(kl))
+
     @property
     def least(self) -> int:
         """The narrowest width measured."""
@@ -85,6 +104,20 @@ class Curve(Checked):
             return math.exp(float(np.interp(here, removed, known)))
         slope = (known[1] - known[0]) / (removed[1] - removed[0]) if len(known) > 1 else 1.0
         return math.exp(known[0] + max(1.0, slope) * (here - removed[0]))
+
+
+def doubt(errors: Sequence[float], known: Mapping[int, float]) -> float:
+    """How much less or more measured divergences grow than the errors they belong to, as a logarithm.
+
+    Both from the widest to the narrowest width that was measured; arguments as for `Curve.predicted`.
+    """
+    first, last = min(known), max(known)
+    x, y = _logs((errors[first], errors[last])), _logs((known[first], known[last]))
+    return abs((y[1] - y[0]) - (x[1] - x[0]))
+
+
+def _logs(numbers: Sequence[float]) -> list[float]:
+    return [math.log(max(number, _LEAST)) for number in numbers]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 What a budget is solved on (`pruning.budget`). A method comes in as a `Narrow`, which makes one
 block narrower; nothing else is asked of it.
+
+Running the rest of the network costs most, so it is done for few widths of a curve. How the others
+compare with them is read off the block's own outputs, which the whole curve is made of in a moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,14 @@ from torch import Tensor
 from analysis.measure import Batches
 from analysis.vit import Block, ViT
 from pruning.activations import Activations
-from pruning.budget.curves import BUDGETED_STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities
+from pruning.budget.curves import BUDGETED_STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities, doubt
 from pruning.cut import Scores, cut, select
 from pruning.progress import Progress, quiet
 
-SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: where a curve is measured
+SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: the widths of a curve
+_LOCAL = 8  # images on which the outputs of a narrowed block are compared with the dense block's
+_DOUBT = 0.5  # in the logarithm of a divergence: what its prediction may be off before it is measured
+_MAKING = 4  # blocks that could be run while the narrower blocks of a curve are made
 
 
 def measure_sensitivities(
@@ -35,9 +41,10 @@ def measure_sensitivities(
 ) -> Sensitivities:
     """Mean KL(dense || narrowed) of the class probabilities, one structure of one block narrowed at a time.
 
-    Of structures other than `structures` only the dense width is known. The dense residual stream
-    before the block at hand lies on disk, in `place` or a temporary folder, batch by batch, and only the
-    blocks from there on are run: half a forward pass for a point of a curve on average.
+    Of structures other than `structures` only the dense width is known. Two or three widths of a curve are
+    measured, the others predicted (`Curve.predicted`). The dense residual stream before the block at
+    hand lies on disk, in `place` or a temporary folder, batch by batch, and only the blocks from there on
+    are run: half a forward pass for a measured width on average.
 
     Raises:
         ValueError: a model without a classifier, or no images.
@@ -51,12 +58,10 @@ def measure_sensitivities(
         for index, widths in enumerate(model.arch.blocks):
             curves = {}
             for number, name in enumerate(BUDGETED_STRUCTURES):
-                progress(
-                    "Measuring sensitivities", (index + number / len(BUDGETED_STRUCTURES)) / model.arch.depth
-                )
+                progress("Measuring sensitivities", _share_done(model.arch.depth, index, number))
                 kept = measured_widths(getattr(widths, name))[: None if name in structures else 1]
-                kl = [stream.divergence(narrow(index, name, width), index) for width in kept[1:]]
-                curves[name] = Curve.measured(kept, (0.0, *kl))
+                made = [narrow(index, name, width) for width in kept[1:]]
+                curves[name] = _curve(stream, index, kept, made)
             blocks.append(BlockCurves(**curves))
             stream.advance(index)
     progress("Measuring sensitivities", 1.0)
@@ -64,11 +69,33 @@ def measure_sensitivities(
 
 
 def measured_widths(dense: int) -> tuple[int, ...]:
-    """The widths a curve is measured at, falling from the dense one."""
+    """The widths of a curve, falling from the dense one."""
     if not dense:  # half of the block is absent
         return (0,)
     shares = {max(1, round(share * dense)) for share in SHARES}
     return (dense, *sorted(shares - {dense}, reverse=True))
+
+
+def _share_done(depth: int, index: int, number: int) -> float:
+    """Share of the work done before curve `number` of block `index`: earlier blocks take longer."""
+    work = [depth - block + _MAKING for block in range(depth)]
+    return (sum(work[:index]) + work[index] * number / len(BUDGETED_STRUCTURES)) / sum(work)
+
+
+def _curve(stream: _DenseStream, index: int, widths: tuple[int, ...], made: Sequence[Block]) -> Curve:
+    """The curve of narrower blocks, one for each width but the dense one.
+
+    The network is run for the second and for the narrowest, and for one between them where the
+    divergence grows at quite another rate than the local error, which then tells too little.
+    """
+    if not made:
+        return Curve(widths, (0.0,))
+    errors = [stream.local_error(block, index) for block in made]
+    kl = {at: stream.divergence(made[at], index) for at in {min(1, len(made) - 1), len(made) - 1}}
+    between = len(made) // 2
+    if between not in kl and doubt(errors, kl) > _DOUBT:
+        kl[between] = stream.divergence(made[between], index)
+    return Curve.predicted(widths, errors, kl)
 
 
 class _DenseStream:
@@ -76,11 +103,13 @@ class _DenseStream:
 
     def __init__(self, stored: Activations, model: ViT, batches: Batches) -> None:
         self._stored, self._model, self._count, self.images = stored, model, 0, 0
+        arch = model.arch
+        self._read = 1 + arch.distilled if arch.pool == "token" else None  # tokens that are classified
         for images, _ in batches:
             x = model.embed(images.to(stored.device))
             stored.write(self._count, stream=x)
-            for block in model.blocks:
-                x, _ = block(x)
+            for index, block in enumerate(model.blocks):
+                x = self._through(block, index, x)
             stored.write(self._count, logits=model.classify(x))
             self._count, self.images = self._count + 1, self.images + len(x)
         if not self.images:
@@ -90,18 +119,28 @@ class _DenseStream:
         """Mean KL divergence from the dense model with block `index` exchanged for `narrowed`."""
         total = 0.0
         for number in range(self._count):
-            x, _ = narrowed(self._stored.read(number, "stream"))
-            for block in self._model.blocks[index + 1 :]:
-                x, _ = block(x)
+            x = self._through(narrowed, index, self._stored.read(number, "stream"))
+            for later in range(index + 1, self._model.arch.depth):
+                x = self._through(self._model.blocks[later], later, x)
             dense = self._stored.read(number, "logits")
             total += kl_divergence(dense, self._model.classify(x)).sum().item()
         return total / self.images
+
+    def local_error(self, narrowed: Block, index: int) -> float:
+        """Mean squared distance of what `narrowed` puts out from what block `index` does, on a few images."""
+        x = self._stored.read(0, "stream")[:_LOCAL]
+        dense = self._through(self._model.blocks[index], index, x)
+        return (self._through(narrowed, index, x) - dense).square().mean().item()
 
     def advance(self, index: int) -> None:
         """Take the stream through block `index`."""
         for number in range(self._count):
             x = self._stored.read(number, "stream")
-            self._stored.write(number, stream=self._model.blocks[index](x)[0])
+            self._stored.write(number, stream=self._through(self._model.blocks[index], index, x))
+
+    def _through(self, block: Block, index: int, x: Tensor) -> Tensor:
+        """The stream behind a block in place of block `index`; behind the last only what is classified."""
+        return block(x, count=self._read if index == self._model.arch.depth - 1 else None)[0]
 
 
 def kl_divergence(dense: Float[Tensor, "B C"], other: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:

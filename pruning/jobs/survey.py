@@ -33,7 +33,7 @@ from pruning.seeding import fingerprint
 
 SURVEY = "survey.json"  # in a run folder: what was measured
 _KIND = "surveys"
-_MEASURED_AS = 1  # raised when sensitivities are measured in another way, so that older ones are not taken
+_MEASURED_AS = 2  # raised when sensitivities are measured in another way, so that older ones are not taken
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 _FLOOR = 0.02  # of the mean importance: what every score counts at least, so that none is free
-_SWEEPS = 4  # over both sides, one fitted with the other held
 _STEPS = 8  # of conjugate gradients for each
 _JITTER = 1e-6  # of the mean variance, in the preconditioner alone
 
@@ -47,12 +46,14 @@ def fit_scores(
     importance: Float[Tensor, "B N N"],
     on_query: Float[Tensor, "D rank"],
     on_key: Float[Tensor, "D rank"],
+    sweeps: int = 4,
 ) -> tuple[Float[Tensor, "D rank"], Float[Tensor, "D rank"]]:
     """A and B, better ones than those given, so that q^T A B^T k comes close to q^T k.
 
     minimise sum_nm importance_nm (q_n^T k_m - q_n^T A B^T k_m)^2 over pairs of one image, by
     alternating least squares: each side is a linear problem, solved by conjugate gradients on
-    N x N matrices of scores. What they return is never worse than what they were given.
+    N x N matrices of scores. A sweep fits both sides, each with the other held. The result is never
+    worse than the bases given.
     """
     scores = query @ key.mT  # B N N
 
@@ -61,7 +62,7 @@ def fit_scores(
         return (importance * missing.square()).sum()
 
     best, a, b = loss(on_query, on_key), on_query, on_key
-    for _ in range(_SWEEPS):
+    for _ in range(sweeps):
         a = _one_side(query, key @ b, importance, scores, a)
         b = _one_side(key, query @ a, importance.mT, scores.mT, b)
         found = loss(a, b)

@@ -16,13 +16,14 @@ _CHUNK = 8  # images whose gradients are computed at once
 _PLAIN = 0.1  # of the metric is the identity: what few gradients do not show is not free
 
 
-def error_roots(model: ViT, streams: Streams) -> list[Float[Tensor, "E E"]]:
+def error_roots(model: ViT, streams: Streams, images: int = _IMAGES) -> list[Float[Tensor, "E E"]]:
     """R of every half block: an error e of the stream behind it counts |R e|^2, on average |e|^2 [ours].
 
     A small error e of one token costs e^T F e / 2 in KL divergence of the prediction, with the Fisher
     information F = E[g g^T], g the gradient of log p(y) and y drawn from the prediction (Martens 2020).
     R^T R is F over all tokens alike, at a mean diagonal of one, mixed with a tenth of the identity.
-    Without a classifier it is the identity. `streams` begin at the model's embedding.
+    Without a classifier it is the identity. `streams` begin at the model's embedding; gradients are
+    taken of the first `images`.
 
     Raises:
         ValueError: gradients that are not finite.
@@ -35,12 +36,12 @@ def error_roots(model: ViT, streams: Streams) -> list[Float[Tensor, "E E"]]:
     generator, count = torch.Generator(streams.device).manual_seed(0), 0
     numbers = [number for number, _ in present(model)]
     for _, x, _ in streams:
-        for part in x[: _IMAGES - count].split(_CHUNK):
+        for part in x[: images - count].split(_CHUNK):
             for half, slopes in zip(numbers, prediction_gradients(model, part, generator), strict=True):
                 flat = slopes.double().flatten(0, 1)
                 sums[half] += flat.T @ flat
         count += len(x)
-        if count >= _IMAGES:
+        if count >= images:
             break
     require_finite(sums)
     means = sums.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]

@@ -9,10 +9,8 @@ from torch import Tensor
 _LAZY = 64  # removals between two updates of the whole inverse
 
 
-def choose_neurons(
-    covariance: Float[Tensor, "F F"], weight: Float[Tensor, "E F"], keep: int
-) -> Int[Tensor, " keep"]:
-    """Neurons left after removing, one by one, the one whose loss the others can best make up for.
+class Elimination:
+    """Neurons removed one by one, always the one whose loss the others can best make up for.
 
     Optimal Brain Surgeon (Hassibi, Stork 1993) on least squares: with H the inverse covariance of
     the neurons that are left and W their refitted weights, removing i costs |W_i|^2 / H_ii, and then
@@ -20,19 +18,32 @@ def choose_neurons(
     once in a while, and W appears only through W^T W, so that a removal costs O(F) [ours, exact].
     Of equal losses the neuron with the lower index goes first.
     """
-    inverse, gram = torch.linalg.inv(covariance), weight.T @ weight
-    left = torch.arange(len(covariance), device=covariance.device)
-    while len(left) > keep:
-        gone, inverse, gram = _remove(inverse, gram, min(_LAZY, len(left) - keep))
-        left = left[~gone]
-    return left
+
+    def __init__(self, covariance: Float[Tensor, "F F"], weight: Float[Tensor, "E F"]) -> None:
+        self._inverse, self._gram = torch.linalg.inv(covariance), weight.T @ weight
+        self._left = torch.arange(len(covariance), device=covariance.device)
+        self._removed: list[int] = []  # in this order
+        self._all = self._left
+
+    def kept(self, keep: int) -> Int[Tensor, " keep"]:
+        """The neurons left once only `keep` are, in rising order; nothing is computed twice."""
+        while len(self._left) > keep:
+            count = min(_LAZY, len(self._left) - keep)
+            order, self._inverse, self._gram = _remove(self._inverse, self._gram, count)
+            self._removed += self._left[order].tolist()
+            stays = torch.ones_like(self._left, dtype=torch.bool)
+            stays[order] = False
+            self._left = self._left[stays]
+        stays = torch.ones_like(self._all, dtype=torch.bool)
+        stays[self._removed[: len(self._all) - keep]] = False
+        return self._all[stays]
 
 
-def _remove(inverse: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Remove `count` neurons: which went, and the inverse and Gram matrix of the others."""
+def _remove(inverse: Tensor, gram: Tensor, count: int) -> tuple[list[int], Tensor, Tensor]:
+    """Remove `count` neurons: which went, in order, and the inverse and Gram matrix of the others."""
     u, a, b = (inverse.new_zeros(len(inverse), count) for _ in range(3))  # inverse - u u^T
     pivots, norms = inverse.diagonal().clone(), gram.diagonal().clone()  # gram - a b^T - b a^T
-    gone = torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device)
+    gone, order = torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device), []
     for step in range(count):
         # rounding can bring a pivot below zero where neurons repeat one another
         costs = norms.clamp_min(0) / pivots.clamp_min(torch.finfo(pivots.dtype).tiny)
@@ -46,5 +57,6 @@ def _remove(inverse: Tensor, gram: Tensor, count: int) -> tuple[Tensor, Tensor, 
         pivots -= u[:, step] ** 2
         norms -= 2 * a[:, step] * share
         gone[index] = True
+        order.append(index)
     inverse, gram = inverse - u @ u.T, gram - a @ b.T - b @ a.T
-    return gone, inverse[~gone][:, ~gone], gram[~gone][:, ~gone]
+    return order, inverse[~gone][:, ~gone], gram[~gone][:, ~gone]

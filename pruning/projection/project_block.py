@@ -1,7 +1,7 @@
 """Projecting half a block: its narrow layers filled from the whole ones and from activations.
 
 Query-key and value channels by truncated singular value decompositions, MLP neurons by
-`choose_neurons`; then what writes to the stream is refitted. `spectral` says in which order.
+`Elimination`; then what writes to the stream is refitted. `spectral` says in which order.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from pruning.projection.block_parts import (
     without_proj,
 )
 from pruning.projection.least_squares import Moments, require_finite
-from pruning.projection.neurons import choose_neurons
+from pruning.projection.neurons import Elimination
 from pruning.projection.refit import goal, refit, refit_reader, writer_moments
 from pruning.projection.streams import Still, Streams
 from pruning.projection.subspaces import qk_bases, value_bases
 
 _SCORE_IMAGES = 64  # whose attention scores a fit looks at, all pairs of tokens of each
+_SWEEPS = 4  # of that fit over queries and keys
 _APART = 0.1  # of a reader's squared inputs may differ from the dense model's for it to be refitted
 
 
@@ -41,6 +42,7 @@ class Step:
 
     `root` says how much errors behind this half count (`fisher.error_roots`), `pull` how far a refit
     goes back towards the dense stream. `known` is kept between steps that differ in their widths alone.
+    Attention scores are fitted on at most `score_images` images, in `sweeps` over both sides.
     """
 
     arch: Architecture
@@ -52,6 +54,8 @@ class Step:
     root: Float[Tensor, "E E"]
     pull: float
     known: dict[str, Any] = field(default_factory=dict)
+    score_images: int = _SCORE_IMAGES
+    sweeps: int = _SWEEPS
 
     @property
     def attn(self) -> Attention:
@@ -95,14 +99,14 @@ def _project_attention(step: Step) -> None:
     if rank < attn.qk_dim:
         on_q, on_k = _pair_bases(step, rank)
         queries, keys = on_q.mT @ queries, on_k.mT @ keys  # H Dqk E+1
-    moments = step.known.get("attention") if rank == attn.qk_dim else None
-    moments = moments or _moments(step, _head_outputs(step, queries, keys, values))
-    if rank == attn.qk_dim:
-        step.known["attention"] = moments
+    known = step.known if rank == attn.qk_dim else {}  # what was measured with the scores unchanged
+    moments = known["attention"] = known.get("attention") or _moments(
+        step, _head_outputs(step, queries, keys, values)
+    )
     weight, bias = folded(step.whole.writer, step.whole.scale)
     rank, down = narrow.v_dim, torch.eye(weight.shape[1]).to(weight)
     if rank < attn.v_dim:
-        covariance, best = goal(moments, weight, step.pull)
+        covariance, best = known["values"] = known.get("values") or goal(moments, weight, step.pull)
         bases = value_bases(covariance, best, attn.heads, rank)  # H Dv (Dv of the dense model)
         values, down = bases @ values, torch.block_diag(*bases)  # H Dv E+1
     set_rows(narrow.qkv, queries, keys, values)
@@ -116,8 +120,10 @@ def _project_mlp(step: Step) -> None:
     moments = step.known["mlp"] = step.known.get("mlp") or _moments(step, step.whole.before_writer())
     width, kept = narrow.out_features, torch.arange(fc1.out_features, device=weight.device)
     if width < fc1.out_features:
-        covariance, best = goal(moments, weight, step.pull)
-        kept = choose_neurons(covariance, step.root @ best, width)
+        if "neurons" not in step.known:
+            covariance, best = goal(moments, weight, step.pull)
+            step.known["neurons"] = Elimination(covariance, step.root @ best)
+        kept = step.known["neurons"].kept(width)
     narrow.weight.copy_(fc1.weight[kept])
     narrow.bias.copy_(fc1.bias[kept])
     fitted, shift = refit(moments, weight, kept, step.pull)
@@ -142,11 +148,22 @@ def _head_outputs(step: Step, queries: Tensor, keys: Tensor, values: Tensor) -> 
 
 def _pair_bases(step: Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Float[Tensor, "H D rank"]]:
     """The closed form's bases, then fitted to the scores that matter of some images."""
-    attn, known = step.attn, step.known
-    if "queries and keys" not in known:
-        known["queries and keys"] = _qk_covariances(step), _some_heads(step)
-    (query_moments, key_moments), (q, k, v) = known["queries and keys"]
-    on_q, on_k = qk_bases(query_moments, key_moments, rank)
+    known = step.known
+    if "scores" not in known:
+        known["scores"] = _qk_covariances(step), _scores_that_matter(step)
+    moments, heads = known["scores"]
+    on_q, on_k = qk_bases(*moments, rank)
+    for head, (query, key, importance) in enumerate(heads):
+        start = on_q[head].to(query), on_k[head].to(query)
+        found = fit_scores(query, key, importance, *start, step.sweeps)
+        on_q[head], on_k[head] = (basis.double() for basis in found)
+    return on_q, on_k
+
+
+def _scores_that_matter(step: Step) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For every head queries and centred keys of some images, B N D, and the importance of scores, B N N."""
+    attn, found = step.attn, []
+    q, k, v = _some_heads(step)
     columns = step.root @ folded(attn.proj, step.whole.scale)[0]
     columns = columns.to(q).unflatten(1, (attn.heads, -1))  # E H Dv
     for head in range(attn.heads):
@@ -154,10 +171,8 @@ def _pair_bases(step: Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Float
         attention = attn.weights(query, key)  # B N N
         metric = columns[:, head].T @ columns[:, head]
         importance = score_importance(attention, value, attention @ value, metric, step.weights)
-        key = key - key.mean(dim=1, keepdim=True)
-        found = fit_scores(query, key, importance, on_q[head].to(query), on_k[head].to(query))
-        on_q[head], on_k[head] = (basis.double() for basis in found)
-    return on_q, on_k
+        found.append((query, key - key.mean(dim=1, keepdim=True), importance))
+    return found
 
 
 def _qk_covariances(step: Step) -> tuple[Float[Tensor, "H D D"], Float[Tensor, "H D D"]]:
@@ -182,8 +197,8 @@ def _some_heads(step: Step) -> list[Tensor]:
     """Queries, keys and values of the first images: B H N D each."""
     attn, parts, count = step.attn, [], 0
     for _, _, x in step.streams:
-        parts.append(attn.split_heads(attn.qkv(step.whole.norm(x[: _SCORE_IMAGES - count]))))
+        parts.append(attn.split_heads(attn.qkv(step.whole.norm(x[: step.score_images - count]))))
         count += len(parts[-1][0])
-        if count == _SCORE_IMAGES:
+        if count == step.score_images:
             break
     return [torch.cat(part) for part in zip(*parts, strict=True)]

@@ -30,7 +30,11 @@ from pruning.projection.project_block import Step, project_half, restore_reader
 from pruning.projection.rotation import rotate, rotated_architecture
 from pruning.projection.streams import Still, Streams, token_weights
 
-_NARROW_IMAGES = 128  # that a single block is narrowed on, to see what it loses on others
+# Single blocks are narrowed to see what they lose on other images: with less care than a model to keep.
+_NARROW_IMAGES = 64  # that they are fitted on
+_NARROW_ROOTS = 32  # of these, for `error_roots`
+_NARROW_SCORES = 16  # of these, for attention scores
+_NARROW_SWEEPS = 1
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class _Narrowing:
         with torch.no_grad():
             limit = min(options.images, _NARROW_IMAGES)
             self._streams = Streams(stored, self._dense, batches, limit, options.steered / 100)
-            self._roots = error_roots(self._dense, self._streams)
+            self._roots = error_roots(self._dense, self._streams, _NARROW_ROOTS)
 
     @torch.no_grad()
     def __call__(self, index: int, structure: str, width: int) -> Block:
@@ -165,7 +169,8 @@ class _Narrowing:
         still = Still(self._streams, attention.through if half and attention else lambda x: x)
         weights = _weights(self._model, index, self._options, still)
         root = self._roots[2 * index + half]
-        project_half(Step(self._model.arch, whole, whole, small, still, weights, root, 0, self._known))
+        step = Step(self._model.arch, whole, whole, small, still, weights, root, 0, self._known)
+        project_half(replace(step, score_images=_NARROW_SCORES, sweeps=_NARROW_SWEEPS))
         return narrow.to(next(self._model.parameters()))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis.vit import ViT
-from pruning.budget.curves import BUDGETED_STRUCTURES, Curve, Sensitivities
+from pruning.budget.curves import BUDGETED_STRUCTURES, Curve, Sensitivities, doubt
 from pruning.budget.sensitivity import kl_divergence, measure_sensitivities, measured_widths, narrow_by_scores
 from pruning.criteria.registry import CRITERIA
 from pruning.cut.plan import Plan
@@ -38,21 +38,41 @@ def slow_divergence(dense: ViT, other: ViT, images: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", ["plain", "distilled", "average pool", "uneven"])
-def test_curves_are_those_of_whole_models_cut_in_one_place(name: str) -> None:
+@pytest.mark.parametrize("certain", [False, True])
+def test_curves_are_those_of_whole_models_cut_in_one_place(
+    name: str, certain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twin: every width cut and run. Measured are the second, the last, and where in doubt the middle one."""
+    monkeypatch.setattr("pruning.budget.sensitivity._DOUBT", math.inf if certain else -1)
     model, scores = random_vit(VARIANTS[name]), l2_scores(random_vit(VARIANTS[name]))
     images = random_images(model.arch, 5)
     found = measured(model, images)
     assert found.images == 5
     for index, widths in enumerate(model.arch.blocks):
         for structure in BUDGETED_STRUCTURES:
-            curve, worst = getattr(found.blocks[index], structure), 0.0
-            for width, kl in zip(curve.widths[1:], curve.kl[1:], strict=True):
+            curve, errors, divergences = getattr(found.blocks[index], structure), [], []
+            for width in curve.widths[1:]:
                 blocks = list(model.arch.blocks)
                 blocks[index] = replace(widths, **{structure: width})
                 target = replace(model.arch, blocks=tuple(blocks))
                 small = cut(model, select(scores, model.arch, target))
-                worst = max(worst, slow_divergence(model, small, images))
-                assert kl == pytest.approx(worst, rel=1e-3, abs=1e-7)
+                divergences.append(slow_divergence(model, small, images))
+                errors.append(slow_local_error(model, small, images[:3], index))
+            last = len(errors) - 1
+            known = {min(1, last), last} | ({len(errors) // 2} if not certain else set())
+            expected = Curve.predicted(curve.widths, errors, {place: divergences[place] for place in known})
+            assert curve.kl == pytest.approx(expected.kl, rel=1e-2, abs=1e-7)
+
+
+@torch.no_grad()
+def slow_local_error(dense: ViT, other: ViT, images: torch.Tensor, index: int) -> float:
+    """Mean squared difference behind block `index`, of the tokens that are still read there."""
+    x = y = dense.embed(images)
+    for before, after in zip(dense.blocks[: index + 1], other.blocks[: index + 1], strict=True):
+        x, y = before(x)[0], after(y)[0]
+    last = index == dense.arch.depth - 1 and dense.arch.pool == "token"
+    read = 1 + dense.arch.distilled if last else None
+    return float((x - y)[:, :read].square().mean())
 
 
 def test_nothing_narrowed_is_no_loss() -> None:
@@ -183,6 +203,51 @@ def test_impossible_curves_are_refused(widths: tuple, kl: tuple, message: str) -
 def test_a_width_that_was_not_measured_is_refused(width: int) -> None:
     with pytest.raises(ValueError, match=f"from 2 to 64, got width {width}"):
         Curve((64, 2), (0.0, 1.0)).at(width)
+
+
+# ---- predicted
+
+FIVE = (64, 56, 48, 32, 16, 8)
+
+
+def test_a_divergence_proportional_to_the_local_error_is_found_from_one_measurement() -> None:
+    errors = (0.1, 0.25, 0.3, 0.9, 2.0)
+    curve = Curve.predicted(FIVE, errors, {2: 0.6})
+    assert curve.kl == pytest.approx((0, *(2 * error for error in errors)))
+
+
+def test_between_two_measurements_a_divergence_is_a_power_of_the_local_error() -> None:
+    errors = (0.1, 0.25, 0.3, 0.9, 2.0)
+    true = tuple(3 * error**1.5 for error in errors)
+    curve = Curve.predicted(FIVE, errors, {1: true[1], 4: true[4]})
+    assert curve.kl[2:] == pytest.approx(true[1:])
+    assert curve.kl[1] == pytest.approx(true[1] * 0.1 / 0.25)
+
+
+def test_what_was_measured_stays_and_nothing_falls_as_width_falls() -> None:
+    curve = Curve.predicted(FIVE, (0.1, 0.4, 0.2, 0.9, 0.8), {1: 0.5, 4: 0.7})
+    assert curve.kl[2] == 0.5 and curve.kl[-1] == 0.7
+    assert list(curve.kl) == sorted(curve.kl)
+
+
+def test_neurons_that_never_fire_cost_nothing() -> None:
+    curve = Curve.predicted(FIVE, (0.0, 0.0, 1e-3, 0.2, 0.4), {1: 0.0, 4: 0.8})
+    assert curve.kl[:3] == pytest.approx((0, 0, 0), abs=1e-11)
+    assert 0 < curve.kl[3] < curve.kl[4] < curve.kl[5] == 0.8
+
+
+def test_doubt_is_how_far_the_divergence_outgrows_the_local_error() -> None:
+    errors = (0.1, 0.25, 0.3, 0.9, 2.0)
+    assert doubt(errors, {1: 0.5, 4: 4.0}) == pytest.approx(0)
+    assert doubt(errors, {1: 0.5, 4: 8.0}) == pytest.approx(math.log(2))
+    assert doubt(errors, {1: 1.0, 4: 4.0}) == pytest.approx(math.log(2))
+
+
+def test_the_share_told_is_that_of_blocks_run() -> None:
+    model, told = random_vit(TINY), []
+    narrow = narrow_by_scores(model, l2_scores(model))
+    measure_sensitivities(model, batches(random_images(TINY)), narrow, progress=lambda _, s: told.append(s))
+    assert told == pytest.approx([0, 2 / 11, 4 / 11, 6 / 11, 23 / 33, 28 / 33, 1])
 
 
 # ---- data and bad input

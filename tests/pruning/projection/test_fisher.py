@@ -65,11 +65,10 @@ def test_a_small_error_costs_half_its_fisher_form_in_divergence() -> None:
 
 def test_roots_are_those_of_the_fisher_information(monkeypatch: pytest.MonkeyPatch) -> None:
     model, few = random_vit(TINY).double(), random_images(TINY, count=2).double()
-    monkeypatch.setattr(fisher, "_IMAGES", 1024)
     monkeypatch.setattr(fisher, "_CHUNK", 512)
     with torch.no_grad():
         many = Streams(Activations(), model, batches(few.repeat(512, 1, 1, 1), 512), 1024, share=0)
-    roots, share = error_roots(model, many), model(few).softmax(1).detach()
+    roots, share = error_roots(model, many, 1024), model(few).softmax(1).detach()
     for half, root in enumerate(roots):
         exact = torch.zeros(TINY.embed_dim, TINY.embed_dim).double()
         for label in range(TINY.num_classes):

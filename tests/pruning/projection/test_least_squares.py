@@ -14,7 +14,7 @@ from pruning.projection.least_squares import (
     ridge,
     ridge_held_out,
 )
-from pruning.projection.neurons import choose_neurons
+from pruning.projection.neurons import Elimination
 from tests.support import reference
 
 
@@ -159,7 +159,8 @@ def test_inputs_that_never_vary_keep_the_prior() -> None:
 def test_obs_equals_least_squares_from_scratch(seed: int, keep: int) -> None:
     z, weight = draw(200, 12, seed=seed), draw(5, 12, seed=seed + 10)
     covariance = z.T @ z / 200 + 0.5 * torch.ones(12, 12).double()
-    assert choose_neurons(covariance, weight, keep).tolist() == reference.obs_order(covariance, weight, keep)
+    found = Elimination(covariance, weight).kept(keep)
+    assert found.tolist() == reference.obs_order(covariance, weight, keep)
 
 
 @pytest.mark.parametrize("lazy", [1, 3, 100])
@@ -167,26 +168,34 @@ def test_obs_does_not_depend_on_how_lazily_it_updates(lazy: int, monkeypatch: py
     z, weight = draw(300, 40), draw(5, 40, seed=1)
     monkeypatch.setattr("pruning.projection.neurons._LAZY", lazy)
     covariance = z.T @ z / 300
-    assert choose_neurons(covariance, weight, 9).tolist() == reference.obs_order(covariance, weight, 9)
+    assert Elimination(covariance, weight).kept(9).tolist() == reference.obs_order(covariance, weight, 9)
+
+
+def test_fewer_neurons_continue_where_more_stopped() -> None:
+    z, weight = draw(300, 40), draw(5, 40, seed=1)
+    known = Elimination(z.T @ z / 300, weight)
+    for keep in (30, 9, 20, 40):
+        expected = Elimination(z.T @ z / 300, weight).kept(keep)
+        assert known.kept(keep).tolist() == expected.tolist()
 
 
 def test_obs_drops_dead_and_repeated_neurons_first() -> None:
     z = draw(50, 10)
     z[:, 3], z[:, 8] = 0, z[:, 1]
-    kept = choose_neurons(regularised(z.T @ z / 50, 1e-6), draw(4, 10, seed=1), 8).tolist()
+    kept = Elimination(regularised(z.T @ z / 50, 1e-6), draw(4, 10, seed=1)).kept(8).tolist()
     assert 3 not in kept
     assert (1 in kept) != (8 in kept)
 
 
 def test_obs_drops_the_first_of_equal_neurons() -> None:
-    assert choose_neurons(torch.eye(300).double(), torch.ones(2, 300).double(), 200).tolist() == [
+    assert Elimination(torch.eye(300).double(), torch.ones(2, 300).double()).kept(200).tolist() == [
         *range(100, 300)
     ]
 
 
 def test_obs_with_fewer_samples_than_neurons_keeps_as_many_as_asked() -> None:
     z = draw(10, 60)
-    kept = choose_neurons(regularised(z.T @ z / 10, 1e-5), draw(4, 60, seed=1), 30)
+    kept = Elimination(regularised(z.T @ z / 10, 1e-5), draw(4, 60, seed=1)).kept(30)
     assert len(kept.unique()) == 30
 
 
@@ -194,7 +203,7 @@ def test_obs_of_a_deit_tiny_layer_takes_seconds_at_most() -> None:
     z, weight = draw(1600, 768), draw(192, 768, seed=1)
     covariance = z.T @ z / 1600
     began = time.process_time()
-    assert len(choose_neurons(covariance, weight, 384)) == 384
+    assert len(Elimination(covariance, weight).kept(384)) == 384
     assert time.process_time() - began < 20
 
 
