@@ -19,7 +19,7 @@ from pruning.cut import at_most_half, can_merge, unmerged, with_architecture, wi
 from pruning.progress import Progress, quiet
 
 # Tokens merged altogether, as shares of the patches: where a shape of schedules is measured. Between
-# these, in steps of `_STEP`, the logarithm of the divergence is taken to go along a line over that of the share.
+# these, in steps of `_STEP`, the logarithm of the divergence goes along a line over that of the share.
 _MEASURED = {
     "quarter": (0.2, 0.4, 0.6, 0.75, 0.9),
     "sixth": (0.6, 0.8, 0.95),

@@ -151,8 +151,8 @@ def _pair_bases(step: Step, rank: int) -> tuple[Float[Tensor, "H D rank"], Float
     known = step.known
     if "scores" not in known:
         known["scores"] = _qk_covariances(step), _scores_that_matter(step)
-    moments, heads = known["scores"]
-    on_q, on_k = qk_bases(*moments, rank)
+    (query_moments, key_moments), heads = known["scores"]
+    on_q, on_k = qk_bases(query_moments, key_moments, rank)
     for head, (query, key, importance) in enumerate(heads):
         start = on_q[head].to(query), on_k[head].to(query)
         found = fit_scores(query, key, importance, *start, step.sweeps)
