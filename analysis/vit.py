@@ -520,10 +520,11 @@ class Merge(nn.Module):
     The patch tokens are split by turns. Of those in odd places each has one most similar token in an even
     place, by the cosine of the keys' mean over heads; the `count` most similar pairs become one token
     each, the mean of both weighted by their sizes. Tokens that stay in odd places come first, those in
-    even places after them. Prefix tokens never merge.
+    even places after them, both in the order they had. Prefix tokens never merge.
 
-    What looks alike ties, and two runtimes round otherwise: similarities fall a little with the place of
-    a token, by far more than they round (`_STEP`), so that of equal ones the first is taken [ours].
+    What looks alike ties, and two runtimes round differently: similarities fall a little with the place of
+    a token, by far more than rounding changes them (`_STEP`), so that of equal ones the first is taken
+    [ours].
     """
 
     def __init__(self, prefix: int, count: int) -> None:
@@ -531,35 +532,47 @@ class Merge(nn.Module):
         self.prefix, self.count = prefix, count
 
     def pairs(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys B H N Dqk -> odd places in the order in which they merge, and where each goes: B odd both."""
-        metric = F.normalize(k.mean(dim=1)[:, self.prefix :], dim=-1)
-        odd, even = metric[:, 1::2], metric[:, ::2]
-        similar = odd @ even.transpose(-2, -1)
-        onto = _earlier_first(similar).argmax(dim=-1)
-        order = _earlier_first(similar.amax(dim=-1)).argsort(dim=-1, descending=True)
-        return order, onto.gather(1, order)
+        """Keys B H N Dqk -> the odd places, B odd, and the even places that the last of them go to, B count.
+
+        Odd places that stay come first, in their order; the `count` that merge come last.
+        """
+        metric = F.normalize(k.sum(dim=1)[:, self.prefix :], dim=-1)  # B patches Dqk
+        similar = metric[:, 1::2] @ metric[:, ::2].transpose(-2, -1)  # B odd even
+        places = torch.arange(similar.shape[2], device=k.device)
+        onto = _earlier_first(similar, places).argmax(dim=-1)  # B odd
+        own = places[: similar.shape[1]]
+        gone = _earlier_first(similar.amax(dim=-1), own).topk(self.count, dim=-1, sorted=False).indices
+        order = own.expand(len(k), -1).scatter(1, gone, len(places)).argsort(dim=-1)
+        return order, onto.gather(1, order[:, -self.count :])
 
     def forward(self, x: Tensor, sizes: Tensor | None, k: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens B N E and their sizes B N or None -> B N-count E and B N-count."""
+        batch, tokens, _ = x.shape
+        first, count = self.prefix, self.count
         order, onto = self.pairs(k)
-        weighted = F.pad(x, (0, 1), value=1.0)  # the sizes as a last channel
-        weighted = weighted if sizes is None else weighted * sizes[..., None]
-        first, patches = weighted[:, : self.prefix], weighted[:, self.prefix :]
-        odd = patches[:, 1::2].gather(1, order[..., None].expand(-1, -1, weighted.shape[-1]))
-        even = patches[:, ::2]
+        sizes = torch.ones_like(x[..., 0]) if sizes is None else sizes
+        # rows of one matrix, because gathering whole rows is the fastest
+        starts = torch.arange(batch, device=x.device)[:, None] * tokens + (first + 1)
+        rows = torch.add(starts, order, alpha=2).flatten()
+        odd = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B odd E
+        odd_sizes = sizes.flatten().index_select(0, rows).unflatten(0, (batch, -1))
+        even, even_sizes = x[:, first::2], sizes[:, first::2]
         places = torch.arange(even.shape[1], device=x.device)
-        into = (onto[:, None, : self.count] == places[:, None]).to(x)  # B even count
-        merged = torch.cat([first, odd[:, self.count :], even + into @ odd[:, : self.count]], dim=1)
-        sizes = merged[..., -1]
-        return merged[..., :-1] / sizes[..., None], sizes
+        shares = (onto[:, None] == places[:, None]) * odd_sizes[:, None, -count:]  # B even count
+        total = even_sizes + shares.sum(dim=-1)
+        merged = (even * even_sizes[..., None] + shares @ odd[:, -count:]) / total[..., None]
+        return (
+            torch.cat([x[:, :first], odd[:, :-count], merged], dim=1),
+            torch.cat([sizes[:, :first], odd_sizes[:, :-count], total], dim=1),
+        )
 
 
-_STEP = 2e-5  # rounding differs by some 1e-6
+_STEP = 2e-5  # rounding changes similarities by some 1e-6
 
 
-def _earlier_first(similar: Tensor) -> Tensor:
+def _earlier_first(similar: Tensor, places: Tensor) -> Tensor:
     """Similarities along the last axis, falling a little from place to place."""
-    return similar - _STEP * torch.arange(similar.shape[-1], device=similar.device)
+    return torch.sub(similar, places, alpha=_STEP)
 
 
 class Block(nn.Module):

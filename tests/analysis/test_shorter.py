@@ -78,7 +78,7 @@ def merged_in_loops(tokens, sizes, keys, prefix: int, count: int):
     for a in order[:count]:
         size, x = total[best[a][1]]
         total[best[a][1]] = size + sizes[a], x + sizes[a] * tokens[a]
-    left = [*range(prefix), *order[count:]]
+    left = [*range(prefix), *sorted(order[count:])]
     return (
         [tokens[i] for i in left] + [x / size for size, x in total.values()],
         [sizes[i] for i in left] + [size for size, _ in total.values()],
