@@ -388,6 +388,7 @@ class Attention(nn.Module):
         self.heads, self.qk_dim, self.v_dim = widths.heads, widths.qk, widths.v
         self.scale = arch.scale
         self.fused = True
+        self.reads = bool(widths.merge) and arch.class_token
         self.qkv = nn.Linear(arch.embed_dim, sum(self.qkv_rows), bias=arch.qkv_bias)
         self.proj = nn.Linear(widths.heads * widths.v, arch.embed_dim)
 
@@ -416,18 +417,26 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Attention of the first `count` tokens (None: all) to all tokens: B N E -> B count E.
 
-        The second result is the keys B H N Dqk, by which tokens merge; None where none were computed.
+        The second result is how much the class token attends to each token, the mean over heads B N, where
+        `reads` asks for it.
         """
+        read = None
         if count is not None and is_plain_linear(self.qkv):
-            out, k = self._first(x, sizes, count), None
+            out = self._first(x, sizes, count)
         else:
-            out, k = self._all(x, sizes, count)  # B H count Dv
-        return self.proj(out.transpose(1, 2).flatten(2)), k
+            out, read = self._all(x, sizes, count)  # B H count Dv
+        return self.proj(out.transpose(1, 2).flatten(2)), read
 
-    def _all(self, x: Tensor, sizes: Tensor | None, count: int | None) -> tuple[Tensor, Tensor]:
+    def _all(self, x: Tensor, sizes: Tensor | None, count: int | None) -> tuple[Tensor, Tensor | None]:
         q, k, v = self.split_heads(self.qkv(x))
         q = q[:, :, :count]
-        return self._fused(q, k, v, sizes) if self.fused else self.weights(q, k, sizes) @ v, k
+        if self.fused:
+            read = self.weights(q[:, :, :1], k, sizes) if self.reads else None
+            out = self._fused(q, k, v, sizes)
+        else:
+            read = self.weights(q, k, sizes)
+            out = read @ v
+        return out, read[:, :, 0].mean(dim=1) if self.reads and read is not None else None
 
     def _first(self, x: Tensor, sizes: Tensor | None, count: int) -> Tensor:
         """Head outputs of the first tokens, without computing keys or values.
@@ -461,7 +470,7 @@ class Attention(nn.Module):
             F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else _aligned(x) for x in (q, k, v)
         )
         mask = None if sizes is None else _log(sizes, q.ndim)
-        return F.scaled_dot_product_attention(q, k, v, mask, scale=self.scale)[..., : self.v_dim]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)[..., : self.v_dim]
 
 
 def _log(sizes: Tensor, axes: int) -> Tensor:
@@ -517,62 +526,69 @@ class LayerScale(nn.Module):
 class Merge(nn.Module):
     """Merges `count` patch tokens into the patch tokens most like them (ToMe, Bolya et al. 2023).
 
-    The patch tokens are split by turns. Of those in odd places each has one most similar token in an even
-    place, by the cosine of the keys' mean over heads; the `count` most similar pairs become one token
-    each, the mean of both weighted by their sizes. Tokens that stay in odd places come first, those in
-    even places after them, both in the order they had. Prefix tokens never merge.
+    The patch tokens are split by turns. Each in an odd place has one nearest token in an even place; the
+    `count` nearest pairs become one token each, in the even place: the mean of both weighted by their sizes.
+    All others stay as they are, in their order. Prefix tokens never merge.
 
-    What looks alike ties, and two runtimes round differently: similarities fall a little with the place of
-    a token, by far more than rounding changes them (`_STEP`), so that of equal ones the first is taken
-    [ours].
+    [ours, each measured to do less damage]: how near two tokens are is told by the cosine of the residual
+    stream, as the next norm sees it, and not by keys; what the class token attends to counts as farther
+    apart; and the order of tokens stays that of the image.
+
+    What looks alike ties, and two runtimes round differently: tokens count as a little farther apart with
+    their place, by far more than rounding changes it (`_STEP`), so that of equal ones the first is taken.
     """
 
-    def __init__(self, prefix: int, count: int) -> None:
+    def __init__(self, arch: Architecture, count: int) -> None:
         super().__init__()
-        self.prefix, self.count = prefix, count
+        self.prefix, self.count = len(arch.prefix_names), count
+        self.centred = arch.norm == "layer"
 
-    def pairs(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys B H N Dqk -> the odd places, B odd, and the even places that the last of them go to, B count.
+    def pairs(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which patch tokens stay, which merge, and into which.
 
-        Odd places that stay come first, in their order; the `count` that merge come last.
+        From tokens B N E and how much each is read B N: the places of all P patch tokens, B P, those that
+        stay in order first and the `count` that merge last; and the places these merge into, B count.
         """
-        metric = F.normalize(k.sum(dim=1)[:, self.prefix :], dim=-1)  # B patches Dqk
-        similar = metric[:, 1::2] @ metric[:, ::2].transpose(-2, -1)  # B odd even
-        places = torch.arange(similar.shape[2], device=k.device)
-        onto = _earlier_first(similar, places).argmax(dim=-1)  # B odd
-        own = places[: similar.shape[1]]
-        gone = _earlier_first(similar.amax(dim=-1), own).topk(self.count, dim=-1, sorted=False).indices
-        order = own.expand(len(k), -1).scatter(1, gone, len(places)).argsort(dim=-1)
-        return order, onto.gather(1, order[:, -self.count :])
+        patches = x[:, self.prefix :]
+        patches = patches - patches.mean(dim=-1, keepdim=True) if self.centred else patches
+        metric = F.normalize(patches, dim=-1)
+        apart = 1 - metric[:, 1::2] @ metric[:, ::2].transpose(-2, -1)  # B odd even
+        if read is not None:
+            weight = _weight(read[:, self.prefix :])
+            apart = apart * weight[:, 1::2, None] * weight[:, None, ::2]
+        places = torch.arange(metric.shape[1], device=x.device)
+        onto = torch.add(apart, places[: apart.shape[2]], alpha=_STEP).argmin(dim=-1)  # B odd
+        nearest = torch.add(apart.amin(dim=-1), places[: apart.shape[1]], alpha=_STEP)
+        gone = 2 * nearest.topk(self.count, dim=-1, largest=False, sorted=False).indices + 1
+        last = places.expand(x.shape[0], -1).scatter(1, gone, metric.shape[1])
+        order = last.argsort(dim=-1)
+        return order, 2 * onto.gather(1, order[:, -self.count :] // 2)
 
-    def forward(self, x: Tensor, sizes: Tensor | None, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens B N E and their sizes B N or None -> B N-count E and B N-count."""
+    def forward(self, x: Tensor, sizes: Tensor | None, read: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens B N E, their sizes B N or None and how much each is read -> B N-count E and B N-count."""
+        order, onto = self.pairs(x, read)
         batch, tokens, _ = x.shape
-        first, count = self.prefix, self.count
-        order, onto = self.pairs(k)
         sizes = torch.ones_like(x[..., 0]) if sizes is None else sizes
         # rows of one matrix, because gathering whole rows is the fastest
-        starts = torch.arange(batch, device=x.device)[:, None] * tokens + (first + 1)
-        rows = torch.add(starts, order, alpha=2).flatten()
-        odd = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B odd E
-        odd_sizes = sizes.flatten().index_select(0, rows).unflatten(0, (batch, -1))
-        even, even_sizes = x[:, first::2], sizes[:, first::2]
-        places = torch.arange(even.shape[1], device=x.device)
-        shares = (onto[:, None] == places[:, None]) * odd_sizes[:, None, -count:]  # B even count
-        total = even_sizes + shares.sum(dim=-1)
-        merged = (even * even_sizes[..., None] + shares @ odd[:, -count:]) / total[..., None]
-        return (
-            torch.cat([x[:, :first], odd[:, :-count], merged], dim=1),
-            torch.cat([sizes[:, :first], odd_sizes[:, :-count], total], dim=1),
-        )
+        starts = torch.arange(batch, device=x.device)[:, None] * tokens + self.prefix
+        rows = (starts + order).flatten()
+        moved = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B P E
+        counts = sizes.flatten().index_select(0, rows).unflatten(0, (batch, -1))  # B P
+        stay, gone, own = moved[:, : -self.count], moved[:, -self.count :], counts[:, : -self.count]
+        into = order[:, : -self.count, None] == onto[:, None]  # B P-count count
+        shares = into * counts[:, None, -self.count :]
+        total = own + shares.sum(dim=-1)
+        merged = (stay * own[..., None] + shares @ gone) / total[..., None]
+        first, ones = x[:, : self.prefix], sizes[:, : self.prefix]
+        return torch.cat([first, merged], dim=1), torch.cat([ones, total], dim=1)
 
 
-_STEP = 2e-5  # rounding changes similarities by some 1e-6
+_STEP = 2e-5  # rounding changes distances by some 1e-6
 
 
-def _earlier_first(similar: Tensor, places: Tensor) -> Tensor:
-    """Similarities along the last axis, falling a little from place to place."""
-    return torch.sub(similar, places, alpha=_STEP)
+def _weight(read: Tensor) -> Tensor:
+    """How much the distance of a token counts: from 0.3 to 1, more where it is read more than the others."""
+    return (0.01 + (read / read.mean(dim=-1, keepdim=True)).clamp(max=3) / 3) ** 0.25
 
 
 class Block(nn.Module):
@@ -593,7 +609,7 @@ class Block(nn.Module):
         if widths.heads:
             self.norm1, self.attn, self.ls1 = _norm(arch), Attention(arch, widths), scale()
         if widths.merge:
-            self.merge = Merge(len(arch.prefix_names), widths.merge)
+            self.merge = Merge(arch, widths.merge)
         if widths.mlp:
             self.norm2, self.mlp, self.ls2 = _norm(arch), Mlp(arch, widths), scale()
 
@@ -608,12 +624,12 @@ class Block(nn.Module):
         self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """The first half: attention, and merging behind it."""
-        k = None
+        read = None
         if self.attn is not None:
-            added, k = self.attn(self.norm1(x), sizes, count)
+            added, read = self.attn(self.norm1(x), sizes, count)
             x = x[:, :count] + self.ls1(added)
-        if self.merge is not None and k is not None:
-            x, sizes = self.merge(x, sizes, k)
+        if self.merge is not None:
+            x, sizes = self.merge(x, sizes, read)
         return x[:, :count], sizes if sizes is None else sizes[:, :count]
 
 

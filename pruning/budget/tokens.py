@@ -18,14 +18,16 @@ from pruning.budget.sensitivity import kl_divergence
 from pruning.cut import at_most_half, can_merge, unmerged, with_architecture, with_merges
 from pruning.progress import Progress, quiet
 
-# Tokens merged altogether, as shares of the patches: where a shape of schedules is measured. Between
-# these, in steps of `_STEP`, the logarithm of the divergence goes along a line over that of the share.
-_MEASURED = {
-    "quarter": (0.2, 0.4, 0.6, 0.75, 0.9),
-    "sixth": (0.6, 0.8, 0.95),
-    "twelfth": (0.5, 0.7, 0.85, 0.95),
-    "few": (0.4, 0.6, 0.8),
-    "apart": (0.5, 0.75, 0.95),
+# the logarithm of the divergence goes along a line over that of the share.
+# Windows are measured at these shares of the patches merged altogether. Between them, in steps of `_STEP`, the
+# logarithm of the divergence goes along a line over that of the share.
+_WINDOWS = {
+    (3, 5): (0.2, 0.45, 0.65, 0.8, 0.9),
+    (3, 4): (0.3, 0.6, 0.8),
+    (2, 6): (0.5, 0.7, 0.85),
+    (2, 4): (0.6, 0.8, 0.9),
+    (1, 6): (0.6, 0.8, 0.93),
+    (1, 4): (0.7, 0.9),
 }
 _STEP = 0.05
 _LEAST = 1e-12  # a divergence below this counts as this where a logarithm is taken
@@ -34,34 +36,23 @@ _LEAST = 1e-12  # a divergence below this counts as this where a logarithm is ta
 def schedules(arch: Architecture) -> tuple[tuple[int, ...], ...]:
     """The schedules that are measured, each as the tokens that every block merges [ours].
 
-    For several shares of the patches merged altogether: from the quarter, the sixth or the twelfth of the
-    depth on fewer from block to block, down to none in the last; the same number in a third of the blocks
-    from the quarter on; and the same number in three blocks far apart, which costs the least time. Merging
-    in the first blocks was measured to be the dearest.
+    A window of a third to a half of the blocks merges the same number each, from the quarter of the depth on
+    or, where much has to go, from earlier. Merging in the first blocks was measured to be the dearest, and
+    merging in every block to lose more and to take longer than merging in a few.
     """
-    planned = [_schedule(arch, shape, share) for shape, shares in _MEASURED.items() for share in shares]
+    planned = [_schedule(arch, window, share) for window, shares in _WINDOWS.items() for share in shares]
     return tuple(dict.fromkeys(merges for merges in planned if any(merges)))
 
 
-def _schedule(arch: Architecture, shape: str, share: float) -> tuple[int, ...]:
-    """So much of the patches merged by a shape; none where no block of it can merge."""
-    patches, able = arch.grid[0] * arch.grid[1], can_merge(arch)
-    weights = [weight * ok for weight, ok in zip(_shape(shape, arch.depth), able, strict=True)]
+def _schedule(arch: Architecture, window: tuple[int, int], share: float) -> tuple[int, ...]:
+    """So much of the patches merged in a window; none where no block of it can merge."""
+    first, count = window[0] * arch.depth / 12, max(1, round(window[1] * arch.depth / 12))
+    chosen = range(round(first), round(first) + count)
+    weights = [float(able and block in chosen) for block, able in enumerate(can_merge(arch))]
     if not any(weights):
         return (0,) * arch.depth
-    return at_most_half(unmerged(arch), shared_out(round(share * patches), weights))
-
-
-def _shape(name: str, depth: int) -> list[float]:
-    """How much every block merges in proportion."""
-    quarter, sixth, twelfth = (round(depth / parts) for parts in (4, 6, 12))
-    falling = {"quarter": quarter, "sixth": sixth, "twelfth": twelfth}
-    if name in falling:
-        first = falling[name]
-        return [float(max(0, depth - 1 - block)) if block >= first else 0.0 for block in range(depth)]
-    few = range(quarter, quarter + max(1, depth // 3))
-    apart = range(twelfth, 3 * depth // 4, max(1, depth // 4))
-    return [float(block in (few if name == "few" else apart)) for block in range(depth)]
+    merges = shared_out(round(share * arch.grid[0] * arch.grid[1]), weights)
+    return at_most_half(unmerged(arch), merges)
 
 
 def shared_out(total: int, weights: Sequence[float]) -> tuple[int, ...]:
@@ -105,7 +96,7 @@ def _with_between(
 ) -> dict[tuple[int, ...], float]:
     """The same schedules with those between them: of each shape, in steps of the share that is merged."""
     found = dict(measured)
-    for shape, shares in _MEASURED.items():
+    for shape, shares in _WINDOWS.items():
         known = {
             sum(merges): measured[merges]
             for merges in (_schedule(arch, shape, s) for s in shares)

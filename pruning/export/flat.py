@@ -52,13 +52,15 @@ class _FlatAttention(Attention):
 
     def forward(
         self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None, count: int | None = None
-    ) -> tuple[Float[Tensor, "BN E"], Float[Tensor, "B H N Dqk"]]:
+    ) -> tuple[Float[Tensor, "BN E"], Float[Tensor, "B N"] | None]:
         q, k, v = (
             part.view(-1, self.tokens, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
             for part in self.qkv(x).split(self.qkv_rows, dim=-1)
         )
-        out = self.weights(q, k, sizes) @ v  # B H N Dv
-        return self.proj(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim)), k
+        weights = self.weights(q, k, sizes)
+        out = weights @ v  # B H N Dv
+        read = weights[:, :, 0].mean(dim=1) if self.reads else None
+        return self.proj(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim)), read
 
 
 class _FlatBlock(Block):
@@ -71,13 +73,13 @@ class _FlatBlock(Block):
     ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
         if self.attn is None:
             return self._first(x, sizes, count)
-        added, k = self.attn(self.norm1(x), sizes)
-        if k is None:  # `_FlatLeanAttention` gives the first tokens alone
+        added, read = self.attn(self.norm1(x), sizes)
+        if isinstance(self.attn, _FlatLeanAttention):  # which gives the first tokens alone
             x, sizes = self._first(x, sizes, count)
         x = x + self.ls1(added)
-        if self.merge is None or k is None:
+        if self.merge is None:
             return x, sizes
-        merged, sizes = self.merge(x.view(-1, self.tokens, x.shape[-1]), sizes, k)
+        merged, sizes = self.merge(x.view(-1, self.tokens, x.shape[-1]), sizes, read)
         return merged.flatten(0, 1), sizes
 
     def _first(

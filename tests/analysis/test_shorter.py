@@ -30,10 +30,10 @@ def logits_in_loops(model: ViT, image: Tensor) -> Tensor:
     sizes = [1.0] * len(tokens)
     for block, widths in zip(own.blocks, arch.blocks, strict=True):
         if block.attn is not None:
-            added, keys = attention_in_loops(own, block, widths, tokens, sizes)
+            added, read = attention_in_loops(own, block, widths, tokens, sizes)
             tokens = [x + block.ls1(more) for x, more in zip(tokens, added, strict=True)]
             if widths.merge:
-                tokens, sizes = merged_in_loops(tokens, sizes, keys, prefix, widths.merge)
+                tokens, sizes = merged_in_loops(arch, tokens, sizes, read, widths.merge)
         if block.mlp is not None:
             tokens = [x + block.ls2(block.mlp(block.norm2(x))) for x in tokens]
     normed = [own.norm(x) for x in tokens]
@@ -47,42 +47,46 @@ def logits_in_loops(model: ViT, image: Tensor) -> Tensor:
     return own.head(own.fc_norm(pooled))
 
 
-def attention_in_loops(own, block, widths: BlockWidths, tokens, sizes) -> tuple[list[Tensor], list[Tensor]]:
+def attention_in_loops(own, block, widths: BlockWidths, tokens, sizes) -> tuple[list[Tensor], list[float]]:
+    """What attention adds to each token, and how much the first token attends to each, over the heads."""
     rows = [block.attn.qkv(block.norm1(x)) for x in tokens]
     heads, qk, v = widths.heads, widths.qk, widths.v
     outputs: list[list[Tensor]] = [[] for _ in tokens]
-    keys = [torch.zeros(qk).double() for _ in tokens]
+    read = [0.0] * len(tokens)
     for head in range(heads):
         q = [row[head * qk : (head + 1) * qk] for row in rows]
         k = [row[(heads + head) * qk : (heads + head + 1) * qk] for row in rows]
         values = [row[2 * heads * qk + head * v : 2 * heads * qk + (head + 1) * v] for row in rows]
-        keys = [one + more / heads for one, more in zip(keys, k, strict=True)]
         for i, query in enumerate(q):
+            scores = [float(query @ key) * own.arch.scale for key in k]
             # a token of size s counts s times
-            counts = [
-                s * math.exp(float(query @ key) * own.arch.scale) for key, s in zip(k, sizes, strict=True)
-            ]
+            counts = [size * math.exp(score) for size, score in zip(sizes, scores, strict=True)]
             outputs[i].append(sum(c / sum(counts) * value for c, value in zip(counts, values, strict=True)))
-    return [block.attn.proj(torch.cat(parts)) for parts in outputs], keys
+            if i == 0:
+                read = [one + c / sum(counts) / heads for one, c in zip(read, counts, strict=True)]
+    return [block.attn.proj(torch.cat(parts)) for parts in outputs], read
 
 
-def merged_in_loops(tokens, sizes, keys, prefix: int, count: int):
-    """Each odd place has one most similar even place; the most similar pairs become one token each."""
+def merged_in_loops(arch: Architecture, tokens, sizes, read, count: int):
+    """Each odd place has one nearest even place; the nearest pairs become one token each, in that place."""
+    prefix = len(arch.prefix_names)
     odd, even = range(prefix + 1, len(tokens), 2), range(prefix, len(tokens), 2)
-    best = {}
-    for a in odd:
-        cosines = [float(torch.cosine_similarity(keys[a], keys[b], dim=0)) for b in even]
-        best[a] = max(cosines), even[cosines.index(max(cosines))]
-    order = sorted(odd, key=lambda a: -best[a][0])
-    total = {b: (sizes[b], sizes[b] * tokens[b]) for b in even}
-    for a in order[:count]:
-        size, x = total[best[a][1]]
-        total[best[a][1]] = size + sizes[a], x + sizes[a] * tokens[a]
-    left = [*range(prefix), *sorted(order[count:])]
-    return (
-        [tokens[i] for i in left] + [x / size for size, x in total.values()],
-        [sizes[i] for i in left] + [size for size, _ in total.values()],
-    )
+    usual = sum(read[prefix:]) / len(read[prefix:])
+    weights = [(0.01 + min(3.0, one / usual) / 3) ** 0.25 if arch.class_token else 1.0 for one in read]
+    seen = [x - x.mean() if arch.norm == "layer" else x for x in tokens]
+
+    def apart(a: int, b: int) -> float:
+        return (1 - float(torch.cosine_similarity(seen[a], seen[b], dim=0))) * weights[a] * weights[b]
+
+    nearest = {a: min(even, key=lambda b: apart(a, b)) for a in odd}
+    gone = sorted(odd, key=lambda a: apart(a, nearest[a]))[:count]
+    sums = [size * x for size, x in zip(sizes, tokens, strict=True)]
+    total = list(sizes)
+    for a in gone:
+        sums[nearest[a]] = sums[nearest[a]] + sums[a]
+        total[nearest[a]] += total[a]
+    left = [i for i in range(len(tokens)) if i not in gone]
+    return [sums[i] / total[i] for i in left], [total[i] for i in left]
 
 
 def test_logits_are_those_of_loops_over_images_and_tokens(shorter: ViT) -> None:
@@ -129,10 +133,10 @@ def test_equal_tokens_merge_without_a_trace(name: str) -> None:
 
 def test_merging_keeps_what_there_is() -> None:
     """The sizes still count all patches, and the weighted sum of all tokens is as it was."""
-    x, k = torch.randn(5, 12, 4), torch.randn(5, 3, 12, 6)
-    sizes = torch.randint(1, 5, (5, 12)).float()
-    merged, left = Merge(2, 4)(x, sizes, k)
-    assert merged.shape == (5, 8, 4) and left.shape == (5, 8)
+    x, read = torch.randn(5, 9, 24), torch.rand(5, 9)
+    sizes = torch.randint(1, 5, (5, 9)).float()
+    merged, left = Merge(replace(TINY, registers=1), 3)(x, sizes, read)
+    assert merged.shape == (5, 6, 24) and left.shape == (5, 6)
     torch.testing.assert_close(left.sum(dim=1), sizes.sum(dim=1))
     torch.testing.assert_close((merged * left[..., None]).sum(dim=1), (x * sizes[..., None]).sum(dim=1))
     torch.testing.assert_close(merged[:, :2], x[:, :2])
@@ -140,14 +144,20 @@ def test_merging_keeps_what_there_is() -> None:
 
 def test_what_looks_alike_merges_alike_however_it_is_rounded() -> None:
     generator = torch.Generator().manual_seed(0)
-    few = torch.randn(40, 1, 3, 8, generator=generator)
-    k = few[:, :, torch.randint(3, (24,), generator=generator)]  # many equal tokens
-    merge = Merge(1, 6)
-    order, onto = merge.pairs(k)
+    few = torch.randn(40, 3, 24, generator=generator)
+    x = few[:, torch.randint(3, (25,), generator=generator)]  # many equal tokens
+    read = torch.rand(40, 3, generator=generator)[:, torch.randint(3, (25,), generator=generator)]
+    merge = Merge(replace(TINY, image_size=(32, 48)), 6)
+    order, onto = merge.pairs(x, read)
     for _ in range(5):
-        noise = 1 + 2e-6 * (torch.rand(k.shape, generator=generator) - 0.5)
-        again, there = merge.pairs(k * noise)
-        assert torch.equal(again, order) and torch.equal(there, onto)
+        noise, other = (1 + 2e-6 * (torch.rand(one.shape, generator=generator) - 0.5) for one in (x, read))
+        again, there = merge.pairs(x * noise, read * other)
+        assert torch.equal(again[:, :-6], order[:, :-6])  # in which order tokens are added does not matter
+        assert [
+            dict(zip(*both, strict=True)) for both in zip(again[:, -6:].tolist(), there.tolist(), strict=True)
+        ] == [
+            dict(zip(*both, strict=True)) for both in zip(order[:, -6:].tolist(), onto.tolist(), strict=True)
+        ]
 
 
 def test_macs_and_parameters_are_those_of_the_model(shorter: ViT) -> None:

@@ -21,7 +21,9 @@ from tests.support.models import SHORTER, TINY
 def measured(arch: Architecture, tokens: float = 1e-4, halves: float = 1.0) -> Sensitivities:
     """Made-up damage: of merging with the square of the tokens merged, of halves alike in all blocks."""
     merging = tuple(MergeLoss(one, tokens * sum(one) ** 2) for one in schedules(arch))
-    gone = tuple(HalfLoss(block, half, halves * (1 + block)) for block in range(arch.depth) for half in (0, 1))
+    gone = tuple(
+        HalfLoss(block, half, halves * (1 + block)) for block in range(arch.depth) for half in (0, 1)
+    )
     return replace(synthetic(arch), tokens=merging, halves=gone)
 
 

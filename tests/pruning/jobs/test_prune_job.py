@@ -16,7 +16,7 @@ from analysis.models.load import LoadedModel
 from analysis.vit import Architecture, Block, BlockWidths, ViT
 from pruning.budget.allocate import Budget
 from pruning.budget.curves import BUDGETED_STRUCTURES, Narrow, Sensitivities
-from pruning.budget.latency import LatencyTable
+from pruning.budget.latency_menu import LatencyTable
 from pruning.budget.sensitivity import measure_sensitivities, measured_widths, narrow_by_scores
 from pruning.cli.main import main
 from pruning.criteria.registry import CRITERIA
