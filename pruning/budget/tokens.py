@@ -18,9 +18,9 @@ from pruning.budget.sensitivity import kl_divergence
 from pruning.cut import at_most_half, can_merge, unmerged, with_architecture, with_merges
 from pruning.progress import Progress, quiet
 
-# the logarithm of the divergence goes along a line over that of the share.
-# Windows are measured at these shares of the patches merged altogether. Between them, in steps of `_STEP`, the
-# logarithm of the divergence goes along a line over that of the share.
+# Blocks that merge the same number each: the first of them and how many, in twelfths of the depth; and the
+# shares of all patches at which the window is measured. Between these, in steps of `_STEP`, the logarithm of
+# the divergence goes along a line over that of the share.
 _WINDOWS = {
     (3, 5): (0.2, 0.45, 0.65, 0.8, 0.9),
     (3, 4): (0.3, 0.6, 0.8),
