@@ -26,6 +26,7 @@ from pruning.cut import Scores, cut, select
 from pruning.progress import Progress, quiet
 
 SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: the widths of a curve
+_ATTENTION = 32  # images, or half of them if that is more: only neurons that fire rarely need all
 _LOCAL = 8  # images on which the outputs of a narrowed block are compared with the dense block's
 _DOUBT = 0.5  # in the logarithm of a divergence: what its prediction may be off before it is measured
 _MAKING = 4  # blocks that could be run while the narrower blocks of a curve are made
@@ -61,7 +62,7 @@ def measure_sensitivities(
                 progress("Measuring sensitivities", _share_done(model.arch.depth, index, number))
                 kept = measured_widths(getattr(widths, name))[: None if name in structures else 1]
                 made = [narrow(index, name, width) for width in kept[1:]]
-                curves[name] = _curve(stream, index, kept, made)
+                curves[name] = _curve(stream, index, kept, made, stream.needed(name))
             blocks.append(BlockCurves(**curves))
             stream.advance(index)
     progress("Measuring sensitivities", 1.0)
@@ -82,8 +83,10 @@ def _share_done(depth: int, index: int, number: int) -> float:
     return (sum(work[:index]) + work[index] * number / len(BUDGETED_STRUCTURES)) / sum(work)
 
 
-def _curve(stream: _DenseStream, index: int, widths: tuple[int, ...], made: Sequence[Block]) -> Curve:
-    """The curve of narrower blocks, one for each width but the dense one.
+def _curve(
+    stream: _DenseStream, index: int, widths: tuple[int, ...], made: Sequence[Block], images: int
+) -> Curve:
+    """The curve of narrower blocks, one for each width but the dense one, on the first images.
 
     The network is run for the second and for the narrowest, and for one between them where the
     divergence grows at quite another rate than the local error, which then tells too little.
@@ -91,10 +94,10 @@ def _curve(stream: _DenseStream, index: int, widths: tuple[int, ...], made: Sequ
     if not made:
         return Curve(widths, (0.0,))
     errors = [stream.local_error(block, index) for block in made]
-    kl = {at: stream.divergence(made[at], index) for at in {min(1, len(made) - 1), len(made) - 1}}
+    kl = {at: stream.divergence(made[at], index, images) for at in {min(1, len(made) - 1), len(made) - 1}}
     between = len(made) // 2
     if between not in kl and doubt(errors, kl) > _DOUBT:
-        kl[between] = stream.divergence(made[between], index)
+        kl[between] = stream.divergence(made[between], index, images)
     return Curve.predicted(widths, errors, kl)
 
 
@@ -115,16 +118,25 @@ class _DenseStream:
         if not self.images:
             raise ValueError("sensitivities need calibration images, got none")
 
-    def divergence(self, narrowed: Block, index: int) -> float:
-        """Mean KL divergence from the dense model with block `index` exchanged for `narrowed`."""
-        total = 0.0
+    def needed(self, structure: str) -> int:
+        """Number of images that a structure's divergences are measured on."""
+        return self.images if structure == "mlp" else min(self.images, max(_ATTENTION, self.images // 2))
+
+    def divergence(self, narrowed: Block, index: int, images: int) -> float:
+        """Mean KL divergence from the dense model with block `index` exchanged, on the first `images`."""
+        total, count = 0.0, 0
         for number in range(self._count):
-            x = self._through(narrowed, index, self._stored.read(number, "stream"))
+            stream, logits = (
+                self._stored.read(number, name)[: images - count] for name in ("stream", "logits")
+            )
+            x = self._through(narrowed, index, stream)
             for later in range(index + 1, self._model.arch.depth):
                 x = self._through(self._model.blocks[later], later, x)
-            dense = self._stored.read(number, "logits")
-            total += kl_divergence(dense, self._model.classify(x)).sum().item()
-        return total / self.images
+            total += kl_divergence(logits, self._model.classify(x)).sum().item()
+            count += len(x)
+            if count == images:
+                break
+        return total / images
 
     def local_error(self, narrowed: Block, index: int) -> float:
         """Mean squared distance of what `narrowed` puts out from what block `index` does, on a few images."""

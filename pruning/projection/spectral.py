@@ -32,6 +32,7 @@ from pruning.projection.streams import Still, Streams, token_weights
 
 # Single blocks are narrowed to see what they lose on other images: with less care than a model to keep.
 _NARROW_IMAGES = 64  # that they are fitted on
+_NARROW_ATTENTION = 32  # of these, for the few inputs of `proj`
 _NARROW_ROOTS = 32  # of these, for `error_roots`
 _NARROW_SCORES = 16  # of these, for attention scores
 _NARROW_SWEEPS = 1
@@ -166,7 +167,8 @@ class _Narrowing:
         small = halves(narrow)[half]
         if whole is None or small is None:
             raise ValueError(f"block {index} has no {structure} to narrow")
-        still = Still(self._streams, attention.through if half and attention else lambda x: x)
+        through = attention.through if half and attention else lambda x: x
+        still = Still(self._streams, through, None if half else _NARROW_ATTENTION)
         weights = _weights(self._model, index, self._options, still)
         root = self._roots[2 * index + half]
         step = Step(self._model.arch, whole, whole, small, still, weights, root, 0, self._known)

@@ -65,15 +65,24 @@ class Streams:
 
 
 class Still:
-    """Streams that both are the dense model's, taken `through` a part of it, whatever is written."""
+    """Streams that both are the dense model's, taken `through` a part of it, whatever is written.
 
-    def __init__(self, streams: Streams, through: Callable[[Tensor], Tensor]) -> None:
-        self.device, self._streams, self._through = streams.device, streams, through
+    Of the first `images` only, or of all.
+    """
+
+    def __init__(
+        self, streams: Streams, through: Callable[[Tensor], Tensor], images: int | None = None
+    ) -> None:
+        self.device, self._streams, self._through, self._images = streams.device, streams, through, images
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Number of the batch, and the dense stream twice: B N E each."""
+        count = 0
         for number, before, _ in self._streams:
-            x = self._through(before)
+            if self._images is not None and count >= self._images:
+                break
+            x = self._through(before[: None if self._images is None else self._images - count])
+            count += len(x)
             yield number, x, x
 
     def write(self, number: int, **streams: Tensor) -> None:

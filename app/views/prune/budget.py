@@ -85,6 +85,6 @@ def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
     here = cost(chosen.arch).gmacs, chosen.loss
     st.plotly_chart(charts.trade_off(points, here), config=charts.CONFIG, key="trade-off")
     st.caption(
-        "Predicted damage, lower is better: the sum of KL divergences from the dense model, each measured on "
-        f"{wording.count(found.sensitivities.images)} images with one structure narrowed alone."
+        "Predicted damage, lower is better: the sum of KL divergences from the dense model, with one "
+        f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images."
     )
