@@ -121,7 +121,8 @@ def offered(dense: Architecture, whole: BlockWidths, align: int) -> Iterator[Blo
 
 def _block(dense: Architecture, whole: BlockWidths, widths: BlockWidths) -> Entry:
     name = f"block {widths.heads} x ({widths.qk}, {widths.v}), {widths.mlp}"
-    return Entry(name, replace(dense, blocks=(widths,)), whole)
+    name += f", merging {widths.merge}" if widths.merge else ""
+    return Entry(name, replace(dense, blocks=(widths,), skip_unread=False), whole)
 
 
 def manifest(dense: Architecture, found: Sequence[Entry], files: Sequence[str]) -> str:
