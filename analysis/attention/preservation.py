@@ -38,7 +38,10 @@ def preservation(
             for a, b in zip(first(images), second(images), strict=True):
                 heads = kept[a.index]
                 if heads is not None:
-                    both = a.patch_attention[:, list(heads)].flatten(2), b.patch_attention.flatten(2)  # B H NN
+                    both = (
+                        a.patch_attention[:, list(heads)].flatten(2),
+                        b.patch_attention.flatten(2),
+                    )  # B H NN
                     totals[a.index][list(heads)] += F.cosine_similarity(*both, dim=-1).sum(0).double().cpu()
                 del a, b  # free these maps before the next block's are computed
     if not count:

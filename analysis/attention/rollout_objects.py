@@ -60,9 +60,7 @@ def rollout_on_object(
     return RolloutScore(mass / images, hits, images)
 
 
-def _steps(
-    blocks: Iterable[BlockActivations], fuse: str, prefix: int
-) -> Iterator[Float[Tensor, "B N0 N0"]]:
+def _steps(blocks: Iterable[BlockActivations], fuse: str, prefix: int) -> Iterator[Float[Tensor, "B N0 N0"]]:
     """The blocks' factors in the rollout between patches, and what is merged behind the last one."""
     left = None
     for block in blocks:

@@ -66,7 +66,8 @@ def trace(model: ViT, image: Float[Tensor, "C Y X"]) -> Trace:
             queries.append(block.q[0].clone())  # a view would keep all of `qkv` in memory
             keys.append(block.k[0].clone())
             members.append(members[-1] if block.left is block.members else of_first(block.left))
-        return Trace(model.arch, tuple(queries), tuple(keys), record.logits[0], tuple(members))
+        logits = record.logits[0].clone()  # without a head, a view of all tokens
+        return Trace(model.arch, tuple(queries), tuple(keys), logits, tuple(members))
 
 
 def token_names(arch: Architecture) -> tuple[str, ...]:
