@@ -89,7 +89,9 @@ class Record:
     def __call__(self, images: Float[Tensor, "B C Y X"]) -> Iterator[BlockActivations]:
         """Yield the activations block by block; nothing here keeps a block's N x N maps alive."""
         self._logits = None
-        x, sizes, members = self._model.embed(images), None, None
+        x = self._model.embed(images)
+        sizes: Tensor | None = None
+        members: Members | None = None
         for index, block in enumerate(self._model.blocks):
             before, captured = sizes, _nothing(x)
             if block.attn is not None:

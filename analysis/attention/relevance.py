@@ -125,7 +125,7 @@ def gradients(model: ViT, image: Float[Tensor, "C Y X"], label: int, classifier:
             if block.attn is not None:
                 hooks.enter_context(watch(block.attn, tensors))
         x, sizes = own.embed(image[None]).requires_grad_(), None  # the graph begins here: weights are frozen
-        entering = []
+        entering: list[Tensor | None] = []
         for block in own.blocks:
             entering.append(sizes)
             x, sizes = block(x, sizes)

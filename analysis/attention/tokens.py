@@ -8,15 +8,13 @@ yet: every function here then gives back what it is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analysis.frozen import frozen_copy
-from analysis.vit import Block, Merge, ViT
+from analysis.vit import Block
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,22 +93,3 @@ def _along(index: Tensor, values: Tensor, axis: int) -> Tensor:
     wide = list(values.shape)
     wide[axis] = index.shape[-1]
     return index.view(shape).expand(wide)
-
-
-def scheduled(model: ViT, schedule: Sequence[int]) -> ViT:
-    """The model with so many patch tokens merged behind the attention of every block; it shares the weights.
-
-    Raises:
-        ValueError: not one number for each block, or more than a block can merge.
-    """
-    arch = model.arch
-    if len(schedule) != arch.depth:
-        raise ValueError(
-            f"a schedule needs a number for each of the {arch.depth} blocks, got {len(schedule)}"
-        )
-    widths = tuple(replace(block, merge=count) for block, count in zip(arch.blocks, schedule, strict=True))
-    own = frozen_copy(model)
-    own.arch = replace(arch, blocks=widths)
-    for block, count in zip(own.blocks, schedule, strict=True):
-        block.merge = Merge(len(arch.prefix_names), count) if count else None
-    return own

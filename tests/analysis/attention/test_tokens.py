@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,12 +19,12 @@ from analysis.attention.tokens import (
     averaging,
     of_its_token,
     over_patches,
-    scheduled,
     shared_out,
 )
 from analysis.attention.trace import held_bytes, mean_of_patches, one_token, trace
 from analysis.heads import statistics
 from analysis.vit import ViT
+from pruning.cut.shorter import with_architecture, with_merges
 from tests.support.merging import EveryPatch, every_patch, mean_matrix
 from tests.support.models import SHORTER, TINY, random_images, random_masks, random_vit
 
@@ -31,6 +32,10 @@ from tests.support.models import SHORTER, TINY, random_images, random_masks, ran
 @pytest.fixture(params=SHORTER.values(), ids=list(SHORTER))
 def shorter(request: pytest.FixtureRequest) -> ViT:
     return random_vit(request.param)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
 
 
 def twins(model: ViT, count: int = 3) -> list[EveryPatch]:
@@ -75,13 +80,13 @@ def test_members_are_those_of_loops_and_partition_the_patches(shorter: ViT) -> N
             assert found.sizes[place, :prefix].tolist() == [1] * prefix
             groups = [matrix[:, token].nonzero().flatten().tolist() for token in range(count)]
             assert groups == [sorted(group) for group in twin.groups[block.index + 1]]
-    for block, following in zip(blocks, blocks[1:], strict=False):
+    for block, following in pairwise(blocks):
         assert following.members is block.left
         assert following.sizes is None or torch.equal(following.sizes, following.members.sizes)
 
 
 def test_tokens_are_the_means_of_their_members() -> None:
-    """Where blocks add nothing, what is left of the embedded patches is the mean over each token's members."""
+    """Where blocks add nothing, what is left are means of the embedded patches over each token's members."""
     model = random_vit(SHORTER["merging, average pool"])
     for block in model.blocks:
         for layer in (block.attn.proj, block.mlp.fc2):
@@ -126,8 +131,8 @@ def test_attention_is_that_of_a_model_in_which_every_patch_goes_on(shorter: ViT)
         torch.testing.assert_close(seen.logits, twin.logits, atol=1e-4, rtol=1e-4)
         for block, maps in zip(blocks, twin.maps, strict=True):
             expected = stacked(maps, arch.num_tokens)
-            torch.testing.assert_close(block.patch_attention[place], expected, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(seen.attention(block.index), expected, atol=1e-5, rtol=1e-4)
+            close(block.patch_attention[place], expected)
+            close(seen.attention(block.index), expected)
             rows = block.patch_attention[place].sum(dim=-1)
             torch.testing.assert_close(rows, torch.ones_like(rows))
 
@@ -153,13 +158,10 @@ def test_maps_are_rows_and_columns_of_it(name: str) -> None:
         found = token_maps(seen, read)
         for block in range(arch.depth):
             full = stacked(twin.maps[block], arch.num_tokens)
-            close = {"atol": 1e-5, "rtol": 1e-4}
             looks = (read @ full)[..., prefix:].unflatten(-1, grid)
-            torch.testing.assert_close(found.looks[block], looks, **close)
-            torch.testing.assert_close(
-                found.seen[block], (full @ read)[..., prefix:].unflatten(-1, grid), **close
-            )
-            torch.testing.assert_close(found.on_prefix[block], (read @ full)[..., :prefix].sum(-1), **close)
+            close(found.looks[block], looks)
+            close(found.seen[block], (full @ read)[..., prefix:].unflatten(-1, grid))
+            close(found.on_prefix[block], (read @ full)[..., :prefix].sum(-1))
             assert maps.blocks[block].shape == (len(full), prefix + 1, *grid)
 
 
@@ -174,7 +176,7 @@ def test_rollout_follows_what_has_merged(shorter: ViT, fuse: str) -> None:
         torch.testing.assert_close(expected.sum(dim=1), torch.ones(len(expected)))
         found = rollout_of(trace(shorter, image), everywhere, fuse=fuse, blocks=blocks)
         patches = expected[:, len(arch.prefix_names) :]
-        torch.testing.assert_close(found.flatten(1), patches, atol=1e-5, rtol=1e-4)
+        close(found.flatten(1), patches)
 
 
 # ---- relevance
@@ -191,7 +193,8 @@ def steps_twin(model: ViT, image: torch.Tensor, label: int) -> tuple[EveryPatch,
     steps = []
     for maps, before in zip(twin.maps, twin.groups, strict=False):
         sums = (mean_matrix(before) > 0).float()
-        each = [attention.detach() * (sums @ attention.grad) for attention in maps]
+        slopes = [attention.grad for attention in maps if attention.grad is not None]
+        each = [a.detach() * (sums @ slope) for a, slope in zip(maps, slopes, strict=True)]
         steps.append(stacked(each, model.arch.num_tokens))
     return twin, steps
 
@@ -211,9 +214,8 @@ def test_relevance_follows_what_has_merged(shorter: ViT) -> None:
         rolled = factor / factor.sum(dim=1, keepdim=True) @ rolled
     last = mean_matrix(twin.groups[-1])
     found = gradients(shorter, image, 4)
-    close = {"atol": 1e-5, "rtol": 1e-3}
-    torch.testing.assert_close(found.relevance(everywhere), last @ relevant - last, **close)
-    torch.testing.assert_close(found.rollout(everywhere), last @ rolled, **close)
+    close(found.relevance(everywhere), last @ relevant - last)
+    close(found.rollout(everywhere), last @ rolled)
     rows = found.rollout(everywhere, 0.5).sum(dim=1)
     torch.testing.assert_close(rows, torch.ones_like(rows))
     assert found.map(found.relevance(readout(arch)[None])).shape == (1, *arch.grid)
@@ -243,51 +245,31 @@ def test_scores_on_objects_and_of_heads_are_those_of_maps_over_patches(name: str
             full = torch.stack([stacked(twin.maps[block.index], arch.num_tokens) for twin in every])
             maps = (read @ full)[..., prefix:].unflatten(-1, arch.grid)  # B H Y X
             mass = mass_on_object(maps, cover[:, None]).mean(0)
-            torch.testing.assert_close(heads.mass[block.index], mass, atol=1e-5, rtol=1e-4)
+            close(heads.mass[block.index], mass)
             own = (read @ block.patch_attention)[..., prefix:].unflatten(-1, arch.grid)
             hits = points_at_object(own, cover[:, None]).float().mean(0)  # patches of a token tie
             torch.testing.assert_close(heads.pointing[block.index], hits)
             entropy = -(full * full.log2()).sum(-1).mean(-1).double()
             torch.testing.assert_close(statistics.entropy(block, arch), entropy, atol=1e-4, rtol=1e-4)
             found = statistics.confidence(block, arch)
-            torch.testing.assert_close(found, full.amax(-1).mean(-1), atol=1e-5, rtol=1e-4)
+            close(found, full.amax(-1).mean(-1))
             mass = full[..., :prefix].sum(-1).mean(-1)
-            torch.testing.assert_close(statistics.prefix_mass(block, arch), mass, atol=1e-5, rtol=1e-4)
+            close(statistics.prefix_mass(block, arch), mass)
             assert statistics.attended_distance(block, arch).isfinite().all()
 
 
 def test_preservation_compares_patch_by_patch() -> None:
     dense = random_vit(TINY)
-    small = scheduled(dense, (3, 1))
+    small = with_architecture(dense, with_merges(TINY, (3, 1)))
     images = random_images(TINY, 3)
     found = preservation(dense, small, [images], [(0, 1, 2), (0, 1, 2)])
     torch.testing.assert_close(found[0], torch.ones(3))  # nothing has merged before the first block
     pairs = list(zip(twins(dense), twins(small), strict=True))
     for head in range(3):
         both = [[twin.maps[1][head].flatten() for twin in pair] for pair in pairs]
-        expected = sum(float(torch.cosine_similarity(*pair, dim=0)) for pair in both) / 3
+        expected = sum(float(torch.cosine_similarity(pair[0], pair[1], dim=0)) for pair in both) / 3
         assert float(found[1][head]) == pytest.approx(expected, abs=1e-5)
     bare = random_vit(SHORTER["without halves"])
     same = preservation(bare, bare, [random_images(bare.arch)], [(), (0, 1, 2), (0, 1, 2), ()])
     assert [len(values) for values in same] == [0, 3, 3, 0]
     assert torch.cat(same).tolist() == pytest.approx([1] * 6)
-
-
-# ---- a schedule
-
-
-def test_a_schedule_makes_a_dense_model_merge_and_leaves_it_dense() -> None:
-    dense, images = random_vit(TINY), random_images(TINY)
-    before = dense(images)
-    short = scheduled(dense, (3, 1))
-    blocks = tuple(replace(block, merge=count) for block, count in zip(TINY.blocks, (3, 1), strict=True))
-    wanted = ViT(replace(TINY, blocks=blocks)).eval()
-    wanted.load_state_dict(dense.state_dict())
-    assert short.arch == wanted.arch
-    torch.testing.assert_close(short(images), wanted(images))
-    assert not dense.arch.merges and torch.equal(dense(images), before)
-    torch.testing.assert_close(scheduled(wanted, (0, 0))(images), before)
-    with pytest.raises(ValueError, match="each of the 2 blocks, got 1"):
-        scheduled(dense, (3,))
-    with pytest.raises(ValueError, match="at most half of its 3 patch tokens, got merge 2"):
-        scheduled(dense, (3, 2))
