@@ -15,8 +15,7 @@ from app.state import memo, viewed_image
 from app.state.viewed_image import ViewedImage
 from pruning.cut import with_architecture, with_merges
 
-ROOM = 880  # pixels: width of the film
-SIDE = 280  # of the large picture, and of the film where it stands beside that
+SIDE, ROOM = 280, 590  # pixels: width of the large picture, and of the film beside it
 LEGEND = (
     "Each outlined region is one token, drawn in its mean colour; all other patches are still tokens by "
     "themselves."
@@ -24,7 +23,7 @@ LEGEND = (
 
 
 def show(model: LoadedModel, photo: ViewedImage, schedule: int | Sequence[int]) -> None:
-    """What merging by a schedule makes of a photo: behind the last block, and as a film behind each.
+    """What merging by a schedule makes of a photo: after the last block, and as a film after each.
 
     `schedule` is how many patch tokens each block merges: one number for all that can, or one for each. The
     model's own merging does not count.
@@ -39,13 +38,13 @@ def show(model: LoadedModel, photo: ViewedImage, schedule: int | Sequence[int]) 
         behind = members_behind(with_architecture(model.model, arch), model.preprocess(photo.image))
         crop = viewed_image.cropped(photo, model)
         large = pictures.merged_picture(pictures.enlarge(crop, SIDE), behind[-1], arch)
-        return large, pictures.film(crop, behind, arch, ROOM - SIDE, 90)
+        return large, pictures.film(crop, behind, arch, ROOM)
 
     large, film = memo.remember("merged patches", (model, photo.key, arch.tokens), make)
     with st.container(horizontal=True, key="merged-preview"):
-        _image(large, f"{photo.name} behind the last block")
-        with st.container(width=ROOM - SIDE):
-            _image(film, f"{photo.name} behind each block, with merged patches in their mean colour")
+        _image(large, f"{photo.name} after the last block")
+        with st.container():
+            _image(film, f"{photo.name} after each block, with merged patches in their mean colour")
             st.caption(f"{LEGEND} {count(arch, arch.depth - 1)}")
 
 
@@ -63,15 +62,15 @@ def film(
         (block % across, block // across),
         lambda cell: pick(cell[1] * across + cell[0]),
         key="merged-film",
-        alt="merged patches behind every block, first block first",
+        alt="merged patches after every block, first block first",
     )
 
 
 def count(arch: Architecture, block: int) -> str:
-    """A sentence on how many tokens are left of the patches behind a block."""
+    """A sentence on how many tokens are left of the patches after a block."""
     patches, prefix = arch.grid[0] * arch.grid[1], len(arch.prefix_names)
     left = arch.num_tokens - sum(widths.merge for widths in arch.blocks[: block + 1]) - prefix
-    return f"Behind block {block}, {left} tokens are left of {patches} patches."
+    return f"After block {block}, {left} tokens are left of {patches} patches."
 
 
 def _image(picture: Image.Image, alt: str) -> None:

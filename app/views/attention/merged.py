@@ -15,15 +15,15 @@ def show(view: AttentionView, block: int) -> None:
         return
     behind = view.trace.members[1:]
     st.subheader("Merged patches", anchor=False)
-    picture, words = st.columns([1, 2], gap="small")
+    picture, beside = st.columns([1, 2], gap="small")
     with picture:
-        photo = view.picture.draw()
-        shown = pictures.merged_picture(photo, behind[block], arch)
-        st.image(pictures.data_uri(shown), alt=f"merged patches behind block {block}, {view.image.name}")
-    with words:
-        st.caption(f"{merged_patches.LEGEND} {merged_patches.count(arch, block)}")
-        st.caption("The block is chosen by the slider above, or by a click on the film below.")
-    merged_patches.film(view.picture.photo, behind, arch, block, _show_block)
+        shown = pictures.merged_picture(view.picture.draw(), behind[block], arch)
+        st.image(pictures.data_uri(shown), alt=f"merged patches after block {block}, {view.image.name}")
+    with beside:
+        merged_patches.film(view.picture.photo, behind, arch, block, _show_block)
+        st.caption(
+            f"{merged_patches.LEGEND} {merged_patches.count(arch, block)} Click a picture to choose its block."
+        )
 
 
 def _show_block(block: int) -> None:
