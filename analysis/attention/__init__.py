@@ -13,6 +13,7 @@ from analysis.attention.maps import (
     row_readings,
     token_maps,
 )
+from analysis.attention.merged import FILM_GAP, film, film_columns, members_behind, merged_picture
 from analysis.attention.objects import (
     ObjectAttention,
     mask_seen,
@@ -40,15 +41,18 @@ from analysis.attention.preservation import preservation
 from analysis.attention.relevance import Gradients, classifiers_of, readout
 from analysis.attention.rollout import FUSIONS
 from analysis.attention.rollout_objects import RolloutScore, rollout_on_object
+from analysis.attention.tokens import Members
 from analysis.attention.trace import Trace, mean_of_patches, one_token, token_names
 
 __all__ = [
+    "FILM_GAP",
     "FUSIONS",
     "PALETTES",
     "AttentionMaps",
     "BlockActivations",
     "Gradients",
     "Map",
+    "Members",
     "ObjectAttention",
     "RolloutScore",
     "Style",
@@ -62,10 +66,14 @@ __all__ = [
     "data_uri",
     "default_row",
     "enlarge",
+    "film",
+    "film_columns",
     "maps_of",
     "mask_seen",
     "mass_on_object",
     "mean_of_patches",
+    "members_behind",
+    "merged_picture",
     "object_attention",
     "one_token",
     "overlay",

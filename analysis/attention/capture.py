@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from analysis.attention.tokens import Members, merged, of_its_token, over_patches
 from analysis.frozen import frozen_copy
 from analysis.vit import Attention, Block, LayerScale, ViT
 
@@ -20,7 +21,8 @@ from analysis.vit import Attention, Block, LayerScale, ViT
 class BlockActivations:
     """The activations of one block for one batch; attention maps are computed on first access.
 
-    `sizes` are the numbers of patches that the block's tokens stand for, None before any have merged.
+    `sizes` are the numbers of patches that the block's tokens stand for, None before any have merged;
+    `members` says which patches these are, `left` the same of the tokens that leave the block.
     A block without attention has 0 heads.
     """
 
@@ -30,6 +32,8 @@ class BlockActivations:
     v: Float[Tensor, "B H N Dv"]
     head_output: Float[Tensor, "B H N Dv"]
     sizes: Float[Tensor, "B N"] | None
+    members: Members | None
+    left: Members | None
     _block: Block
 
     @cached_property
@@ -38,6 +42,16 @@ class BlockActivations:
         if self._block.attn is None:
             return self.q @ self.k.mT
         return self._block.attn.weights(self.q, self.k, self.sizes)
+
+    @cached_property
+    def patch_attention(self) -> Float[Tensor, "B H N0 N0"]:
+        """`attention` between the tokens that entered the first block, whatever has merged since."""
+        return over_patches(self.attention, self.members)
+
+    @property
+    def patch_output(self) -> Float[Tensor, "B H N0 Dv"]:
+        """`head_output` of the tokens that entered the first block: merged ones share that of their token."""
+        return of_its_token(self.head_output, self.members, axis=-2)
 
     @cached_property
     def writes(self) -> Float[Tensor, "H E Dv"]:
@@ -75,7 +89,9 @@ class Record:
     def __call__(self, images: Float[Tensor, "B C Y X"]) -> Iterator[BlockActivations]:
         """Yield the activations block by block; nothing here keeps a block's N x N maps alive."""
         self._logits = None
-        x, sizes = self._model.embed(images), None
+        x = self._model.embed(images)
+        sizes: Tensor | None = None
+        members: Members | None = None
         for index, block in enumerate(self._model.blocks):
             before, captured = sizes, _nothing(x)
             if block.attn is not None:
@@ -84,7 +100,9 @@ class Record:
             else:
                 x, sizes = block(x, sizes)
             q, k, v, output = _by_head(block, captured)
-            yield BlockActivations(index, q, k, v, output, before, block)
+            left = merged(block, k, members, before)
+            yield BlockActivations(index, q, k, v, output, before, members, left, block)
+            members = left
             del captured, q, k, v, output  # free them before the next block runs
         self._logits = self._model.classify(x, sizes)
 

@@ -1,6 +1,7 @@
 """Attention of one image as maps over its patches: per head from any query token, and rollout.
 
-A reading is a vector of weights over query tokens that sums to one: it picks a single token's row of an
+That is so for a model that merges, too: see `analysis.attention.tokens`. A block without attention has no
+maps. A reading is a vector of weights over query tokens that sums to one: it picks a single token's row of an
 attention map, or a mean of several rows.
 """
 
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attention.rollout import mixed, rollout_from
+from analysis.attention.tokens import averaging, over_patches
 from analysis.attention.trace import Trace, mean_of_patches, one_token, to_patches, trace
 from analysis.vit import Architecture, ViT
 
@@ -96,12 +98,20 @@ def rollout_of(
 ) -> Float[Tensor, "R Y X"]:
     """Rollout from each reading, through the first `blocks` blocks (all by default).
 
+    Merging is a factor as well: the mean over the patches of a token, whose rows sum to one. What is
+    discarded are entries of tokens.
+
     Raises:
         ValueError: unknown fusion, discard outside [0, 1), or no such number of blocks.
     """
     depth, prefix = seen.arch.depth, len(seen.arch.prefix_names)
     if blocks is not None and not 1 <= blocks <= depth:
         raise ValueError(f"rollout can use the first 1 to {depth} blocks of this model, got {blocks}")
-    backwards = reversed(range(blocks or depth))
-    steps = (mixed(seen.attention(block)[None], fuse, discard, prefix)[0] for block in backwards)
-    return to_patches(rollout_from(read, steps), seen.arch)
+
+    def step(block: int) -> Float[Tensor, "N0 N0"]:
+        factor = mixed(seen.token_attention(block)[None], fuse, discard, prefix)[0]
+        return over_patches(factor, seen.members[block])
+
+    left = seen.members[blocks or depth]
+    read = read if left is None else read @ averaging(left)
+    return to_patches(rollout_from(read, map(step, reversed(range(blocks or depth)))), seen.arch)

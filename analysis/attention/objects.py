@@ -125,7 +125,7 @@ def object_attention(
         for batch, masks in batches:
             cover = patch_cover(masks, model.arch)[:, None]  # B 1 rows columns
             for block in record(batch):
-                maps = to_patches(read @ block.attention, model.arch)  # B H rows columns
+                maps = to_patches(read @ block.patch_attention, model.arch)  # B H rows columns
                 mass[block.index] += mass_on_object(maps, cover).sum(dim=0)
                 pointing[block.index] += points_at_object(maps, cover).sum(dim=0)
             area += float(cover.mean(dim=(1, 2, 3)).sum())

@@ -21,7 +21,8 @@ def preservation(
     """Attention preservation (methods.md, section 4): per block, one value per head of the dense model.
 
     A value is the cosine similarity between the head's N x N attention maps in both models, each
-    flattened to a vector, averaged over images. `kept[l]` gives, for each head of block l of the small
+    flattened to a vector, averaged over images. Maps of a model that merges are compared as maps between
+    patches, in which all patches of a token are alike. `kept[l]` gives, for each head of block l of the small
     model, the dense head it comes from, or is None if that is not known. Values of removed heads, and
     of blocks with None, are NaN.
 
@@ -37,7 +38,10 @@ def preservation(
             for a, b in zip(first(images), second(images), strict=True):
                 heads = kept[a.index]
                 if heads is not None:
-                    both = a.attention[:, list(heads)].flatten(2), b.attention.flatten(2)  # B H NN
+                    both = (
+                        a.patch_attention[:, list(heads)].flatten(2),
+                        b.patch_attention.flatten(2),
+                    )  # B H NN
                     totals[a.index][list(heads)] += F.cosine_similarity(*both, dim=-1).sum(0).double().cpu()
                 del a, b  # free these maps before the next block's are computed
     if not count:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from analysis.attention.capture import watch
 from analysis.attention.rollout import rollout_from, with_skip
+from analysis.attention.tokens import Members, averaging, merged, of_first, over_patches
 from analysis.attention.trace import mean_of_patches, one_token, to_patches
 from analysis.frozen import frozen_copy
 from analysis.vit import Architecture, ViT
@@ -26,26 +27,36 @@ CLASSIFIERS = ("mean", "class", "distillation")
 
 @dataclass(frozen=True)
 class _BlockGradient:
-    """One block's queries, keys, values, and the gradient of a logit with respect to its head outputs."""
+    """One block's queries, keys, values, and the gradient of a logit with respect to its head outputs.
+
+    `members` are the patches of its tokens.
+    """
 
     q: Float[Tensor, "H N Dqk"]
     k: Float[Tensor, "H N Dqk"]
     v: Float[Tensor, "H N Dv"]
     d_output: Float[Tensor, "H N Dv"]
     scale: float
+    members: Members | None
 
     def weighted(self) -> Float[Tensor, "H N N"]:
         """dA ⊙ A."""
-        attention = ((self.q * self.scale) @ self.k.transpose(-2, -1)).softmax(dim=-1)
-        return attention * (self.d_output @ self.v.transpose(-2, -1))
+        scores = (self.q * self.scale) @ self.k.transpose(-2, -1)
+        scores = scores if self.members is None else scores + self.members.sizes.log()
+        return scores.softmax(dim=-1) * (self.d_output @ self.v.transpose(-2, -1))
 
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """Gradients of one logit of one image: relevance and gradient rollout are computed from them."""
+    """Gradients of one logit of one image: relevance and gradient rollout are computed from them.
+
+    Blocks without attention pass everything on as it is, and are left out. Where tokens merge, what is
+    followed is the mean over the patches of a token, as in `analysis.attention.rollout_of`.
+    """
 
     arch: Architecture
     _blocks: tuple[_BlockGradient, ...]
+    _left: Members | None  # behind the last block
 
     def relevance(self, read: Float[Tensor, "R N"]) -> Float[Tensor, "R N"]:
         """Class-specific relevance (Chefer, Gur and Wolf 2021, transformers with self-attention alone).
@@ -54,8 +65,9 @@ class Gradients:
         rows of R selected by `read`, minus the initial I [ours: for a reading spread over the patches,
         I would add a constant to the map].
         """
-        eye = torch.eye(self.arch.num_tokens)
-        return rollout_from(read, (eye + step for step in self._positive())) - read
+        read = self._behind(read)
+        steps = (step + torch.eye(len(step)) for step in self._positive())
+        return rollout_from(read, map(over_patches, steps, self._members())) - read
 
     def rollout(self, read: Float[Tensor, "R N"], discard: float = 0.0) -> Float[Tensor, "R N"]:
         """Gradient rollout (Gildenblat 2020): rollout of mean_h(dA ⊙ A)+ in place of the attention.
@@ -76,11 +88,19 @@ class Gradients:
         """
         prefix = len(self.arch.prefix_names)
         fused = (block.weighted().mean(dim=0).clamp_min(0) for block in reversed(self._blocks))
-        return rollout_from(read, (with_skip(step[None], discard, prefix)[0] for step in fused))
+        steps = (with_skip(step[None], discard, prefix)[0] for step in fused)
+        return rollout_from(self._behind(read), map(over_patches, steps, self._members()))
 
     def _positive(self) -> Iterator[Float[Tensor, "N N"]]:
         for block in reversed(self._blocks):
             yield block.weighted().clamp_min(0).mean(dim=0)
+
+    def _members(self) -> Iterator[Members | None]:
+        return (block.members for block in reversed(self._blocks))
+
+    def _behind(self, read: Float[Tensor, "R N0"]) -> Float[Tensor, "R N0"]:
+        """A reading of what leaves the last block, in which the patches of a token are one."""
+        return read if self._left is None else read @ averaging(self._left)
 
     def map(self, values: Float[Tensor, "*R N"]) -> Float[Tensor, "*R Y X"]:
         """The values of the patches, arranged as in the image."""
@@ -105,17 +125,23 @@ def gradients(model: ViT, image: Float[Tensor, "C Y X"], label: int, classifier:
             if block.attn is not None:
                 hooks.enter_context(watch(block.attn, tensors))
         x, sizes = own.embed(image[None]).requires_grad_(), None  # the graph begins here: weights are frozen
+        entering: list[Tensor | None] = []
         for block in own.blocks:
+            entering.append(sizes)
             x, sizes = block(x, sizes)
         logit = _logits(own, x, sizes, classifier)[0, label]
-        grads = torch.autograd.grad(logit, [tensors["proj"] for tensors in captured])
-    blocks = []
-    for block, tensors, grad in zip(own.blocks, captured, grads, strict=True):
-        assert block.attn is not None
-        q, k, v = (part[0].detach() for part in block.attn.split_heads(tensors["qkv"]))
-        by_head = grad[0].unflatten(-1, (block.attn.heads, -1)).transpose(0, 1)  # H N Dv
-        blocks.append(_BlockGradient(q, k, v, by_head, block.attn.scale))
-    return Gradients(model.arch, tuple(blocks))
+        outputs = [tensors["proj"] for tensors in captured if tensors]
+        grads = iter(torch.autograd.grad(logit, outputs) if outputs else ())
+    blocks: list[_BlockGradient] = []
+    members: Members | None = None
+    for block, tensors, before in zip(own.blocks, captured, entering, strict=True):
+        if block.attn is None:
+            continue
+        q, k, v = (part.detach() for part in block.attn.split_heads(tensors["qkv"]))
+        by_head = next(grads)[0].unflatten(-1, (block.attn.heads, -1)).transpose(0, 1)  # H N Dv
+        blocks.append(_BlockGradient(q[0], k[0], v[0], by_head, block.attn.scale, of_first(members)))
+        members = merged(block, k, members, before)
+    return Gradients(model.arch, tuple(blocks), of_first(members))
 
 
 def classifiers_of(arch: Architecture) -> tuple[str, ...]:

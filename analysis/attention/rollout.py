@@ -34,9 +34,17 @@ def rollout(
     Raises:
         ValueError: unknown fusion, discard outside [0, 1), or no maps.
     """
+    return product(mixed(block_maps, fuse, discard, prefix) for block_maps in maps)
+
+
+def product(steps: Iterable[Float[Tensor, "B N N"]]) -> Float[Tensor, "B N N"]:
+    """The product of the blocks' factors, given first block first.
+
+    Raises:
+        ValueError: no factors.
+    """
     total: Tensor | None = None
-    for block_maps in maps:
-        step = mixed(block_maps, fuse, discard, prefix)
+    for step in steps:
         total = step if total is None else step @ total
     if total is None:
         raise ValueError("rollout needs the attention maps of at least one block, got none")
@@ -48,12 +56,15 @@ def mixed(
 ) -> Float[Tensor, "B N N"]:
     """One block's factor in the rollout, rownorm(fuse_h(A) + I); see `rollout` for the arguments.
 
+    It is I for a block without heads, which has no attention.
+
     Raises:
         ValueError: unknown fusion, or discard outside [0, 1).
     """
     if fuse not in FUSIONS:
         raise ValueError(f"fuse must be one of {', '.join(FUSIONS)}, got {fuse!r}")
-    return with_skip(FUSIONS[fuse](block_maps), discard, prefix)
+    fused = FUSIONS[fuse](block_maps) if block_maps.shape[1] else block_maps.sum(dim=1)
+    return with_skip(fused, discard, prefix)
 
 
 def with_skip(fused: Float[Tensor, "B N N"], discard: float, prefix: int) -> Float[Tensor, "B N N"]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from analysis.attention.capture import capture
+from analysis.attention.capture import BlockActivations, capture
 from analysis.attention.objects import mass_on_object, patch_cover, points_at_object
-from analysis.attention.rollout import rollout
+from analysis.attention.rollout import mixed, product
+from analysis.attention.tokens import averaging, over_patches
 from analysis.attention.trace import to_patches
 from analysis.vit import ViT
 
@@ -48,8 +49,7 @@ def rollout_on_object(
     prefix = len(model.arch.prefix_names)
     with capture(model) as record:
         for batch, masks in batches:
-            maps = (block.attention for block in record(batch))
-            total = rollout(maps, fuse=fuse, prefix=prefix)  # B N N
+            total = product(_steps(record(batch), fuse, prefix))  # B N0 N0
             planes = to_patches(read @ total, model.arch)  # B rows columns
             cover = patch_cover(masks, model.arch)
             mass += float(mass_on_object(planes, cover).sum())
@@ -58,3 +58,13 @@ def rollout_on_object(
     if not images:
         raise ValueError("rollout on objects is measured on images with masks, got none")
     return RolloutScore(mass / images, hits, images)
+
+
+def _steps(blocks: Iterable[BlockActivations], fuse: str, prefix: int) -> Iterator[Float[Tensor, "B N0 N0"]]:
+    """The blocks' factors in the rollout between patches, and what is merged behind the last one."""
+    left = None
+    for block in blocks:
+        left = block.left
+        yield over_patches(mixed(block.attention, fuse, 0.0, prefix), block.members)
+    if left is not None:
+        yield averaging(left)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.attention.capture import capture
+from analysis.attention.tokens import Members, of_first, over_patches
 from analysis.vit import Architecture, ViT
 
 
@@ -17,18 +18,25 @@ class Trace:
     """Queries and keys of every block for one image, and the logits (features if there is no head).
 
     It holds 2 L H N Dqk values, the maps of all heads L H N N: for a ViT-B 14 MB instead of 22 at 224
-    pixels, and 101 MB instead of 1081 at 518 pixels.
+    pixels, and 101 MB instead of 1081 at 518 pixels. `members` are the patches of the tokens that enter
+    each block, and at the end of those that leave the last one; None where nothing has merged.
     """
 
     arch: Architecture
     queries: tuple[Float[Tensor, "H N Dqk"], ...]
     keys: tuple[Float[Tensor, "H N Dqk"], ...]
     logits: Float[Tensor, " num_classes"]
+    members: tuple[Members | None, ...]
 
-    def attention(self, block: int) -> Float[Tensor, "H N N"]:
-        """Attention maps of a block, softmax(scale q k^T): row i is what token i attends to."""
-        scaled = self.queries[block] * self.arch.scale
-        return (scaled @ self.keys[block].transpose(-2, -1)).softmax(dim=-1)
+    def token_attention(self, block: int) -> Float[Tensor, "H N N"]:
+        """Attention maps between the tokens of a block: row i is what token i attends to."""
+        scores = (self.queries[block] * self.arch.scale) @ self.keys[block].transpose(-2, -1)
+        members = self.members[block]
+        return (scores if members is None else scores + members.sizes.log()).softmax(dim=-1)
+
+    def attention(self, block: int) -> Float[Tensor, "H N0 N0"]:
+        """Attention maps of a block between prefix tokens and patches, whatever has merged before it."""
+        return over_patches(self.token_attention(block), self.members[block])
 
     @property
     def probabilities(self) -> Float[Tensor, " num_classes"]:
@@ -43,18 +51,23 @@ class Trace:
 
 def held_bytes(arch: Architecture) -> int:
     """Size in bytes of a `Trace` of this model, in float32."""
-    values = sum(2 * arch.num_tokens * block.heads * block.qk for block in arch.blocks)
-    return 4 * (values + (arch.num_classes or arch.embed_dim))
+    *given, _ = arch.tokens
+    values = sum(2 * n * block.heads * block.qk for n, block in zip(given, arch.blocks, strict=True))
+    merging = (n - block.merge for n, block in zip(given, arch.blocks, strict=True) if block.merge)
+    return 4 * (values + (arch.num_classes or arch.embed_dim) + sum(2 * arch.num_tokens + n for n in merging))
 
 
 def trace(model: ViT, image: Float[Tensor, "C Y X"]) -> Trace:
     """Run one image through the model and keep its queries and keys; leaves the model unchanged."""
     queries, keys = [], []
+    members: list[Members | None] = [None]
     with capture(model) as record:
         for block in record(image[None]):
             queries.append(block.q[0].clone())  # a view would keep all of `qkv` in memory
             keys.append(block.k[0].clone())
-        return Trace(model.arch, tuple(queries), tuple(keys), record.logits[0])
+            members.append(members[-1] if block.left is block.members else of_first(block.left))
+        logits = record.logits[0].clone()  # without a head, a view of all tokens
+        return Trace(model.arch, tuple(queries), tuple(keys), logits, tuple(members))
 
 
 def token_names(arch: Architecture) -> tuple[str, ...]:

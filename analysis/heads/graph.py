@@ -4,6 +4,8 @@ GOHSP (Yin et al., AAAI 2023) treats the correlations between heads as a Markov 
 convergence and takes its stationary distribution as the heads' importance [paper]. The choice of
 similarity, the direction of edges, teleport and laziness are [ours].
 
+In a model that merges, a token counts for every patch that it stands for.
+
 `weights[i, j]` is the weight of the edge from head i to head j, from 0 to 1. Self-loops are left out
 [ours]: a head's similarity to itself carries no information and only slows down convergence.
 """
@@ -34,7 +36,7 @@ def cosine(block: BlockActivations) -> Float[Tensor, "B H H"]:
     value is [ours], because a Markov chain needs non-negative weights. A head that adds nothing has
     similarity 0.
     """
-    outputs, writes = block.head_output.double(), block.writes.double()
+    outputs, writes = block.patch_output.double(), block.writes.double()
     flat, columns = outputs.transpose(1, 2).flatten(2), writes.transpose(0, 1).flatten(1)  # B N H*Dv, E H*Dv
     # <o_i W_i^T, o_j W_j^T> = sum of (o_i^T o_j) * (W_i^T W_j), which needs no N E values per head
     return _cosines(_block_sums(flat.mT @ flat * (columns.T @ columns), outputs.shape[1]))
@@ -47,7 +49,7 @@ def linear_cka(block: BlockActivations) -> Float[Tensor, "B H H"]:
     over the tokens of the image: 1 if the tokens differ from each other in the same ways, in any
     orthogonal basis. A head with the same output for all tokens has similarity 0.
     """
-    added = block.head_output.double() @ _factor(block.writes.double())  # B H N Dv
+    added = block.patch_output.double() @ _factor(block.writes.double())  # B H N Dv
     centred = added - added.mean(dim=2, keepdim=True)
     constant = centred.square().sum((2, 3)) <= _ROUNDING * added.square().sum((2, 3))  # B H
     centred = centred.masked_fill(constant[..., None, None], 0)
@@ -77,7 +79,7 @@ def attention_overlap(block: BlockActivations) -> Float[Tensor, "B H H"]:
 
     With logarithms to base 2 the divergence, and hence the overlap, is between 0 and 1.
     """
-    maps = block.attention
+    maps = block.patch_attention
     entropy = bits(maps)  # B H
     rows = []
     for head in range(maps.shape[1]):  # one head against all others: B H N N values, not B H H N N
@@ -87,7 +89,10 @@ def attention_overlap(block: BlockActivations) -> Float[Tensor, "B H H"]:
 
 
 class Similarity(Protocol):
-    """Accumulates the edge weights of one block over batches; memory use depends on the widths only."""
+    """Accumulates the edge weights of one block over batches; memory use depends on the widths only.
+
+    A block without heads has no weights.
+    """
 
     def add(self, block: BlockActivations) -> None: ...
 
@@ -103,7 +108,8 @@ class ImageMean:
         self._images = 0
 
     def add(self, block: BlockActivations) -> None:
-        values = self._measure(block)
+        images, heads = block.q.shape[:2]
+        values = self._measure(block) if heads else block.q.new_zeros(images, 0, 0)
         self._total = self._total + values.sum(dim=0).cpu()
         self._images += len(values)
 
@@ -128,13 +134,15 @@ class Predictability:
         self._heads = 0
 
     def add(self, block: BlockActivations) -> None:
-        outputs = block.head_output.double().transpose(1, 2).flatten(2).flatten(0, 1)  # tokens H*Dv
+        outputs = block.patch_output.double().transpose(1, 2).flatten(2).flatten(0, 1)  # tokens H*Dv
         self._sum = self._sum + outputs.sum(dim=0).cpu()
         self._products = self._products + (outputs.T @ outputs).cpu()
         self._tokens += len(outputs)
         self._heads = block.head_output.shape[1]
 
     def weights(self) -> Float[Tensor, "H H"]:
+        if not self._heads:
+            return torch.zeros(0, 0, dtype=torch.float64)
         mean = torch.as_tensor(self._sum) / self._tokens
         moments = torch.as_tensor(self._products) / self._tokens  # H*Dv H*Dv
         covariance = moments - torch.outer(mean, mean)

@@ -39,7 +39,8 @@ def gate_slopes(model: ViT, batches: Batches, structures: Iterable[str]) -> Gate
         gates = gates.with_tensors(gate.to(images).requires_grad_() for gate in gates.tensors)
         with torch.enable_grad(), gated(own, gates):
             loss = F.cross_entropy(own(images), labels, reduction="sum")
-        grads = torch.autograd.grad(loss, gates.tensors)  # row b depends on image b only
+        # row b depends on image b only; gates of a half that a block lacks have no entries and no gradient
+        grads = torch.autograd.grad(loss, gates.tensors, allow_unused=True, materialize_grads=True)
         return [grad.abs().sum(dim=0) for grad in grads]
 
     return open_gates(own.arch, structures).with_tensors(_means(own, batches, slopes))

@@ -81,19 +81,20 @@ class AllHeads:
 
 def _added(block: BlockActivations) -> OfImage:
     """What each head adds to the stream, N E values, as unit vectors; made for one image at a time."""
-    outputs, writes = block.head_output.double(), block.writes.double()
+    outputs, writes = block.patch_output.double(), block.writes.double()
     return lambda image: F.normalize((outputs[image] @ writes.mT).flatten(1), dim=-1)
 
 
 def _cosines(parts: list[Tensor]) -> Float[Tensor, "heads heads"]:
-    vectors = torch.cat(parts)  # heads N*E
+    vectors = torch.cat([part for part in parts if len(part)] or parts[:1])  # heads N*E
     return (vectors @ vectors.T).abs().clamp_max(1)
 
 
 def _sampled_rows(block: BlockActivations) -> OfImage:
-    tokens = block.q.shape[2]
+    attention = block.patch_attention
+    tokens = attention.shape[2]
     rows = torch.linspace(0, tokens - 1, min(tokens, QUERIES)).round().long()
-    sampled = block.attention[:, :, rows.to(block.q.device)]  # B H rows N
+    sampled = attention[:, :, rows.to(attention.device)]  # B H rows N
     return lambda image: sampled[image]
 
 

@@ -1,6 +1,7 @@
 """Per-image statistics of a head's attention rows: confidence, entropy, distance, mass on prefix tokens.
 
-None of them needs labels. A row is the attention of one query token to all tokens; it sums to one.
+None of them needs labels. A row is the attention of one query token to all tokens; it sums to one. In a
+model that merges, rows are those of prefix tokens and patches all the same (`patch_attention`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from analysis.vit import Architecture
 
 def confidence(block: BlockActivations, arch: Architecture) -> Float[Tensor, "B H"]:
     """Largest entry of each row (Voita et al. 2019), mean over rows, 0 to 1."""
-    return block.attention.amax(dim=-1).mean(dim=-1)
+    return block.patch_attention.amax(dim=-1).mean(dim=-1)
 
 
 def entropy(block: BlockActivations, arch: Architecture) -> Float[Tensor, "B H"]:
     """Entropy of each row in bits, mean over rows: 0 for a single token, log2 N for uniform attention."""
-    return bits(block.attention)
+    return bits(block.patch_attention)
 
 
 def bits(rows: Float[Tensor, "*B N M"]) -> Float[Tensor, "*B"]:
@@ -37,7 +38,7 @@ def attended_distance(block: BlockActivations, arch: Architecture) -> Float[Tens
     distance and is left out, so that every pair of patches is weighted by its attention [ours].
     """
     prefix = len(arch.prefix_names)
-    between = block.attention[..., prefix:, prefix:]  # B H P P
+    between = block.patch_attention[..., prefix:, prefix:]  # B H P P
     positions = torch.cartesian_prod(*(torch.arange(size) for size in arch.grid)).to(between)  # P 2
     distances = torch.cdist(positions, positions)
     total = between.sum(dim=(-2, -1)).clamp_min(torch.finfo(between.dtype).tiny)
@@ -46,4 +47,4 @@ def attended_distance(block: BlockActivations, arch: Architecture) -> Float[Tens
 
 def prefix_mass(block: BlockActivations, arch: Architecture) -> Float[Tensor, "B H"]:
     """Share of attention on prefix tokens, mean over rows, 0 to 1; 0 if the model has none."""
-    return block.attention[..., : len(arch.prefix_names)].sum(dim=-1).mean(dim=-1)
+    return block.patch_attention[..., : len(arch.prefix_names)].sum(dim=-1).mean(dim=-1)

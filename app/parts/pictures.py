@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from analysis.attention import (
+    FILM_GAP,
     PALETTES,
     Map,
     Style,
     colour,
     data_uri,
     enlarge,
+    film,
+    film_columns,
+    merged_picture,
     overlay,
     stretch,
     thumbnail,
@@ -24,6 +28,7 @@ from analysis.attention import (
 )
 
 __all__ = [
+    "FILM_GAP",
     "GAP",
     "PALETTES",
     "Grid",
@@ -32,8 +37,11 @@ __all__ = [
     "colour",
     "data_uri",
     "enlarge",
+    "film",
+    "film_columns",
     "full_size",
     "grid",
+    "merged_picture",
     "outline",
     "overlay",
     "patch_lines",

@@ -27,7 +27,7 @@ from pruning.bundle.layout import (
 )
 from pruning.bundle.report import Report
 from pruning.bundle.staging import staged_folder
-from pruning.cut import Plan
+from pruning.cut import Plan, unmerged
 
 _EXAMPLE = Path(__file__).parent / EXAMPLE_FILE
 _CODE = Path(vit.__file__)
@@ -136,7 +136,10 @@ def _require_match(model: ViT, preprocess: Preprocess, plan: Plan | None) -> Non
         )
     if plan is None:
         return
-    if (len(plan.embed), tuple(block.widths for block in plan.blocks)) != (arch.embed_dim, arch.blocks):
+    if (len(plan.embed), tuple(block.widths for block in plan.blocks)) != (
+        arch.embed_dim,
+        unmerged(arch).blocks,
+    ):
         raise ValueError("the plan does not belong to this model: their widths differ")
 
 

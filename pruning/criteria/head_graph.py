@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,9 +64,13 @@ def rank_heads(
 def stationary_mass(weights: Float[Tensor, "H H"], teleport: float) -> Float[Tensor, " H"]:
     """H pi: how much of its time the walk spends at each head of a block, where an even share is 1.
 
+    A block without heads has no values.
+
     Raises:
         ValueError: a chain without a single stationary distribution.
     """
+    if not len(weights):
+        return torch.zeros(0, dtype=torch.float64)
     return len(weights) * stationary(transition(weights, teleport))
 
 
@@ -81,23 +86,22 @@ def head_graph_scores(model: ViT, batches: Batches, options: GraphOptions) -> Sc
 def head_counts(scores: Sequence[Float[Tensor, " H"]], keep: int) -> tuple[int, ...]:
     """Heads left in each block when `keep` of all stay: the highest scores of one ranking over all blocks.
 
-    Every block keeps the best of its own. Of equal scores the earlier block's, the lower head, stays.
+    Every block that has heads keeps the best of its own. Of equal scores the earlier block's, the lower
+    head, stays.
 
     Raises:
         ValueError: fewer than one head a block, or more than there are.
     """
-    total = sum(len(block) for block in scores)
-    if not len(scores) <= keep <= total:
-        raise ValueError(
-            f"of {total} heads in {len(scores)} blocks {len(scores)} to {total} can stay, got {keep}"
-        )
-    counts = [1] * len(scores)
+    counts = [min(len(block), 1) for block in scores]
+    total, least = sum(len(block) for block in scores), sum(counts)
+    if not least <= keep <= total:
+        raise ValueError(f"of {total} heads in {least} blocks {least} to {total} can stay, got {keep}")
     # every block's best is in already; the others stand in line
     line = [
         (-value, index)
         for index, block in enumerate(scores)
         for value in block.sort(descending=True).values[1:].tolist()
     ]
-    for _, index in sorted(line)[: keep - len(scores)]:
+    for _, index in sorted(line)[: keep - least]:
         counts[index] += 1
     return tuple(counts)

@@ -87,4 +87,4 @@ def _scaled(layer: nn.Linear, behind: nn.Module) -> Tensor:
 def _shares(scores: Tensor) -> Tensor:
     # all-zero scores (a dead layer) say nothing about any part: equal shares
     total = scores.sum()
-    return scores / total if total > 0 else torch.full_like(scores, 1 / len(scores))
+    return scores / total if total > 0 else torch.full_like(scores, 1 / max(len(scores), 1))

@@ -25,7 +25,7 @@ from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Named, architecture
 from analysis.paths import is_file, may_be_path, user_path
 from analysis.vit import Architecture
 from pruning.bundle import Report, is_bundle
-from pruning.cut import Indices, Plan, kept_heads
+from pruning.cut import Indices, Plan, kept_heads, unmerged
 from pruning.jobs import Timings, read_report
 from pruning.quantize import QuantizedReport
 from pruning.report.quantized import quantized_in
@@ -103,9 +103,9 @@ class ComparedModel:
         return kept_heads(self.plan, dense, self.arch)
 
     def _fits(self, plan: Plan, dense: Architecture) -> bool:
-        """Whether cutting the dense model by the plan gives this model's widths."""
+        """Whether cutting the dense model by the plan gives this model's widths, whatever tokens merge."""
         try:
-            return plan.architecture(dense).blocks == self.arch.blocks
+            return unmerged(plan.architecture(dense)).blocks == unmerged(self.arch).blocks
         except ValueError:
             return False
 
@@ -115,7 +115,8 @@ class ComparedModel:
             return False
         blocks = zip(heads, dense.blocks, self.arch.blocks, strict=True)
         return all(
-            one is None or (len(one) == mine.heads and one[-1] < before.heads) for one, before, mine in blocks
+            one is None or (len(one) == mine.heads and max(one, default=-1) < before.heads)
+            for one, before, mine in blocks
         )
 
 

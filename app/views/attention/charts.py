@@ -45,5 +45,6 @@ def on_object(
             cmax=max(*values, 1.0),
         )
     )
-    charts_heads.frame(figure, chosen, step)
+    if chosen in heads:
+        charts_heads.frame(figure, chosen, step)
     return charts_heads.arranged(figure, columns, rows, step)

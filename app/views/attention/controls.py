@@ -112,6 +112,7 @@ def show_head(head: tuple[int, int]) -> None:
 
 
 def _index_slider(label: str, key: str, count: int, start: int) -> int:
+    count = max(count, 1)  # a block without attention has no heads to choose from
     current = st.session_state.get(key)
     if isinstance(current, int) and current >= count:
         st.session_state[key] = count - 1

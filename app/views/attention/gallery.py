@@ -25,9 +25,12 @@ SHOWN = {"head": "One head", "flow": "Through all blocks"}
 
 @dataclass(frozen=True)
 class _Result:
-    """An image's map and its likeliest class with the probability, if the model has classes."""
+    """An image's map and its likeliest class with the probability, if the model has classes.
 
-    values: Map
+    There is no map of a block without attention.
+    """
+
+    values: Map | None
     top: tuple[int, float] | None
 
 
@@ -36,7 +39,7 @@ class _MapKind:
     """Which map is made of every image: `key` tells it from all others."""
 
     key: Hashable
-    make: Callable[[AttentionView], Map]
+    make: Callable[[AttentionView], Map | None]
 
 
 def show(
@@ -57,7 +60,11 @@ def show(
 
 
 def _one_head(settings: ViewSettings, query: Query) -> _MapKind:
-    block, head = controls.pick_head(settings.loaded.model.arch)
+    arch = settings.loaded.model.arch
+    block, head = controls.pick_head(arch)
+    if not arch.blocks[block].heads:
+        st.caption(f"Block {block} has no attention.")
+        return _MapKind((query.name, block, head), lambda view: None)
     return _MapKind((query.name, block, head), lambda view: view.maps(query).looks[block][head].numpy())
 
 

@@ -15,7 +15,7 @@ from app.parts import image_picker, picker, pictures
 from app.parts.pictures import Map
 from app.state import session, viewed_image
 from app.state.viewed_image import ViewedImage
-from app.views.attention import controls, downloads, gallery, objects, propagation
+from app.views.attention import controls, downloads, gallery, merged, objects, propagation
 from app.views.attention.controls import BIND
 from app.views.attention.queries import Query
 from app.views.attention.view import AttentionView, ViewSettings
@@ -27,6 +27,10 @@ VIEWS = {"one": "One image", "several": "Gallery"}
 def show() -> None:
     """Draw the page. What it shows is chosen here; the rest is made from what is handed down."""
     loaded, scenes = session.model(), _scenes()
+    if not any(block.heads for block in loaded.model.arch.blocks):
+        raise session.NothingChosen(
+            "No block of this model has attention. Pick another model in the sidebar."
+        )
     with st.container(horizontal=True, vertical_alignment="center", key="attention-top"):
         st.header("Attention", anchor=False, width="stretch")
         several = controls.choose("View", VIEWS, "one", "view") == "several"
@@ -95,6 +99,7 @@ def _one_image(
     with photo:
         _photo(view, query)
     _all_heads(view, query, maps, head)
+    merged.show(view, head[0])
     picture, options, scores = st.columns(3, gap="small")
     with options:
         chosen = propagation.with_class(controls.pick_propagation(view), view)
@@ -142,6 +147,9 @@ def _enlarged_head(
     """One head in both directions. Its sliders stand below the pictures; clicks on the grid move them."""
     both = st.container()
     block, head = controls.pick_head(view.arch)
+    if not view.arch.blocks[block].heads:
+        both.info(f"Block {block} has no attention, so there are no maps of it.", icon=":material/block:")
+        return (block, head), {}
     looks, seen = maps.looks[block][head].numpy(), maps.seen[block][head].numpy()
     on_prefix = wording.percent(float(maps.on_prefix[block][head]))
     with both:
@@ -176,6 +184,9 @@ def _all_blocks(view: AttentionView, query: Query, chosen: propagation.Propagati
 
 def _all_heads(view: AttentionView, query: Query, maps: TokenMaps, chosen: tuple[int, int]) -> None:
     st.subheader("All heads", anchor=False)
+    absent = [str(index) for index, block in enumerate(view.arch.blocks) if not block.heads]
+    if absent:
+        st.caption(f"Without attention: block{'s' * (len(absent) > 1)} {', '.join(absent)}.")
     with st.container(horizontal=True, vertical_alignment="center", key="scale"):
         st.caption(
             f"From {query.phrase}. Click a map to enlarge it. Each is coloured from its lowest",

@@ -160,7 +160,8 @@ def preserved(values: Sequence[Sequence[float]], chosen: tuple[int, int]) -> Fig
             colorbar=bar,
         )
     )
-    charts_heads.frame(figure, chosen, step)
+    if chosen in heads:
+        charts_heads.frame(figure, chosen, step)
     return charts_heads.arranged(figure, blocks, most, step, right=60)
 
 

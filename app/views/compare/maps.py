@@ -22,6 +22,10 @@ from pruning.report import ComparedModel, Comparison, aligned
 SIDE = 300  # pixels of a picture
 ROOM, CELL = 880, 64  # pixels: width of two sheets of maps, largest map in them
 SEVERAL = 16  # images that preservation is averaged over
+MERGED = (
+    " Where patches have merged, they all look where their token looks, and share what it is paid alike; "
+    "maps are compared patch by patch."
+)
 OVER = {"one": "This image", "several": f"{SEVERAL} images"}
 
 
@@ -96,10 +100,9 @@ def _pick_head(found: Comparison) -> tuple[int, int]:
     block = st.number_input(
         "Block", 0, len(blocks) - 1, key="compare-block", width=110, persist_state="session"
     )
-    _within("compare-head", blocks[block].heads - 1, 0)
-    head = st.number_input(
-        "Head", 0, blocks[block].heads - 1, key="compare-head", width=110, persist_state="session"
-    )
+    last = max(blocks[block].heads - 1, 0)
+    _within("compare-head", last, 0)
+    head = st.number_input("Head", 0, last, key="compare-head", width=110, persist_state="session")
     address.write("head", [f"{block}.{head}"])
     return block, head
 
@@ -129,8 +132,9 @@ def _one_head(found: Comparison, image: ViewedImage, crop: Image) -> tuple[int, 
         with column:
             if place is None:
                 missing = "not known" if heads is None else "removed"
+                missing = "no attention in this block" if not model.arch.blocks[block].heads else missing
                 blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in both themes
-                st.image(blank, width="stretch", alt=f"head {missing}")
+                st.image(blank, width="stretch", alt=f"head {head}: {missing}")
                 st.caption(f"**{wording.plain(model.name)}**: {missing}")
                 continue
             loaded = found.load(model.source)
@@ -172,6 +176,7 @@ def _preserved(found: Comparison, image: ViewedImage, chosen: tuple[int, int]) -
     st.caption(
         "Cosine between a head's maps in the dense and in the smaller model; 1 means that it looks exactly "
         "where it did before. Removed heads are hollow."
+        + (MERGED if any(model.arch.merges for model in found.models) else "")
     )
     for start in range(0, len(found.others), 2):
         for model, column in zip(found.others[start : start + 2], st.columns(2, gap="medium"), strict=False):

@@ -37,9 +37,22 @@ def pick(head: Head) -> None:
 
 
 def chosen() -> Head:
-    """The head that is shown, within the blocks and heads of the loaded model."""
-    blocks = session.model().model.arch.blocks
-    block = min(st.session_state.setdefault("heads-block", len(blocks) // 2), len(blocks) - 1)
+    """The head that is shown, within the blocks and heads of the loaded model.
+
+    Blocks without attention are passed over, in the direction in which the user goes.
+
+    Raises:
+        NothingChosen: no block of the model has heads.
+    """
+    blocks, state = session.model().model.arch.blocks, st.session_state
+    wanted = min(state.setdefault("heads-block", len(blocks) // 2), len(blocks) - 1)
+    with_heads = [index for index, widths in enumerate(blocks) if widths.heads]
+    if not with_heads:
+        raise session.NothingChosen("No block of this model has attention. Pick another model in the sidebar.")
+    onward = [index for index in with_heads if index >= wanted] or with_heads[-1:]
+    back = [index for index in with_heads if index <= wanted] or with_heads[:1]
+    block = back[-1] if wanted < state.get("heads-block shown", -1) else onward[0]
+    state["heads-block shown"] = block
     head = min(st.session_state.setdefault("heads-head", 0), blocks[block].heads - 1)
     pick((block, head))
     return block, head

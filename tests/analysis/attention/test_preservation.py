@@ -30,7 +30,7 @@ def maps_by_hand(model: ViT, image: torch.Tensor) -> list[list[torch.Tensor]]:
                 scores = (model.arch.scale * q @ k.T).exp()
                 heads.append(scores / scores.sum(1, keepdim=True))
             found.append(heads)
-            x = block(x)
+            x, _ = block(x)
     return found
 
 

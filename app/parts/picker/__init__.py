@@ -12,11 +12,11 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image
 
-from app.parts.pictures import GAP, Grid, data_uri
+from app.parts.pictures import FILM_GAP, GAP, Grid, data_uri, film_columns
 
 Cell = tuple[int, int]  # column, row
 
-_HERE = Path(__file__)
+_HERE = Path(__file__).parent
 _HTML = """
 <div class="picker">
   <span class="top"></span><span class="left"></span><div class="columns"></div><div class="rows"></div>
@@ -30,8 +30,8 @@ _HTML = """
 _draw = st.components.v2.component(
     "prunescope.picker",
     html=_HTML,
-    css=_HERE.with_suffix(".css").read_text(encoding="utf-8"),
-    js=_HERE.with_suffix(".js").read_text(encoding="utf-8"),
+    css=(_HERE / "picker.css").read_text(encoding="utf-8"),
+    js=(_HERE / "picker.js").read_text(encoding="utf-8"),
 )
 
 
@@ -40,8 +40,8 @@ class Cells:
     """A picture of columns of equal cells.
 
     `heights` are the numbers of cells in the columns, counted from the top, and `gap` the pixels between
-    cells. `label` names a cell under the pointer, with {column} and {row} in place of its numbers. With
-    `titles`, columns and rows are numbered and have these titles.
+    cells. `label` names a cell under the pointer, with {column}, {row} and {number} in place of its numbers,
+    the last counted through the rows. With `titles`, columns and rows are numbered and have these titles.
     """
 
     picture: Image.Image
@@ -59,6 +59,13 @@ def of_patches(picture: Image.Image, rows: int, columns: int) -> Cells:
 def of_heads(grid: Grid) -> Cells:
     """The maps of all heads, blocks from left to right."""
     return Cells(grid.image, grid.heads, "block {column}, head {row}", GAP, ("block", "head"))
+
+
+def of_film(picture: Image.Image, depth: int) -> Cells:
+    """A film over all blocks, in rows from left to right."""
+    across = film_columns(depth)
+    heights = [-(-(depth - column) // across) for column in range(across)]
+    return Cells(picture, heights, "after block {number}", FILM_GAP)
 
 
 def show(cells: Cells, chosen: Cell | None, pick: Callable[[Cell], None], key: str, alt: str) -> None:

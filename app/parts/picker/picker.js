@@ -1,4 +1,4 @@
-// A picture of cells in columns and rows, one of which is framed: see picker.py.
+// A picture of cells in columns and rows, one of which is framed: see __init__.py.
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const find = (name) => parentElement.querySelector(name);
@@ -28,8 +28,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
   function frame(name, cell) {
     const shown = frames[name];
-    shown.hidden = !cell;
-    if (!cell) return;
+    shown.hidden = !cell || !(cell[1] < data.heights[cell[0]]);
+    if (shown.hidden) return;
     shown.style.left = percent(cell[0] * step[0]);
     shown.style.top = percent(cell[1] * step[1]);
     shown.style.width = percent(size[0]);
@@ -41,7 +41,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     frame("here", cell);
     said.hidden = !cell;
     if (!cell) return;
-    said.textContent = data.label.replace("{column}", cell[0]).replace("{row}", cell[1]);
+    said.textContent = data.label
+      .replace("{column}", cell[0])
+      .replace("{row}", cell[1])
+      .replace("{number}", cell[1] * columns + cell[0]);
     const [x, y] = [(cell[0] + 0.5) / columns, cell[1] * step[1]];
     const above = cell[1] > 0;
     said.style.left = percent(x);
@@ -67,9 +70,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
   function onward([column, row], [right, down]) {
-    const next = Math.min(Math.max(column + right, 0), columns - 1);
+    let next = column + right;
+    while (data.heights[next] === 0) next += right; // columns without cells are passed over
+    if (next < 0 || next >= columns) next = column;
     return [next, Math.min(Math.max(row + down, 0), data.heights[next] - 1)];
   }
+
+  const first = () => [data.heights.findIndex((height) => height > 0), 0];
 
   const same = (a, b) => a === b || (a && b && a[0] === b[0] && a[1] === b[1]);
 
@@ -79,11 +86,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
   };
   picture.onpointerleave = () => move(null);
   picture.onclick = (event) => pick(under(event));
-  picture.onfocus = () => picture.matches(":focus-visible") && move(here ?? chosen ?? [0, 0]);
+  picture.onfocus = () => picture.matches(":focus-visible") && move(here ?? chosen ?? first());
   picture.onblur = () => move(null);
   picture.onkeydown = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in WAYS) move(onward(here ?? chosen ?? [0, 0], WAYS[event.key]));
+    if (event.key in WAYS) move(onward(here ?? chosen ?? first(), WAYS[event.key]));
     else if (event.key === "Enter" || event.key === " ") pick(here ?? chosen);
     else return;
     event.preventDefault(); // keep the page from scrolling
