@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from analysis.attention.tokens import Members, merged, of_its_token, over_patches
 from analysis.frozen import frozen_copy
-from analysis.vit import Attention, Block, LayerScale, ViT
+from analysis.vit import Block, LayerScale, ViT
 
 
 @dataclass(frozen=True)
@@ -93,48 +93,59 @@ class Record:
         sizes: Tensor | None = None
         members: Members | None = None
         for index, block in enumerate(self._model.blocks):
-            before, captured = sizes, _nothing(x)
-            if block.attn is not None:
-                with watch(block.attn, captured):
-                    x, sizes = block(x, sizes)
-            else:
+            before, captured = sizes, Captured(x[..., :0], x[..., :0])
+            with watch(block, captured):
                 x, sizes = block(x, sizes)
             q, k, v, output = _by_head(block, captured)
-            left = merged(block, k, members, before)
+            left = merged(block.merge, captured.merging, members)
             yield BlockActivations(index, q, k, v, output, before, members, left, block)
             members = left
             del captured, q, k, v, output  # free them before the next block runs
         self._logits = self._model.classify(x, sizes)
 
 
-def _nothing(x: Float[Tensor, "B N E"]) -> dict[str, Tensor]:
-    """What is captured of a block without attention."""
-    return {"qkv": x[..., :0], "proj": x[..., :0]}
+@dataclass
+class Captured:
+    """What `watch` stores of one block: the output of `qkv`, the input of `proj`, and that of its merging.
+
+    `qkv` and `proj` are without channels where the block has no attention; `merging` holds tokens, their
+    sizes and how much each is read, and is None where the block merges nothing.
+    """
+
+    qkv: Tensor
+    proj: Tensor
+    merging: tuple[Tensor, Tensor | None, Tensor | None] | None = None
 
 
-def _by_head(block: Block, captured: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _by_head(block: Block, captured: Captured) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Queries, keys, values and the heads' outputs, from what was captured."""
     if block.attn is None:
-        none = captured["qkv"][:, None, :, :][:, :0]  # B 0 N 0
+        none = captured.qkv[:, None, :, :][:, :0]  # B 0 N 0
         return none, none, none, none
-    q, k, v = block.attn.split_heads(captured["qkv"])
-    return q, k, v, captured["proj"].unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
+    q, k, v = block.attn.split_heads(captured.qkv)
+    return q, k, v, captured.proj.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
 
 
 @contextmanager
-def watch(attn: Attention, captured: dict[str, Tensor]) -> Iterator[None]:
-    """Inside the `with`, forward passes store the output of `qkv` and the input of `proj` in `captured`."""
+def watch(block: Block, captured: Captured) -> Iterator[None]:
+    """Inside the `with`, forward passes of a block store in `captured` what goes on inside."""
 
     def after_qkv(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        captured["qkv"] = output
+        captured.qkv = output
 
     def before_proj(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        captured["proj"] = inputs[0]
+        captured.proj = inputs[0]
+
+    def before_merge(_: nn.Module, inputs: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
+        captured.merging = inputs
 
     handles: list[RemovableHandle] = []
     try:
-        handles.append(attn.qkv.register_forward_hook(after_qkv))
-        handles.append(attn.proj.register_forward_pre_hook(before_proj))
+        if block.attn is not None:
+            handles.append(block.attn.qkv.register_forward_hook(after_qkv))
+            handles.append(block.attn.proj.register_forward_pre_hook(before_proj))
+        if block.merge is not None:
+            handles.append(block.merge.register_forward_pre_hook(before_merge))
         yield
     finally:
         for handle in handles:

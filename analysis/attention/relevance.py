@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.attention.capture import watch
+from analysis.attention.capture import Captured, watch
 from analysis.attention.rollout import rollout_from, with_skip
 from analysis.attention.tokens import Members, averaging, merged, of_first, over_patches
 from analysis.attention.trace import mean_of_patches, one_token, to_patches
@@ -119,28 +119,27 @@ def gradients(model: ViT, image: Float[Tensor, "C Y X"], label: int, classifier:
     """
     _require(model.arch, label, classifier)
     own = frozen_copy(model)
-    captured: list[dict[str, Tensor]] = [{} for _ in own.blocks]
+    nothing = torch.zeros(0)
+    captured = [Captured(nothing, nothing) for _ in own.blocks]
     with ExitStack() as hooks, torch.enable_grad():
         for block, tensors in zip(own.blocks, captured, strict=True):
-            if block.attn is not None:
-                hooks.enter_context(watch(block.attn, tensors))
+            hooks.enter_context(watch(block, tensors))
         x, sizes = own.embed(image[None]).requires_grad_(), None  # the graph begins here: weights are frozen
-        entering: list[Tensor | None] = []
         for block in own.blocks:
-            entering.append(sizes)
             x, sizes = block(x, sizes)
         logit = _logits(own, x, sizes, classifier)[0, label]
-        outputs = [tensors["proj"] for tensors in captured if tensors]
+        pairs = zip(own.blocks, captured, strict=True)
+        outputs = [tensors.proj for block, tensors in pairs if block.attn is not None]
         grads = iter(torch.autograd.grad(logit, outputs) if outputs else ())
     blocks: list[_BlockGradient] = []
     members: Members | None = None
-    for block, tensors, before in zip(own.blocks, captured, entering, strict=True):
+    for block, tensors in zip(own.blocks, captured, strict=True):
         if block.attn is None:
             continue
-        q, k, v = (part.detach() for part in block.attn.split_heads(tensors["qkv"]))
+        q, k, v = (part.detach() for part in block.attn.split_heads(tensors.qkv))
         by_head = next(grads)[0].unflatten(-1, (block.attn.heads, -1)).transpose(0, 1)  # H N Dv
         blocks.append(_BlockGradient(q[0], k[0], v[0], by_head, block.attn.scale, of_first(members)))
-        members = merged(block, k, members, before)
+        members = merged(block.merge, tensors.merging, members)
     return Gradients(model.arch, tuple(blocks), of_first(members))
 
 

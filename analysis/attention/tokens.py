@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analysis.vit import Block
+from analysis.vit import Merge
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +36,20 @@ class Members:
 
 @torch.no_grad()
 def merged(
-    block: Block, k: Float[Tensor, "B H N Dqk"], members: Members | None, sizes: Float[Tensor, "B N"] | None
+    merge: Merge | None,
+    given: tuple[Tensor, Tensor | None, Tensor | None] | None,
+    members: Members | None,
 ) -> Members | None:
-    """The members behind a block, from its keys and those before it; the same object if it merges nothing.
+    """The members behind a block's merging, from what that was given and the members before it.
 
-    The block's own merging is asked what it does with tokens that can be told apart.
+    The same object if it merges nothing. The merging itself is asked what it does with tokens that can be
+    told apart.
     """
-    if block.merge is None:
+    if merge is None or given is None:
         return members
-    count = k.shape[2]
-    marked = torch.eye(count, dtype=k.dtype, device=k.device).expand(len(k), -1, -1)  # B N N
-    shares, after = block.merge(marked, sizes, k)  # B N-merge N, B N-merge
+    x, sizes, read = given
+    marked = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)  # B N N
+    shares, after = merge.move(marked, sizes, *merge.pairs(x, read))  # B N-count N, B N-count
     token = shares.argmax(dim=1)  # B N: each token has gone to one place
     return Members(token if members is None else token.gather(1, members.token), after)
 

@@ -22,6 +22,7 @@ from pruning.progress import Progress, quiet
 # shares of all patches at which the window is measured. Between these, in steps of `_STEP`, the logarithm of
 # the divergence goes along a line over that of the share.
 _WINDOWS = {
+    (0, 3): (0.4, 0.7, 0.9),
     (3, 5): (0.2, 0.45, 0.65, 0.8, 0.9),
     (3, 4): (0.3, 0.6, 0.8),
     (2, 6): (0.5, 0.7, 0.85),
