@@ -22,7 +22,8 @@ def show(view: AttentionView, block: int) -> None:
     with beside:
         merged_patches.film(view.picture.photo, behind, arch, block, _show_block)
         st.caption(
-            f"{merged_patches.LEGEND} {merged_patches.count(arch, block)} Click a picture to choose its block."
+            f"{merged_patches.LEGEND} {merged_patches.count(arch, block)} "
+            "Click a picture to choose its block."
         )
 
 

@@ -48,7 +48,9 @@ def chosen() -> Head:
     wanted = min(state.setdefault("heads-block", len(blocks) // 2), len(blocks) - 1)
     with_heads = [index for index, widths in enumerate(blocks) if widths.heads]
     if not with_heads:
-        raise session.NothingChosen("No block of this model has attention. Pick another model in the sidebar.")
+        raise session.NothingChosen(
+            "No block of this model has attention. Pick another model in the sidebar."
+        )
     onward = [index for index in with_heads if index >= wanted] or with_heads[-1:]
     back = [index for index in with_heads if index <= wanted] or with_heads[:1]
     block = back[-1] if wanted < state.get("heads-block shown", -1) else onward[0]
