@@ -20,20 +20,28 @@ from PIL import Image
 from playwright.sync_api import Page
 from results import ROOT
 
-PAGES = ("Model", "Attention", "Heads", "Prune", "Recover", "Compare")
+from analysis.models import load
+from pruning.bundle import write_bundle
+from pruning.cut import with_architecture, with_merges
+
+PAGES = ("Model", "Attention", "Merged", "Heads", "Prune", "Recover", "Compare")
 VIEWS = {
     "Model": "",
     "Attention": "attention?image=7&block=2&head=0&from=patch+3%2C+4",  # an instructive example
+    "Merged": "attention?image=7&block=4&model={merging}",
     "Heads": "heads?heads-block=2&heads-head=3&criterion=ablation",
 }
 READY = {
     "Model": ".st-key-samples img",
     "Attention": "img[alt^='Rollout']",
+    "Merged": "img[alt^='Rollout']",
     "Heads": ".st-key-head-graph-plot .js-plotly-plot",
     "Prune": ".st-key-estimate",
     "Recover": ".st-key-recover",
     "Compare": ".st-key-table",
 }
+PART = {"Merged": ".st-key-merged"}  # of the page, where not all of it is shown
+TOKENS = 8  # that each block of the merging model merges
 TALLEST = {"Heads": 1620}  # height in pixels, 1420 for other pages; what is further down is cut off
 COMMON = 64  # colours reserved for background, text and lines
 
@@ -49,6 +57,7 @@ def main() -> None:
         browser() as page,
         server(Path(runs), threads=2) as (address, _),
     ):
+        merging = merging_model(Path(runs) / "bundles") if "Merged" in given.pages else None
         if "Compare" in given.pages:
             prune(page, address)
         if "Heads" in given.pages:
@@ -58,12 +67,20 @@ def main() -> None:
                 file = given.out / (name.lower() + ("-dark" if theme == "dark" else "") + ".png")
                 shoot(
                     page,
-                    f"{address}/{VIEWS.get(name, name.lower())}",
+                    f"{address}/{VIEWS.get(name, name.lower()).format(merging=merging)}",
                     READY[name],
                     theme,
                     file,
                     TALLEST.get(name, 1420),
+                    PART.get(name),
                 )
+
+
+def merging_model(folder: Path) -> Path:
+    """The demo model with merged tokens, as a bundle."""
+    demo = load("demo")
+    model = with_architecture(demo.model, with_merges(demo.model.arch, TOKENS))
+    return write_bundle(folder / "demo", model, demo.preprocess, name="demo", report={})
 
 
 def prune(page: Page, address: str) -> None:
@@ -85,8 +102,10 @@ def measure_heads(page: Page, address: str) -> None:
     idle(page)
 
 
-def shoot(page: Page, address: str, ready: str, theme: str, file: Path, tallest: int) -> None:
-    """Save a screenshot of the whole page, in few colours so that the file is small."""
+def shoot(
+    page: Page, address: str, ready: str, theme: str, file: Path, tallest: int, part: str | None = None
+) -> None:
+    """Save a screenshot of the whole page or one part of it, in few colours so that the file is small."""
     page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(address)
@@ -97,7 +116,8 @@ def shoot(page: Page, address: str, ready: str, theme: str, file: Path, tallest:
     page.wait_for_timeout(1500)  # charts are redrawn at the new height
     idle(page)
     page.mouse.move(0, 0)
-    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    taken = page.locator(part).screenshot() if part else page.screenshot()
+    picture = Image.open(BytesIO(taken)).convert("RGB")
     in_few_colours(picture).save(file, optimize=True)
     print(f"{file.name}: {file.stat().st_size // 1000} kB", file=sys.stderr)
 

@@ -77,4 +77,4 @@ def object_scores(loaded: LoadedModel, scenes: ImageSet, progress: Progress, wha
 
 def _mean(values: tuple[Tensor, ...]) -> float:
     known = [value for row in values for value in row.tolist()]
-    return sum(known) / len(known)
+    return sum(known) / max(len(known), 1)

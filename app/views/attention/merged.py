@@ -14,16 +14,18 @@ def show(view: AttentionView, block: int) -> None:
     if not arch.merges:
         return
     behind = view.trace.members[1:]
-    st.subheader("Merged patches", anchor=False)
-    picture, beside = st.columns([1, 2], gap="small")
-    with picture:
-        shown = pictures.merged_picture(view.picture.draw(), behind[block], arch)
-        st.image(pictures.data_uri(shown), alt=f"merged patches after block {block}, {view.image.name}")
-    with beside:
-        merged_patches.film(view.picture.photo, behind, arch, block, _show_block)
-        st.caption(
-            f"{merged_patches.LEGEND} {merged_patches.count(arch, block)} Click a picture to choose its block."
-        )
+    with st.container(key="merged"):
+        st.subheader("Merged patches", anchor=False)
+        picture, beside = st.columns([1, 2], gap="small")
+        with picture:
+            shown = pictures.merged_picture(view.picture.draw(), behind[block], arch)
+            st.image(pictures.data_uri(shown), alt=f"merged patches after block {block}, {view.image.name}")
+        with beside:
+            merged_patches.film(view.picture.photo, behind, arch, block, _show_block)
+            st.caption(
+                f"{merged_patches.LEGEND} {merged_patches.count(arch, block)} "
+                "Click a picture to choose its block."
+            )
 
 
 def _show_block(block: int) -> None:

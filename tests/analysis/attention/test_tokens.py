@@ -133,6 +133,9 @@ def test_attention_is_that_of_a_model_in_which_every_patch_goes_on(shorter: ViT)
             expected = stacked(maps, arch.num_tokens)
             close(block.patch_attention[place], expected)
             close(seen.attention(block.index), expected)
+            if block.members is not None:
+                output = block.members.matrix()[place] @ block.head_output[place]
+                close(block.patch_output[place], output)
             rows = block.patch_attention[place].sum(dim=-1)
             torch.testing.assert_close(rows, torch.ones_like(rows))
 

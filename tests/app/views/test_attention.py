@@ -28,7 +28,7 @@ from app.views.attention import controls, page, queries
 from app.views.attention.map_picture import MapPicture
 from pruning.bundle.write import write_bundle
 from tests.support.app import MAIN, elements, go, photo, start, text
-from tests.support.models import VARIANTS, random_vit
+from tests.support.models import SHORTER, VARIANTS, random_vit
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small models of every kind, for images of 16 x 24 pixels that show cats, dogs and emus."""
     folder, found = tmp_path_factory.mktemp("kinds"), {}
     preprocess = replace(load("demo").preprocess, image_size=(16, 24), labels=("cat", "dog", "emu"))
-    for name in ("distilled", "registers", "average pool", "uneven"):
-        model = random_vit(replace(VARIANTS[name], num_classes=3))
+    for name in ("distilled", "registers", "average pool", "uneven", "without halves"):
+        model = random_vit(replace((VARIANTS | SHORTER)[name], num_classes=3))
         place = folder / name.replace(" ", "-")
         found[name] = write_bundle(place, model, preprocess, name=name, report={})
     return found
@@ -129,6 +129,37 @@ def test_every_kind_of_model_is_shown(
         assert any("read at the distillation token" in alt for alt in alts(app))
     app.segmented_control(key="view").set_value("several").run()
     assert not app.exception and not app.error
+
+
+def test_a_model_that_merges_shows_what_has_become_one(bundles: dict[str, Path], photos: Path) -> None:
+    app = start("attention", Choice(str(bundles["without halves"]), data=str(photos), limit=6))
+    app.slider(key="block").set_value(1).run()
+    assert any(alt.startswith("merged patches after block 1, ") for alt in alts(app))
+    assert "After block 1, 4 tokens are left of 6 patches." in text(app)
+    assert "Without attention: blocks 0, 3." in text(app)
+    for through in ("relevance", "gradient"):
+        app.selectbox(key="through").set_value(through).run()
+    for block in (0, 3):
+        app.slider(key="block").set_value(block).run()
+        assert app.slider(key="head").disabled
+        assert f"Block {block} has no attention" in app.info[0].value
+    app.segmented_control(key="view").set_value("several").run()
+    assert "Block 3 has no attention." in text(app)
+    go(app, "heads")
+    assert not app.exception and not app.error
+    assert [app.number_input(key=f"heads-{name}").value for name in ("block", "head")] == [2, 0]
+    app.number_input(key="heads-block").set_value(3).run()
+    assert app.number_input(key="heads-block").value == 2
+
+
+def test_without_any_attention_the_page_says_so(tmp_path: Path, photos: Path) -> None:
+    model = random_vit(replace(VARIANTS["plain"], blocks=(BlockWidths(0, 0, 0, 9),), num_classes=3))
+    preprocess = replace(load("demo").preprocess, image_size=(16, 24), labels=("cat", "dog", "emu"))
+    write_bundle(tmp_path / "bare", model, preprocess, name="bare", report={})
+    app = start("attention", Choice(str(tmp_path / "bare"), data=str(photos), limit=6))
+    assert "No block of this model has attention" in app.info[0].value
+    go(app, "heads")
+    assert "No block of this model has attention" in app.info[0].value
 
 
 def test_the_address_sets_the_view() -> None:
@@ -249,6 +280,11 @@ def test_a_photo_has_a_cell_for_every_patch() -> None:
     assert told["heights"] == [2, 2, 2] and told["chosen"] == (2, 1) and told["titles"] is None
     picture = Image.open(io.BytesIO(b64decode(str(told["source"]).partition(",")[2])))
     assert picture.size == (240, 160)
+
+
+def test_a_film_has_a_cell_for_every_block() -> None:
+    cells = picker.of_film(Image.new("RGB", (240, 160)), 8)  # two rows of four
+    assert cells.heights == [2, 2, 2, 2] and picker.of_film(cells.picture, 11).heights == [2] * 5 + [1]
 
 
 def test_maps_of_uneven_blocks_have_a_cell_each() -> None:

@@ -31,6 +31,7 @@ from pruning.bundle.card import LOADER
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE, is_bundle
 from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cut.plan import Plan
+from pruning.cut.shorter import with_architecture, with_merges
 from pruning.files import OutputError
 from tests.support.bundles import LABELS, PREPROCESS, REPORT, isolated, prune
 from tests.support.models import ROOT, TINY, random_images, random_vit
@@ -119,6 +120,13 @@ def test_every_kind_of_architecture_survives(variant: ViT, tmp_path: Path) -> No
     torch.testing.assert_close(model.state_dict(), variant.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(model(images), variant(images))
     assert not (tmp_path / "b" / "plan.json").exists()
+
+
+def test_a_plan_says_nothing_of_merging(save: Callable[..., Path], pruned: tuple[ViT, Plan]) -> None:
+    small, _ = pruned
+    merging = with_architecture(small, with_merges(small.arch, 2))
+    folder = save(model=merging)
+    assert read_bundle(folder).model.arch.tokens == merging.arch.tokens
 
 
 def test_half_precision_is_the_rounded_model(save: Callable[..., Path], pruned: tuple[ViT, Plan]) -> None:

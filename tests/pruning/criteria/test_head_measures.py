@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +28,7 @@ from pruning.jobs.heads import HeadsJob, open_reading, run_heads, save_reading
 from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
 from pruning.runs import launch, process
-from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
+from tests.support.models import SHORTER, TINY, VARIANTS, batches, random_images, random_vit
 
 NEED_LABELS = {"taylor": loss.taylor, "ablation": loss.ablation, "integrated": loss.integrated_gradients}
 
@@ -245,3 +246,17 @@ def test_the_command_line_measures_too(
 def test_a_file_that_cannot_be_written_is_an_error(tiny: ViT, tmp_path: Path) -> None:
     with pytest.raises(OSError):
         save_reading(read_heads(tiny, data(tiny)), tmp_path / "nowhere" / "heads.json")
+
+
+@pytest.mark.parametrize("name", ["merging, distilled", "without halves"])
+def test_heads_are_read_where_tokens_merge_and_where_blocks_have_none(name: str) -> None:
+    model = random_vit(SHORTER[name])
+    reading = read_heads(model, data(model))
+    asked = [ask_heads(model, measure, data(model)) for measure in NEED_LABELS]
+    heads = sum(reading.counts)
+    assert reading.counts == tuple(widths.heads for widths in model.arch.blocks) and heads >= 5
+    for values in (*reading.values.values(), *asked):
+        assert len(values) == heads and all(math.isfinite(value) for value in values)
+    for weights in reading.alike.values():
+        assert weights.shape == (heads, heads) and bool(weights.isfinite().all())
+    assert [len(graph) for graph in reading.graphs("cka")] == list(reading.counts)

@@ -81,6 +81,7 @@ def test_one_ranking_over_all_blocks_keeps_one_of_each(keep: int, counts: tuple[
 
 def test_equal_scores_go_by_their_place() -> None:
     assert head_counts([torch.ones(3)] * 3, 5) == (3, 1, 1)
+    assert head_counts([torch.ones(3), torch.ones(0), torch.ones(3)], 4) == (3, 0, 1)
 
 
 @pytest.mark.parametrize("keep", [1, 7])

@@ -26,6 +26,7 @@ from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.cut.plan import BlockPlan, Plan
 from pruning.cut.ratios import Ratios
+from pruning.cut.shorter import with_architecture, with_merges
 from pruning.cut.surgery import cut
 from pruning.jobs import evaluations
 from pruning.jobs.bench import BenchJob, Timings
@@ -104,6 +105,18 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_a_model_that_merges_stands_beside_its_dense_one(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    small, dense = found.others[0], found.dense
+    loaded = found.load(small.source)
+    merging = with_architecture(loaded.model, with_merges(loaded.model.arch, (2, 1)))
+    beside = replace(small, arch=merging.arch)
+    assert beside.kept(dense.arch) == small.kept(dense.arch) == ((0, 2), (0, 1, 2))
+    load = lambda source: found.load(source) if source == dense.source else replace(loaded, model=merging)
+    page = make_report(replace(found, others=(beside,), trades=found.trades[:1], timings=None, load=load))
+    assert "attention maps of small" in page and "rollout of small" in page
 
 
 @pytest.mark.parametrize("change", [{}, {"distilled": True}, {"registers": 2, "pool": "avg"}])
