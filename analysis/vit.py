@@ -564,6 +564,14 @@ class Merge(nn.Module):
         order = last.argsort(dim=-1)
         return order, 2 * onto.gather(1, order[:, -self.count :] // 2)
 
+    def places(self, x: Tensor, read: Tensor | None) -> Tensor:
+        """The place that each token B N has after merging, B N: tokens that merge share one."""
+        order, onto = self.pairs(x, read)
+        place = order.argsort(dim=-1)  # of the patch tokens that stay
+        place = place.scatter(1, order[:, -self.count :], place.gather(1, onto)) + self.prefix
+        first = torch.arange(self.prefix, device=x.device).expand(x.shape[0], -1)
+        return torch.cat([first, place], dim=1)
+
     def forward(self, x: Tensor, sizes: Tensor | None, read: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens B N E, their sizes B N or None and how much each is read -> B N-count E and B N-count."""
         return self.move(x, sizes, *self.pairs(x, read))

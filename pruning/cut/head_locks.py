@@ -58,7 +58,7 @@ class HeadLocks(Checked):
                     f"with up to {max(counts)} heads"
                 )
         for block, count in enumerate(counts):
-            if sum(one == block for one, _ in self.remove) == count:
+            if count and sum(one == block for one, _ in self.remove) == count:
                 raise ValueError(f"all {count} heads of block {block} are locked to go; one must stay")
 
     def widths(self, dense: Architecture, target: Architecture) -> Architecture:
@@ -77,8 +77,8 @@ class HeadLocks(Checked):
 
     def order(self, heads: Sequence[Float[Tensor, " H"]]) -> tuple[Float[Tensor, " H"], ...]:
         """Scores in which heads locked to stay come above all others, and those locked to go below."""
-        top = max(float(block.max()) for block in heads)
-        low = min(float(block.min()) for block in heads)
+        top = max(float(block.max()) for block in heads if len(block))
+        low = min(float(block.min()) for block in heads if len(block))
         step = 1 + abs(top) + abs(low)  # large enough not to be lost to rounding
         ordered = [block.clone() for block in heads]
         for block, head in self.keep:

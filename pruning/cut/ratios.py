@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from analysis.formats import Checked, content, in_file, parse, read_text, typed
-from analysis.vit import Architecture, BlockWidths
+from analysis.vit import Architecture
 
 PRESETS_FILE = Path(__file__).parents[2] / "assets" / "presets.json"
 
@@ -149,7 +149,8 @@ def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
         return _remaining(f"{name} of block {block}", width, fraction, step)
 
     blocks = tuple(
-        BlockWidths(
+        replace(  # what merges still does
+            widths,
             heads=remaining("heads", widths.heads, index, 1),
             qk=remaining("qk", widths.qk, index, align),
             v=remaining("v", widths.v, index, align),

@@ -71,11 +71,15 @@ def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
     masks, gates = {}, plan_gates(plan, dense)
     for index, each in enumerate(zip(gates.qk, gates.v, gates.mlp, strict=True)):
         pairs, values, neurons = (gate.flatten() for gate in each)
-        rows = torch.cat([pairs, pairs, values])
-        prefix = f"blocks.{index}"
-        for layer, mask in (("attn.qkv", rows), ("mlp.fc1", neurons)):
-            masks[f"{prefix}.{layer}.weight"], masks[f"{prefix}.{layer}.bias"] = mask[:, None], mask
-        masks[f"{prefix}.attn.proj.weight"], masks[f"{prefix}.mlp.fc2.weight"] = values, neurons
+        attn, mlp, widths = f"blocks.{index}.attn", f"blocks.{index}.mlp", dense.blocks[index]
+        if widths.heads:
+            rows = torch.cat([pairs, pairs, values])
+            masks[f"{attn}.qkv.weight"], masks[f"{attn}.proj.weight"] = rows[:, None], values
+            if dense.qkv_bias:
+                masks[f"{attn}.qkv.bias"] = rows
+        if widths.mlp:
+            masks[f"{mlp}.fc1.weight"], masks[f"{mlp}.fc2.weight"] = neurons[:, None], neurons
+            masks[f"{mlp}.fc1.bias"] = neurons
     return masks
 
 
@@ -204,9 +208,9 @@ class Admm(Objective):
     def _exchange(self, plan: Plan) -> float:
         """Fraction of the groups kept by this plan that are not kept now."""
         masks = keep_masks(self.structure.dense, plan)
-        groups = [name for name in masks if name.endswith(("qkv.bias", "fc1.bias"))]  # one value per group
-        kept = torch.cat([masks[name] for name in groups])
-        now = torch.cat([self.kept[name] for name in groups]).to(kept)
+        groups = [name for name in masks if name.endswith(("qkv.weight", "fc1.weight"))]  # a row per group
+        kept = torch.cat([masks[name].flatten() for name in groups])
+        now = torch.cat([self.kept[name].flatten() for name in groups]).to(kept)
         return float((kept * (1 - now)).sum() / kept.sum())
 
     @torch.no_grad()

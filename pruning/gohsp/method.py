@@ -210,8 +210,8 @@ def sparsity_target(
 
     def at(ratio: float) -> Architecture:
         rest = Ratios(
-            v=tuple(min(ratio, 1 - 1 / widths.v) for widths in dense.blocks),  # keeps at least one
-            mlp=tuple(min(ratio, 1 - 1 / widths.mlp) for widths in dense.blocks),
+            v=tuple(min(ratio, 1 - 1 / max(1, widths.v)) for widths in dense.blocks),  # keeps at least one
+            mlp=tuple(min(ratio, 1 - 1 / max(1, widths.mlp)) for widths in dense.blocks),
         )
         pairs = zip(start.blocks, shrink(dense, rest, align).blocks, strict=True)
         return replace(start, blocks=tuple(replace(old, v=new.v, mlp=new.mlp) for old, new in pairs))

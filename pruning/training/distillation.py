@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from analysis.data import ImageSet
 from analysis.models import LoadedModel
-from analysis.vit import ViT
+from analysis.vit import Merge, ViT
 from pruning.options import Value, option_field, parse_option
 from pruning.progress import Monitor
 from pruning.training.objective import Objective, bare, cross_entropy
@@ -41,7 +43,8 @@ class Distillation(Objective):
 
     loss = soft · T² · KL(teacher / T || student / T) + (1 - soft) · CE(labels) + features · M, where M
     is the mean squared difference of the tokens B N E behind each block, every token normalised to
-    mean 0 and variance 1 [ours]. Streams of another width or depth cannot be compared: then M is 0.
+    mean 0 and variance 1 [ours]; a token that the student has merged is compared with the mean of the
+    teacher's. Streams of another width or depth cannot be compared: then M is 0.
     """
 
     def __init__(self, teacher: ViT, student: ViT, options: Recovery) -> None:
@@ -83,17 +86,48 @@ def soft_loss(
     return temperature**2 * F.kl_div(student, wanted, log_target=True, reduction="batchmean")
 
 
-def stream_loss(got: list[Tensor], wanted: list[Tensor]) -> Float[Tensor, ""]:
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The residual stream behind one block.
+
+    `place` says which of the `count` tokens that there are now each token of the first block is part of;
+    None where nothing has merged. A last block that skips unread tokens gives fewer values than `count`.
+    """
+
+    values: Float[Tensor, "B N E"]
+    count: int
+    place: Int[Tensor, "B N0"] | None = None
+
+
+def stream_loss(got: Sequence[Stream], wanted: Sequence[Stream]) -> Float[Tensor, ""]:
     """Mean squared difference of normalised tokens, mean over blocks.
 
-    A last block that skips unread tokens computes only the first ones: the tokens that both models
-    compute are compared.
+    Where the student has merged tokens, each is compared with the mean of the teacher's over the patches it
+    stands for. A last block that skips unread tokens computes only the first ones, which never merge: then
+    those that both models compute are compared.
     """
     losses = []
     for a, b in zip(got, wanted, strict=True):
-        both = min(a.shape[1], b.shape[1])
-        losses.append(F.mse_loss(_normalised(a[:, :both]), _normalised(b[:, :both])))
+        both = min(a.values.shape[1], b.values.shape[1])
+        if a.values.shape[1] == a.count and b.values.shape[1] == b.count:
+            own, other = a.values, _merged_alike(b, a)
+        else:
+            own, other = a.values[:, :both], b.values[:, :both]
+        losses.append(F.mse_loss(_normalised(own), _normalised(other)))
     return torch.stack(losses).mean()
+
+
+def _merged_alike(teacher: Stream, student: Stream) -> Float[Tensor, "B N E"]:
+    """The teacher's stream, averaged over the patches of each of the student's tokens."""
+    x, width = teacher.values, teacher.values.shape[-1]
+    if teacher.place is not None:  # every patch has the value of its token
+        x = x.gather(1, teacher.place[..., None].expand(-1, -1, width))
+    if student.place is None:
+        return x
+    sums = F.pad(x, (0, 1), value=1.0)  # the number of patches as a last channel
+    into = student.place[..., None].expand(-1, -1, width + 1)
+    sums = sums.new_zeros(len(x), student.count, width + 1).scatter_add(1, into, sums)
+    return sums[..., :-1] / sums[..., -1:]
 
 
 def _normalised(tokens: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
@@ -101,13 +135,29 @@ def _normalised(tokens: Float[Tensor, "B N E"]) -> Float[Tensor, "B N E"]:
 
 
 @contextmanager
-def _streams(model: ViT, wanted: bool) -> Iterator[list[Tensor]]:
-    """Collects the tokens behind each block while the model runs inside the `with`."""
-    tokens: list[Tensor] = []
-    blocks = model.blocks if wanted else ()
-    hooks = [block.register_forward_hook(lambda _, __, output: tokens.append(output)) for block in blocks]
+def _streams(model: ViT, wanted: bool) -> Iterator[list[Stream]]:
+    """Collects the stream behind each block while the model runs inside the `with`."""
+    found: list[Stream] = []
+    places: list[Tensor] = []  # of the tokens of the first block, after each merging
+    hooks: list[RemovableHandle] = []
+
+    def merging(merge: Merge, given: tuple[Tensor, Tensor | None, Tensor | None], _: object) -> None:
+        x, _, read = given
+        with torch.no_grad():
+            place = merge.places(x, read)
+            places.append(place.gather(1, places[-1]) if places else place)
+
+    def behind(count: int, _: nn.Module, __: object, output: tuple[Tensor, Tensor | None]) -> None:
+        found.append(Stream(output[0], count, places[-1] if places else None))
+
+    count = model.arch.num_tokens
+    for block in model.blocks if wanted else ():
+        if block.merge is not None:
+            count -= block.merge.count
+            hooks.append(block.merge.register_forward_hook(merging))
+        hooks.append(block.register_forward_hook(partial(behind, count)))
     try:
-        yield tokens
+        yield found
     finally:
         for hook in hooks:
             hook.remove()

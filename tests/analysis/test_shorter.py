@@ -142,6 +142,18 @@ def test_merging_keeps_what_there_is() -> None:
     torch.testing.assert_close(merged[:, :2], x[:, :2])
 
 
+def test_the_place_of_each_token_is_where_it_merges() -> None:
+    x, read = torch.randn(5, 12, 4), torch.rand(5, 12)
+    merge = Merge(replace(TINY, distilled=True), 4)
+    places = merge.places(x, read)
+    assert sorted(set(places[0].tolist())) == list(range(8)) and places[:, :2].tolist() == [[0, 1]] * 5
+    for image, (merged, sizes) in enumerate(zip(*merge(x, None, read), strict=True)):
+        for place in range(8):
+            together = x[image, places[image] == place]
+            assert len(together) == sizes[place]
+            torch.testing.assert_close(together.mean(dim=0), merged[place])
+
+
 def test_what_looks_alike_merges_alike_however_it_is_rounded() -> None:
     generator = torch.Generator().manual_seed(0)
     few = torch.randn(40, 3, 24, generator=generator)

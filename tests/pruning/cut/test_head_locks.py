@@ -24,7 +24,7 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import make_smaller, prune
 from pruning.options import Value
 from tests.support.jobs import ARCH, BUDGET, dense
-from tests.support.models import TINY, VARIANTS, random_images, random_vit
+from tests.support.models import SHORTER, TINY, VARIANTS, random_images, random_vit
 
 LOCKS = HeadLocks(keep=((1, 2),), remove=((0, 1),))
 FEW = (("images", 8),)
@@ -82,6 +82,14 @@ def test_locks_that_contradict_are_refused() -> None:
     for head in ((2, 0), (0, 3)):
         with pytest.raises(ValueError, match=r"there is no head .\.. to lock: the model has blocks 0 to 1"):
             HeadLocks(keep=(head,)).require_fit(TINY)
+
+
+def test_blocks_without_attention_need_no_head() -> None:
+    arch = SHORTER["without halves"]
+    locks = HeadLocks(remove=((1, 0),))
+    assert [block.heads for block in locks.widths(arch, arch).blocks] == [0, 2, 3, 0]
+    scores = locks.order([torch.zeros(block.heads) for block in arch.blocks])
+    assert scores[1].argmin() == 0 and [len(block) for block in scores] == [0, 3, 3, 0]
 
 
 def test_a_job_carries_them_everywhere() -> None:

@@ -13,8 +13,9 @@ from pruning.cut.plan import Plan
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.surgery import cut, mask
 from pruning.gohsp.admm import Admm, AdmmOptions, Structure, constrained, hard_projection, keep_masks
+from pruning.training.distillation import Distillation, Recovery
 from pruning.training.objective import Objective
-from tests.support.models import TINY, random_images, random_vit
+from tests.support.models import SHORTER, TINY, random_images, random_vit
 
 UNREAD = torch.empty(0)  # images and labels that `Squares` does not ask for
 RATIOS = Ratios(heads=(0.4, 0.0), v=0.25, mlp=(0.4, 0.6), qk=0.3)
@@ -354,3 +355,43 @@ def test_scores_that_differ_in_their_last_bits_are_one_identity(tiny: ViT) -> No
     turned = replace(plain, heads=tuple(tuple(-score for score in row) for row in plain.heads))
     known, same, other = (Admm(Objective(), tiny, s, AdmmOptions()) for s in (plain, nudged, turned))
     assert nudged != plain and known.identity() == same.identity() != other.identity()
+
+
+# ---- models that merge tokens, or lack halves of blocks
+
+
+@pytest.fixture(params=[name for name, arch in SHORTER.items() if arch.num_classes])
+def shorter(request: pytest.FixtureRequest) -> ViT:
+    return random_vit(SHORTER[request.param])
+
+
+def halved(arch: Architecture) -> Structure:
+    return structure(arch, Ratios(v=0.5, mlp=0.5, qk=0.5))
+
+
+def test_absent_halves_are_neither_constrained_nor_cut(shorter: ViT) -> None:
+    wanted, images = halved(shorter.arch), random_images(shorter.arch)
+    plan = hard_projection(shorter, wanted)
+    assert keep_masks(shorter.arch, plan).keys() == constrained(shorter).keys()
+    small = cut(shorter, plan)
+    assert small.arch == wanted.target
+    with torch.no_grad():
+        torch.testing.assert_close(small(images), shorter(images), atol=1e-5, rtol=1e-4)
+
+
+def test_a_training_of_such_a_model_ends_in_the_structure(shorter: ViT) -> None:
+    wanted, images, labels = halved(shorter.arch), random_images(shorter.arch), torch.arange(4)
+    options = AdmmOptions(steps=6, updates=3, pull=20.0)
+    admm = Admm(Distillation(shorter, shorter, Recovery()), shorter, wanted, options)
+    optimizer = torch.optim.SGD(shorter.parameters(), lr=1e-3)
+    for step in range(6):
+        loss, figures = admm.loss(shorter, images, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        admm.after_step(shorter, step)
+        assert {"features", "primal_residual"} <= figures.keys()
+    assert admm.after_epoch(shorter, 0)["constraint_gap"] < 1e-2
+    again = Admm(Distillation(shorter, shorter, Recovery()), shorter, wanted, options)
+    again.load_state_dict(admm.state_dict())
+    assert again.gap(shorter) == admm.gap(shorter) and again.done == 6

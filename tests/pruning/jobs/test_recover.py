@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,13 +39,14 @@ from pruning.training.checkpoint import CHECKPOINTS
 from pruning.training.distillation import (
     Distillation,
     Recovery,
+    Stream,
     recover,
     require_pair,
     soft_loss,
     stream_loss,
 )
 from pruning.training.train import TRAINING
-from tests.support.models import TINY, random_images, random_vit
+from tests.support.models import SHORTER, TINY, random_images, random_vit
 from tests.support.training import PREPROCESS, Recorder, image_set, write_images
 
 SMALL = replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11)))
@@ -64,7 +66,7 @@ def bundle(folder: Path, model: ViT) -> str:
 def tokens_behind(model: ViT, images: Tensor) -> list[Tensor]:
     x, found = model.embed(images), []
     for block in model.blocks:
-        x = block(x)
+        x, _ = block(x)
         found.append(x)
     return found
 
@@ -135,6 +137,75 @@ def test_a_student_that_skips_unread_tokens_is_compared_on_those_it_computes(dis
     assert float(figures["features"]) == pytest.approx(sum(means) / len(means), rel=1e-4)
 
 
+def without_changes(model: ViT) -> ViT:
+    """The same model, whose attention adds nothing to the stream: tokens are only merged."""
+    with torch.no_grad():
+        for block in model.blocks:
+            for parameter in block.attn.proj.parameters():
+                parameter.zero_()
+    return model
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"distilled": True, "registers": 1}, {"pool": "avg", "class_token": False}]
+)
+@torch.no_grad()
+def test_a_student_that_only_merges_has_the_means_of_its_teacher(more: dict[str, Any]) -> None:
+    """Means of means: where merging is all that the student does differently, there is nothing to learn."""
+    blocks = tuple(BlockWidths(3, 8, 8, 0, merge) for merge in (4, 3, 2, 0))
+    arch = replace(TINY, image_size=(32, 32), blocks=blocks, **more)
+    student = without_changes(random_vit(arch))
+    dense = tuple(replace(block, merge=0) for block in blocks)
+    teacher = ViT(replace(arch, blocks=dense)).eval()
+    teacher.load_state_dict(student.state_dict())
+    images, targets = random_images(arch, 3), torch.tensor([1, 9, 1])
+    objective = Distillation(teacher, student, Recovery())
+    _, figures = objective.loss(student, images, targets)
+    assert float(figures["features"]) == pytest.approx(0, abs=1e-9)
+    _, figures = Distillation(student, teacher, Recovery()).loss(teacher, images, targets)
+    assert float(figures["features"]) > 0.01  # patches that merged differ from their mean
+    objective = Distillation(student, student, Recovery())  # as when a model that merges is structured
+    _, figures = objective.loss(student, images, targets)
+    assert float(figures["features"]) == pytest.approx(0, abs=1e-9)
+    if "pool" not in more:
+        lean = ViT(replace(arch, skip_unread=True)).eval()
+        lean.load_state_dict(student.state_dict())
+        _, figures = Distillation(teacher, lean, Recovery()).loss(lean, images, targets)
+        assert float(figures["features"]) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", list(SHORTER))
+@torch.no_grad()
+def test_merged_tokens_are_compared_with_the_mean_of_the_teachers(name: str) -> None:
+    arch = SHORTER[name]
+    if not arch.num_classes:
+        pytest.skip("no classes to learn")
+    student, images = random_vit(arch, seed=7), random_images(arch, 3)
+    full = tuple(BlockWidths(3, 8, 8, 32) for _ in arch.blocks)
+    teacher = random_vit(replace(arch, blocks=full))
+    _, figures = Distillation(teacher, student, Recovery()).loss(student, images, torch.tensor([1, 9, 1]))
+    means = []
+    for image in images:
+        x, sizes, y = student.embed(image[None]), None, teacher.embed(image[None])
+        groups = [[place] for place in range(arch.num_tokens)]
+        for block, other in zip(student.blocks, teacher.blocks, strict=True):
+            if block.merge is not None:
+                added, read = block.attn(block.norm1(x), sizes)
+                places = block.merge.places(x + block.ls1(added), read)[0].tolist()
+                joined = [
+                    [i for i, place in enumerate(places) if place == new] for new in range(max(places) + 1)
+                ]
+                groups = [[patch for i in one for patch in groups[i]] for one in joined]
+            (x, sizes), (y, _) = block(x, sizes), other(y)
+            losses = []
+            for token, patches in zip(x[0], groups, strict=True):
+                mean = sum(y[0, patch] for patch in patches) / len(patches)
+                u, v = ((z - z.mean()) / (z.var(correction=0) + 1e-5).sqrt() for z in (token, mean))
+                losses.append(float((u - v).square().mean()))
+            means.append(sum(losses) / len(losses))
+    assert float(figures["features"]) == pytest.approx(sum(means) / len(means), rel=1e-4)
+
+
 def test_streams_of_another_shape_are_left_out(images: Tensor) -> None:
     teacher, student = random_vit(TINY), random_vit(replace(TINY, embed_dim=16))
     objective = Distillation(teacher, student, Recovery())
@@ -159,10 +230,11 @@ def test_a_teacher_without_a_share_is_not_asked(images: Tensor) -> None:
 
 @torch.no_grad()
 def test_a_copy_has_nothing_to_learn(tiny: ViT, images: Tensor) -> None:
-    logits, tokens = tiny(images), tokens_behind(tiny, images)
+    logits = tiny(images)
+    tokens = [Stream(x, x.shape[1]) for x in tokens_behind(tiny, images)]
     assert float(soft_loss(logits, logits, 2.0)) == pytest.approx(0, abs=1e-6)
     assert float(stream_loss(tokens, tokens)) == 0
-    shifted = [3 * x + 1 for x in tokens]
+    shifted = [replace(stream, values=3 * stream.values + 1) for stream in tokens]
     assert float(stream_loss(tokens, shifted)) == pytest.approx(0, abs=1e-5)  # scale and mean do not count
 
 
