@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from analysis.vit import Architecture, ViT
+from analysis.vit import Architecture, Merge, ViT
 
 Tokens = int | tuple[int, ...]  # merged in every block that can, or in each
 Half = tuple[int, int]  # block, and 0 for its attention or 1 for its MLP
@@ -78,6 +78,15 @@ def with_architecture(model: ViT, arch: Architecture) -> ViT:
         other = ViT(arch)
     other.load_state_dict(model.state_dict(keep_vars=True), assign=True)
     return other.train(model.training)
+
+
+def set_merges(model: ViT, merges: tuple[int, ...]) -> None:
+    """Let the blocks of a model that the caller owns merge so many tokens each, in place; hooks stay."""
+    model.arch = with_merges(model.arch, merges)
+    for block, widths in zip(model.blocks, model.arch.blocks, strict=True):
+        block.merge = Merge(model.arch, widths.merge) if widths.merge else None
+        if block.attn is not None:
+            block.attn.reads = bool(widths.merge) and model.arch.class_token
 
 
 def absent(dense: Architecture, target: Architecture) -> tuple[Half, ...]:

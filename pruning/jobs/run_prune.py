@@ -17,8 +17,8 @@ from pruning.cut import (
     absent,
     kept_heads,
     merges_of,
+    set_merges,
     unmerged,
-    with_architecture,
     with_merges,
 )
 from pruning.jobs.inputs import Prepared, load_dense, prepare, require_classifier
@@ -142,7 +142,10 @@ def make_smaller(run: Prepared, target: Architecture | None = None, scores: Scor
     target = target or run.job.target(run.dense.model.arch)
     task, plain = _begun(run.task, target)
     made = run.method.make(task, plain, scores)
-    return made._replace(model=_computing(made.model, target))
+    # first the merging: a last block that merges cannot leave out unread tokens as well
+    set_merges(made.model, merges_of(target))
+    made.model.arch = replace(made.model.arch, skip_unread=target.skip_unread)
+    return made
 
 
 def preview(run: Prepared, target: Architecture, scores: Scores | None = None) -> ViT:
@@ -152,7 +155,9 @@ def preview(run: Prepared, target: Architecture, scores: Scores | None = None) -
         ValueError: the method cannot do what the job asks for.
     """
     task, plain = _begun(run.task.quick(ROUGH_IMAGES), target)
-    return _computing(run.method.preview(task, plain, scores), target)
+    small = run.method.preview(task, plain, scores)
+    set_merges(small, merges_of(target))
+    return small
 
 
 def _begun(task: Task, target: Architecture) -> tuple[Task, Architecture]:
@@ -165,12 +170,6 @@ def _begun(task: Task, target: Architecture) -> tuple[Task, Architecture]:
     gone = absent(dense, target)
     plain = replace(unmerged(target), skip_unread=dense.skip_unread)
     return (task.shallower(gone) if gone else task), plain
-
-
-def _computing(model: ViT, target: Architecture) -> ViT:
-    """A model that merges as the target does, and leaves out the unread tokens if the target does."""
-    arch = with_merges(replace(unmerged(model.arch), skip_unread=False), merges_of(target))
-    return with_architecture(model, replace(arch, skip_unread=target.skip_unread))
 
 
 def _evaluated(run: Prepared, loaded: LoadedModel, what: str) -> Evaluation:

@@ -40,15 +40,15 @@ def test_every_field_is_held_to_its_type(tmp_path: Path) -> None:
     assert require_refused(file, lambda: Plan.read(file)) > 200
     old = {name: value for name, value in json.loads(PLAN.to_json()).items() if name != "version"}
     assert Plan.from_json(json.dumps(old)) == PLAN
-    with pytest.raises(ValueError, match="a plan must keep at least one index of mlp"):
-        Plan.from_json(json.dumps(old | {"blocks": [old["blocks"][0] | {"mlp": []}]}))
+    with pytest.raises(ValueError, match="a plan must keep at least one index of qk"):
+        Plan.from_json(json.dumps(old | {"blocks": [old["blocks"][0] | {"qk": [[], []]}]}))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"heads": ()}, "must keep at least one index of heads"),
-        ({"mlp": ()}, "must keep at least one index of mlp"),
+        ({"heads": ()}, "one list for each of the 0 kept heads"),
+        ({"qk": ((), ())}, "must keep at least one index of qk"),
         ({"mlp": (3, 1)}, "mlp must be in increasing order"),
         ({"mlp": (1, 1)}, "without repeats"),
         ({"mlp": (-1, 1)}, "at least 0"),

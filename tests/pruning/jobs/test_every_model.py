@@ -45,6 +45,7 @@ RATIOS = {
     "head-graph": Ratios(heads=0.3),
     "gohsp": replace(EVERYTHING, embed=0.0),
     "spectral": replace(EVERYTHING, heads=0.0),
+    "tokens": Ratios(),
 }
 FEW: dict[str, tuple[tuple[str, Any], ...]] = {"spectral": (("images", 8),), "gohsp": (("epochs", 0),)}
 TRAINED = (("train_images", 8), ("batch", 4))
@@ -67,6 +68,7 @@ WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
     "lean, rotated": ("rich", {"method": "spectral", **LEAN}),
     "lean, budgeted": ("plain", {"method": "l2", "ratios": Ratios(), "align": 2, **LEAN}),
     "lean, compensated": ("plain", {"method": "l2", "compensate": True, **LEAN}),
+    "merging": ("rich", {"method": "spectral", "tokens": (2, 0)}),
     "lean, recovered": ("plain", {"method": "l1", "recovery": RECOVERY, **LEAN}),
 }
 SPECIAL = [name for name in WRITTEN if name not in METHODS]
@@ -94,6 +96,7 @@ def job(method: str, photos: Path, **changes: Any) -> Job:
         "ratios": RATIOS.get(method, EVERYTHING),
         "options": FEW.get(method, ()),
         "limit": 8,
+        "tokens": 1 if method == "tokens" else None,
     }
     return Job("a model", str(photos), method, **(settings | changes))
 
