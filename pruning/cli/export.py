@@ -19,7 +19,7 @@ from pruning.cli.arguments import (
     reading_from,
 )
 from pruning.cli.output import Result, log_line
-from pruning.export import export_formats, require_exportable
+from pruning.export import FOLDERS, export_formats, require_exportable
 from pruning.jobs import Job, prepare, require_classifier
 from pruning.progress import PrintingMonitor, Progress
 from pruning.quantize import (
@@ -71,8 +71,10 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
 
 def _require_sense(args: argparse.Namespace, int8: list[str]) -> None:
     """Check what needs no files: int8 formats have images, others none, and their packages are there."""
-    if args.dtype is not None and "bundle" not in args.format:
-        raise ValueError("--dtype needs the format bundle: files of the other formats compute in float32")
+    if args.dtype is not None and not set(FOLDERS) & set(args.format):
+        raise ValueError(
+            f"--dtype needs the format {' or '.join(FOLDERS)}: files of the other formats compute in float32"
+        )
     if int8 and args.data is None:
         raise ValueError(
             f"the format {int8[0]} is calibrated and measured on images: specify --data D, "
