@@ -105,6 +105,17 @@ def require_exportable(folder: Path, formats: Sequence[str], known: Mapping[str,
         _require_replaceable(folder, known[format])
 
 
+def written_names(
+    folder: Path, formats: Sequence[str], known: Mapping[str, FileFormat] = FILES
+) -> tuple[str, ...]:
+    """The names of the files that `export_formats` has written into a folder."""
+    if any(format in FOLDERS for format in formats):
+        return tuple(sorted(file.name for file in folder.iterdir()))
+    names = [name for format in formats for name in (known[format].file, *known[format].beside)]
+    names += [f"{name}.data" for name in names]  # weights beyond the limit of an ONNX file
+    return tuple(name for name in dict.fromkeys(names) if is_file(folder / name))
+
+
 def _require_replaceable(folder: Path, format: FileFormat) -> None:
     """Check that what lies where a format is written is an earlier export, with the files beside it."""
     file = folder / format.file

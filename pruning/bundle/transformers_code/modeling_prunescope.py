@@ -84,8 +84,8 @@ class PruneScopeForImageClassification(_PruneScopeModel):
 class _Features(ViT):
     """The network with its tokens and their pooled feature in place of logits."""
 
-    def classify(self, x: Tensor, *rest: Any) -> Any:
-        return self.norm(x), super().classify(x, *rest)
+    def classify(self, x: Tensor, sizes: Tensor | None = None) -> Any:
+        return self.norm(x), super().classify(x, sizes)
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:

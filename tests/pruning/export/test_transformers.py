@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from analysis.data.images import read_image
 from analysis.models.load import LoadedModel, load, read_bundle
 from analysis.models.preprocess import Preprocess
-from analysis.vit import Architecture, ViT
+from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.bundle.write import zip_bundle
 from pruning.export import export_formats
-from tests.support.bundles import ISOLATION, LABELS, PREPROCESS, prune
+from tests.support.bundles import ISOLATION, PREPROCESS, prune
 from tests.support.models import TINY, random_images, random_vit
 
 needs_transformers = pytest.mark.skipif(
@@ -39,6 +39,15 @@ MODELS: dict[str, tuple[Architecture, Preprocess, str]] = {
     "square": (
         replace(TINY, image_size=(16, 16)),
         replace(PREPROCESS, image_size=(16, 16), crop_pct=0.875),
+        "float32",
+    ),
+    "merging": (
+        replace(
+            TINY,
+            image_size=(32, 32),
+            blocks=(BlockWidths(3, 8, 8, 32, 3), BlockWidths(0, 0, 0, 32), BlockWidths(3, 8, 8, 0)),
+        ),
+        replace(PREPROCESS, image_size=(32, 32)),
         "float32",
     ),
     "no head": (replace(TINY, num_classes=0), replace(PREPROCESS, labels=()), "float32"),
@@ -102,7 +111,7 @@ Path("told.json").write_text(json.dumps(told))
 
 def model_of(name: str) -> ViT:
     arch, _, dtype = MODELS[name]
-    model = random_vit(arch) if name == "border" else prune(random_vit(arch))[0]
+    model = random_vit(arch) if name in ("border", "merging") else prune(random_vit(arch))[0]
     return model.half().float() if dtype == "float16" else model
 
 
@@ -165,7 +174,6 @@ def test_transformers_gives_our_logits_and_labels(name: str, place: Path, loaded
     assert told[name] == told[f"{name} backbone"] == []
     assert told[f"{name} labels"] == list(preprocess.labels or (f"LABEL_{i}" for i in range(10)))
     assert told[f"{name} dtype"] == "torch.float32"
-    assert LABELS
 
 
 @needs_transformers
@@ -177,13 +185,13 @@ def test_the_model_without_its_head_gives_tokens_and_features(name: str, loaded)
     twin = ViT(replace(model.arch, num_classes=0, skip_unread=False)).eval()
     twin.load_state_dict({key: value for key, value in model.state_dict().items() if "head" not in key})
     caught = []
-    twin.blocks[-1].register_forward_hook(lambda module, given, out: caught.append(out))
+    twin.blocks[-1].register_forward_hook(lambda module, given, out: caught.append(out[0]))
     with torch.inference_mode():
         pooled = twin(random_images(model.arch, 3))
         tokens = twin.norm(caught[0])
     torch.testing.assert_close(found[f"{name} pooled"], pooled, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found[f"{name} tokens"], tokens, atol=1e-5, rtol=1e-5)
-    assert tokens.shape[1] == model.arch.num_tokens
+    assert tokens.shape[1] == replace(model.arch, skip_unread=False).tokens[-1]
     if name == "no head":
         assert told[name] == ["vit.head.bias", "vit.head.weight"]  # a new one, to be trained
 
