@@ -49,7 +49,7 @@ def _config(arch: Architecture, preprocess: Preprocess) -> dict[str, Any]:
         "auto_map": {"AutoConfig": "configuration_prunescope.PruneScopeConfig"}
         | {auto: f"modeling_prunescope.{name}" for auto, name in classes.items()},
         "dtype": "float32",  # else weights that are stored in float16 would stay so
-        "architecture": json.loads(arch.to_json()),
+        "vit_architecture": json.loads(arch.to_json()),
         **(labels if arch.num_classes else {}),
     }
 

@@ -11,16 +11,16 @@ from analysis.vit import Architecture
 
 
 class PruneScopeConfig(PretrainedConfig):
-    """`architecture` holds the fields of `Architecture` in vit.py: the widths of every block, and all else.
+    """`vit_architecture` holds the fields of `Architecture` in vit.py, such as the widths of every block.
 
     The number of classes is that of the labels: `from_pretrained(..., num_labels=5)` gives a new head.
     """
 
     model_type = "prunescope"
 
-    def __init__(self, architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, vit_architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.architecture = architecture
+        self.vit_architecture = vit_architecture
 
     def read(self, **changes: Any) -> Architecture:
         """The architecture, with some of its fields changed.
@@ -28,6 +28,6 @@ class PruneScopeConfig(PretrainedConfig):
         Raises:
             ValueError: there is none, or it is no network.
         """
-        if self.architecture is None:
-            raise ValueError("this configuration has no architecture: load it with from_pretrained")
-        return Architecture.from_json(json.dumps(self.architecture | changes))
+        if self.vit_architecture is None:
+            raise ValueError("this configuration has no vit_architecture: load it with from_pretrained")
+        return Architecture.from_json(json.dumps(self.vit_architecture | changes))

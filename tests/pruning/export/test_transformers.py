@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
 from analysis.data.images import read_image
-from analysis.models.load import LoadedModel, load, read_bundle
+from analysis.models import timm_source
+from analysis.models.load import LoadedModel, architecture, load, read_bundle
 from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.bundle.write import zip_bundle
@@ -237,6 +238,22 @@ def test_the_folder_is_a_bundle_too(place: Path) -> None:
     packed = zip_bundle(place / "classes")
     for file in ("config.json", "modeling_prunescope.py", "vit.py", "preprocessor_config.json"):
         assert f"classes/{file}".encode() in packed
+
+
+def test_a_folder_that_was_pushed_is_read_from_the_hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, file: str) -> str:
+        assert repository == "me/smaller"
+        return str(place / "half" / file)
+
+    monkeypatch.setattr("timm.models._hub.download_from_hf", download)
+    monkeypatch.setattr(timm_source, "_hub_answers", lambda: True)
+    found = load("hf-hub:me/smaller")
+    assert found.name == "hf-hub:me/smaller" and found.half
+    assert found.model.arch == architecture("hf-hub:me/smaller") == model_of("half").arch
+    (place / "lost").mkdir()
+    (place / "lost" / "config.json").write_bytes((place / "half" / "config.json").read_bytes())
+    with pytest.raises(ValueError, match=r"the files of the bundle .* are gone"):
+        load(str(place / "lost"))
 
 
 def test_the_files_know_nothing_of_this_project(place: Path) -> None:
