@@ -16,6 +16,13 @@ from analysis.vit import ViT
 from pruning.bundle.transformers_code.configuration_prunescope import PruneScopeConfig
 
 
+class _Network(ViT):
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, which transformers 4 asks while it loads them."""
+        return self.pos_embed.device
+
+
 class _PruneScopeModel(PreTrainedModel):
     config_class = PruneScopeConfig
     base_model_prefix = "vit"  # files from PruneScope have names without it, those of save_pretrained with it
@@ -63,7 +70,7 @@ class PruneScopeForImageClassification(_PruneScopeModel):
 
     def __init__(self, config: PruneScopeConfig) -> None:
         super().__init__(config)
-        self.vit = ViT(config.read(num_classes=config.num_labels))
+        self.vit = _Network(config.read(num_classes=config.num_labels))
         self.post_init()
 
     def forward(
@@ -81,7 +88,7 @@ class PruneScopeForImageClassification(_PruneScopeModel):
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
-class _Features(ViT):
+class _Features(_Network):
     """The network with its tokens and their pooled feature in place of logits."""
 
     def classify(self, x: Tensor, sizes: Tensor | None = None) -> Any:
