@@ -17,6 +17,7 @@ from analysis.data.images import BadImageError
 from analysis.data.open import class_folders, open_data, open_training
 from analysis.models.preprocess import Preprocess
 from tests.analysis.data.test_open import labels, picture
+from tests.analysis.data.test_tables import colours
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -56,8 +57,7 @@ def test_the_label_of_every_image(tmp_path: Path) -> None:
     images = open_data(tmp_path, PETS, 3)
     assert len(images) == 18 and images.classes == PETS.labels
     for i in range(18):
-        red = images.image(i).getpixel((0, 0))[0]
-        name = NAMES[red % 100 % 3]
+        name = NAMES[colours(images)[i] % 100 % 3]
         assert images.classes[images.label(i)] == name and images.item_name(i).startswith(f"{name}/")
     assert class_folders(str(tmp_path)) == tuple(NAMES)  # by their numbers, not sorted
     assert not images.notes
@@ -68,7 +68,7 @@ def test_the_numbers_are_the_outputs_of_a_model_without_names(tmp_path: Path) ->
     for preprocess in (PLAIN, Preprocess((8, 8), labels=("LABEL_0", "LABEL_1", "LABEL_2"))):
         images = open_data(file, preprocess, 3)
         assert images.classes == tuple(NAMES)
-        assert all(images.label(i) == images.image(i).getpixel((0, 0))[0] % 3 for i in range(9))
+        assert [images.label(i) for i in range(9)] == [red % 3 for red in colours(images)]
     unnamed = open_data(write(tmp_path / "b.parquet", names=None, label="fine_label"), PLAIN, 3)
     assert [unnamed.label(i) for i in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     with pytest.raises(ValueError, match="none of them a class of the model"):
@@ -79,7 +79,7 @@ def test_a_name_that_stands_twice_is_told_apart_by_its_number(tmp_path: Path) ->
     """As ImageNet's two classes called crane."""
     twice = ("crane", "zebra", "crane")
     images = open_data(write(tmp_path / "a.parquet", names=list(twice)), Preprocess((8, 8), labels=twice), 3)
-    assert all(images.label(i) == images.image(i).getpixel((0, 0))[0] % 3 for i in range(9))
+    assert [images.label(i) for i in range(9)] == [red % 3 for red in colours(images)]
 
 
 @pytest.mark.parametrize("form", ["{}-00000-of-00001.parquet", "{}/0000.parquet", "plain_text/{}.parquet"])
@@ -90,7 +90,7 @@ def test_parts(form: str, tmp_path: Path) -> None:
     train, heldout = open_training(str(tmp_path), PETS, 3)
     assert (len(train), len(heldout)) == (9, 6)
     assert (train.name, heldout.name) == (f"{tmp_path.name}/train", f"{tmp_path.name}/validation")
-    assert min(heldout.image(i).getpixel((0, 0))[0] for i in range(6)) == 100
+    assert min(colours(heldout)) == 100
 
 
 def test_images_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
@@ -104,9 +104,14 @@ def test_images_without_a_label_are_left_out_and_told(tmp_path: Path) -> None:
 
 def test_it_is_read_lazily_and_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening reads few images (their depth of grey); groups are read once, by threads and processes."""
-    groups = []
+    groups: list[int] = []
     original = parquet._group
-    monkeypatch.setattr(parquet, "_group", lambda *given: groups.append(given[1]) or original(*given))
+
+    def noted(file: Any, group: int, *rest: str) -> Any:
+        groups.append(group)
+        return original(file, group, *rest)
+
+    monkeypatch.setattr(parquet, "_group", noted)
     images = open_data(write(tmp_path / "a.parquet", 40, group=10), PETS, 3)
     assert len(groups) <= 2
     groups.clear()
