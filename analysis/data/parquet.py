@@ -91,7 +91,7 @@ def _part(name: str) -> str:
 
 def _labels(folder: Path, name: str) -> tuple[list[tuple[str | None, str]], tuple[str, ...]]:
     """The label and the suffix of every image of a file, and the names of its numbers."""
-    with _said(name), _opened(folder / name) as file:
+    with _said(name), _parquet_file(folder / name) as file:
         columns = _columns(file, name)
         if file.metadata.num_rows > MOST_ENTRIES:
             raise ValueError(f"{name} holds more than {MOST_ENTRIES:,} images")
@@ -281,15 +281,6 @@ def _group(file: Any, group: int, column: str, name: str) -> _Group:
             raise BadImageError(f"{name} has row groups of more than {MOST_GROUP // 2**20:,} MB of images")
         steps.append(values)
     return _Group(steps, tuple(accumulate(map(len, steps), initial=0)), size)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    file = _parquet_file(path)
-    try:
-        yield file
-    finally:
-        file.close(force=True)
 
 
 def _parquet_file(path: Path) -> Any:
