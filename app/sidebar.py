@@ -84,7 +84,8 @@ def _form() -> dict[str, Any]:
             "Folder or zip",
             key="data-path",
             persist_state="session",
-            help="A folder of class folders, a zip of one, or cifar10:FOLDER.",
+            help="A folder of class folders or a zip of one; images with a table of their classes "
+            "(file,label); parquet files; or cifar10:FOLDER.",
         )
     elif pending["images"] == "upload":
         pending["upload"] = st.file_uploader(

@@ -24,7 +24,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     ),
     "pruning": (
         "pruning.__main__",
-        "pruning.cli",
+        "pruning.cli pruning.library",
         "pruning.report",
         "pruning.runs",
         "pruning.jobs",

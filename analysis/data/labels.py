@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from analysis.models import Preprocess
 
+SLASH = "\u2215"  # stands for / in class names that are used as names of folders
+
 
 class Matched(NamedTuple):
     """The logit index of each class folder in use, and a name for every logit."""
@@ -30,13 +32,19 @@ class UnnamedClassesError(ValueError):
 
 
 def match_folders(
-    where: str, used: Sequence[str], folders: Sequence[str], preprocess: Preprocess, num_classes: int
+    where: str,
+    used: Sequence[str],
+    folders: Sequence[str],
+    preprocess: Preprocess,
+    num_classes: int,
+    numbered: Sequence[str] = (),
 ) -> Matched:
     """Which logits the class folders in use stand for.
 
     The first rule that applies is used: WordNet ids, for a model with 1000 classes; the names in
-    `preprocess.labels`, ignoring case and treating spaces and underscores alike; class numbers. Nothing is
-    guessed from the order of folders. `folders` also include empty ones, which count among the classes that
+    `preprocess.labels`, ignoring case and treating spaces, underscores and slashes alike; class numbers: the
+    folders' names, or those that the data give to the names in `numbered`. Nothing is guessed from the order
+    of folders. `folders` also include empty ones, which count among the classes that
     a user may have meant. `num_classes` 0 means no head: any folders are accepted.
 
     Raises:
@@ -50,9 +58,13 @@ def match_folders(
     named = _by_name(used, labels)
     if len(named) == len(used):
         return Matched(named, logits)
+    if named and len(numbered) == num_classes and all(numbered[i] == name for name, i in named.items()):
+        return Matched({name: i for i, name in enumerate(numbered)}, logits)  # but for names that stand twice
     if not named:
         if all(folder.isdecimal() and len(folder) < 9 and int(folder) < num_classes for folder in used):
             return Matched({folder: int(folder) for folder in used}, logits)
+        if numbered and len(numbered) == num_classes and _are_anonymous(labels):
+            return Matched({name: i for i, name in enumerate(numbered)}, tuple(numbered))
         if not num_classes:
             return Matched({folder: i for i, folder in enumerate(used)}, tuple(used))
         for known in (used, folders):
@@ -75,7 +87,7 @@ def _by_wordnet(where: str, used: Sequence[str], preprocess: Preprocess) -> Matc
 
 def _by_name(used: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
     def plain(name: str) -> str:
-        return re.sub(r"[\s_]+", " ", name).strip().casefold()
+        return re.sub(rf"[\s_/{SLASH}]+", " ", name).strip().casefold()
 
     index_of = {plain(label): i for i, label in enumerate(labels)}
     counts = Counter(plain(label) for label in labels)  # ImageNet has two classes "crane": ambiguous

@@ -19,8 +19,9 @@ TRAIN_SCENES = 20_000  # as many as a few minutes of training use
 def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split: str = "all") -> ImageSet:
     """Open images for a model with these classes (`num_classes` 0: no head, any images are accepted).
 
-    `spec` is `demo`, a folder of class folders, a zip of one, or `cifar10:FOLDER`, a folder with
-    cifar10-jpeg-train.zip and cifar10-jpeg-test.zip, or train/ and test/.
+    `spec` is `demo`, a folder of class folders, a zip of one, images with a table of their classes
+    (tables.py), parquet files (parquet.py), or `cifar10:FOLDER`, a folder with cifar10-jpeg-train.zip and
+    cifar10-jpeg-test.zip, or train/ and test/.
 
     Splits `calibration` and `test` are disjoint. The demo scenes, CIFAR-10, and folders and zips that hold
     train/ and val/ (splits.py) are already split (`all` is then `test`). Of another folder or zip,
@@ -55,6 +56,8 @@ def open_data(spec: str | Path, preprocess: Preprocess, num_classes: int, split:
 
 def class_folders(spec: str) -> tuple[str, ...]:
     """The class folders of images, sorted, which is the order that most tools number classes in.
+
+    Classes that the data number themselves are in the order of their numbers.
 
     Raises:
         ValueError: as `open_data`.

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LEARN = ("train", "training")
 TEST = ("val", "valid", "validation", "test", "testing")  # the first that is there is tested on
+
+
+def is_part(folder: str) -> bool:
+    """Whether a folder is called like a part of a set."""
+    return folder.casefold() in (*LEARN, *TEST)
+
+
+def is_divided(names: Iterable[str]) -> bool:
+    """Whether all paths begin with folders that are called like parts, two at least."""
+    tops = {name.partition("/")[0] for name in names}
+    return len(tops) > 1 and all(map(is_part, tops))
 
 
 @dataclass(frozen=True)

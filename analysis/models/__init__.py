@@ -10,6 +10,7 @@ from analysis.models.load import (
     require_bundle,
     suggested,
 )
+from analysis.models.modules import load_module
 from analysis.models.preprocess import Preprocess
 from analysis.models.reading import Named, Reading, read_classes
 from analysis.models.timm_source import HUB
@@ -29,6 +30,7 @@ __all__ = [
     "Reading",
     "architecture",
     "load",
+    "load_module",
     "load_named",
     "read_classes",
     "read_pickled",

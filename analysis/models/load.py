@@ -90,6 +90,8 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
     """
     folder = _bundle_folder(name)
     other = _transformers_folder(name, folder, with_weights=True)
+    if other is not None and is_file(other / ARCHITECTURE_FILE):
+        folder, other = other, None  # a bundle from the hub
     if other is not None:
         if weights is not None:
             raise ValueError(f"{name} has its own weights; leave that option out")
@@ -134,6 +136,8 @@ def architecture(name: str, reading: Reading = Reading()) -> Architecture:
     """
     folder = _bundle_folder(name)
     other = _transformers_folder(name, folder, with_weights=False)
+    if other is not None and is_file(other / ARCHITECTURE_FILE):
+        folder, other = other, None  # a bundle from the hub
     if other is not None:
         return transformers_architecture(other, name, reading.image_size, reading.num_classes)
     if folder is None:

@@ -86,7 +86,7 @@ def _filled(
     require_match(state, model.state_dict(), file)
     model.load_state_dict(state, assign=True)
     vit = from_timm(model)
-    return FromTimm(vit, _preprocess(model.pretrained_cfg, vit.arch), source, notes)
+    return FromTimm(vit, preprocess_of(model.pretrained_cfg, vit.arch), source, notes)
 
 
 def skeleton(
@@ -280,7 +280,7 @@ def _adapt(state: dict[str, Tensor], model: Any, source: object) -> dict[str, Te
     return {key: value for key, value in adapted.items() if not key.startswith(tuple(unused))}
 
 
-def _preprocess(config: dict[str, Any], arch: Architecture) -> Preprocess:
+def preprocess_of(config: dict[str, Any], arch: Architecture) -> Preprocess:
     from timm.data import resolve_data_config
 
     data = resolve_data_config(pretrained_cfg=config)

@@ -30,33 +30,38 @@ def card(
     *,
     pruned: bool,
     half: bool = False,
+    transformers: bool = False,
 ) -> str:
     """A model card in Markdown with YAML front matter, in the style of Hugging Face.
 
     `name` is the model that was loaded, unless the report names it. `top1_low_after` and
     `top1_high_after` (or `top1_low`, `top1_high`) are the interval of `top1_after`. Figures that the report
     lacks are omitted. Weights are sized in the precision of the bundle, before and after alike: float16 with
-    `half`, else float32.
+    `half`, else float32. With `transformers` the card says how transformers loads the folder.
     """
     origin = base_name(report.model or name)
     parts = (
-        _front_matter(origin, pruned),
+        _front_matter(origin, pruned, bool(arch.num_classes), transformers),
         f"# {origin}, pruned\n" if pruned else f"# {origin}\n",
         _origin(origin, report, pruned),
         _figures(arch, report, pruned, half),
+        _transformers(bool(arch.num_classes)) if transformers else "",
         _usage(preprocess),
         _licence(origin),
     )
     return "\n".join(part for part in parts if part)
 
 
-def _front_matter(name: str, pruned: bool) -> str:
-    lines = ["---", "library_name: prunescope", "pipeline_tag: image-classification"]
+def _front_matter(name: str, pruned: bool, classifies: bool, transformers: bool) -> str:
+    task = "image-classification" if classifies else "image-feature-extraction"
+    lines = ["---", f"library_name: {'transformers' if transformers else 'prunescope'}"]
+    lines.append(f"pipeline_tag: {task}")
     if name.startswith("hf-hub:"):
         lines.append(f"base_model: {json.dumps(name.removeprefix('hf-hub:'))}")
     lines += ["license: other", "license_name: that-of-the-original-weights"]
-    tags = ["vision-transformer", "image-classification", "pytorch", "safetensors"]
-    lines += ["tags:", *(f"- {tag}" for tag in (*tags, *["pruned"] * pruned)), "---\n"]
+    tags = ["vision-transformer", task, "pytorch", "safetensors"]
+    tags += ["custom_code"] * transformers + ["pruned"] * pruned
+    lines += ["tags:", *(f"- {tag}" for tag in tags), "---\n"]
     return "\n".join(lines)
 
 
@@ -158,6 +163,27 @@ def _time(report: Report) -> str:
 
 def _unread(arch: Architecture) -> str:
     return "The last block computes only the tokens that the classifier reads." if arch.skip_unread else ""
+
+
+def _transformers(classifies: bool) -> str:
+    """How transformers loads the folder; the code in it wraps vit.py, which has to be trusted."""
+    auto = "AutoModelForImageClassification" if classifies else "AutoModel"
+    use = (
+        "print(model.config.id2label[model(**inputs).logits.argmax().item()])"
+        if classifies
+        else "features = model(**inputs).pooler_output  # tokens: last_hidden_state"
+    )
+    return (
+        "## Use with transformers\n\n```python\n"
+        "from PIL import Image\n"
+        f"from transformers import AutoImageProcessor, {auto}\n"
+        'folder = "."  # or the name of the repository on the hub\n'
+        f"model = {auto}.from_pretrained(folder, trust_remote_code=True)\n"
+        "processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)\n"
+        'inputs = processor(Image.open("photo.jpg"), return_tensors="pt")\n'
+        f"{use}\n```\n\n"
+        "The code that is trusted lies in this folder: `vit.py`, and three files that wrap it.\n"
+    )
 
 
 def _usage(preprocess: Preprocess) -> str:

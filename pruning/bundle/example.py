@@ -6,6 +6,7 @@ photo is turned into its input.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -48,18 +49,21 @@ def classify(image: Image.Image, top: int = 5) -> list[tuple[str, float]]:
 
 def load_model() -> torch.nn.Module:
     """The model in evaluation mode, in float32."""
-    # the copy in this folder, not the project's module
-    from vit import Architecture, ViT  # type: ignore[import-not-found]
-
+    vit = importlib.import_module("vit")  # the file in this folder
     architecture = (FOLDER / "architecture.json").read_text(encoding="utf-8")
-    model: torch.nn.Module = ViT(Architecture.from_json(architecture)).eval()
+    model: torch.nn.Module = vit.ViT(vit.Architecture.from_json(architecture)).eval()
     model.load_state_dict(load_file(FOLDER / "model.safetensors"))
     return model
 
 
 def read(path: Path) -> Image.Image:
     """Read a photo as RGB, upright, with transparent parts in white."""
-    image = ImageOps.exif_transpose(Image.open(path))
+    return upright(Image.open(path))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned as its metadata say, as RGB, with transparent parts in white."""
+    image = ImageOps.exif_transpose(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

@@ -16,6 +16,15 @@ JOB_FILE = "job.json"
 STATUS_FILE = "status.json"
 EVALUATIONS_FILE = "evaluations.json"
 DTYPES = ("float32", "float16")  # of the weights in a bundle
+# what transformers reads besides, in a bundle that is one of its models, too
+CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+TRANSFORMERS_CODE = (
+    "configuration_prunescope.py",
+    "modeling_prunescope.py",
+    "image_processing_prunescope.py",
+)
+TRANSFORMERS_FILES = (CONFIG_FILE, PROCESSOR_FILE, *TRANSFORMERS_CODE)
 EXPORTS = (  # exports that may be in the same folder
     "model.onnx",
     "model.onnx.data",
@@ -28,7 +37,16 @@ EXPORTS = (  # exports that may be in the same folder
     "openvino.int8.bin",
     "openvino.int8.json",
 )
-FILES = (*REQUIRED_FILES, PLAN_FILE, REPORT_FILE, CARD_FILE, CODE_FILE, EXAMPLE_FILE, *EXPORTS)
+FILES = (
+    *REQUIRED_FILES,
+    PLAN_FILE,
+    REPORT_FILE,
+    CARD_FILE,
+    CODE_FILE,
+    EXAMPLE_FILE,
+    *TRANSFORMERS_FILES,
+    *EXPORTS,
+)
 # Files that a command writes next to its bundle so that the folder is also a finished run. They contain paths
 # on this machine and are not included when the bundle is downloaded.
 RECORDS = (JOB_FILE, STATUS_FILE, EVALUATIONS_FILE)

@@ -27,6 +27,7 @@ from pruning.bundle.layout import (
 )
 from pruning.bundle.report import Report
 from pruning.bundle.staging import staged_folder
+from pruning.bundle.transformers_files import transformers_texts
 from pruning.cut import Plan, unmerged
 
 _EXAMPLE = Path(__file__).parent / EXAMPLE_FILE
@@ -72,8 +73,11 @@ def write_files(
     report: Mapping[str, object],
     plan: Plan | None = None,
     half: bool = False,
+    transformers: bool = False,
 ) -> None:
     """Write a bundle's files into an existing folder, one after the other.
+
+    With `transformers` it is a model of Hugging Face transformers as well.
 
     Raises:
         ValueError: model, preprocessing and plan do not match, the report has other fields than a `Report`,
@@ -87,12 +91,16 @@ def write_files(
         ARCHITECTURE_FILE: model.arch.to_json(),
         PREPROCESS_FILE: preprocess.to_json(),
         REPORT_FILE: stored.to_json(),
-        CARD_FILE: card(name, model.arch, preprocess, stored, pruned=pruned, half=half),
+        CARD_FILE: card(
+            name, model.arch, preprocess, stored, pruned=pruned, half=half, transformers=transformers
+        ),
         CODE_FILE: _CODE.read_text(encoding="utf-8"),
         EXAMPLE_FILE: _EXAMPLE.read_text(encoding="utf-8"),
     }
     if plan is not None:
         texts[PLAN_FILE] = plan.to_json()
+    if transformers:
+        texts |= transformers_texts(model.arch, preprocess)
     for file, text in texts.items():
         (folder / file).write_text(text, encoding="utf-8", newline="\n")
     weights = folder / WEIGHTS_FILE

@@ -19,7 +19,14 @@ from pruning.cli.arguments import (
     reading_from,
 )
 from pruning.cli.output import Result, log_line
-from pruning.export import export_formats, require_exportable
+from pruning.export import (
+    FOLDERS,
+    export_formats,
+    push,
+    require_exportable,
+    require_hub,
+    written_names,
+)
 from pruning.jobs import Job, prepare, require_classifier
 from pruning.progress import PrintingMonitor, Progress
 from pruning.quantize import (
@@ -43,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=name_argument, metavar="D", help="images on which an int8 file is measured"
     )
+    parser.add_argument(
+        "--push-to-hub",
+        type=name_argument,
+        metavar="OWNER/NAME",
+        help="upload the files to this repository on the Hugging Face hub, which is made (private) if new",
+    )
     add_calibration(parser)
     add_limit(parser)
     add_seed(parser)
@@ -51,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, progress: Progress) -> Result:
     """Export the model in every requested format; returns the path of each, and reports of int8 files.
+
+    With --push-to-hub also the address of the repository.
 
     Raises:
         ValueError: bad input of any kind, in one sentence.
@@ -65,14 +80,22 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         log_line(f"note: {note}")
     known = quantized_formats(_images(args, loaded, progress) if int8 else None, progress)
     files = export_formats(loaded, args.format, args.out, dtype=args.dtype, known=known)
-    reports = {f"{format}-report": _report(files[format]) for format in int8}
-    return {name: str(path) for name, path in files.items()} | reports
+    result: Result = {name: str(path) for name, path in files.items()}
+    result |= {f"{format}-report": _report(files[format]) for format in int8}
+    if args.push_to_hub is not None:
+        names = written_names(args.out, args.format, known)
+        result["hub"] = push(args.out, names, args.push_to_hub)
+    return result
 
 
 def _require_sense(args: argparse.Namespace, int8: list[str]) -> None:
     """Check what needs no files: int8 formats have images, others none, and their packages are there."""
-    if args.dtype is not None and "bundle" not in args.format:
-        raise ValueError("--dtype needs the format bundle: files of the other formats compute in float32")
+    if args.dtype is not None and not set(FOLDERS) & set(args.format):
+        raise ValueError(
+            f"--dtype needs the format {' or '.join(FOLDERS)}: files of the other formats compute in float32"
+        )
+    if args.push_to_hub is not None:
+        require_hub(args.push_to_hub)
     if int8 and args.data is None:
         raise ValueError(
             f"the format {int8[0]} is calibrated and measured on images: specify --data D, "

@@ -2,12 +2,22 @@
 
 from pruning.export.check import INPUT, ExportError, check_logits
 from pruning.export.flat import flat_block, flat_tokens
-from pruning.export.formats import FILES, FORMATS, FileFormat, export_formats, require_exportable
+from pruning.export.formats import (
+    FILES,
+    FOLDERS,
+    FORMATS,
+    FileFormat,
+    export_formats,
+    require_exportable,
+    written_names,
+)
+from pruning.export.hub import push, require_hub
 from pruning.export.onnx import export_onnx, is_our_onnx, onnx_program, onnx_runner, write_onnx
 from pruning.export.pt2 import export_pt2
 
 __all__ = [
     "FILES",
+    "FOLDERS",
     "FORMATS",
     "INPUT",
     "ExportError",
@@ -21,6 +31,9 @@ __all__ = [
     "is_our_onnx",
     "onnx_program",
     "onnx_runner",
+    "push",
     "require_exportable",
+    "require_hub",
     "write_onnx",
+    "written_names",
 ]

@@ -41,7 +41,9 @@ FILES = {
     "onnx": FileFormat("model.onnx", write_onnx, is_our_onnx),
     "pt2": FileFormat("model.pt2", write_pt2, is_our_pt2),
 }
-FORMATS = ("bundle", *FILES)
+# Formats that are the whole folder. Of transformers is a bundle that transformers loads, too.
+FOLDERS = ("bundle", "transformers")
+FORMATS = (*FOLDERS, *FILES)
 
 
 def export_formats(
@@ -57,18 +59,19 @@ def export_formats(
 ) -> dict[str, Path]:
     """Write a model in several formats into one folder: either all of them or none.
 
-    Formats are `bundle` and those in `known`. With `bundle` the folder must be new (or with
-    `overwrite` a bundle, which is replaced); without it, model.onnx and model.pt2 are added to the folder.
+    Formats are `FOLDERS` and those in `known`. With one of `FOLDERS` the folder must be new (or with
+    `overwrite` a bundle, which is replaced); without, model.onnx and model.pt2 are added to the folder.
     Report and plan default to those of the bundle that the model was loaded from. `dtype`, one of `DTYPES`,
-    is the precision of the weights in the bundle, by default that of the bundle the model came in.
+    is the precision of the weights in the folder, by default that of the bundle the model came in.
 
     Raises:
         ValueError: no format or an unknown one, or a folder that must not be replaced.
         ExportError: a file computes different logits than the model.
         OutputError: the folder could not be written.
     """
-    files = [format for format in _require_known(formats, known) if format != "bundle"]
-    whole = "bundle" in formats
+    asked = _require_known(formats, known)
+    files = [format for format in asked if format not in FOLDERS]
+    whole = [format for format in asked if format in FOLDERS]
     with staged_folder(folder, overwrite=overwrite) if whole else staged_files(folder) as stage:
         if whole:
             kept_report, kept_plan = _records(loaded)
@@ -80,11 +83,11 @@ def export_formats(
                 report=kept_report if report is None else report,
                 plan=kept_plan if report is None and plan is None else plan,
                 half=loaded.half if dtype is None else dtype == "float16",
+                transformers="transformers" in whole,
             )
         for format in files:
             known[format].write(loaded.model, loaded.preprocess, stage / known[format].file)
-    written = {format: folder / known[format].file for format in files}
-    return {"bundle": folder, **written} if whole else written
+    return dict.fromkeys(whole, folder) | {format: folder / known[format].file for format in files}
 
 
 def require_exportable(folder: Path, formats: Sequence[str], known: Mapping[str, FileFormat] = FILES) -> None:
@@ -94,12 +97,23 @@ def require_exportable(folder: Path, formats: Sequence[str], known: Mapping[str,
         ValueError: the folder, or a file in it, must not be replaced.
         OutputError: nothing can be written there.
     """
-    if "bundle" in formats:
+    if any(format in FOLDERS for format in formats):
         require_new_folder(folder)
         return
     require_folder_for_files(folder)
     for format in formats:
         _require_replaceable(folder, known[format])
+
+
+def written_names(
+    folder: Path, formats: Sequence[str], known: Mapping[str, FileFormat] = FILES
+) -> tuple[str, ...]:
+    """The names of the files that `export_formats` has written into a folder."""
+    if any(format in FOLDERS for format in formats):
+        return tuple(sorted(file.name for file in folder.iterdir()))
+    names = [name for format in formats for name in (known[format].file, *known[format].beside)]
+    names += [f"{name}.data" for name in names]  # weights beyond the limit of an ONNX file
+    return tuple(name for name in dict.fromkeys(names) if is_file(folder / name))
 
 
 def _require_replaceable(folder: Path, format: FileFormat) -> None:
@@ -112,7 +126,7 @@ def _require_replaceable(folder: Path, format: FileFormat) -> None:
 
 
 def _require_known(formats: Sequence[str], known: Mapping[str, FileFormat]) -> tuple[str, ...]:
-    names = ("bundle", *known)
+    names = (*FOLDERS, *known)
     if not formats:
         raise ValueError(f"give at least one format: {', '.join(names)}")
     for format in formats:

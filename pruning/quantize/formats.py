@@ -16,7 +16,7 @@ from torch import Tensor
 from analysis.data import ImageSet, batches
 from analysis.models import Preprocess
 from analysis.vit import ViT
-from pruning.export import FILES, FileFormat, check_logits, is_our_onnx, onnx_runner, write_onnx
+from pruning.export import FILES, FOLDERS, FileFormat, check_logits, is_our_onnx, onnx_runner, write_onnx
 from pruning.progress import Progress, quiet
 from pruning.quantize.check import Logits, compare_predictions, compare_speed
 from pruning.quantize.choose import Choice, choose
@@ -31,7 +31,7 @@ from pruning.quantize.openvino import (
 from pruning.quantize.report import QuantizedReport
 
 INT8_FORMATS = ("onnx-int8", "openvino-int8")
-FORMATS = ("bundle", *FILES, "onnx-int8", "openvino", "openvino-int8")
+FORMATS = (*FOLDERS, *FILES, "onnx-int8", "openvino", "openvino-int8")
 FIT, ASIDE = 64, 64  # calibration images that ranges are taken from, and that settings are chosen on
 _BATCH = 8
 

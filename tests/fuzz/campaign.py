@@ -89,7 +89,18 @@ def _images(valid: Valid) -> Cases:
     folder = st.tuples(place, content, splits).map(
         lambda found: Case("images", {found[0]: found[1]}, ("set", found[2]))
     )
-    return st.one_of(packed, cifar, folder)
+    rows = st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=4)
+    table = st.one_of(
+        altered(valid["tabled/labels.csv"]),
+        rows.map(lambda found: "\n".join(["file,label", *map(",".join, found)]).encode(errors="replace")),
+    )
+    tabled = st.tuples(table, st.sampled_from(["tabled", "tabled/labels.csv"]), splits).map(
+        lambda found: Case("images", {"tabled/labels.csv": found[0]}, found[1:])
+    )
+    parquet = st.tuples(altered(valid["set.parquet"]), splits).map(
+        lambda found: Case("images", {"set.parquet": found[0]}, ("set.parquet", found[1]))
+    )
+    return st.one_of(packed, cifar, folder, tabled, parquet)
 
 
 def _command(valid: Valid) -> Cases:

@@ -138,7 +138,7 @@ def image(words: Sequence[str]) -> None:
 
 
 def images(words: Sequence[str]) -> None:
-    """A set of images: a folder, a zip, or CIFAR-10."""
+    """A set of images: a folder, a zip, one with a table, parquet, or CIFAR-10."""
     found = open_data(words[0], PREPROCESS, 10, words[1])
     found.names_id()
     for i in range(min(len(found), 3)):
@@ -246,7 +246,7 @@ NEEDS = {
     "device": (),
     "resumed": ("runs", "set", "tiny", "small"),
     "image": (),
-    "images": ("set", "set.zip", "cifar"),
+    "images": ("set", "set.zip", "cifar", "tabled", "set.parquet"),
     "command": (
         *("tiny", "small", "set", "set.zip", "cifar", "runs"),
         *("weights.pth", "weights.safetensors", "device.json"),

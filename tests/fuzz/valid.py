@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -61,6 +62,8 @@ def make(root: Path) -> None:
     write_transformers(root / "transformers")
     (root / "device.json").write_text(made_up(ARCH, price()).to_json())
     _zip(root / "set", root / "set.zip")
+    _write_tabled(root / "tabled")
+    _write_parquet(root / "set.parquet")
     for side in ("train", "test"):
         (root / "cifar").mkdir(exist_ok=True)
         shutil.copy(root / "set.zip", root / "cifar" / f"cifar10-jpeg-{side}.zip")
@@ -128,6 +131,29 @@ def _write_images(folder: Path) -> None:
         for number in range(4):
             pixels = dice.integers(0, 256, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+
+
+def _write_tabled(folder: Path) -> None:
+    """Images in no class folders, with a table of their classes."""
+    folder.mkdir()
+    for name in CLASSES:
+        Image.new("RGB", (64, 64), "grey").save(folder / f"{name}.jpg")
+    rows = "".join(f"{name}.jpg,{name}\n" for name in CLASSES)
+    (folder / "labels.csv").write_text(f"file,label\n{rows}")
+
+
+def _write_parquet(file: Path) -> None:
+    """Images in two row groups; without pyarrow a damaged file."""
+    try:
+        import pyarrow
+        from pyarrow.parquet import write_table
+    except ImportError:
+        file.write_bytes(b"PAR1")
+        return
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(picture, "JPEG")
+    images = [{"bytes": picture.getvalue(), "path": f"{name}.jpg"} for name in CLASSES]
+    write_table(pyarrow.table({"image": images, "label": list(range(len(CLASSES)))}), file, row_group_size=5)
 
 
 def _zip(folder: Path, file: Path) -> None:

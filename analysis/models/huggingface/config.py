@@ -27,6 +27,7 @@ from analysis.models.preprocess import CHANNELS
 from analysis.vit import MOST, MOST_BLOCKS, Architecture, BlockWidths
 
 CONFIG_FILE = "config.json"
+OURS = "prunescope"  # the model_type of a bundle that was exported for transformers
 MOST_LABEL = 1000  # characters
 NUM_LABELS = 2  # in transformers, where a config says nothing
 
@@ -118,6 +119,8 @@ def structure_of(
 
 
 def _unknown(model_type: str, config: Mapping[str, Any]) -> str:
+    if model_type == OURS:
+        return "it was exported by PruneScope, but the files of the bundle (architecture.json, ...) are gone"
     if "auto_map" in config and not model_type:
         return "it needs code of its own (`auto_map`), which is not run"
     extra = "; it brings code of its own (`auto_map`), which is not run" if "auto_map" in config else ""

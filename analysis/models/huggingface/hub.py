@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from analysis.formats import in_file
-from analysis.models.huggingface.config import CONFIG_FILE, is_transformers
+from analysis.models.bundle_files import REQUIRED_FILES
+from analysis.models.huggingface.config import CONFIG_FILE, OURS, is_transformers
 from analysis.models.huggingface.fields import MOST_BYTES, as_object
 from analysis.models.huggingface.images import PROCESSOR_FILES
 from analysis.models.huggingface.source import INDEX_FILES, WEIGHTS_FILES, shard_names
@@ -16,6 +18,8 @@ from analysis.paths import is_allowed
 def hub_folder(name: str, *, with_weights: bool) -> Path | None:
     """The local copy of a repository that holds a transformers model; None if its config is timm's.
 
+    A bundle that PruneScope exported for transformers has its own files there, too, weights included.
+
     Raises:
         ValueError: it is not named as one on the hub, or its files cannot be had.
     """
@@ -23,13 +27,19 @@ def hub_folder(name: str, *, with_weights: bool) -> Path | None:
     repository = name.removeprefix(HUB)
     with hub_access(name, "the configuration of", "a timm name"):
         file = _download(repository, CONFIG_FILE)
-    if not _is_transformers(file, name):
+    config = _config(file, name)
+    if not is_transformers(config):
         return None
     if not is_allowed(file):
         raise ValueError(
             f"{name} is a transformers model, which is read from the hub's cache, and that folder may not be "
             "opened here; a timm model from the hub works"
         )
+    if config.get("model_type") == OURS:
+        with hub_access(name, "the files of", "a folder with the bundle"):
+            for part in REQUIRED_FILES:
+                _download(repository, part)
+        return file.parent
     with hub_access(name, "the files of", "a folder that `save_pretrained` wrote"):
         for other in PROCESSOR_FILES:
             if _found(repository, other) is not None:
@@ -39,11 +49,11 @@ def hub_folder(name: str, *, with_weights: bool) -> Path | None:
     return file.parent
 
 
-def _is_transformers(file: Path, name: str) -> bool:
+def _config(file: Path, name: str) -> dict[str, Any]:
     if file.stat().st_size > MOST_BYTES:
         raise ValueError(f"{name}: its {CONFIG_FILE} is larger than {MOST_BYTES:,} bytes")
     try:
-        return is_transformers(as_object(file.read_bytes()))
+        return as_object(file.read_bytes())
     except ValueError as error:
         raise in_file(f"{name}: its {CONFIG_FILE}", error) from error
 

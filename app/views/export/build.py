@@ -14,7 +14,7 @@ from app.state import finished_runs, measured, session, uploads
 from app.state.finished_runs import NumberedRun
 from app.state.session import NothingChosen
 from pruning.bundle import PLAN_FILE, zip_bundle
-from pruning.export import export_formats
+from pruning.export import FOLDERS, export_formats
 from pruning.jobs import Job, image_sets, require_classifier
 from pruning.progress import Progress, quiet
 from pruning.quantize import (
@@ -34,7 +34,7 @@ class Exportable:
     """A model that can be exported: the smaller model of `run`, or the loaded one.
 
     `result` is its accuracy if that is known; `stem` names its files.
-    `built` are the files of this session by format, a bundle's with its precision.
+    `built` are the files of this session by format, those of whole folders with their precision.
     """
 
     stem: str
@@ -98,7 +98,7 @@ def chosen(key: str) -> Exportable:
 
 
 def build(model: Exportable, format: str, dtype: str, progress: Progress = quiet) -> None:
-    """Write one format, and keep the file to download in `built`; `dtype` is the precision of a bundle.
+    """Write one format, and keep the file to download in `built`; `dtype` is the precision of a whole folder.
 
     What is quantised is calibrated and tested on the session's images; its figures are kept beside the file.
 
@@ -109,7 +109,7 @@ def build(model: Exportable, format: str, dtype: str, progress: Progress = quiet
     name = built_name(format, dtype)
     home = Path(tempfile.mkdtemp(prefix=f"{name.replace(' ', '-')}-", dir=uploads.workspace()))
     place = home / model.stem  # the folder in a zip has the name of the download
-    if format == "bundle":
+    if format in FOLDERS:
         export_formats(model.loaded, [format], place, dtype=dtype)
         packed = home / f"{model.stem}.zip"
         packed.write_bytes(zip_bundle(place))
@@ -144,12 +144,12 @@ def _images(model: Exportable) -> QuantizeImages:
 
 def built_name(format: str, dtype: str) -> str:
     """The key of a file among those built."""
-    return f"{format} {dtype}" if format == "bundle" else format
+    return f"{format} {dtype}" if format in FOLDERS else format
 
 
 def size(model: Exportable, format: str, dtype: str) -> int:
     """About how many bytes a file will have."""
-    half = format == "bundle" and dtype == "float16"
+    half = format in FOLDERS and dtype == "float16"
     return model.cost.bytes // (4 if format in INT8_FORMATS else 2 if half else 1)
 
 

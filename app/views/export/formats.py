@@ -54,6 +54,21 @@ for label, probability in classify(read("photo.jpg"), top=3):
     print(label, probability)
 """
 
+TRANSFORMERS = """\
+# run this inside the unpacked folder, or with the name of its repository on the hub
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+folder = "."
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+with torch.inference_mode():
+    logits = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).logits
+for index in logits[0].argsort(descending=True)[:3].tolist():
+    print(model.config.id2label[index], logits[0, index].item())
+"""
+
 ONNX = f"""\
 import json
 
@@ -103,6 +118,13 @@ _KNOWN = {
         "A folder that loads with only torch and safetensors.",
         "torch safetensors pillow",
         BUNDLE,
+    ),
+    "transformers": Shown(
+        "transformers",
+        ":material/hub:",
+        "A bundle that Hugging Face transformers loads, too, with its image processor.",
+        "transformers torch pillow",
+        TRANSFORMERS,
     ),
     "onnx": Shown(
         "ONNX",

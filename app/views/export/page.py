@@ -15,6 +15,7 @@ from app.state import session
 from app.views.export import build, formats
 from app.views.export.build import DENSE, Exportable
 from pruning.bundle import CARD_FILE, CODE_FILE, DTYPES, EXAMPLE_FILE, LOADER, PLAN_FILE, REPORT_FILE
+from pruning.export import FOLDERS
 from pruning.jobs import Job, RecoverJob
 from pruning.quantize import INT8_FORMATS
 from pruning.report import quantized_row
@@ -62,7 +63,7 @@ def _show(model: Exportable) -> None:
     with right:
         st.subheader("The same on the command line", anchor=False)
         st.code(
-            _commands(model, dtype, [name for name in names if name != "bundle"]), "bash", wrap_lines=True
+            _commands(model, dtype, [name for name in names if name not in FOLDERS]), "bash", wrap_lines=True
         )
 
 
@@ -123,10 +124,11 @@ def _commands(model: Exportable, dtype: str, names: list[str]) -> str:
     words = ["python", "-m", "pruning", "export", "--model"]
     source = [f"smaller-{model.run.number}"] if model.run else _loaded()
     data = session.choice().data
-    others = [name for name in names if name != "bundle" and (data or name not in INT8_FORMATS)]
+    others = [name for name in names if data or name not in INT8_FORMATS]
     images = ["--data", data] if data else []
     lines = [model.run.finished.job.command(source[0])] if model.run else []
-    lines.append(shlex.join([*words, *source, "--format", "bundle", "--dtype", dtype, "--out", "exported"]))
+    for folder, out in zip(FOLDERS, ("exported", "for-transformers"), strict=True):
+        lines.append(shlex.join([*words, *source, "--format", folder, "--dtype", dtype, "--out", out]))
     lines.append(shlex.join([*words, *source, "--format", ",".join(others), *images, "--out", "files"]))
     return "\n\n".join(lines)
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.data import folders, scenes, zips
+from analysis.data import listing, scenes, zips
 from analysis.data import open as opening
 from analysis.data.batches import batches
 from analysis.data.image_set import ImageSet
@@ -755,13 +755,13 @@ def test_less_common_formats_are_read(extension: str, format: str, tmp_path: Pat
 
 def test_listing_a_whole_disk_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that holds hardly any images is not walked to its end; one of images is, however long."""
-    monkeypatch.setattr(folders, "LISTING_SECONDS", -1.0)
+    monkeypatch.setattr(listing, "LISTING_SECONDS", -1.0)
     clutter = {f"etc/{n}.conf": b"" for n in range(30)}
     root = make_folder(tmp_path / "disk", {**clutter, **{f"x/{n}/{n}.txt": b"" for n in range(30)}})
     with pytest.raises(ValueError, match=r"files or more, most of them no images: choose the folder that"):
         open_data(root, PLAIN, 2)
     assert len(open_data(make_folder(tmp_path / "set", many({"cat": 20, "dog": 20})), PLAIN, 2)) == 40
-    monkeypatch.setattr(folders, "MOST_ENTRIES", 39)
+    monkeypatch.setattr(listing, "MOST_ENTRIES", 39)
     with pytest.raises(ValueError, match=r"set holds more than 39 files: choose the folder"):
         open_data(tmp_path / "set", PLAIN, 2)
 

@@ -37,6 +37,18 @@ def told(app: AppTest) -> dict[str, str]:
     return {name: app.query_params[name] for name in choice_address._NAMES if name in app.query_params}
 
 
+def test_the_field_of_images_takes_a_table(tiny_bundle: Path, photos: Path) -> None:
+    files = sorted(file.relative_to(photos).as_posix() for file in photos.rglob("*.png"))
+    rows = [f"{file},{file.partition('/')[0]}" for file in files]
+    (photos / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    app = opened(model=str(tiny_bundle), data=str(photos / "labels.csv"))
+    assert not app.warning and app.session_state["choice"].data == str(photos / "labels.csv")
+    assert "labels.csv" in text(app)
+    (photos / "labels.csv").write_text("file,label\n../1.png,cat")
+    app.button("load").click().run()
+    assert any("leads out of its folder" in error.value for error in app.error)
+
+
 def test_a_model_loaded_by_the_form_is_the_same_after_a_refresh(tiny_bundle: Path, photos: Path) -> None:
     app = opened()
     assert told(app) == {}  # the demo goes without saying

@@ -85,7 +85,7 @@ def test_a_bundle_reads_back_bit_equal(save: Callable[..., Path], pruned: tuple[
         json.loads((folder / "report.json").read_text(encoding="utf-8"))
         == {"version": 2, "model": "demo"} | REPORT
     )
-    expected = {*layout.FILES} - {*layout.EXPORTS}
+    expected = {*layout.FILES} - {*layout.EXPORTS, *layout.TRANSFORMERS_FILES}
     assert {path.name for path in folder.iterdir()} == expected
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # whoever reads one reads all
 
@@ -471,4 +471,5 @@ def test_files_that_travel_alone_name_the_files_beside_them() -> None:
     for name in REQUIRED_FILES:
         assert f'"{name}"' in example
     assert all(line in code for line in LOADER.splitlines())
-    assert f"from {CODE_FILE.removesuffix('.py')} import" in example and f"python {EXAMPLE_FILE}" in example
+    module = CODE_FILE.removesuffix(".py")
+    assert f'import_module("{module}")' in example and f"python {EXAMPLE_FILE}" in example

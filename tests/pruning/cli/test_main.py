@@ -310,7 +310,10 @@ def test_a_table_for_people(capsys) -> None:
             ["bench", "--model", "demo", "--against", "demo", "--backend", "tpu"],
             "must be one of torch, onnx, got 'tpu'",
         ),
-        (["export", "--model", "demo", "--format", "gguf", "--out", "x"], "must be one of bundle, onnx"),
+        (
+            ["export", "--model", "demo", "--format", "gguf", "--out", "x"],
+            "must be one of bundle, transformers, onnx",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -159,3 +159,33 @@ def test_names_of_the_model_that_are_replaced_are_told(
     words = ["evaluate", "--model", "demo", "--data", "demo", "--limit", "2", "--classes-file", "sorted"]
     assert main([*words, "--json"]) == 0
     assert "note: the model's own class names are replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["table", "parquet"])
+def test_tables_and_parquet_give_the_accuracy_of_class_folders(
+    capsys: pytest.CaptureFixture[str], nameless: str, photos: Path, tmp_path: Path, form: str
+) -> None:
+    """The sorted classes of a table; a parquet file numbers its classes, so that nothing need be said."""
+    expected = run(capsys, "evaluate", "--model", nameless, "--data", str(photos), "--classes-file", "sorted")
+    files = sorted(photos.rglob("*.png"))
+    if form == "table":
+        (tmp_path / "flat").mkdir()
+        for number, file in enumerate(files):
+            (tmp_path / "flat" / f"{number}.png").write_bytes(file.read_bytes())
+        rows = [f"{number}.png,{file.parent.name}" for number, file in enumerate(files)]
+        (tmp_path / "flat" / "labels.csv").write_text("\n".join(["file,label", *rows]))
+        words = ["--data", str(tmp_path / "flat"), "--classes-file", "sorted"]
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        classes = sorted(CLASSES)
+        images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+        labels = [classes.index(file.parent.name) for file in files]
+        names = {"label": {"_type": "ClassLabel", "names": classes}}
+        said = {"huggingface": json.dumps({"info": {"features": names}})}
+        table = pa.table({"image": images, "label": labels}).replace_schema_metadata(said)
+        pq.write_table(table, tmp_path / "set.parquet")
+        words = ["--data", str(tmp_path / "set.parquet")]
+    found = run(capsys, "evaluate", "--model", nameless, *words)
+    for name in ("top1", "top5", "images"):
+        assert found[name] == expected[name]
+    assert found["images"] == len(files)

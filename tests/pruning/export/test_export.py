@@ -273,9 +273,9 @@ def test_a_bundle_exported_again_keeps_its_plan_and_report(tmp_path: Path) -> No
 
 def test_unknown_formats_are_refused(tiny: ViT, tmp_path: Path) -> None:
     loaded = LoadedModel(model=tiny, preprocess=PREPROCESS, name="demo", source="test")
-    with pytest.raises(ValueError, match="no format 'tflite'; there are bundle, onnx, pt2"):
+    with pytest.raises(ValueError, match="no format 'tflite'; there are bundle, transformers, onnx, pt2"):
         export_formats(loaded, ["bundle", "tflite"], tmp_path / "out")
-    with pytest.raises(ValueError, match="give at least one format: bundle, onnx, pt2"):
+    with pytest.raises(ValueError, match="give at least one format: bundle, transformers, onnx, pt2"):
         export_formats(loaded, [], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

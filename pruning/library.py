@@ -1,0 +1,222 @@
+"""The project as a library: models in memory or by name, and any data loader.
+
+    from pruning import evaluate, load, prune, save
+
+A data loader gives batches again each time it is iterated over: tuples (images, labels), or dictionaries
+with `pixel_values` (or `image`, `images`) and `labels` (or `label`). Images are B C Y X, ready for the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.data import CALIBRATION_IMAGES, ImageSet
+from analysis.measure import Evaluation
+from analysis.measure import evaluate as measure
+from analysis.models import LoadedModel, Preprocess, Reading, load_module
+from analysis.models import load as load_named
+from pruning.budget import Budget
+from pruning.cut import Plan, Ratios
+from pruning.export import export_formats
+from pruning.jobs import (
+    Job,
+    Prepared,
+    cost_report,
+    default_align,
+    default_skip_unread,
+    make_smaller,
+    require_classifier,
+    require_feasible,
+)
+from pruning.progress import Progress, as_monitor, quiet
+from pruning.quantize import quantized_formats
+
+Model = LoadedModel | nn.Module | str | Path
+Batch = Any  # a tuple of images and labels, or a dictionary
+
+_IMAGES = ("pixel_values", "image", "images", "img")
+_LABELS = ("labels", "label", "target", "targets")
+
+
+@dataclass(frozen=True)
+class PrunedModel(LoadedModel):
+    """A smaller model, with what its model card says of how it was made."""
+
+    report: Mapping[str, Any] = field(default_factory=dict)
+    plan: Plan | None = None
+
+
+def load(model: Model, weights: str | Path | None = None, **reading: Any) -> LoadedModel:
+    """Load a model by what `--model` takes, or convert a module of timm or transformers.
+
+    The result's `model` is a torch module in evaluation mode. `reading` are fields of `Reading`, such as
+    `image_size=(384, 384)`, `num_classes=0` or `labels=(...)`, for models by name.
+
+    Raises:
+        ValueError: it cannot be loaded, or is not a plain Vision Transformer.
+    """
+    if isinstance(model, str | Path):
+        return load_named(str(model), None if weights is None else Path(weights), Reading(**reading))
+    if weights is not None or reading:
+        raise ValueError("weights and reading options belong to models by name; this one is in memory")
+    return model if isinstance(model, LoadedModel) else load_module(model)
+
+
+def evaluate(model: Model, data: Iterable[Batch]) -> Evaluation:
+    """Top-1 and top-5 with a 95 % interval, and the prediction of every image.
+
+    Raises:
+        ValueError: no classifier, no images, or batches of another form.
+    """
+    loaded = load(model)
+    require_classifier(loaded)
+    device = next(loaded.model.parameters()).device
+    return measure(loaded.model, ((images.to(device), labels.to(device)) for images, labels in _pairs(data)))
+
+
+def prune(
+    model: Model,
+    data: Iterable[Batch],
+    method: str = "spectral",
+    *,
+    gmacs: float | None = None,
+    params: float | None = None,
+    ratios: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    compensate: bool = False,
+    images: int = CALIBRATION_IMAGES,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> PrunedModel:
+    """A smaller model; the one given is not changed.
+
+    Either a budget, `gmacs` of one image or `params`, or `ratios`, the fractions to remove by the names `qk`,
+    `v`, `mlp`, `heads`, `embed`. At most the first `images` of `data` are held in memory and measured on.
+    `options` are the method's own.
+
+    Raises:
+        ValueError: bad input of any kind, or a method that trains (GOHSP), which needs a run.
+    """
+    dense = load(model)
+    budget = None if gmacs is None and params is None else Budget(gmacs=gmacs, params=params)
+    job = Job(
+        dense.name,
+        "a data loader",
+        method,
+        ratios=Ratios(**(ratios or {})),
+        budget=budget,
+        options=tuple((options or {}).items()),
+        compensate=compensate,
+        seed=seed,
+        align=default_align(budget),
+        skip_unread=default_skip_unread(budget),
+    )
+    if job.trains:
+        raise ValueError(f"{method} trains, which takes a run: use python -m pruning prune")
+    require_feasible(job, dense)
+    held = _held(data, images, dense)
+    ready = replace(dense, preprocess=_AsGiven(dense.preprocess.image_size))
+    made = make_smaller(Prepared(job, ready, held, held, as_monitor(progress)))
+    figures = cost_report(dense.model.arch, made.model.arch)
+    report = {"model": dense.name, "method": method, "job": job.to_data(), "fine_tuned": False} | figures
+    name = f"{dense.name}, {method}"
+    return PrunedModel(made.model.eval(), dense.preprocess, name, "pruned", report=report, plan=made.plan)
+
+
+def save(
+    model: Model,
+    folder: str | Path,
+    format: str = "bundle",
+    *,
+    labels: Iterable[str] = (),
+    dtype: str | None = None,
+) -> Path:
+    """Write a model as `export --format` does: `bundle`, `transformers`, `onnx`, `pt2`, `openvino`.
+
+    `labels` name the classes, in the order of the outputs. Returns the folder, or the file in it.
+
+    Raises:
+        ValueError: the folder is not free, or the format needs images.
+        OutputError: it could not be written.
+    """
+    loaded = load(model)
+    named = Reading(labels=tuple(labels)).applied(loaded.preprocess, loaded.model.arch.num_classes)
+    pruned = loaded if isinstance(loaded, PrunedModel) else None
+    return export_formats(
+        replace(loaded, preprocess=named),
+        [format],
+        Path(folder),
+        report=pruned.report if pruned else None,
+        plan=pruned.plan if pruned else None,
+        dtype=dtype,
+        known=quantized_formats(None),
+    )[format]
+
+
+# ---- data loaders
+
+
+def _pairs(data: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels of every batch.
+
+    Raises:
+        ValueError: a batch of another form.
+    """
+    for batch in data:
+        if isinstance(batch, Mapping):
+            images, labels = (
+                next((batch[name] for name in names if name in batch), None) for names in (_IMAGES, _LABELS)
+            )
+        elif isinstance(batch, tuple | list) and len(batch) > 1:
+            images, labels = batch[0], batch[1]
+        else:
+            images = labels = None
+        if not (isinstance(images, Tensor) and images.ndim == 4 and isinstance(labels, Tensor)):
+            raise ValueError(
+                "the data must give batches of images B C Y X with their labels: tuples, or dictionaries "
+                f"with {_IMAGES[0]} and {_LABELS[0]}"
+            )
+        yield images, labels
+
+
+class _AsGiven(Preprocess):
+    """For images that the data loader has made ready."""
+
+    def __call__(self, image: Any) -> Tensor:
+        return image
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Images that are held in memory."""
+
+    names: tuple[str, ...]
+    images: tuple[Tensor, ...]
+
+    def image(self, item: int) -> Any:
+        return self.images[item]
+
+    def content(self, item: int) -> bytes:
+        return self.images[item].numpy().tobytes()
+
+
+def _held(data: Iterable[Batch], most: int, loaded: LoadedModel) -> ImageSet:
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for batch, found in _pairs(data):
+        images += batch.detach().to("cpu", torch.float32)
+        labels += [int(label) for label in found]
+        if len(images) >= most:
+            break
+    if not images:
+        raise ValueError("the data gave no images")
+    classes = tuple(loaded.preprocess.label(index) for index in range(loaded.model.arch.num_classes))
+    names = tuple(f"{label}/{number:06d}" for number, label in enumerate(labels[:most]))
+    source = _Held(names, tuple(images[:most]))
+    return ImageSet("a data loader", classes, source, tuple(labels[:most]), tuple(range(len(names))))
