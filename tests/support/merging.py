@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analysis.vit import ViT
+from analysis.vit import Architecture, ViT
 
 Groups = list[list[int]]  # of each token, the prefix tokens or patches that it stands for
 
@@ -36,7 +36,7 @@ def every_patch(model: ViT, image: Tensor) -> EveryPatch:
         left = groups[-1]
         if block.attn is not None:
             rows, (heads, qk, v) = block.attn.qkv(block.norm1(x)), (widths.heads, widths.qk, widths.v)
-            outputs, keys = [], torch.zeros(len(x), qk)
+            outputs, read = [], torch.zeros(len(x))
             for head in range(heads):
                 q = rows[:, head * qk : (head + 1) * qk]
                 k = rows[:, (heads + head) * qk : (heads + head + 1) * qk]
@@ -47,9 +47,9 @@ def every_patch(model: ViT, image: Tensor) -> EveryPatch:
                     attention.retain_grad()
                 maps[-1].append(attention)
                 outputs.append(attention @ values)
-                keys = keys + k.detach()
+                read = read + attention[0].detach() / heads
             x = x + block.ls1(block.attn.proj(torch.cat(outputs, dim=1)))
-            left = _merged(left, keys, prefix, widths.merge)
+            left = _merged(arch, left, x.detach(), read, widths.merge)
             x = mean_matrix(left) @ x
         groups.append(left)
         if block.mlp is not None:
@@ -73,17 +73,24 @@ def mean_matrix(groups: Groups) -> Tensor:
     return matrix
 
 
-def _merged(groups: Groups, keys: Tensor, prefix: int, count: int) -> Groups:
-    """Tokens in odd places that merge go to the most similar one in an even place."""
-    odd, even = groups[prefix + 1 :: 2], groups[prefix::2]
-    best = []
-    for one in odd:
-        cosines = [float(torch.cosine_similarity(keys[one[0]], keys[other[0]], dim=0)) for other in even]
-        best.append((max(cosines), cosines.index(max(cosines))))
-    order = sorted(range(len(odd)), key=lambda place: -best[place][0])
-    received = [list(group) for group in even]
-    for place in order[:count]:
-        received[best[place][1]] += odd[place]
+def _merged(arch: Architecture, groups: Groups, x: Tensor, read: Tensor, count: int) -> Groups:
+    """Tokens in odd places that merge go to the nearest one in an even place, where they stay."""
     if not count:
         return groups
-    return [*groups[:prefix], *(odd[place] for place in order[count:]), *received]
+    prefix = len(arch.prefix_names)
+    odd, even = range(prefix + 1, len(groups), 2), range(prefix, len(groups), 2)
+    reads = [float(sum(read[i] for i in group)) for group in groups]
+    usual = sum(reads[prefix:]) / len(reads[prefix:])
+    weights = [(0.01 + min(3.0, one / usual) / 3) ** 0.25 if arch.class_token else 1.0 for one in reads]
+    seen = x - x.mean(dim=1, keepdim=True) if arch.norm == "layer" else x
+
+    def apart(a: int, b: int) -> float:
+        cosine = torch.cosine_similarity(seen[groups[a][0]], seen[groups[b][0]], dim=0)
+        return (1 - float(cosine)) * weights[a] * weights[b]
+
+    nearest = {a: min(even, key=lambda b: apart(a, b)) for a in odd}
+    gone = sorted(odd, key=lambda a: apart(a, nearest[a]))[:count]
+    received = [list(group) for group in groups]
+    for a in gone:
+        received[nearest[a]] += groups[a]
+    return [group for i, group in enumerate(received) if i not in gone]
