@@ -34,7 +34,7 @@ from pruning.training import read_recovery, recover
 
 NOTHING = "nothing to remove: set at least one ratio above 0, or name a preset or a budget"
 ROUGH_IMAGES = 64  # calibration images of a rough try
-_NEAR = 1.5  # times the least predicted damage: what may turn out to be the best
+_NEAR = 1.1  # times the least predicted damage: what may turn out to be the best
 
 
 def prune(
