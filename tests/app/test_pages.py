@@ -17,7 +17,7 @@ from app import wording
 from app.state.session import Choice
 from pruning.bundle.write import write_bundle
 from pruning.runs import folder as runs
-from tests.support.app import PAGES, go, only_run, start, text
+from tests.support.app import PAGES, go, only_run, own_widths, start, text
 
 # ---- normal
 
@@ -32,7 +32,7 @@ def test_model_page_shows_the_demo_and_measures_it() -> None:
 
 
 def test_prune_page_estimates_as_sliders_move() -> None:
-    app = start("prune")
+    app = own_widths(start("prune"))
     app.slider(key="ratio-qk").set_value(0).run()
     app.slider(key="ratio-v").set_value(0).run()
     app.slider(key="ratio-mlp").set_value(50).run()
@@ -45,8 +45,7 @@ def test_prune_page_estimates_as_sliders_move() -> None:
 def test_heads_by_another_criterion_and_compensation_reach_the_job_and_are_tried(
     tiny_bundle: Path, photos: Path
 ) -> None:
-    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
-    app.selectbox(key="method").set_value("l2").run()
+    app = own_widths(start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6)), "l2")
     app.slider(key="ratio-heads").set_value(50).run()
     app.selectbox(key="heads-by-chooses").set_value("l1").run()
     app.toggle(key="compensate").set_value(True).run()
@@ -56,7 +55,7 @@ def test_heads_by_another_criterion_and_compensation_reach_the_job_and_are_tried
 
 
 def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
-    app = start("prune")
+    app = own_widths(start("prune"))
     app.number_input(key="option-snp-images").set_value(8).run()
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app)
@@ -84,8 +83,7 @@ def test_a_projection_is_tried_and_run_like_any_method(
     tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pruning.jobs.run_prune.ROUGH_IMAGES", 8)
-    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
-    app.selectbox(key="method").set_value("spectral").run()
+    app = own_widths(start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6)), "spectral")
     app.number_input(key="option-spectral-images").set_value(8).run()
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app)
@@ -97,16 +95,14 @@ def test_a_projection_is_tried_and_run_like_any_method(
 
 
 def test_a_switch_of_a_method_reaches_the_job() -> None:
-    app = start("prune")
-    app.selectbox(key="method").set_value("l2").run()
+    app = own_widths(start("prune"), "l2")
     assert "group" not in app.code[0].value
     app.toggle(key="option-l2-group").set_value(True).run()
     assert "--option group=True" in app.code[0].value and not app.error
 
 
 def test_per_block_percentages_survive_the_page_and_reach_the_job() -> None:
-    app = start("prune")
-    app.segmented_control(key="mode").set_value("blocks").run()
+    app = own_widths(start("prune"), "snp", "blocks")
     edited = app.session_state["blocks-6"].copy()
     edited.loc[2, "mlp"] = 75
     app.session_state["blocks-6"] = edited
@@ -181,7 +177,7 @@ def test_demo_scenes_are_refused_for_a_model_of_other_classes(tiny_bundle: Path)
 
 
 def test_ratios_that_leave_nothing_are_one_sentence(tiny_bundle: Path, photos: Path) -> None:
-    app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
+    app = own_widths(start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6)))
     app.slider(key="ratio-heads").set_value(90).run()
     assert "leaves nothing of heads" in app.error[0].value
     assert not app.exception
@@ -203,7 +199,7 @@ def test_a_model_without_classifier_is_looked_at_but_not_measured(tmp_path: Path
 
 
 def test_removing_nothing_is_one_sentence() -> None:
-    app = start("prune")
+    app = own_widths(start("prune"))
     for name in ("qk", "v", "mlp"):
         app.slider(key=f"ratio-{name}").set_value(0)
     app.run()

@@ -111,7 +111,12 @@ def photo(name: str, colour: str, size: tuple[int, int] = (90, 60)) -> tuple[str
     return name, content.getvalue(), "image/png"
 
 
+def own_widths(app: AppTest, method: str = "snp", mode: str = "sliders") -> AppTest:
+    """The Prune page with widths of one's own instead of its question."""
+    app.selectbox(key="method").set_value(method).run()
+    return app.segmented_control(key="mode").set_value(mode).run()
+
+
 def pruned() -> AppTest:
-    app = start("prune", Choice(limit=10))
-    app.selectbox(key="method").set_value("l1").run()
+    app = own_widths(start("prune", Choice(limit=10)), "l1")
     return app.button(key="prune").click().run()
