@@ -149,7 +149,7 @@ def test_a_model_that_is_gone_is_one_sentence(page: str, tmp_path: Path) -> None
     assert "there is no bundle folder" in app.error[0].value
 
 
-@pytest.mark.parametrize("page", ["", "attention"])
+@pytest.mark.parametrize("page", ["model", "attention"])
 def test_images_that_are_gone_are_one_sentence(page: str, tmp_path: Path) -> None:
     app = start(page, Choice(data=str(tmp_path / "gone")))
     assert "there is no file or folder" in app.error[0].value
@@ -164,15 +164,13 @@ def test_loading_something_wrong_keeps_what_was_loaded(tmp_path: Path) -> None:
     assert app.session_state["choice"].model == "demo"
 
 
-def test_demo_scenes_are_refused_for_a_model_of_other_classes(tiny_bundle: Path) -> None:
+def test_demo_scenes_are_left_out_for_a_model_of_other_classes(tiny_bundle: Path) -> None:
     app = start()
     app.selectbox(key="model-source").set_value("bundle").run()
     app.text_input(key="bundle-folder").set_value(str(tiny_bundle)).run()
     app.button(key="load").click().run()
-    assert "choose other images" in app.error[0].value
-    app.selectbox(key="image-source").set_value("none").run()
-    app.button(key="load").click().run()
-    assert not app.error
+    assert not app.error and app.selectbox(key="image-source").value == "none"
+    assert "no images" in text(app)
     assert app.session_state["choice"] == Choice(str(tiny_bundle), data=None, limit=Choice.limit)
 
 
@@ -193,7 +191,7 @@ def test_a_model_without_classifier_is_looked_at_but_not_measured(tmp_path: Path
     app = start("attention", Choice(str(tmp_path / "features"), data=str(photos), limit=6))
     assert "no classifier" in text(app)
     assert not app.error
-    go(app, "")
+    go(app, "model")
     app.button(key="measure-baseline").click().run()
     assert "has no classifier" in app.error[0].value
 

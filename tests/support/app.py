@@ -26,7 +26,7 @@ from pruning.runs import launch, process
 from pruning.runs.status import Status
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
-PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
+PAGES = ("", "model", "attention", "heads", "prune", "recover", "compare", "export")
 
 
 def carry_out(job: Any, most_waiting: int = 100) -> runs.Run:
@@ -68,7 +68,7 @@ def only_run() -> runs.Run:
     return run
 
 
-def start(page: str = "", choice: Choice | None = None) -> AppTest:
+def start(page: str = "model", choice: Choice | None = None) -> AppTest:
     """The app on one of its pages, with few test images."""
     app = AppTest.from_file(MAIN, default_timeout=180)
     app.session_state["choice"] = choice or Choice(limit=20)

@@ -92,7 +92,7 @@ def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_measured_baseline_is_that_of_the_run() -> None:
     app = pruned()
-    go(app, "")
+    go(app, "model")
     found = evaluations.read_evaluations(only_run().folder).before
     assert found is not None
     assert app.metric[3].value == wording.percent(found.top1)
