@@ -19,7 +19,6 @@ from app.state.session import Choice
 from pruning.jobs import Job, image_sets
 
 PLACE = "start-"  # tells the fields of this page from those of the sidebar
-TYPES = ["safetensors", "pth", "pt", "bin", "ckpt", "tar", "npz", "zip", "json"]
 
 
 def show() -> None:
@@ -28,22 +27,22 @@ def show() -> None:
     left, right = st.columns(2, gap="small")
     with left:
         files = st.file_uploader(
-            "Model: drop its weights, or the files or zip of its folder",
-            type=TYPES,
+            "Drop its weights, or its folder",
             accept_multiple_files=True,
             key="start-model",
             max_upload_size=uploads.MAX_UPLOAD_MB["weights"],
             help="Weights of any tool (.safetensors, .pth, .ckpt, .npz and others), a bundle of this app, or "
-            "a folder that Hugging Face transformers wrote.",
+            "a folder that Hugging Face transformers wrote: all of its files, or a zip of it.",
         )
     with right:
         images = st.file_uploader(
-            "Images: drop a zip of class folders",
+            "Drop a zip of images beside it",
             type="zip",
             key="start-images",
             max_upload_size=uploads.MAX_UPLOAD_MB["images"],
-            help="Accuracy is measured on one part of them, and importance on the other. A few hundred are "
-            "enough. Without images a model can be looked at, but not pruned.",
+            help="A folder for each class in it. Accuracy is measured on one part of the images, and what "
+            "matters in the model on the other; a few hundred are enough. Without images a model can be "
+            "looked at, but not pruned.",
         )
     if files:
         model, weights = _from_files(files)

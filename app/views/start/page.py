@@ -11,7 +11,7 @@ from app.state import session
 from app.state.session import Choice
 from app.views.start import own_model, recent
 
-SCENES = 6  # of the demo
+SCENES = 4  # of the demo
 SIDE = 64  # pixels of each
 
 
