@@ -58,7 +58,7 @@ def test_an_address_that_asks_for_a_model_leads_past_it(tiny_bundle: Path) -> No
     app.query_params["model"] = str(tiny_bundle)
     app.run()
     assert not app.exception and not app.error and "**tiny**" in text(app) and "Cost by block" in text(app)
-    assert app.query_params["data"] == ["none"]  # the demo scenes, which it does not know
+    assert app.query_params["data"] == "none"  # the demo scenes, which it does not know
 
 
 def test_a_zip_of_a_bundle_and_one_of_images_are_recognised_and_loaded(
