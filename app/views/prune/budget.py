@@ -19,6 +19,26 @@ from pruning.jobs import Job, SurveyJob, require_classifier, solve
 from pruning.methods import METHODS, Survey, require_narrowing
 
 
+def leaving_images(job: Job) -> Job:
+    """The job with images left to solve its budget on.
+
+    Spectral must not be fitted on all calibration images, as what a narrower structure loses is measured on
+    others: of few images it is given three quarters.
+
+    Raises:
+        ValueError: the images cannot be read.
+    """
+    if job.method != "spectral" or job.budget is None or not job.data:
+        return job
+    count = memo.remember(
+        "calibration images", session.choice(), lambda: len(measured.prepared(job).calibration), keep=4
+    )
+    if (job.method_options.calibration_images or 0) < count:
+        return job
+    options = dict(job.options) | {"images": max(1, 3 * count // 4)}
+    return replace(job, options=tuple(options.items()))
+
+
 def survey_of(job: Job) -> Survey | None:
     """What the job's budget is solved on, if it is measured already.
 
@@ -88,12 +108,13 @@ def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None
             f"Budget: {amount(chosen.budget.asked, kind)}. "
             f"These widths take **{amount(chosen.got, kind)}** ({how})."
         )
-    dense = loaded.model.arch
-    begin = job.locks.left(dense)
+    dense, asked = loaded.model.arch, job.budget
+    begin = job.without_unread(job.locks.left(dense))
+    allowed = (True, True) if asked is None else (asked.tokens, asked.depth)
     line = memo.remember(
         "trade-off",
-        (session.choice(), found.sensitivities, job.align, job.skip_unread),
-        lambda: trade_off(job.without_unread(begin), found.sensitivities, job.align),
+        (session.choice(), found.sensitivities, begin, job.align, allowed),
+        lambda: trade_off(begin, found.sensitivities, job.align, tokens=allowed[0], depth=allowed[1]),
     )
     points = [(one.got, one.loss) for one in line]
     here = None if chosen is None else (cost(chosen.arch).gmacs, chosen.loss)

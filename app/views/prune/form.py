@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import streamlit as st
 
@@ -106,7 +107,8 @@ def choices(dense: Architecture) -> Choices:
     else:
         kind = question.unit_now()
     heads_by, compensate = _besides(method, chosen.ratios)
-    like = None if kind is None else Budget(**{kind: 1})
+    one: dict[str, Any] = {} if kind is None else {kind: 1}
+    like = Budget(**one) if one else None
     return replace(
         chosen,
         align=_align(like),

@@ -45,7 +45,7 @@ OPTIONS = {  # of all methods, where the name of the field does not say enough
     "dual": "Use the dual variable",
 }
 _NARROWED_BY_PRESETS = {"qk", "v", "mlp", "embed"}
-_CANNOT = {"gohsp": ("embed",)}  # what a method that is no criterion cannot narrow
+_CANNOT = {"gohsp": ("embed",), "tokens": tuple(STRUCTURE_TITLES)}  # of methods that are no criteria
 
 
 def methods() -> list[str]:
@@ -80,6 +80,8 @@ def preset_gmacs(dense: Architecture) -> dict[str, float]:
 def modes(method: str, dense: Architecture) -> list[str]:
     """The ways of choosing widths that a method has for this model."""
     refused = set() if METHODS[method].narrows else {ASK, EXACT}
+    if not structures(method):
+        refused |= {"sliders", "blocks"}
     if not fitting_presets(dense) or not set(structures(method)) >= _NARROWED_BY_PRESETS:
         refused.add("preset")
     return [mode for mode in MODES if mode not in refused]

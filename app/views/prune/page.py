@@ -13,7 +13,7 @@ from app import wording
 from app.parts import charts, feedback
 from app.progress_bar import progress_bar
 from app.state import head_locks, measured, memo, session, session_runs
-from app.views.prune import budget, duration, form, latest, question
+from app.views.prune import budget, duration, form, latest, offered, question
 from app.views.prune.form import Choices
 from app.views.prune.offered import EXACT
 from pruning.budget import Budget
@@ -43,6 +43,7 @@ def show() -> None:
         form.locked()
     with right, feedback.sentences():
         latest.show(news=True)
+        job = budget.leaving_images(job)
         found = budget.survey_of(job) if job.budget else None
         with takes:
             _takes(job, found)
@@ -64,7 +65,7 @@ def _lead(loaded: LoadedModel, chosen: Choices) -> Budget | None:
     """The question, or that its answer plays no part; returns the budget it stands for."""
     if chosen.asks:
         st.subheader("How much smaller?", anchor=False)
-        return question.ask(loaded, chosen.align)
+        return question.ask(loaded, chosen.align, bool(offered.structures(chosen.method)))
     with st.container(horizontal=True, vertical_alignment="center", key="own-choice"):
         st.markdown(f"{_WAYS[chosen.mode]}, under **More choices**.", width="content")
         st.button("Back to one question", key="ask-again", on_click=form.ask_again)

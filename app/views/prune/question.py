@@ -17,6 +17,7 @@ from pruning.budget import BUDGETED_STRUCTURES, Budget, measured_widths, widths_
 UNITS = {"gmacs": "Compute", "ms": "Time", "params": "Parameters"}
 _UNIT = "smaller-unit"
 LEAST, STEP, START = 5, 5, 40  # percent less than the dense model
+MOST_MERGING = 45  # percent; what merging saves alone, about
 MOST_TIME = 70  # percent; how little time is possible is only known once it is measured
 _LABELS = {
     "gmacs": "How much less to compute?",
@@ -49,11 +50,15 @@ def unit() -> str:
     )
 
 
-def ask(loaded: LoadedModel, align: int) -> Budget:
-    """Draw the question; returns the budget that its answer stands for."""
+def ask(loaded: LoadedModel, align: int, narrows: bool) -> Budget:
+    """Draw the question; returns the budget that its answer stands for.
+
+    `narrows` is whether the method narrows anything; one that does not, merges tokens alone.
+    """
     dense = loaded.model.arch
     asked = unit()
-    percent = _percent(asked, MOST_TIME if asked == "ms" else most(dense, align, asked))
+    highest = MOST_TIME if asked == "ms" else most(dense, align, asked)
+    percent = _percent(asked, highest if narrows else min(highest, MOST_MERGING))
     kept = 1 - percent / 100
     if asked == "ms":
         whole = dense_ms()

@@ -13,9 +13,9 @@ from analysis.data import UnnamedClassesError
 from analysis.measure import cost
 from analysis.models import LoadedModel, Reading, fitting_names, suggested
 from app import reading_form, share, wording
-from app.parts import opening
 from app.state import memo, session, uploads
 from app.state.session import Choice
+from app.views.start import opening
 from pruning.jobs import Job, image_sets
 
 PLACE = "start-"  # tells the fields of this page from those of the sidebar

@@ -6,10 +6,10 @@ import streamlit as st
 
 from analysis.measure import cost
 from app import wording
-from app.parts import feedback, opening, pictures
+from app.parts import feedback, pictures
 from app.state import session
 from app.state.session import Choice
-from app.views.start import own_model, recent
+from app.views.start import opening, own_model, recent
 
 SCENES = 4  # of the demo
 SIDE = 64  # pixels of each

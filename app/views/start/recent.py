@@ -8,9 +8,9 @@ import streamlit as st
 
 from analysis.paths import may_be_path, user_path
 from app import share, wording
-from app.parts import opening
 from app.state import session_runs
 from app.state.session import Choice
+from app.views.start import opening
 from pruning.jobs import Job
 from pruning.wording import base_name
 
