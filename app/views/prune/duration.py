@@ -35,10 +35,14 @@ class Expected:
         """About how long it takes, and how that is known."""
         if self.low == self.high:
             return f"About {wording.duration(self.low)}, as the last run like this took"
-        return (
-            f"Roughly {wording.duration(self.low)} to {wording.duration(self.high)}, a guess from the time "
-            "of one image on this machine"
-        )
+        return f"Roughly {_between(self.low, self.high)}, a guess from the time of one image on this machine"
+
+
+def _between(low: float, high: float) -> str:
+    """Two durations in the unit of the longer one, which is at least a minute."""
+    unit, size = ("h", 3600) if high >= 7200 else ("min", 60)
+    first, last = max(1, round(low / size)), max(1, round(high / size))
+    return f"{last} {unit}" if first == last else f"{first} to {last} {unit}"
 
 
 def of_pruning(job: Job, surveyed: bool) -> Expected | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import streamlit as st
@@ -91,8 +91,8 @@ def choices(dense: Architecture) -> Choices:
     Raises:
         ValueError: ratios that no run can have.
     """
-    method, set_options = _method()
-    chosen = Choices(method, set_options, _mode(method, dense))
+    method = _method()
+    chosen = Choices(method, (), _mode(method, dense))
     kind = None
     if chosen.mode == "sliders":
         chosen = replace(chosen, ratios=widths.sliders(method))
@@ -115,11 +115,12 @@ def choices(dense: Architecture) -> Choices:
         skip_unread=_besides_widths(dense, like),
         heads_by=heads_by,
         compensate=compensate,
+        options=_options(method),
     )
 
 
-def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
-    """A method, and those of its options that are not at their default."""
+def _method() -> str:
+    """A method: the recommended one first, then those from papers, then controls."""
     names = offered.methods()
     method = address.pick(
         METHOD,
@@ -128,10 +129,17 @@ def _method() -> tuple[str, tuple[tuple[str, Value], ...]]:
         lambda: st.selectbox("Method", names, format_func=offered.label, key=METHOD, persist_state="session"),
     )
     st.caption(METHODS[method].explanation)
+    return method
+
+
+def _options(method: str) -> tuple[tuple[str, Value], ...]:
+    """Those of a method's options that are not at their default."""
+    if not fields(METHODS[method].options):
+        return ()
     start = METHODS[method].options()
-    with st.container(key="method-options"):
+    with st.expander(f"Settings of {METHODS[method].title}", key="method-options"):
         found = options(start, f"option-{method}", titles=offered.OPTIONS, columns=2, bind=BIND)
-    return method, found.changed()
+    return found.changed()
 
 
 def _mode(method: str, dense: Architecture) -> str:
