@@ -121,7 +121,7 @@ def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None
     figure = charts.trade_off(points, here, cost(dense).gmacs, offered.preset_gmacs(dense))
     st.plotly_chart(figure, config=CONFIG, key="trade-off")
     st.caption(
-        "Predicted damage, lower is better: the sum of KL divergences from the dense model, each measured on "
-        f"{wording.count(found.sensitivities.images)} images with one structure narrowed alone. It ranks "
+        "Predicted damage, lower is better: the sum of KL divergences from the dense model, with one "
+        f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images. It ranks "
         "budgets and is no accuracy, which the run measures."
     )

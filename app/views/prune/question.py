@@ -87,8 +87,9 @@ def _percent(asked: str, highest: int) -> int:
     """The slider. Its value is kept in the address, and moved into its range where a model has another."""
     key = f"smaller-{asked}"
     highest = max(highest, LEAST + STEP)
-    if isinstance(st.session_state.get(key), int):
-        st.session_state[key] = min(st.session_state[key], highest)
+    before = st.session_state.get(key)
+    if isinstance(before, int) and before > highest:
+        st.session_state[key] = highest
     chosen: int = st.slider(
         _LABELS[asked],
         LEAST,
