@@ -24,7 +24,7 @@ HELP = {
     "heads": "Whole heads, with all their query-key pairs and value channels.",
     "embed": "Channels of the residual stream, removed throughout the network.",
 }
-_SHORT = {"qk": "Query-key", "v": "Value", "mlp": "MLP", "heads": "Heads"}  # heads of columns
+_SHORT = {"qk": "Pairs", "v": "Values", "mlp": "MLP", "heads": "Heads"}  # heads of columns
 
 
 def preset(dense: Architecture) -> str:
@@ -71,7 +71,7 @@ def per_block(method: str, dense: Architecture) -> Ratios:
         if begin is None:
             begin = st.session_state.get(key, _starting_table(dense.depth, able))
         st.session_state[f"{key}-start"] = begin
-    st.caption("Percent removed, by block.")
+    st.caption("Percent removed of query-key pairs, value channels, MLP neurons and heads, block by block.")
     table: Any = st.data_editor(
         st.session_state[f"{key}-start"],
         key=f"{key}-editor",
@@ -81,7 +81,7 @@ def per_block(method: str, dense: Architecture) -> Ratios:
         row_height=35,
     )
     st.session_state[key] = table
-    _to_address(table)
+    _to_address(table, able)
     embed = _slider("embed", able) if "embed" in able else 0
     return Ratios(**{name: _fractions(table[name]) for name in shown}, embed=embed / 100)
 
@@ -93,10 +93,10 @@ def _starting_table(depth: int, able: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.RangeIndex(depth, name="block"))
 
 
-def _to_address(table: Any) -> None:
-    """Write the table into the address, a column as its name and its percentages."""
-    columns = (f"{name}:{','.join(f'{value:g}' for value in table[name])}" for name in _SHORT)
-    address.write("blocks", list(columns))
+def _to_address(table: Any, able: tuple[str, ...]) -> None:
+    """Write the table into the address if it was edited, a column as its name and its percentages."""
+    columns = [f"{name}:{','.join(f'{value:g}' for value in table[name])}" for name in _SHORT]
+    address.write("blocks", [] if table.equals(_starting_table(len(table), able)) else columns)
 
 
 def _from_address(depth: int) -> pd.DataFrame | None:
@@ -114,7 +114,7 @@ def _from_address(depth: int) -> pd.DataFrame | None:
 
 def _column(name: str) -> Any:
     return st.column_config.NumberColumn(
-        _SHORT[name], help=HELP[name], min_value=0, max_value=HIGHEST, step=1, required=True
+        _SHORT[name], width=68, help=HELP[name], min_value=0, max_value=HIGHEST, step=1, required=True
     )
 
 
