@@ -42,7 +42,7 @@ def test_a_new_user_leaves_with_a_smaller_file(page: Page, tmp_path: Path) -> No
     slide(page, "smaller-gmacs", 30, step=5)
     assert "smaller-gmacs=30" in page.url
     page.locator(".st-key-prune button").click()
-    page.locator(".st-key-latest-run").wait_for(timeout=60 * SECONDS)
+    page.locator(".st-key-latest-run").wait_for(timeout=180 * SECONDS)
     settle(page)
     shoot(page, "new-user")
     with page.expect_download() as download:
