@@ -24,6 +24,7 @@ from app.views.compare import page as compare
 from app.views.export import page as export
 from app.views.heads import page as heads
 from app.views.prune import page as prune
+from app.views.start import page as start
 
 ASSETS = ROOT / "assets"
 
@@ -36,9 +37,8 @@ st.set_page_config(
 st.html(ASSETS / "style.css")
 st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "icon.svg"))
 pages = {
-    "model": st.Page(
-        model.show, title="Model", icon=":material/deployed_code:", url_path="model", default=True
-    ),
+    "start": st.Page(start.show, title="Start", icon=":material/home:", url_path="start", default=True),
+    "model": st.Page(model.show, title="Model", icon=":material/deployed_code:", url_path="model"),
     "attention": st.Page(
         attention.show, title="Attention", icon=":material/visibility:", url_path="attention"
     ),
@@ -57,7 +57,8 @@ if not (share.is_shared() or share.is_private(st.get_option("server.address"))):
         icon=":material/lock:",
     )
     st.stop()
-choice_address.from_address()
+if choice_address.from_address() and page.url_path == pages["start"].url_path:
+    st.switch_page(pages["model"])  # who asks for a model need not be asked for one
 with st.sidebar:
     sidebar.show()
 choice_address.to_address()

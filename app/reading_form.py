@@ -19,10 +19,11 @@ _NUMBERS = {
 _OF_STRUCTURE = ("image_size", "num_classes")
 
 
-def fields(structure: bool) -> Callable[[], Reading]:
+def fields(structure: bool, place: str = "") -> Callable[[], Reading]:
     """Draw the fields, which may all stay empty; what is returned reads them.
 
     `structure` is whether image size and number of classes can be chosen, which a bundle decides itself.
+    `place` tells several such forms apart.
 
     Raises:
         ValueError: from what is returned, if a field cannot be read.
@@ -31,38 +32,38 @@ def fields(structure: bool) -> Callable[[], Reading]:
         st.caption("Empty fields are decided by the files.")
         st.text_area(
             "Class names",
-            key=_LABELS,
+            key=place + _LABELS,
             persist_state="session",
             help="One on each line, in the order of the model's outputs.",
         )
         shown = [name for name in _NUMBERS if structure or name not in _OF_STRUCTURE]
         for name in shown:
             title, help = _NUMBERS[name]
-            st.text_input(title, key=_key(name), persist_state="session", help=help)
-    return lambda: _read(shown)
+            st.text_input(title, key=place + _key(name), persist_state="session", help=help)
+    return lambda: _read(shown, place)
 
 
-def fill(reading: Reading) -> None:
+def fill(reading: Reading, place: str = "") -> None:
     """Set the fields to what is said; those of which nothing is said stay as they are."""
     if reading.labels:
-        st.session_state[_LABELS] = "\n".join(reading.labels)
+        st.session_state[place + _LABELS] = "\n".join(reading.labels)
     for name in _NUMBERS:
         said = getattr(reading, name)
         if said is not None:
             values = said if isinstance(said, tuple) else (said,)
-            st.session_state[_key(name)] = ", ".join(f"{value:g}" for value in values)
+            st.session_state[place + _key(name)] = ", ".join(f"{value:g}" for value in values)
 
 
 def _key(name: str) -> str:
     return f"reading-{name}"
 
 
-def _read(shown: list[str]) -> Reading:
-    said = {name: _numbers(name) for name in shown}
+def _read(shown: list[str], place: str) -> Reading:
+    said = {name: _numbers(name, place) for name in shown}
     size = said.get("image_size", ())
     if len(size) > 2:
         raise ValueError("Image size: enter one number, or rows and columns.")
-    names = [line.strip() for line in str(st.session_state.get(_LABELS) or "").strip().splitlines()]
+    names = [line.strip() for line in str(st.session_state.get(place + _LABELS) or "").strip().splitlines()]
     classes, crop = (_one(name, said.get(name, ())) for name in ("num_classes", "crop_pct"))
     return Reading(
         image_size=(_whole(size[0]), _whole(size[-1])) if size else None,
@@ -74,8 +75,8 @@ def _read(shown: list[str]) -> Reading:
     )
 
 
-def _numbers(name: str) -> tuple[float, ...]:
-    text = str(st.session_state.get(_key(name)) or "")
+def _numbers(name: str, place: str) -> tuple[float, ...]:
+    text = str(st.session_state.get(place + _key(name)) or "")
     try:
         return tuple(float(word) for word in text.split(",") if word.strip())
     except ValueError as error:

@@ -19,6 +19,7 @@ from app.state.session import Choice
 
 MODELS = {"demo": "Demo", "name": "timm or hub", "bundle": "Bundle"}
 IMAGES = {"demo": "Demo scenes", "path": "Folder or zip", "upload": "Upload a zip", "none": "None"}
+_NO_SCENES = "scenes left out"  # as the model that was loaded does not know their classes
 WEIGHTS = {"hub": "From the hub", "path": "Local file", "upload": "Upload"}
 
 
@@ -45,7 +46,7 @@ def _summary() -> None:
         shape = f"{arch.depth} blocks × {max(block.heads for block in arch.blocks)} heads"
         lines = [f"{wording.millions(total.params)} parameters · {wording.gmacs(total.gmacs)}", shape]
         if chosen.data is None:
-            lines.append("no images chosen")
+            lines.append("no images: drop some on the Start page")
         else:
             lines.append(
                 f"{wording.plain(session.images().name)}, {wording.count(session.test_count())} test images"
@@ -78,6 +79,8 @@ def _form() -> dict[str, Any]:
         )
     if pending["source"] != "demo":
         pending["reading"] = reading_form.fields(structure=pending["source"] == "name")
+    if st.session_state.pop(_NO_SCENES, False):
+        st.session_state["image-source"] = "none"
     pending["images"] = _pick("Images", IMAGES, "image-source")
     if pending["images"] == "path":
         pending["data"] = st.text_input(
@@ -146,15 +149,14 @@ def _apply(pending: dict[str, Any]) -> None:
     """Load what the form asks for; if that fails, nothing changes."""
     st.session_state.pop("offered classes", None)
     try:
-        session.choose(
-            Choice(
-                model=_model(pending),
-                weights=_weights(pending),
-                data=_data(pending),
-                limit=int(pending["limit"]),
-                reading=pending["reading"]() if "reading" in pending else Reading(),
-            )
+        asked = Choice(
+            model=_model(pending),
+            weights=_weights(pending),
+            data=_data(pending),
+            limit=int(pending["limit"]),
+            reading=pending["reading"]() if "reading" in pending else Reading(),
         )
+        st.session_state[_NO_SCENES] = session.choose(asked).data != asked.data
     except UnnamedClassesError as error:
         st.session_state["offered classes"] = error.folders
         raise ValueError(

@@ -132,7 +132,7 @@ def first_page(runs: Path, threads: int) -> tuple[float, float]:
         with server(runs, threads) as (address, _):
             began = time.perf_counter()
             page.goto(address)
-            page.locator(".st-key-samples img").last.wait_for()
+            page.locator(".st-key-start-scenes img").last.wait_for()
             idle(page)
             return began - started, time.perf_counter() - began
 
@@ -269,7 +269,7 @@ def main() -> None:
         rows.append(["first page after the start", f"{opened:.2f}", "2"])
         with browser() as page, server(runs, given.threads) as (address, process):
             page.goto(address)
-            page.locator(".st-key-samples img").last.wait_for()
+            page.locator(".st-key-start-scenes img").last.wait_for()
             idle(page)
             started = resident(process)
             for name, photo in (("deit_tiny_patch16_224", "1.5"), ("deit_base_patch16_224", "4")):
@@ -278,7 +278,7 @@ def main() -> None:
                 rows.append([f"click on a patch, {name}", f"{patch:.2f}", "0.3"])
         with browser() as page, server(runs, given.threads) as (address, process):
             page.goto(address)
-            page.locator(".st-key-samples img").last.wait_for()
+            page.locator(".st-key-start-scenes img").last.wait_for()
             idle(page)
             memory = [
                 ["the demo's first page", f"{started:,.0f}"],

@@ -26,7 +26,7 @@ from pruning.cut import with_architecture, with_merges
 
 PAGES = ("Model", "Attention", "Merged", "Heads", "Prune", "Recover", "Compare")
 VIEWS = {
-    "Model": "",
+    "Model": "model",
     "Attention": "attention?image=7&block=2&head=0&from=patch+3%2C+4",  # an instructive example
     "Merged": "attention?image=7&block=4&model={merging}",
     "Heads": "heads?heads-block=2&heads-head=3&criterion=ablation",

@@ -13,6 +13,7 @@ from analysis.models.load import (
 from analysis.models.modules import load_module
 from analysis.models.preprocess import Preprocess
 from analysis.models.reading import Named, Reading, read_classes
+from analysis.models.recognize import fitting_names
 from analysis.models.timm_source import HUB
 from analysis.models.weights import read_pickled, read_weights
 from analysis.setup import mend_torchvision
@@ -29,6 +30,7 @@ __all__ = [
     "Preprocess",
     "Reading",
     "architecture",
+    "fitting_names",
     "load",
     "load_module",
     "load_named",

@@ -77,38 +77,6 @@ def widths(before: Architecture, after: Architecture) -> Figure:
     return width_plots(("qk", "v", "mlp", "heads"), before.depth, 380, bars, barmode="overlay")
 
 
-def trade_off(line: Sequence[tuple[float, float]], here: tuple[float, float]) -> Figure:
-    """Predicted loss against GMACs for budgets of any size, with the chosen budget marked.
-
-    Each point is GMACs and a sum of KL divergences. The scale is logarithmic, so points without loss
-    are left out.
-    """
-    points = [(gmacs, loss) for gmacs, loss in line if loss > 0]
-    hover = "%{y:.3g} at %{x:.3f} GMACs<extra>predicted</extra>"
-    figure = go.Figure()
-    figure.add_scatter(
-        x=[gmacs for gmacs, _ in points],
-        y=[loss for _, loss in points],
-        mode="lines",
-        line={"color": KEPT, "width": 2},
-        hovertemplate=hover,
-        name="best widths found",
-    )
-    if here[1] > 0:
-        figure.add_scatter(
-            x=[here[0]],
-            y=[here[1]],
-            mode="markers",
-            marker={"size": 12, "color": ACCENT, "symbol": "diamond"},
-            hovertemplate=hover,
-            name="your budget",
-        )
-    figure = styled(figure, 260)
-    figure.update_xaxes(title="GMACs per image")
-    figure.update_yaxes(title="predicted loss", type="log", rangemode="normal", exponentformat="power")
-    return figure
-
-
 CURVES = {
     "loss": "Loss",
     "top1": "Top-1 on held-out images, %",

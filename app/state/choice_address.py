@@ -25,20 +25,23 @@ _NAMES = ("model", "weights", "data", "limit", "reading")
 _FAILED = "address failed"
 
 
-def from_address() -> None:
-    """Load what the address asks for, once in a session; if that fails, the demo stays loaded."""
+def from_address() -> bool:
+    """Load what the address asks for, once in a session; if that fails, the demo stays loaded.
+
+    Returns whether it has asked for anything now.
+    """
     asked = {name: said[-1] for name in _NAMES if (said := address.read_once(name))}
     if "choice" in st.session_state or not asked:
-        return
+        return False
     try:
-        chosen = _read(asked)
-        session.choose(chosen)
+        chosen = session.choose(_read(asked))
     except ValueError as error:
         st.session_state[_FAILED] = (
             f"What the address asks for cannot be loaded, so the demo is shown: {error}"
         )
-        return
-    _fill_form(chosen)
+        return True
+    fill_form(chosen)
+    return True
 
 
 def to_address() -> None:
@@ -63,14 +66,14 @@ def forget_failure() -> None:
 
 
 def has_uploads() -> bool:
-    """Whether the loaded weights or images were uploaded, so that they are deleted with this session."""
+    """Whether the loaded model or images were uploaded, so that they are deleted with this session."""
     chosen = session.choice()
-    return any(_is_upload(spec) for spec in (chosen.weights, chosen.data))
+    return any(_is_upload(spec) for spec in (chosen.model, chosen.weights, chosen.data))
 
 
 def _without_uploads(chosen: Choice) -> Choice:
-    """What another session can load of it: the demo for uploaded weights, no images for uploaded ones."""
-    if _is_upload(chosen.weights):
+    """What another session can load of it: the demo for an uploaded model, no images for uploaded ones."""
+    if _is_upload(chosen.model) or _is_upload(chosen.weights):
         return Choice(limit=chosen.limit)
     return replace(chosen, data=None) if _is_upload(chosen.data) else chosen
 
@@ -90,7 +93,7 @@ def _read(asked: dict[str, str]) -> Choice:
     return replace(chosen, data=None) if chosen.data == NO_IMAGES else chosen
 
 
-def _fill_form(chosen: Choice) -> None:
+def fill_form(chosen: Choice) -> None:
     """Set the sidebar's form to what is loaded."""
     state = st.session_state
     if chosen.model == "demo":

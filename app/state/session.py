@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
@@ -46,24 +46,24 @@ def choice() -> Choice:
     return chosen
 
 
-def choose(chosen: Choice) -> None:
-    """Load another model and other images; if that fails, nothing changes.
+def choose(chosen: Choice) -> Choice:
+    """Load another model and other images; if that fails, nothing changes. Returns what is loaded.
+
+    The demo scenes are left out for a model that does not know their classes.
 
     Raises:
         ValueError: the model or the images cannot be loaded, or do not fit each other.
     """
     loaded = model(chosen)
     if chosen.data == "demo" and not set(CLASSES) <= set(loaded.preprocess.labels):
-        raise ValueError(
-            f"{chosen.model} does not know the classes of the demo scenes ({', '.join(CLASSES[:3])}, ...): "
-            "choose other images, or None to use photos of your own."
-        )
+        chosen = replace(chosen, data=None)
     if chosen.data is not None:
         _images(chosen.data, loaded)
     st.session_state["choice"] = chosen
     # their keys or values would keep the model that was loaded before in memory
     for name in ("crop", "trace", "gradients", "gallery", "objects", "model id", "quick heads"):
         forget(name)
+    return chosen
 
 
 def model(chosen: Choice | None = None) -> LoadedModel:
@@ -78,9 +78,23 @@ def model(chosen: Choice | None = None) -> LoadedModel:
 
 def warm_up(samples: int) -> None:
     """Load what every new session begins with, and so many of its images, before there is a session."""
-    few = _images("demo", model(Choice())).sample(samples)
+    few = demo_scenes(samples)
     for i in range(len(few)):
         few.image(i)
+
+
+def demo_scenes(count: int) -> ImageSet:
+    """A few of the images that come with the app."""
+    return _images("demo", model(Choice())).sample(count)
+
+
+def images_of(chosen: Choice) -> ImageSet | None:
+    """All images of a choice that is not loaded yet; None if it has none.
+
+    Raises:
+        ValueError: they cannot be read, or do not fit the model.
+    """
+    return None if chosen.data is None else _images(chosen.data, model(chosen))
 
 
 def images() -> ImageSet:

@@ -130,15 +130,16 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
     The files are copied there if `copy`. Otherwise only the paths are changed, to compare with other jobs.
     """
     places: dict[str, str] = {}
-    for name in ("data", "weights", "device"):
+    for name in ("model", "data", "weights", "device"):
         path = Path(getattr(job, name, None) or "")
         if path.is_relative_to(uploads.workspace()):
             kept = runs.runs_root() / UPLOADS / path.relative_to(uploads.workspace())
             if copy and not kept.exists():
-                share.require_room(runs.runs_root() / UPLOADS, path.stat().st_size)
+                files = sorted(path.iterdir()) if path.is_dir() else [path]
+                share.require_room(runs.runs_root() / UPLOADS, sum(file.stat().st_size for file in files))
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 partial = kept.with_name(f".{kept.name}.part")
-                shutil.copyfile(path, partial)
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial)
                 partial.replace(kept)
             places[name] = str(kept)
     return replace(job, **places)
@@ -152,7 +153,8 @@ def _sweep_uploads(root: Path) -> None:
         return
     texts = [job.to_json() for job in jobs if job]
     for file in [path for path in kept.rglob("*") if path.is_file()]:
-        named = any(json.dumps(str(file)) in text for text in texts)
+        places = (json.dumps(str(place)) for place in (file, file.parent))  # a file, or a model's folder
+        named = any(place in text for place in places for text in texts)
         if not named and time.time() - file.stat().st_mtime > FRESH:
             file.unlink(missing_ok=True)
             with suppress(OSError):  # the folder is not empty

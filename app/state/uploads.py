@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ import streamlit as st
 from PIL import Image
 
 from analysis.data import BadImageError, read_image
+from analysis.models import ARCHITECTURE_FILE
 from app import share
 from app.state.viewed_image import ViewedImage
 
 MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64, "device": 16}
 MAX_PHOTOS = 16
+MODEL_FILES = (ARCHITECTURE_FILE, "config.json")  # of a bundle, and of a folder that transformers wrote
 _LONGEST = 200  # bytes of a name; file systems allow 255
 KEPT_SIDE = 1536  # pixels of a photo's longer side: three times what the largest model takes
 
@@ -58,6 +63,51 @@ def save_upload(upload: Any, kind: str) -> str:
         folder.mkdir(exist_ok=True)
         path.write_bytes(content)
     return str(path)
+
+
+def save_folder(files: Sequence[Any], kind: str) -> str:
+    """Keep the files of a model's folder, or of a zip of one; returns the path of the folder.
+
+    Raises:
+        ValueError: one is too large, or the zip is damaged or holds no model.
+    """
+    for file in files:
+        _require_small(file, kind)
+    read = {Path(file.name).name: file.getvalue() for file in files}
+    if len(files) == 1:
+        read = _unzipped(read.popitem()[1], MAX_UPLOAD_MB[kind] * 2**20)
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(read):
+        digest.update(name.encode() + b"\0" + read[name])
+    folder = workspace() / digest.hexdigest()
+    if not folder.exists():
+        share.require_upload_room(sum(map(len, read.values())))
+        folder.mkdir()
+        for name, content in read.items():
+            (folder / _file_name(name)).write_bytes(content)
+    return str(folder)
+
+
+def is_model_folder(names: Collection[str]) -> bool:
+    """Whether files of these names are those of a bundle, or of a folder that transformers wrote."""
+    return any(Path(name).name in MODEL_FILES for name in names)
+
+
+def _unzipped(content: bytes, most: int) -> dict[str, bytes]:
+    """The files that lie beside a model's description in a zip, by their names without folders."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            places = [Path(name).parent for name in archive.namelist() if Path(name).name in MODEL_FILES]
+            if not places:
+                raise ValueError(
+                    f"The zip holds no model: one of its files must be {' or '.join(MODEL_FILES)}."
+                )
+            inside = [one for one in archive.infolist() if Path(one.filename).parent == places[0]]
+            if sum(one.file_size for one in inside) > most:
+                raise ValueError(f"The zip unpacks to more than {most // 2**20:,} MB.")
+            return {Path(one.filename).name: archive.read(one) for one in inside if not one.is_dir()}
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error, OSError) as error:
+        raise ValueError("The zip is damaged or encrypted; make it again.") from error
 
 
 def _file_name(name: str) -> str:

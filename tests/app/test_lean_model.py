@@ -13,7 +13,7 @@ from app.views.compare.page import TABS
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
-from tests.support.app import PAGES, bundle, carry_out, go, only_run, start, text
+from tests.support.app import PAGES, bundle, carry_out, go, only_run, own_widths, start, text
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,7 @@ def test_pages_open(page: str, choice: Choice) -> None:
 @pytest.mark.parametrize("method", ["taylor", "snp", "spectral"])
 def test_pruning_is_tried_and_run(method: str, choice: Choice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pruning.jobs.run_prune.ROUGH_IMAGES", 8)
-    app = start("prune", choice)
-    app.selectbox(key="method").set_value(method).run()
+    app = own_widths(start("prune", choice), method)
     app.number_input(key=f"option-{method}-images").set_value(8).run()
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app) and not app.error
@@ -74,9 +73,9 @@ def test_results_of_it_are_compared_recovered_and_exported(choice: Choice) -> No
 
 def test_it_is_not_asked_to_skip_what_it_skips_already(choice: Choice) -> None:
     """The page said how much that would save, and nothing changed."""
-    asked = [toggle.key for toggle in start("prune", choice).toggle]
+    asked = [toggle.key for toggle in own_widths(start("prune", choice)).toggle]
     assert "compensate" in asked and "skip-unread" not in asked
-    assert "skip-unread" in [toggle.key for toggle in start("prune", Choice(limit=6)).toggle]
+    assert "skip-unread" in [toggle.key for toggle in own_widths(start("prune", Choice(limit=6))).toggle]
 
 
 def test_heads_are_measured(choice: Choice) -> None:

@@ -15,7 +15,7 @@ from pruning.cut.head_locks import HeadLocks
 from pruning.jobs.heads import HeadsJob, open_reading
 from pruning.jobs.prune_job import Job
 from pruning.runs import folder as runs
-from tests.support.browser import SECONDS, open_page, settle, shoot, slide
+from tests.support.browser import SECONDS, open_page, own_widths, settle, shoot, slide
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -93,6 +93,7 @@ def test_a_head_locked_in_the_graph_is_gone_after_pruning(page: Page, run_folder
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
     open_page(page, "Prune")
+    own_widths(page, "SNP (from a paper)")
     slide(page, "ratio-qk", 0)
     dense = load("demo").model.arch
     left = cost(HeadLocks(remove=((block, head),)).left(dense)).params

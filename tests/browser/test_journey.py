@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +16,60 @@ import pytest
 from PIL import Image
 
 from analysis.data.scenes import CLASSES, render
+from analysis.measure.cost import cost
+from analysis.models.preprocess import Preprocess
+from analysis.vit import Architecture, BlockWidths
+from pruning.bundle.write import write_bundle
 from pruning.runs import folder as runs
-from tests.support.browser import SECONDS, choose, open_page, settle, shoot, slide
+from tests.support.browser import SECONDS, open_page, own_widths, settle, shoot, slide
+from tests.support.models import TINY, random_vit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_a_new_user_leaves_with_a_smaller_file(page: Page, tmp_path: Path) -> None:
+    """Two files dropped, one question answered, and three clicks; no expander is opened."""
+    model, images = dropped(tmp_path)
+    page.locator(".st-key-start-model input[type=file]").set_input_files(model)
+    page.locator(".st-key-start-images input[type=file]").set_input_files(images)
+    page.locator(".st-key-start-facts").get_by_text("2 blocks × 3 heads").wait_for()
+    page.locator(".st-key-own-shrink button").click()
+    page.get_by_role("heading", name="How much smaller?").wait_for()
+    settle(page)
+    slide(page, "smaller-gmacs", 30, step=5)
+    assert "smaller-gmacs=30" in page.url
+    page.locator(".st-key-prune button").click()
+    page.locator(".st-key-latest-run").wait_for(timeout=180 * SECONDS)
+    settle(page)
+    shoot(page, "new-user")
+    with page.expect_download() as download:
+        page.locator(".st-key-download-latest button").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        (written,) = [name for name in archive.namelist() if name.endswith("architecture.json")]
+        small = cost(Architecture.from_json(archive.read(written).decode()))
+    assert 0.6 * cost(DROPPED).gmacs < small.gmacs <= 0.7 * cost(DROPPED).gmacs
+
+
+DROPPED = replace(
+    TINY, image_size=(32, 32), num_classes=2, blocks=(BlockWidths(3, 16, 16, 64), BlockWidths(3, 16, 16, 64))
+)
+
+
+def dropped(folder: Path) -> tuple[Path, Path]:
+    """Zips of a bundle and of scenes of the demo in class folders."""
+    preprocess = Preprocess(DROPPED.image_size, labels=CLASSES[:2])
+    write_bundle(folder / "own", random_vit(DROPPED), preprocess, name="own", report={})
+    for index in range(100):
+        scene = render("test", index)
+        if scene.label < 2:
+            place = folder / "photos" / CLASSES[scene.label] / f"{index}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(scene.image).save(place)
+    packed = [shutil.make_archive(str(folder / name), "zip", folder / name) for name in ("own", "photos")]
+    return Path(packed[0]), Path(packed[1])
 
 
 def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> None:
@@ -37,8 +86,9 @@ def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> Non
     settle(page)
     shoot(page, "attention")
 
-    open_page(page, "Prune")
+    page.goto(f"{page.url.partition('/attention')[0]}/prune?method=snp&mode=sliders")
     page.locator(".st-key-estimate").wait_for()
+    settle(page)
     slide(page, "ratio-qk", 60)
     slide(page, "ratio-mlp", 30)
     page.locator(".st-key-estimate").get_by_text("1,925,902").wait_for()
@@ -107,7 +157,7 @@ def test_a_run_outlives_refresh_and_tabs(page: Page, run_folders: Path) -> None:
     new = lambda: [run for run in runs.list_runs(run_folders) if run.folder not in before]
 
     open_page(page, "Prune")
-    choose(page, "method", "L1 magnitude")
+    own_widths(page, "L1 magnitude (from a paper)")
     page.locator(".st-key-prune button").dblclick()
     page.locator(".st-key-latest-panel").wait_for()
     page.locator(".st-key-activity").wait_for()
@@ -156,7 +206,7 @@ def test_bad_photo_is_a_sentence(page: Page, tmp_path: Path) -> None:
 def test_narrow_and_dark_do_not_break(page: Page) -> None:
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 420, "height": 900})
-    page.goto(f"{page.url.rstrip('/')}/prune")
+    page.goto(f"{page.url.rstrip('/')}/prune?mode=sliders")
     page.locator(".st-key-ratio-qk input[type=range]").wait_for(state="attached")
     settle(page)
     wide = page.evaluate("document.documentElement.scrollWidth")

@@ -12,10 +12,10 @@ from tests.support.browser import (
     SECONDS,
     address_of,
     browsing,
-    choose,
     end,
     free_port,
     open_page,
+    own_widths,
     serving,
     settle,
     shoot,
@@ -31,7 +31,7 @@ def test_a_run_outlives_its_server(tmp_path: Path) -> None:
         with serving(port, tmp_path) as server:
             page.goto(address_of(server))
             open_page(page, "Prune")
-            choose(page, "method", "GOHSP")  # one pass over 20,000 scenes: it outlasts this test
+            own_widths(page, "GOHSP (from a paper)")  # one pass over 20,000 scenes: it outlasts this test
             page.locator(".st-key-prune button").click()
             page.locator(".st-key-activity").get_by_text("Training").wait_for(timeout=120 * SECONDS)
             end(server, signal.SIGKILL)

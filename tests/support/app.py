@@ -26,7 +26,7 @@ from pruning.runs import launch, process
 from pruning.runs.status import Status
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
-PAGES = ("", "attention", "heads", "prune", "recover", "compare", "export")
+PAGES = ("", "model", "attention", "heads", "prune", "recover", "compare", "export")
 
 
 def carry_out(job: Any, most_waiting: int = 100) -> runs.Run:
@@ -68,7 +68,7 @@ def only_run() -> runs.Run:
     return run
 
 
-def start(page: str = "", choice: Choice | None = None) -> AppTest:
+def start(page: str = "model", choice: Choice | None = None) -> AppTest:
     """The app on one of its pages, with few test images."""
     app = AppTest.from_file(MAIN, default_timeout=180)
     app.session_state["choice"] = choice or Choice(limit=20)
@@ -111,7 +111,12 @@ def photo(name: str, colour: str, size: tuple[int, int] = (90, 60)) -> tuple[str
     return name, content.getvalue(), "image/png"
 
 
+def own_widths(app: AppTest, method: str = "snp", mode: str = "sliders") -> AppTest:
+    """The Prune page with widths of one's own instead of its question."""
+    app.selectbox(key="method").set_value(method).run()
+    return app.segmented_control(key="mode").set_value(mode).run()
+
+
 def pruned() -> AppTest:
-    app = start("prune", Choice(limit=10))
-    app.selectbox(key="method").set_value("l1").run()
+    app = own_widths(start("prune", Choice(limit=10)), "l1")
     return app.button(key="prune").click().run()

@@ -137,15 +137,27 @@ def settle(page: Page) -> None:
         page.wait_for_timeout(200)
 
 
-def slide(page: Page, key: str, percent: int) -> None:
-    """Move a slider by its keyboard, one percent a key."""
+def slide(page: Page, key: str, percent: int, step: int = 1) -> None:
+    """Move a slider by its keyboard, so many percent a key."""
     thumb = page.locator(f".st-key-{key} input[type=range]")
     now = int(thumb.input_value())
     thumb.focus()
-    for _ in range(abs(percent - now)):
+    for _ in range(abs(percent - now) // step):
         page.keyboard.press("ArrowRight" if percent > now else "ArrowLeft")
     settle(page)
     assert thumb.input_value() == str(percent)
+
+
+def own_widths(page: Page, method: str) -> None:
+    """On the Prune page: a method, and sliders in place of the one question."""
+    more = page.locator(".st-key-more")
+    if not more.locator("[data-testid=stSelectbox]").first.is_visible():
+        more.locator("summary").first.click()
+    choose(page, "method", method)
+    sliders = more.get_by_role("radio", name="Sliders").or_(more.get_by_role("button", name="Sliders"))
+    sliders.first.click()
+    page.locator(".st-key-ratio-qk").wait_for()
+    settle(page)
 
 
 def choose(page: Page, key: str, option: str) -> None:

@@ -9,43 +9,71 @@ import streamlit as st
 from analysis.measure import cost
 from analysis.models import LoadedModel
 from app import wording
-from app.parts import charts, run_panel
+from app.parts import run_panel
+from app.parts.charts import CONFIG
 from app.progress_bar import progress_bar
 from app.state import measured, memo, session, session_runs
+from app.views.prune import charts, duration, offered
 from pruning.budget import Allocation, amount, trade_off
 from pruning.jobs import Job, SurveyJob, require_classifier, solve
-from pruning.methods import METHODS, require_narrowing
+from pruning.methods import METHODS, Survey, require_narrowing
 
 
-def allocation(job: Job, loaded: LoadedModel) -> Allocation | None:
-    """Widths for the job's budget; None as long as the sensitivities that they rest on are not measured.
+def leaving_images(job: Job) -> Job:
+    """The job with images left to solve its budget on.
+
+    Spectral must not be fitted on all calibration images, as what a narrower structure loses is measured on
+    others: of few images it is given three quarters.
 
     Raises:
-        ValueError: the method takes no budget, no images are chosen, or the budget is out of reach.
+        ValueError: the images cannot be read.
+    """
+    if job.method != "spectral" or job.budget is None or not job.data:
+        return job
+    count = memo.remember(
+        "calibration images", session.choice(), lambda: len(measured.prepared(job).calibration), keep=4
+    )
+    if (job.method_options.calibration_images or 0) < count:
+        return job
+    options = dict(job.options) | {"images": max(1, 3 * count // 4)}
+    return replace(job, options=tuple(options.items()))
+
+
+def survey_of(job: Job) -> Survey | None:
+    """What the job's budget is solved on, if it is measured already.
+
+    Raises:
+        ValueError: the method takes no budget, no images are chosen, or they cannot be read.
     """
     require_narrowing(METHODS[job.method])
     if not job.data:
         raise session.NothingChosen("A budget is solved on images. Choose some in the sidebar.")
-    require_classifier(loaded)
+    require_classifier(session.model())
     if job.device == "":
         raise session.NothingChosen(
             "Upload the device.json that a benchmark kit wrote on the device. "
             "The command `python -m pruning kit` makes the kit."
         )
-    found = measured.survey(job)
-    if found is None or job.budget is None:
-        _offer_survey(job)
-        return None
+    return measured.survey(job)
+
+
+def allocation(job: Job, found: Survey, loaded: LoadedModel) -> Allocation:
+    """Widths for the job's budget.
+
+    Raises:
+        ValueError: the budget is out of reach.
+    """
     curves = found.sensitivities
     key, begin = (session.choice(), replace(job, limit=None)), job.locks.left(loaded.model.arch)
-    if job.budget.kind == "ms" and memo.recall("allocation", key) is None:
+    timed = job.budget is not None and job.budget.kind == "ms"
+    if timed and memo.recall("allocation", key) is None:
         with progress_bar() as progress:
             table = measured.width_times(job, begin, progress)
             return memo.remember("allocation", key, lambda: solve(job, begin, curves, progress, table))
     return memo.remember("allocation", key, lambda: solve(job, begin, curves))
 
 
-def _offer_survey(job: Job) -> None:
+def offer_survey(job: Job) -> None:
     """Measure what budgets are solved on, as a run of its own; one that is at work is shown."""
     wanted = session_runs.lasting(SurveyJob.of(job), copy=False)
     run = next((run for run in session_runs.listed() if run.job == wanted), None)
@@ -54,37 +82,46 @@ def _offer_survey(job: Job) -> None:
     if run is not None and run.active:
         st.caption("Budgets can be solved once this run has ended. You may leave the page meanwhile.")
         return
-    st.markdown(
-        "A budget needs to know how sensitive the model is. Each structure of each block is narrowed "
-        "alone, and a run measures on calibration images how far the predictions move. It takes a while, "
-        "but only once: the result is kept, and budgets of any size are then solved at once."
-    )
-    if st.button("Measure sensitivities", type="primary", icon=":material/speed:", key="survey"):
-        session_runs.begin(SurveyJob.of(job))
-        st.rerun()
+    with st.container(border=True, key="survey-offer"):
+        st.markdown("**What will it cost in accuracy?**")
+        st.markdown(
+            "That is only known once it is measured how sensitive the model is: each structure of each block "
+            "is narrowed alone, and a run records on calibration images how far the predictions move. "
+            "Then a curve of size against damage appears here, and budgets of any size are solved at "
+            "once. A pruning run does this by itself, if it was not done before."
+        )
+        if st.button("Measure it first", icon=":material/speed:", key="survey"):
+            session_runs.begin(SurveyJob.of(job))
+            st.rerun()
+        expected = duration.of_survey(job)
+        if expected is not None:
+            st.caption(f"{wording.plain(expected.words)}. The result is kept, so it is measured only once.")
 
 
-def show(job: Job, loaded: LoadedModel, chosen: Allocation) -> None:
-    """The budget and what its widths cost, and the predicted damage of other budgets."""
-    kind, found = chosen.budget.kind, measured.survey(job)
-    how = "measured" if kind == "ms" else "calculated"
-    how = f"predicted for {wording.plain(chosen.device)}" if chosen.device else how
-    st.markdown(
-        f"Budget: {amount(chosen.budget.asked, kind)}. "
-        f"These widths take **{amount(chosen.got, kind)}** ({how})."
-    )
-    if found is None:
-        return
-    begin = job.locks.left(loaded.model.arch)
+def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None) -> None:
+    """The trade-off between compute and predicted damage, and what the budget's widths cost of it."""
+    if chosen is not None:
+        kind = chosen.budget.kind
+        how = "measured" if kind == "ms" else "calculated"
+        how = f"predicted for {wording.plain(chosen.device)}" if chosen.device else how
+        st.markdown(
+            f"Budget: {amount(chosen.budget.asked, kind)}. "
+            f"These widths take **{amount(chosen.got, kind)}** ({how})."
+        )
+    dense, asked = loaded.model.arch, job.budget
+    begin = job.without_unread(job.locks.left(dense))
+    allowed = (True, True) if asked is None else (asked.tokens, asked.depth)
     line = memo.remember(
         "trade-off",
-        (session.choice(), found.sensitivities, job.align, job.skip_unread),
-        lambda: trade_off(job.without_unread(begin), found.sensitivities, job.align),
+        (session.choice(), found.sensitivities, begin, job.align, allowed),
+        lambda: trade_off(begin, found.sensitivities, job.align, tokens=allowed[0], depth=allowed[1]),
     )
     points = [(one.got, one.loss) for one in line]
-    here = cost(chosen.arch).gmacs, chosen.loss
-    st.plotly_chart(charts.trade_off(points, here), config=charts.CONFIG, key="trade-off")
+    here = None if chosen is None else (cost(chosen.arch).gmacs, chosen.loss)
+    figure = charts.trade_off(points, here, cost(dense).gmacs, offered.preset_gmacs(dense))
+    st.plotly_chart(figure, config=CONFIG, key="trade-off")
     st.caption(
         "Predicted damage, lower is better: the sum of KL divergences from the dense model, with one "
-        f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images."
+        f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images. It ranks "
+        "budgets and is no accuracy, which the run measures."
     )

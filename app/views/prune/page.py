@@ -1,4 +1,4 @@
-"""The Prune page: choose what to remove, see at once what that saves, and start the run."""
+"""The Prune page: one question and one button; everything else may be chosen below."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import replace
 
 import streamlit as st
 
-from analysis.measure import Cost, Evaluation, cost, evaluate, paired_change
-from analysis.models import LoadedModel, Named
+from analysis.measure import Cost, Evaluation, cost, evaluate
+from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
-from app.parts import charts, feedback, run_panel
+from app.parts import charts, feedback
 from app.progress_bar import progress_bar
-from app.state import finished_runs, head_locks, measured, memo, session, session_runs
-from app.state.finished_runs import NumberedRun
-from app.views.prune import budget, form
-from pruning.budget import Allocation
+from app.state import head_locks, measured, memo, session, session_runs
+from app.views.prune import budget, duration, form, latest, offered, question
+from app.views.prune.form import Choices
+from app.views.prune.offered import EXACT
+from pruning.budget import Budget
 from pruning.jobs import ROUGH_IMAGES, Job, preview, require_classifier, require_feasible
+from pruning.methods import Survey
 from pruning.progress import Progress
 from pruning.tracked import tracked
 
@@ -26,33 +28,65 @@ TRY_ON = 128  # test images of a what-if
 def show() -> None:
     """The page."""
     loaded = session.model()
-    dense = loaded.model.arch
     st.header("Prune", anchor=False)
     head_locks.from_address()
     left, right = st.columns([2, 3], gap="large")
     with left:
-        job = form.job(dense)
+        lead = st.container(key="lead")
+        title = "More choices: method, widths, presets"
+        with st.expander(title, expanded=not form.is_asked(), icon=":material/tune:", key="more"):
+            chosen = form.choices(loaded.model.arch)
+    with lead:
+        job = chosen.job(_lead(loaded, chosen))
+        started, attempt = _buttons(chosen)
+        takes = st.container()
+        form.locked()
     with right, feedback.sentences():
-        allocation = budget.allocation(job, loaded) if job.budget else None
-        if allocation or not job.budget:
-            _chosen(job, loaded, allocation)
-        _latest()
+        latest.show(news=True)
+        job = budget.leaving_images(job)
+        found = budget.survey_of(job) if job.budget else None
+        with takes:
+            _takes(job, found)
+        _show(job, chosen, loaded, found, attempt)
+        if started:
+            _start(job, loaded)
+    with right, feedback.sentences():
+        latest.show(news=False)
         with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
             written = replace(job, data=job.data or "DATA").command()
             st.code(written, language="bash", wrap_lines=True)
     head_locks.to_address()
 
 
-def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> None:
-    """What the choice saves, and the buttons to try it and to start it."""
-    dense = loaded.model.arch
-    target = allocation.arch if allocation else job.target(dense)
-    _estimate(cost(dense), cost(target))
-    if allocation:
-        budget.show(job, loaded, allocation)
-    st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
+# ---- on the left: the question, and the button
+
+
+def _lead(loaded: LoadedModel, chosen: Choices) -> Budget | None:
+    """The question, or that its answer plays no part; returns the budget it stands for."""
+    if chosen.asks:
+        st.subheader("How much smaller?", anchor=False)
+        return question.ask(loaded, chosen.align, bool(offered.structures(chosen.method)))
+    with st.container(horizontal=True, vertical_alignment="center", key="own-choice"):
+        st.markdown(f"{_WAYS[chosen.mode]}, under **More choices**.", width="content")
+        st.button("Back to one question", key="ask-again", on_click=form.ask_again)
+    return None
+
+
+_WAYS = {
+    EXACT: "You name an exact budget",
+    "sliders": "You choose how much is removed",
+    "blocks": "You choose how much is removed, block by block",
+    "preset": "You follow a published preset",
+}
+
+
+def _buttons(chosen: Choices) -> tuple[bool, bool]:
+    """Whether a run is to be started, and whether what is chosen is to be tried first."""
     with st.container(horizontal=True, vertical_alignment="center", key="actions"):
-        start = st.button("Prune", type="primary", icon=":material/content_cut:", width=200, key="prune")
+        label = "Shrink it" if chosen.asks else "Prune"
+        start = st.button(label, type="primary", icon=":material/content_cut:", width=200, key="prune")
+        if chosen.asks:
+            return start, False
         attempt = st.button(
             "Try it",
             icon=":material/science:",
@@ -60,9 +94,42 @@ def _chosen(job: Job, loaded: LoadedModel, allocation: Allocation | None) -> Non
             help=f"A rough estimate of the accuracy, on {TRY_ON} test images. What would go is masked; "
             f"a method that changes weights runs on {ROUGH_IMAGES} calibration images, without training.",
         )
+    return start, attempt
+
+
+def _takes(job: Job, found: Survey | None) -> None:
+    """How long the run will take, as far as that is known."""
+    if not job.data:
+        return
+    expected = duration.of_pruning(job, found is not None)
+    if expected is None:
+        st.caption(":material/schedule: This method trains, so it takes from minutes to hours.")
+        return
+    measures = " It measures the sensitivities first, once." if job.budget and found is None else ""
+    st.caption(f":material/schedule: {wording.plain(expected.words)}.{measures} You may leave the page.")
+
+
+# ---- on the right: what comes of it
+
+
+def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, attempt: bool) -> None:
+    """What the choice saves: exactly where its widths are known."""
+    dense = loaded.model.arch
+    if job.budget is None:
+        target = job.target(dense)
+    elif found is None:
+        budget.offer_survey(job)
+        return
+    elif chosen.asks and job.budget.kind == "ms":  # its widths are timed, which the run does
+        budget.show(job, loaded, found, None)
+        return
+    else:
+        allocation = budget.allocation(job, found, loaded)
+        budget.show(job, loaded, found, allocation)
+        target = allocation.arch
+    _estimate(cost(dense), cost(target))
     _what_if(job, loaded, target, attempt)
-    if start:
-        _start(job, loaded)
+    st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
 
 
 def _estimate(before: Cost, after: Cost) -> None:
@@ -93,8 +160,9 @@ def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool)
         before, after = found
         with st.container(key="what-if"):
             st.markdown(
-                f"Rough estimate: **{wording.percent(after.top1)}** top-1 before fine-tuning "
-                f"({wording.interval(after)}), against {wording.percent(before.top1)} dense."
+                f"Rough estimate: **{wording.points(before.top1, after.top1)}** of top-1 before fine-tuning, "
+                f"{wording.percent(after.top1)} ({wording.interval(after)}) against "
+                f"{wording.percent(before.top1)} dense. The run measures it on all test images."
             )
 
 
@@ -121,55 +189,3 @@ def _start(job: Job, loaded: LoadedModel) -> None:
     measured.prepared(job)  # images that cannot be read are reported here, not minutes later by the run
     session_runs.begin(job)
     st.rerun()  # so that the sidebar shows it too
-
-
-def _latest() -> None:
-    """The newest pruning run of the loaded model: its progress or its result."""
-    loaded = session_runs.lasting(session.choice(), copy=False)
-    found = ((run, run.job) for run in session_runs.listed() if isinstance(run.job, Job))
-    run, job = next(
-        ((run, job) for run, job in found if Named(job.model, job.weights, job.reading) == loaded.named),
-        (None, None),
-    )
-    if run is None or job is None:
-        return
-    if run.state != "done":
-        if session_runs.is_news(run):
-            run_panel.panel(run, "latest-panel")
-        return
-    said = finished_runs.flaw(run)
-    if said is not None:
-        st.error(wording.plain(said), icon=":material/heart_broken:")
-    for result in finished_runs.sound():
-        if result.key == str(run.folder):
-            measured.keep_baseline(job, result.finished.before)
-            with st.container(border=True, key="latest-run"):
-                _summary(result)
-
-
-def _summary(run: NumberedRun) -> None:
-    finished = run.finished
-    before, after = cost(finished.dense.model.arch), cost(finished.arch)
-    st.markdown(f"**{wording.plain(run.title)}** · {wording.duration(finished.seconds)} · {finished.when}")
-    change = paired_change(finished.before, finished.after)
-    columns = st.columns(3)
-    columns[0].metric(
-        "Top-1",
-        wording.percent(finished.after.top1),
-        wording.points(finished.before.top1, finished.after.top1),
-        help=f"{wording.interval(finished.after)}. Image by image: {wording.paired_points(change)}, "
-        f"{wording.by_chance(change)}.",
-    )
-    columns[1].metric(
-        "Parameters",
-        wording.millions(after.params),
-        wording.change(before.params, after.params),
-        delta_color="inverse",
-    )
-    columns[2].metric(
-        "Compute", wording.gmacs(after.gmacs), wording.change(before.macs, after.macs), delta_color="inverse"
-    )
-    with st.container(horizontal=True):
-        feedback.link("compare", "Compare before and after", ":material/compare_arrows:")
-        feedback.link("recover", "Recover its accuracy", ":material/healing:")
-        feedback.link("export", "Export it", ":material/download:")

@@ -23,13 +23,6 @@ from pruning.jobs.prune_job import Job
 from pruning.runs import metrics
 
 
-def test_trade_off_marks_the_choice_and_leaves_out_where_nothing_is_lost() -> None:
-    figure: Any = charts.trade_off([(0.1, 2.0), (0.2, 0.5), (0.3, 0.0)], (0.15, 1.0))
-    assert list(figure.data[0].x) == [0.1, 0.2] and list(figure.data[0].y) == [2.0, 0.5]
-    assert (figure.data[1].x, figure.data[1].y) == ((0.15,), (1.0,))
-    assert len(charts.trade_off([(0.1, 2.0)], (0.3, 0.0)).data) == 1
-
-
 def test_curves_of_one_training_after_the_other_go_on() -> None:
     points = [("a", 10, 1.0), ("a", 20, 0.5), ("b", 10, 0.4), ("b", 30, 0.3)]
     told = metrics.Metrics(tuple(metrics.Point(w, s, 0.0, 1, {"loss": v, "top1": v}) for w, s, v in points))

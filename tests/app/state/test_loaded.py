@@ -83,7 +83,7 @@ def test_a_folder_of_transformers_is_loaded_as_a_bundle_is(tmp_path: Path) -> No
     app.text_input("bundle-folder").input(str(tmp_path / "checkpoint-500"))
     app.button("load").click().run()
     assert not app.error
-    assert "Source: transformers ViTForImageClassification" in text(app)
+    assert "Source: transformers ViTForImageClassification" in text(go(app, "model"))
 
 
 def test_a_name_with_weights_fills_the_form_and_no_images_are_a_choice(

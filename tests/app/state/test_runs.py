@@ -22,7 +22,7 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.runs import folder as runs
 from pruning.runs import metrics
-from tests.support.app import PAGES, SLOW, at_work, carry_out, go, only_run, pruned, start, text
+from tests.support.app import PAGES, SLOW, at_work, carry_out, go, only_run, own_widths, pruned, start, text
 
 
 def left_behind(job: Any = SLOW, **said: Any) -> runs.Run:
@@ -72,8 +72,7 @@ def test_a_run_of_another_model_is_named_and_not_taken_for_one_of_this(
 
 
 def test_the_same_job_is_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = start("prune", Choice(limit=10))
-    app.selectbox(key="method").set_value("l1").run()
+    app = own_widths(start("prune", Choice(limit=10)), "l1")
     with at_work():
         app.button(key="prune").click().run()
         assert only_run().active
@@ -93,7 +92,7 @@ def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_measured_baseline_is_that_of_the_run() -> None:
     app = pruned()
-    go(app, "")
+    go(app, "model")
     found = evaluations.read_evaluations(only_run().folder).before
     assert found is not None
     assert app.metric[3].value == wording.percent(found.top1)

@@ -23,7 +23,7 @@ from app.views.export import formats
 from pruning.export import FOLDERS
 from pruning.quantize import FORMATS, require_packages
 from pruning.quantize.report import QuantizedReport
-from tests.support.app import elements, go, only_run, pruned, start, text
+from tests.support.app import elements, go, only_run, own_widths, pruned, start, text
 from tests.support.bundles import ISOLATION
 
 UNPACKED = (*FOLDERS, "openvino", "openvino-int8")
@@ -166,7 +166,7 @@ def test_an_int8_file_is_measured_runs_as_told_and_stands_in_compare(tmp_path: P
     code = next(block.value for block in app.code if file.name in block.value)
     assert classified(code, tmp_path)[0][0] == expected(dense, photo)[0][0]
     go(app, "prune")
-    app.selectbox(key="method").set_value("l1").run()
+    own_widths(app, "l1")
     app.button(key="prune").click().run()
     go(app, "compare")
     assert not app.exception and not app.error

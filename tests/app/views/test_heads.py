@@ -24,7 +24,7 @@ from pruning.jobs.prune_job import Job
 from pruning.runs import folder as runs
 from pruning.runs import launch
 from pruning.runs.status import Status
-from tests.support.app import MAIN, bundle, elements, go, only_run, photo, start, text
+from tests.support.app import MAIN, bundle, elements, go, only_run, own_widths, photo, start, text
 
 LABELLED = [measure.title for measure in HEAD_MEASURES.values() if measure.needs_labels]
 
@@ -183,7 +183,7 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
     assert "Locked: 1 head to keep (2.0), 1 head to remove (0.1)" in text(app)
     go(app, "prune")
     assert "1 head to remove (0.1)" in text(app)
-    app.selectbox(key="method").set_value("l2").run()
+    own_widths(app, "l2")
     app.slider(key="ratio-qk").set_value(0).run()
     assert "--keep-heads 2.0 --remove-heads 0.1" in app.code[0].value
     app.button(key="try").click().run()

@@ -96,13 +96,16 @@ def test_a_budget_in_ms_is_timed(tiny_bundle: Path, photos: Path, monkeypatch: p
     assert len(timed) == before  # remembered
 
 
-def test_budgets_out_of_reach_and_methods_without_are_one_sentence(tiny_bundle: Path, photos: Path) -> None:
+def test_budgets_out_of_reach_are_one_sentence_and_methods_without_do_not_offer_them(
+    tiny_bundle: Path, photos: Path
+) -> None:
     app = budgeted(tiny_bundle, photos)
     dense = cost(read_bundle(tiny_bundle).model.arch)
     app.number_input(key=f"budget-gmacs-{dense.params}").set_value(2 * dense.gmacs).run()
     assert "a budget for this model must be from" in app.error[0].value
     app.selectbox(key="method").set_value("ablation").run()
-    assert "cannot narrow a single block" in app.error[0].value
+    assert not app.error and app.segmented_control(key="mode").options == ["Sliders", "Per block"]
+    assert [slider.label for slider in app.slider] == ["Whole heads"]
     assert not app.exception
 
 

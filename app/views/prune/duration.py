@@ -1,0 +1,119 @@
+"""How long a pruning run takes: as long as the last one of its kind, or a guess from one forward pass."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from app import wording
+from app.state import memo, session, session_runs
+from pruning import runs
+from pruning.budget import BUDGETED_STRUCTURES, measured_widths
+from pruning.jobs import Job, SurveyJob
+from pruning.methods import METHODS
+from pruning.runs import Run
+
+REUSED = "Sensitivities were measured before"  # what the log of a run says that did not measure them
+# What a guess counts with, as seen with the demo and DeiT-Tiny [ours]
+_FITTING = 15  # forward passes for a calibration image of a method that reads them
+_NARROWING = 0.5  # seconds for a point of a sensitivity curve of a method that computes new weights
+_SPREAD = 0.6, 2.0  # how far a guess is off
+_TIMED = 4  # images
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Seconds from `low` to `high`; they are equal where an earlier run took that long."""
+
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """About how long it takes, and how that is known."""
+        if self.low == self.high:
+            return f"About {wording.duration(self.low)}, as the last run like this took"
+        return f"Roughly {_between(self.low, self.high)}, a guess from the time of one image on this machine"
+
+
+def _between(low: float, high: float) -> str:
+    """Two durations in the unit of the longer one, which is at least a minute."""
+    unit, size = ("h", 3600) if high >= 7200 else ("min", 60)
+    first, last = max(1, round(low / size)), max(1, round(high / size))
+    return f"{last} {unit}" if first == last else f"{first} to {last} {unit}"
+
+
+def of_pruning(job: Job, surveyed: bool) -> Expected | None:
+    """What to expect of a run; `surveyed` if the sensitivities that its budget needs are known.
+
+    None for methods that train, of which nothing is known before one has.
+    """
+    last = next((run for run in _done(Job) if _alike(run, job, surveyed)), None)
+    if last is not None:
+        return Expected(last.seconds, last.seconds)
+    if job.trains or job.data == "":
+        return None
+    tested = 2 * session.test_count() * _image_seconds()
+    survey = 0.0 if surveyed or job.budget is None else _survey_seconds(job)
+    return _guess(_fitting_seconds(job) + tested + survey)
+
+
+def of_survey(job: Job) -> Expected | None:
+    """What to expect of measuring the sensitivities alone; None without images."""
+    wanted = session_runs.lasting(SurveyJob.of(job), copy=False)
+    last = next((run for run in _done(SurveyJob) if run.job == wanted), None)
+    if last is not None:
+        return Expected(last.seconds, last.seconds)
+    return _guess(_survey_seconds(job)) if job.data else None
+
+
+def _done(kind: type) -> list[Run]:
+    return [run for run in session_runs.listed() if run.state == "done" and isinstance(run.job, kind)]
+
+
+def _alike(run: Run, job: Job, surveyed: bool) -> bool:
+    """Whether a run did the same work, whatever the widths that it came to."""
+    wanted = replace(session_runs.lasting(job, copy=False).measured_alike(), limit=job.limit)
+    other = replace(run.job.measured_alike(), limit=run.job.limit) if run.job else None
+    if other != wanted or run.job is None or run.job.recovery != job.recovery:
+        return False
+    if job.budget is None or run.job.budget is None:
+        return job.budget is run.job.budget
+    return run.job.budget.kind == job.budget.kind and (REUSED in runs.log(run.folder)) == surveyed
+
+
+def _fitting_seconds(job: Job) -> float:
+    return _FITTING * (job.method_options.calibration_images or 0) * _image_seconds()
+
+
+def _survey_seconds(job: Job) -> float:
+    """What the sensitivities take: half a forward pass for an image and a point of a curve, on average."""
+    blocks = session.model().model.arch.blocks
+    widths = (getattr(block, name) for block in blocks for name in BUDGETED_STRUCTURES)
+    points = sum(len(measured_widths(width)) - 1 for width in widths)
+    narrowing = 0.0 if METHODS[job.method].chooses else _NARROWING
+    passes = SurveyJob.of(job).images / 2 * _image_seconds()
+    return points * (passes + narrowing) + _fitting_seconds(job)
+
+
+def _guess(seconds: float) -> Expected:
+    low, high = (seconds * factor for factor in _SPREAD)
+    return Expected(low, high)
+
+
+def _image_seconds() -> float:
+    """Seconds that the loaded model takes for an image, timed once on a few of zeros."""
+    loaded = session.model()
+
+    def measure() -> float:
+        arch = loaded.model.arch
+        images = torch.zeros(_TIMED, arch.in_channels, *arch.image_size)
+        with torch.inference_mode():
+            loaded.model(images[:1])
+            began = time.perf_counter()
+            loaded.model(images)
+        return (time.perf_counter() - began) / _TIMED
+
+    return memo.remember("seconds an image", loaded, measure, keep=4)

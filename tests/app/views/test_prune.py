@@ -1,0 +1,160 @@
+"""The Prune page: its one question, what methods are offered, how long runs take, and its address."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from analysis.measure.cost import cost
+from analysis.models.load import load, read_bundle
+from app.state import session_runs
+from app.state.session import Choice
+from app.views.prune import charts, duration, offered, question
+from pruning.budget.allocate import Budget, allocate
+from pruning.cut.ratios import Ratios
+from pruning.jobs.prune_job import Job
+from pruning.methods import METHODS
+from pruning.runs import folder as runs
+from tests.support.app import MAIN, at_work, carry_out, go, newest_run, own_widths, start, text
+from tests.support.budgets import synthetic
+
+
+@pytest.fixture
+def choice(tiny_bundle: Path, photos: Path) -> Choice:
+    return Choice(str(tiny_bundle), data=str(photos), limit=6)
+
+
+def refreshed(app: AppTest, choice: Choice) -> AppTest:
+    """The Prune page in a new session, with the same address."""
+    fresh = AppTest.from_file(MAIN, default_timeout=180)
+    fresh.session_state["choice"] = choice
+    fresh.run()
+    for name, value in dict(app.query_params).items():
+        fresh.query_params[name] = value
+    return go(fresh, "prune")
+
+
+def test_one_question_and_one_button_make_a_model_of_that_size(choice: Choice) -> None:
+    app = start("prune", choice)
+    assert app.selectbox(key="method").value == "spectral" and "How much smaller?" in text(app)
+    app.slider(key="smaller-gmacs").set_value(10).run()
+    app.button(key="prune").click().run()
+    assert not app.error and not app.exception
+    run = newest_run()
+    dense = cost(read_bundle(Path(choice.model)).model.arch).gmacs
+    assert run.bundle is not None and run.job is not None and run.job.budget is not None
+    assert run.job.budget.gmacs == pytest.approx(0.9 * dense, rel=1e-3)
+    assert cost(read_bundle(run.bundle).model.arch).gmacs <= run.job.budget.gmacs
+    assert "Predicted damage, lower is better" in text(app)  # the run has measured the sensitivities
+    assert "as the last run like this took" not in text(app)  # that one measured them, the next need not
+
+
+def test_few_images_leave_some_to_solve_the_budget_on(choice: Choice) -> None:
+    """Spectral is fitted on 256, and would leave none of the twelve that these photos have for it."""
+    app = start("prune", choice)
+    assert "--option images=9" in app.code[0].value
+
+
+@pytest.mark.parametrize("unit", ["ms", "params"])
+def test_the_question_is_asked_in_other_units(unit: str, choice: Choice) -> None:
+    app = start("prune", choice)
+    app.segmented_control(key="smaller-unit").set_value(unit).run()
+    assert not app.error and not app.exception and f"--budget-{unit}" in app.code[0].value
+    again = refreshed(app, choice)
+    assert again.segmented_control(key="smaller-unit").value == unit
+
+
+@pytest.mark.parametrize("kind", ["gmacs", "params"])
+def test_the_end_of_the_slider_can_be_reached(kind: str) -> None:
+    dense = load("demo").model.arch
+    most = question.most(dense, 8, kind)
+    whole: float = {"gmacs": cost(dense).gmacs, "params": cost(dense).params}[kind]
+    budget: dict[str, Any] = {kind: (1 - most / 100) * whole}
+    assert 50 < most < 95
+    allocate(dense, synthetic(dense), Budget(**budget, tokens=False, depth=False), 8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_met_with_nothing_that_it_cannot_do(method: str, choice: Choice) -> None:
+    app = start("prune", choice)
+    app.selectbox(key="method").set_value(method).run()
+    assert not app.error and not app.exception
+    if not METHODS[method].narrows:
+        assert app.segmented_control(key="mode").value == "sliders"
+        assert "How much smaller?" not in text(app)
+        app.button(key="ask-again").click().run()
+        assert "How much smaller?" in text(app) and app.selectbox(key="method").value == "spectral"
+
+
+def test_the_recommended_method_is_first_and_controls_are_last() -> None:
+    names = offered.methods()
+    assert sorted(names) == sorted(METHODS) and names[0] == "spectral"
+    assert names[-2:] == ["random", "snp-reversed"]
+    assert offered.label("snp") == "SNP (from a paper)"
+    assert offered.structures("ablation") == ("heads",) and "embed" not in offered.structures("gohsp")
+
+
+def test_a_refresh_keeps_what_was_chosen(choice: Choice) -> None:
+    app = own_widths(start("prune", choice), "l2", "blocks")
+    edited = app.session_state["blocks-2"].copy()
+    edited.loc[1, "mlp"] = 75
+    app.session_state["blocks-2"] = edited
+    go(go(app, "attention"), "prune")
+    again = refreshed(app, choice)
+    assert "--mlp 0,0.75" in again.code[0].value and again.code[0].value == app.code[0].value
+
+
+def test_the_address_is_read(choice: Choice) -> None:
+    """A browser writes what widgets are set to into it."""
+    app = own_widths(start("prune", choice), "snp")
+    app.query_params["ratio-v"], app.query_params["option-snp-images"] = "30", "7"
+    said = refreshed(app, choice).code[0].value
+    assert "--v 0.3" in said and "--option images=7" in said
+
+
+def test_a_table_in_the_address_that_does_not_fit_is_left_alone(choice: Choice) -> None:
+    app = own_widths(start("prune", choice), "l2", "blocks")
+    app.query_params["blocks"] = ["qk:1,2,3", "v:x,1", "mlp:0,0"]
+    assert "--mlp" not in refreshed(app, choice).code[0].value
+
+
+def test_how_long_the_last_run_took_is_what_the_next_one_is_said_to_take(choice: Choice) -> None:
+    job = Job(choice.model, str(choice.data), "l1", ratios=Ratios(mlp=0.5), limit=6)
+    app = own_widths(start("prune", choice), "l1")
+    assert "a guess from the time of one image" in text(app)
+    run = carry_out(job)
+    status = replace(run.status, began=1000.0, ended=1860.9)
+    (run.folder / runs.STATUS).write_text(status.to_json())
+    session_runs.forget_listed()
+    assert "About 14 min, as the last run like this took" in text(app.run())
+    app.selectbox(key="method").set_value("l2").run()
+    assert "as the last run like this took" not in text(app)
+
+
+def test_a_guess_is_said_in_one_unit() -> None:
+    said = [duration.Expected(*seconds).words for seconds in ((10, 20), (99, 360), (4000, 15000))]
+    assert [words.partition(",")[0] for words in said] == [
+        "Roughly 1 min",
+        "Roughly 2 to 6 min",
+        "Roughly 1 to 4 h",
+    ]
+
+
+def test_a_run_at_work_stands_above_the_curve(choice: Choice) -> None:
+    with at_work(Job(choice.model, str(choice.data), "l1", ratios=Ratios(mlp=0.5), limit=6)):
+        shown = text(start("prune", choice))
+    assert shown.index("L1 magnitude") < shown.index("What will it cost in accuracy?")
+
+
+def test_the_curve_marks_the_choice_the_dense_model_and_presets() -> None:
+    line = [(0.1, 2.0), (0.2, 0.5), (0.3, 0.0)]
+    figure: Any = charts.trade_off(line, (0.15, 1.0), 0.3, {"<b>snp</b>": 0.2})
+    assert list(figure.data[0].x) == [0.1, 0.2, 0.3] and list(figure.data[0].y) == [2.0, 0.5, 0.0]
+    assert (figure.data[1].x, figure.data[1].y) == ((0.15,), (1.0,))
+    assert [one.text for one in figure.layout.annotations] == ["dense", "&lt;b&gt;snp&lt;/b&gt;"]
+    assert [shape.x0 for shape in figure.layout.shapes] == [0.3, 0.2]
+    assert len(charts.trade_off(line, None, 0.3, {}).data) == 1
