@@ -130,6 +130,23 @@ def by_chance(found: PairedChange) -> str:
     return "chance does not explain the change" if found.beyond_chance else "chance could explain the change"
 
 
+def outcome(found: PairedChange) -> str:
+    """What a change of top-1 comes to in photos, with its interval, and whether chance explains it.
+
+    "3 of 325 photos more are wrong (-0.9 points, -2.4 to +0.5); chance alone explains that."
+    """
+    net, all_of = found.lost - found.gained, f"of {count(found.images)} photos"
+    if not found.lost + found.gained:
+        return f"The same {count(found.images)} photos are right and wrong as before."
+    change, low, high = (f"{100 * value:+.1f}" for value in (found.change, found.low, found.high))
+    told = f"({change} points, 95 % interval {low} to {high})"
+    if net == 0:
+        return f"As many {all_of} are right as before: {count(found.lost)} lost, as many gained {told}."
+    worse = "wrong" if net > 0 else "right"
+    more = f"{count(abs(net))} {all_of} more {'is' if abs(net) == 1 else 'are'} {worse} {told}"
+    return f"{more}; {'that is more than chance' if found.beyond_chance else 'chance alone explains that'}."
+
+
 def interval(result: Evaluation) -> str:
     """The 95 % interval of top-1 and the number of images it is based on."""
     low, high = 100 * result.top1_low, 100 * result.top1_high

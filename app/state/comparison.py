@@ -54,11 +54,6 @@ def group_title(group: list[NumberedRun]) -> str:
     return f"{base_name(finished.origin[0])} on {base_name(finished.data)}, {finished.after.images:,} images"
 
 
-def run_name(run: NumberedRun) -> str:
-    """A run's short name, for the head of its column."""
-    return f"run {run.number}"
-
-
 # ---- folders from elsewhere
 
 
@@ -161,7 +156,7 @@ def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
 
 
 def _smaller(run: NumberedRun) -> ComparedModel:
-    model = smaller_of(run.finished, run_name(run), run.title.partition(": ")[2])
+    model = smaller_of(run.finished, run.name, run.does)
     return with_int8(model, _built_int8(run.files))
 
 
@@ -179,7 +174,7 @@ def load(source: Named) -> LoadedModel:
 def _trades(dense: ComparedModel, group: list[NumberedRun], measured: list[Timings]) -> tuple[Trade, ...]:
     found = [Trade(dense.name, dense.cost.gmacs, dense.result, 1.0, dense=True)]
     for run in reversed(group):
-        model = smaller_of(run.finished, run_name(run), run.title)
+        model = smaller_of(run.finished, run.name, run.title)
         found.append(Trade.of(model, _timing(model, dense, measured)))
     return tuple(found)
 

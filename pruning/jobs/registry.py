@@ -21,9 +21,8 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob, run_recover
 from pruning.jobs.run_prune import prune
 from pruning.jobs.survey import SURVEY, SurveyJob, run_survey, save_survey
+from pruning.jobs.titles import BUNDLE
 from pruning.progress import Monitor
-
-BUNDLE = "bundle"  # in a run folder: the smaller model
 
 
 class Result(Protocol):

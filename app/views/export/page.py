@@ -121,7 +121,7 @@ def _content(model: Exportable, dtype: str) -> dict[str, str]:
 
 def _commands(model: Exportable, dtype: str, names: list[str]) -> str:
     words = ["python", "-m", "pruning", "export", "--model"]
-    source = [f"smaller-{model.run.number}"] if model.run else _loaded()
+    source = [f"smaller-{model.run.slug}"] if model.run else _loaded()
     data = session.choice().data
     others = [name for name in names if name != "bundle" and (data or name not in INT8_FORMATS)]
     images = ["--data", data] if data else []
