@@ -133,7 +133,7 @@ def by_chance(found: PairedChange) -> str:
 def outcome(found: PairedChange) -> str:
     """What a change of top-1 comes to in photos, with its interval, and whether chance explains it.
 
-    "3 of 325 photos more are wrong (-0.9 points, -2.4 to +0.5); chance alone explains that."
+    "3 of 325 photos more are wrong (-0.9 points, -2.4 to +0.5); chance alone could explain that."
     """
     net, all_of = found.lost - found.gained, f"of {count(found.images)} photos"
     if not found.lost + found.gained:
@@ -144,7 +144,8 @@ def outcome(found: PairedChange) -> str:
         return f"As many {all_of} are right as before: {count(found.lost)} lost, as many gained {told}."
     worse = "wrong" if net > 0 else "right"
     more = f"{count(abs(net))} {all_of} more {'is' if abs(net) == 1 else 'are'} {worse} {told}"
-    return f"{more}; {'that is more than chance' if found.beyond_chance else 'chance alone explains that'}."
+    verdict = "chance does not explain that" if found.beyond_chance else "chance alone could explain that"
+    return f"{more}; {verdict}."
 
 
 def interval(result: Evaluation) -> str:

@@ -70,7 +70,7 @@ def _numbered() -> list[NumberedRun]:
     found = []
     for run in reversed(session_runs.listed()):
         if is_finished(run):
-            key, finished = str(run.folder), _opened(run)
+            key, finished = str(run.folder), opened(run)
             same = key in kept and kept[key].finished is finished
             kept[key] = NumberedRun(*_called(run), finished, kept[key].files if same else {})
             found.append(kept[key])
@@ -110,7 +110,7 @@ def dense_files(origin: Named) -> dict[str, Path]:
 
 def flaw(run: Run) -> str | None:
     """What is wrong with the result of a run that says it is done, in one sentence; None for other runs."""
-    return _opened(run).problem if run.state == "done" and run.job is not None else None
+    return opened(run).problem if run.state == "done" and run.job is not None else None
 
 
 def damaged(*jobs: type) -> dict[str, str]:
@@ -120,7 +120,7 @@ def damaged(*jobs: type) -> dict[str, str]:
     return {title: said for title, said in found.items() if said is not None}
 
 
-def _opened(run: Run) -> OpenedRun:
+def opened(run: Run) -> OpenedRun:
     """A run whose files all sessions read once, and again where one has changed on disk."""
     kept, now = _kept(), stamp(run)
     found = kept.get(run.folder)

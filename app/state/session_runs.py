@@ -81,7 +81,7 @@ def words(run: Run) -> str:
     job = run.job
     if isinstance(job, RecoverJob):
         student = Path(run.status.workdir or "") / job.model
-        of = next((one for one in listed() if student in (one.folder, one.bundle)), None)
+        of = next((one for one in listed() if one.folder in (student, student.parent)), None)
         counted = None if of is None else number(of)
         job = job if counted is None else replace(job, model=runs.label(counted, ""))
     return run.name if job is None else describe(job)
@@ -211,8 +211,8 @@ def restore(folder: Path) -> Run:
     return back
 
 
-def empty_trash() -> None:
-    """Delete the runs in the trash for good, which visitors may not.
+def forget(gone: list[Run]) -> None:
+    """Delete runs in the trash for good, which visitors may not.
 
     Raises:
         ValueError: this server is shared.
@@ -220,7 +220,7 @@ def empty_trash() -> None:
     """
     if share.is_shared():
         raise ValueError("Only who runs this server may delete runs for good.")
-    for run in runs.deleted():
+    for run in gone:
         runs.forget(run)
     forget_listed()
 

@@ -21,8 +21,9 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob, run_recover
 from pruning.jobs.run_prune import prune
 from pruning.jobs.survey import SURVEY, SurveyJob, run_survey, save_survey
-from pruning.jobs.titles import BUNDLE
 from pruning.progress import Monitor
+
+BUNDLE = titles.BUNDLE
 
 
 class Result(Protocol):

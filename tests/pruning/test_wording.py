@@ -19,6 +19,30 @@ def test_a_paired_change() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lost", "gained", "words"),
+    [
+        (
+            8,
+            5,
+            "3 of 325 photos more are wrong (-0.9 points, 95 % interval -3.5 to +1.4); chance alone",
+        ),
+        (
+            40,
+            12,
+            "28 of 325 photos more are wrong (-8.6 points, 95 % interval -13.1 to -4.4); chance does",
+        ),
+        (0, 1, "1 of 325 photos more is right (+0.3 points, 95 % interval -0.9 to +1.7); chance"),
+        (0, 9, "9 of 325 photos more are right (+2.8 points, 95 % interval +1.5 to +5.2); chance does not"),
+        (4, 4, "As many of 325 photos are right as before: 4 lost, as many gained (+0.0 points"),
+        (0, 0, "The same 325 photos are right and wrong as before."),
+    ],
+)
+def test_an_outcome_is_one_line(lost: int, gained: int, words: str) -> None:
+    found = wording.outcome(change_of_counts(lost, gained, 325))
+    assert found.startswith(words) and found.endswith(".")
+
+
+@pytest.mark.parametrize(
     ("p", "words"),
     [
         (1.0, "p = 1.00"),
