@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
 from analysis.measure import cost, paired_change
@@ -19,20 +17,24 @@ def show(run: NumberedRun, key: str) -> None:
     change = paired_change(finished.before, finished.after)
     with st.container(border=True, key=key, gap="small"):
         st.markdown(f"**{wording.outcome(change)}**")
-        st.caption("  \n".join([*_gained_by_recovery(run), _saved(run)]))
+        if finished.start is not None:
+            by_tuning = paired_change(finished.start, finished.after)
+            st.caption(f"By fine-tuning: {wording.outcome(by_tuning)}")
+        st.caption(_saved(run))
         worse = change.lost > change.gained and change.beyond_chance
         _next_steps(run, key, to_recover=worse and not isinstance(finished.job, RecoverJob))
 
 
 def _saved(run: NumberedRun) -> str:
-    before, after = run.finished.report, cost(run.finished.arch)
+    finished = run.finished
+    before, after = finished.report, cost(finished.arch)
     figures = (
         (wording.gmacs(after.gmacs), before.gmacs_before, after.gmacs),
         (f"{wording.millions(after.params)} parameters", before.params_before, after.params),
     )
     told = [f"{figure} ({_change(old, new)})" if old else figure for figure, old, new in figures]
-    top1 = wording.percent(run.finished.after.top1)
-    return f"Top-1 {top1} {run.finished.when} · {' · '.join(told)}"
+    top1 = wording.percent(finished.after.top1)
+    return f"Top-1 {top1} {finished.when} · {' · '.join(told)}"
 
 
 def _change(old: float, new: float) -> str:
@@ -40,34 +42,17 @@ def _change(old: float, new: float) -> str:
     return "as before" if change.strip("+-").startswith("0.0") else change
 
 
-def _gained_by_recovery(run: NumberedRun) -> list[str]:
-    """What fine-tuning alone changed, where that was measured."""
-    if run.finished.start is None:
-        return []
-    return [f"By fine-tuning: {wording.outcome(paired_change(run.finished.start, run.finished.after))}"]
-
-
 def _next_steps(run: NumberedRun, key: str, *, to_recover: bool) -> None:
-    bundle = str(run.finished.bundle)
-    steps: tuple[tuple[str, str, str, bool, dict[str, Any]], ...] = (
-        (
-            "recover",
-            "Recover its accuracy" if to_recover else "Train it further",
-            ":material/healing:",
-            to_recover,
-            {"student": bundle},
-        ),
-        (
-            "compare",
-            "Compare before and after",
-            ":material/compare_arrows:",
-            False,
-            {"compare opened": [run.key]},
-        ),
-        ("export", "Export it", ":material/download:", not to_recover, {"export wanted": run.key}),
-    )
+    """Buttons that open the run on other pages; the first thing to do stands out."""
+    recover = "Recover its accuracy" if to_recover else "Train it further"
     with st.container(horizontal=True, gap="small"):
-        for page, label, icon, main, state in steps:
-            kind: Any = "primary" if main else "secondary"
-            if st.button(label, icon=icon, type=kind, key=f"{key}-{page}"):
-                feedback.go(page, **state)
+        if _step(recover, ":material/healing:", f"{key}-recover", main=to_recover):
+            feedback.go("recover", student=str(run.finished.bundle))
+        if _step("Compare before and after", ":material/compare_arrows:", f"{key}-compare"):
+            feedback.go("compare", **{"compare opened": [run.key]})
+        if _step("Export it", ":material/download:", f"{key}-export", main=not to_recover):
+            feedback.go("export", **{"export wanted": run.key})
+
+
+def _step(label: str, icon: str, key: str, *, main: bool = False) -> bool:
+    return st.button(label, icon=icon, type="primary" if main else "secondary", key=key)

@@ -37,6 +37,9 @@ def _choose() -> str:
     first = next(iter(titles))
     if st.session_state.get("export seen") != first or st.session_state.get(CHOSEN) not in titles:
         st.session_state["export seen"] = st.session_state[CHOSEN] = first
+    wanted = st.session_state.pop("export wanted", None)
+    if wanted in titles:
+        st.session_state[CHOSEN] = wanted
     chosen: str = st.selectbox(
         "Model", list(titles), format_func=titles.__getitem__, key=CHOSEN, persist_state="session"
     )
