@@ -48,6 +48,12 @@ def groups() -> list[list[NumberedRun]]:
     return found
 
 
+def is_of_loaded(group: list[NumberedRun]) -> bool:
+    """Whether a group's dense model is the one that is loaded now."""
+    loaded: Choice = session_runs.lasting(session.choice(), copy=False)
+    return group[0].finished.origin == loaded.named
+
+
 def group_title(group: list[NumberedRun]) -> str:
     """The dense model and the images that a group has in common."""
     finished = group[0].finished

@@ -24,17 +24,21 @@ def test_a_paired_change() -> None:
         (
             8,
             5,
-            "3 of 325 photos more are wrong (-0.9 points, 95 % interval -3.5 to +1.4); chance alone",
+            "3 more of 325 test images are wrong (-0.9 points, 95 % interval -3.5 to +1.4); chance alone",
         ),
         (
             40,
             12,
-            "28 of 325 photos more are wrong (-8.6 points, 95 % interval -13.1 to -4.4); chance does",
+            "28 more of 325 test images are wrong (-8.6 points, 95 % interval -13.1 to -4.4); chance does",
         ),
-        (0, 1, "1 of 325 photos more is right (+0.3 points, 95 % interval -0.9 to +1.7); chance"),
-        (0, 9, "9 of 325 photos more are right (+2.8 points, 95 % interval +1.5 to +5.2); chance does not"),
-        (4, 4, "As many of 325 photos are right as before: 4 lost, as many gained (+0.0 points"),
-        (0, 0, "The same 325 photos are right and wrong as before."),
+        (0, 1, "1 more of 325 test images is right (+0.3 points, 95 % interval -0.9 to +1.7); chance"),
+        (
+            0,
+            9,
+            "9 more of 325 test images are right (+2.8 points, 95 % interval +1.5 to +5.2); chance does not",
+        ),
+        (4, 4, "As many of 325 test images are right as before: 4 lost, as many gained (+0.0 points"),
+        (0, 0, "The same of the 325 test images are right and wrong as before."),
     ],
 )
 def test_an_outcome_is_one_line(lost: int, gained: int, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from analysis.attention.maps import default_row, rollout_maps
+from analysis.attention.preservation import share_moved
 from analysis.measure.confidence import reliability
 from analysis.measure.evaluate import Agreement, evaluate, wilson
 from analysis.measure.paired import paired_change
 from analysis.measure.speedup import compare as compared
 from analysis.models.load import architecture, read_bundle
+from app.parts.wipe import wipe
 from app.state import comparison, session_runs
 from app.state.finished_runs import OpenedRun
 from app.state.session import Choice
@@ -279,8 +284,51 @@ def test_demo_scenes_are_scored_by_their_objects() -> None:
 def test_photos_have_no_objects(two: list[runs.Run]) -> None:
     app = compare(chosen=two[:1])
     assert [tab.label for tab in app.tabs] == [
-        *("Maps", "Predictions", "Calibration", "Widths", "Latency", "All runs", "Report")
+        *("Predictions", "Maps", "Calibration", "Widths", "Latency", "All runs", "Report")
     ]
+
+
+def test_the_runs_of_a_model_that_is_not_loaded_are_not_opened_unasked(two: list[runs.Run]) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=180)
+    app.session_state["choice"] = Choice(limit=10)
+    go(app.run(), "compare")
+    assert "demo, which is loaded, has no finished run yet" in app.info[0].value and not app.table
+    app.selectbox(key="compare-group").set_value(0).run()
+    assert list(app.table[0].value.columns) == ["dense", "run 2"] and not app.error
+    job = two[0].job
+    assert isinstance(job, Job)
+    app.session_state["choice"] = Choice(job.model, data=job.data, limit=12)
+    app.run()
+    assert app.multiselect(key="compare-runs").value == [str(two[1].folder)]
+    assert "12 test images" in text(app) and not app.error and not app.exception
+
+
+def test_photos_come_in_the_order_in_which_their_attention_changed(two: list[runs.Run]) -> None:
+    app = compare("Maps", chosen=two[:1], order="changed")
+    (caption,) = [one.value for one in app.caption if "lies elsewhere" in one.value]
+    shares = [float(number) for number in re.findall(r"(\d+)\u00a0%", caption)]
+    run = OpenedRun(two[0])
+    images = run.open_tested(run.dense)
+    expected = []
+    for image in (images.image(i) for i in range(len(images))):
+        maps = [
+            rollout_maps(loaded.model, loaded.preprocess(image))[default_row(loaded.model.arch)]
+            for loaded in (run.dense, run.pruned)
+        ]
+        expected.append(100 * float(share_moved(*maps)))
+    assert shares == [round(one) for one in sorted(expected, reverse=True)[:10]]
+    assert "12 of 12 test images" in caption and not app.error and not app.exception
+    app.segmented_control(key="compare-view").set_value("beside").run()
+    assert app.query_params["maps"] == "beside" and not app.error and not app.exception
+
+
+def test_a_wipe_takes_pictures_of_one_size() -> None:
+    one, other = Image.new("RGB", (30, 20), "red"), Image.new("RGBA", (30, 20), "#8a969030")
+    sent = wipe.message(one, other, ("dense", "run 1"), "maps")
+    assert (sent["width"], sent["height"], sent["names"]) == (30, 20, ["dense", "run 1"])
+    assert str(sent["before"]).startswith("data:image/webp") and sent["before"] != sent["after"]
+    with pytest.raises(ValueError, match="cannot lie over each other"):
+        wipe.message(one, other.resize((20, 20)), ("", ""), "")
 
 
 # ---- charts
