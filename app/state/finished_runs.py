@@ -39,11 +39,11 @@ class OpenedRun(FinishedRun):
 class NumberedRun:
     """A finished run, with the files that this session built from it.
 
-    `name` is what it is called everywhere, `slug` that in names of files, and `does` what it does in words.
+    `name` is what it is called everywhere, `number` that in names of files, and `does` what it does in words.
     """
 
     name: str
-    slug: str
+    number: str
     does: str
     title: str
     finished: OpenedRun
@@ -78,7 +78,7 @@ def _numbered() -> list[NumberedRun]:
 
 
 def _called(run: Run) -> tuple[str, str, str, str]:
-    """Name, slug, what it does, and title."""
+    """Name, number or folder, what it does, and title."""
     number, does = session_runs.number(run), session_runs.words(run)
     return session_runs.name(run), str(number or run.name), does, session_runs.title(run)
 

@@ -11,11 +11,35 @@ from analysis.models import Named, Reading
 from app.parts import feedback, options_form, outcome, run_panel
 from app.state import finished_runs, session, session_runs
 from app.state.session import Choice
+from app.views import recovery_time
 from pruning.bundle import is_bundle
 from pruning.jobs import Job, RecoverJob
 from pruning.training import RECIPES, read_recovery, require_pair
 
 RECIPE_TITLES = {"few-epochs": "A few epochs, with a teacher", "snp": "SNP's fine-tuning (300 epochs)"}
+# what the options are called, where the name of the field does not say enough
+TITLES = {
+    "images": "Training images (0: all)",
+    "batch": "Batch size",
+    "base_lr": "Learning rate per 512 images",
+    "lr": "Fixed learning rate (0: off)",
+    "min_lr": "Final share of the rate",
+    "warmup": "Warm-up, share of steps",
+    "layer_decay": "Decay from block to block",
+    "clip": "Longest gradient (0: any)",
+    "augment": "Augmentation",
+    "mixup": "Mixup (0: off)",
+    "cutmix": "CutMix (0: off)",
+    "smoothing": "Label smoothing",
+    "drop_path": "Stochastic depth",
+    "ema": "Averaging of weights (0: off)",
+    "compile": "Compile the model",
+    "workers": "Image readers (-1: automatic)",
+    "test_every": "Epochs between tests",
+    "checkpoint_seconds": "Seconds between checkpoints",
+    "soft": "Weight of the teacher",
+    "features": "Weight of its tokens",
+}
 FIRST = ("epochs", "base_lr", "batch", "soft", "temperature", "features")  # options that are not folded away
 
 
@@ -55,6 +79,8 @@ def _form() -> None:
         feedback.link("prune", "Go to Prune", ":material/arrow_back:")
         return
     job = _job(students)
+    with feedback.sentences():
+        st.caption(recovery_time.words(job))
     if st.button("Recover", type="primary", icon=":material/healing:", width=200, key="recover"):
         _require_teacher(job)
         session_runs.begin(job)
@@ -95,7 +121,7 @@ def _job(students: dict[str, Student]) -> RecoverJob:
         help="Settings to begin with. SNP's are those of its paper, for hundreds of epochs and no teacher.",
     )
     key = "recovery" if recipe == next(iter(RECIPES)) else f"recovery-{recipe}"
-    options = options_form.options(read_recovery(RECIPES[recipe]), key, FIRST)
+    options = options_form.options(read_recovery(RECIPES[recipe]), key, FIRST, TITLES, columns=2)
     if not teacher:
         raise session.NothingChosen("Enter the teacher: the dense model that the smaller one was made from.")
     if not student.data:

@@ -242,7 +242,7 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
         for batch in sorted(found.timings.ms):
             time = found.timings.of(model.source, batch).p50
             timing = found.timings.between(model.source, dense.source, batch)
-            column[f"Latency, batch {batch}"] = wording.milliseconds(time)
+            column[f"Latency per image, batch {batch}"] = wording.milliseconds(time / batch)
             column[f"Speed-up, batch {batch}"] = wording.speedup(timing) if other else ""
     return column
 

@@ -65,7 +65,7 @@ def of_run(run: NumberedRun) -> Exportable:
     """The smaller model of a run."""
     finished = run.finished
     method = getattr(finished.job, "method", "recovered")
-    stem = f"{_file_name(finished.dense.name)}-{method}-{run.slug}"
+    stem = f"{_file_name(finished.dense.name)}-{method}-{run.number}"
     result = None if finished.problem else finished.after
     return Exportable(stem, finished.pruned, result, run.files, run)
 

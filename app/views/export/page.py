@@ -98,7 +98,7 @@ def _accuracy(model: Exportable) -> None:
         return
     when = wording.plain(f", {model.run.finished.when}") if model.run else ""
     before = build.dense_result(model)
-    changed = before is not None and before.top1 != model.result.top1
+    changed = before is not None and round(before.top1, 3) != round(model.result.top1, 3)
     st.metric(
         f"Top-1{when}",
         wording.percent(model.result.top1),
@@ -124,7 +124,7 @@ def _content(model: Exportable, dtype: str) -> dict[str, str]:
 
 def _commands(model: Exportable, dtype: str, names: list[str]) -> str:
     words = ["python", "-m", "pruning", "export", "--model"]
-    source = [f"smaller-{model.run.slug}"] if model.run else _loaded()
+    source = [f"smaller-{model.run.number}"] if model.run else _loaded()
     data = session.choice().data
     others = [name for name in names if name != "bundle" and (data or name not in INT8_FORMATS)]
     images = ["--data", data] if data else []

@@ -360,7 +360,8 @@ def test_pareto_bounds_are_the_interval_and_the_front_is_marked() -> None:
     trades = [Trade("dense", 1.0, one, 1.0, dense=True), Trade("run 1", 0.5, two, 2.0, 1.6, 2.5)]
     for by, cost in (("gmacs", 0.5), ("speedup", 0.5)):
         figure: Any = compare_charts.pareto(trades, trades[1:], {"run 1"}, by)
-        front, dense, run = figure.data
+        front, dense, run, rings = figure.data
+        assert rings.name == "compared above" and rings.marker.symbol == "circle-open"
         assert list(front.x) == [cost] == list(run.x) and list(dense.x) == [1.0]
         assert run.y[0] + run.error_y.array[0] == pytest.approx(100 * two.top1_high)
         assert run.y[0] - run.error_y.arrayminus[0] == pytest.approx(100 * two.top1_low)
