@@ -123,7 +123,7 @@ def _measured(found: Comparison, timed: Timings) -> None:
     torch = wording.plain(timed.torch.partition("+")[0])
     threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
     st.caption(
-        f"Milliseconds per image, a batch at a time: {rounds} rounds in turns, {threads}, CPU, torch {torch}. "
+        f"Milliseconds per image, in batches: {rounds} rounds in turns, {threads}, CPU, torch {torch}. "
         "The speed-up is the median over rounds of the dense model's time divided by this model's, with its "
         "95 % interval; a model counts as faster or slower only where that interval excludes 1. p10 to p90 "
         "shows how much single passes scatter. Rounds are added while a model cannot be distinguished from "

@@ -140,7 +140,7 @@ def test_recovery_from_form_to_comparison(
     command = app.code[0].value
     assert "--teacher" in command and "--recover-option epochs=1" in command
     app.button(key="recover").click().run()
-    assert not app.error and not app.exception
+    assert [e.value for e in app.error] == [] and not app.exception
     recovered, start_run = runs.list_runs()
     assert (recovered.kind, recovered.state) == ("recover", "done")
     assert recovered.job == RecoverJob(

@@ -73,7 +73,7 @@ def test_models_stand_side_by_side(two: list[runs.Run]) -> None:
         assert table.loc["Change of top-1", column] == wording.paired_points(report.top1_change)
         assert table.loc["95 % interval", column].startswith(f"{low:.1f} to {high:.1f}")
         assert table.loc["Agreement with dense", column].startswith(f"{100 * report.agreement:.1f}")
-    assert "Latency, batch 1" not in table.index
+    assert "Latency per image, batch 1" not in table.index
     assert "run 2" in text(app) and not app.error
     app.number_input(key="compare-block").set_value(0).run()
     kept = OpenedRun(two[1]).plan

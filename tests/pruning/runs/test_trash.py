@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_note_is_kept_beside_the_files_of_a_run_that_has_none(tmp_path: Path) 
         ({"text": "a" * 4001}, "`text` must have at most 4,000"),
     ],
 )
-def test_a_note_that_no_page_could_show_is_refused(wrong: dict[str, str], message: str) -> None:
+def test_a_note_that_no_page_could_show_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RunNote(**wrong)
 
