@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from analysis.models import Named, Reading
+from app.glossary import meaning
 from app.parts import feedback, options_form, outcome, run_panel
 from app.state import finished_runs, session, session_runs
 from app.state.session import Choice
@@ -33,7 +34,6 @@ TITLES = {
     "smoothing": "Label smoothing",
     "drop_path": "Stochastic depth",
     "ema": "Averaging of weights (0: off)",
-    "compile": "Compile the model",
     "workers": "Image readers (-1: automatic)",
     "test_every": "Epochs between tests",
     "checkpoint_seconds": "Seconds between checkpoints",
@@ -56,7 +56,7 @@ class Student:
 
 def show() -> None:
     """Draw the page."""
-    st.header("Recover", anchor=False)
+    st.header("Recover", anchor=False, help=meaning("Recovery", "Dense model"))
     left, right = st.columns([2, 3], gap="large")
     with left, feedback.sentences():
         _form()

@@ -10,12 +10,13 @@ from analysis.attention import default_row, rollout_of, row_readings, share_move
 from analysis.models import LoadedModel
 from app import wording
 from app.parts import picker
+from app.parts.pictures import strip
 from app.progress_bar import progress_bar
 from app.state import memo
 from pruning.report import Comparison
 
 AMONG = 64  # photos, evenly spaced, of which the attention is read
-STRIP, SIDE, GAP = 10, 90, 4  # photos shown, pixels of one, pixels between them
+STRIP, SIDE = 10, 90  # photos shown, pixels of one
 
 
 def show(found: Comparison, number: int, key: str) -> None:
@@ -31,7 +32,9 @@ def show(found: Comparison, number: int, key: str) -> None:
         st.session_state[key] = numbers[cell[0]]
 
     chosen = (numbers.index(number), 0) if number in numbers else None
-    cells = picker.Cells(_strip(found, numbers), [1] * len(numbers), "photo {column} of this row", GAP)
+    preprocess = found.load(found.dense.source).preprocess
+    row = strip([thumbnail(found.tested.image(image), preprocess, SIDE) for image in numbers], SIDE)
+    cells = picker.of_strip(row, len(numbers))
     picker.show(cells, chosen, pick, "compare-changed", "the photos in which the attention changed most")
     shares = ", ".join(wording.percent(share, 0) for _, share in order)
     st.caption(
@@ -69,14 +72,3 @@ def _rollout(loaded: LoadedModel, photo: Image.Image) -> Tensor:
     read = trace.trace(loaded.model, loaded.preprocess(photo))
     row = default_row(loaded.model.arch)
     return rollout_of(read, row_readings(loaded.model.arch)[row : row + 1])[0]
-
-
-def _strip(found: Comparison, numbers: list[int]) -> Image.Image:
-    """The photos side by side, as the models see them."""
-    preprocess = found.load(found.dense.source).preprocess
-    strip = Image.new("RGBA", (len(numbers) * (SIDE + GAP) - GAP, SIDE))
-    for place, number in enumerate(numbers):
-        small = thumbnail(found.tested.image(number), preprocess, SIDE)
-        small = small.resize((SIDE, SIDE)) if small.size != (SIDE, SIDE) else small
-        strip.paste(small, (place * (SIDE + GAP), 0))
-    return strip

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from analysis.attention import FUSIONS, enlarge, overlay, preservation, sheet
 from app import wording
+from app.glossary import meaning
 from app.parts import charts_heads, feedback, image_picker
 from app.parts.wipe import wipe
 from app.progress_bar import progress_bar
@@ -181,29 +182,32 @@ def _one_head(found: Comparison, image: ViewedImage, crop: Image, view: str) -> 
         st.caption("Or click a square below.")
     drawn = [_head_of(found, model, image, crop, (block, head)) for model in found.models]
     shown = drawn if view == "beside" else drawn[1:]
-    for (one, caption), column in zip(shown, others, strict=False):
+    for one, column in zip(shown, others, strict=False):
         with column:
-            one.show(drawn[0][0] if view == "wipe" else None, "head")
-            st.caption(caption)
+            one.show(drawn[0] if view == "wipe" else None, "head")
+            st.caption(_of_head(found, one.model, (block, head)))
     return block, head
 
 
 def _head_of(
     found: Comparison, model: ComparedModel, image: ViewedImage, crop: Image, head: tuple[int, int]
-) -> tuple[_Drawn, str]:
-    """A dense head's map in a model, blank where it was removed, and a caption."""
-    block, number = head
-    heads = model.kept(found.dense.arch)[block]
-    place = place_of(heads, number)
+) -> _Drawn:
+    """A dense head's map in a model, blank where it was removed."""
+    place = place_of(model.kept(found.dense.arch)[head[0]], head[1])
     if place is None:
-        missing = "not known" if heads is None else "removed"
-        blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in both themes
-        return _Drawn(model, blank), f"**{wording.plain(model.name)}**: {missing}"
+        return _Drawn(model, Picture.new("RGBA", crop.size, "#8a969030"))  # faint in both themes
     loaded = found.load(model.source)
-    values = viewed_image.maps(image, loaded).blocks[block][place, viewed_image.prediction_row(loaded)]
-    picture = overlay(crop, values.numpy(), viewed_image.style())
-    own = f", its head {place}" if place != number else ""
-    return _Drawn(model, picture), f"**{wording.plain(model.name)}**{own}"
+    values = viewed_image.maps(image, loaded).blocks[head[0]][place, viewed_image.prediction_row(loaded)]
+    return _Drawn(model, overlay(crop, values.numpy(), viewed_image.style()))
+
+
+def _of_head(found: Comparison, model: ComparedModel, head: tuple[int, int]) -> str:
+    """What became of a dense head in a model."""
+    heads = model.kept(found.dense.arch)[head[0]]
+    place = place_of(heads, head[1])
+    if place is None:
+        return f"**{wording.plain(model.name)}**: {'not known' if heads is None else 'removed'}"
+    return f"**{wording.plain(model.name)}**" + (f", its head {place}" if place != head[1] else "")
 
 
 def place_of(kept: Indices | None, head: int) -> int | None:
@@ -230,7 +234,7 @@ def _over() -> str:
 
 
 def _preserved(found: Comparison, image: ViewedImage, chosen: tuple[int, int]) -> None:
-    st.subheader("Attention preservation", anchor=False)
+    st.subheader("Attention preservation", anchor=False, help=meaning("Attention preservation", "Head"))
     over = _over()
     st.caption(
         "Cosine between a head's maps in the dense and in the smaller model; 1 means that it looks exactly "

@@ -10,6 +10,7 @@ import streamlit as st
 
 from analysis.measure import paired_change
 from app import wording
+from app.glossary import meaning
 from app.parts import damaged_runs, feedback
 from app.state import address, comparison, session
 from app.state.finished_runs import NumberedRun
@@ -26,6 +27,7 @@ from pruning.report import MAX_COMPARED, ComparedModel, Comparison, int8_columns
 from pruning.wording import base_name
 
 CHOSEN = "compare-runs"
+TERMS = "Dense model", "Top-1", "95 % interval", "Agreement", "Calibration error", "GMACs"
 
 TABS: dict[str, Callable[[Comparison], None]] = {
     "Predictions": compare_predictions.show,
@@ -59,7 +61,7 @@ def _show() -> None:
     found = comparison.comparison(group, chosen)
     with st.container(key="table"):
         st.table(_table(found), border="horizontal", alt="figures of all models")
-    st.caption(_legend(found))
+    st.caption(_legend(found), help=meaning(*TERMS))
     _int8(found)
     names = [name for name in TABS if name != "Objects" or found.tested.rendered]
     for name, tab in zip(names, st.tabs(names, key="compare-tab", bind="query-params"), strict=True):

@@ -9,6 +9,7 @@ import streamlit as st
 
 from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE
 from app import wording
+from app.glossary import meaning
 from app.parts import damaged_runs, feedback
 from app.progress_bar import progress_bar
 from app.state import session
@@ -60,7 +61,7 @@ def _show(model: Exportable) -> None:
     _snippets(model, known, dtype)
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("What the bundle contains", anchor=False)
+        st.subheader("What the bundle contains", anchor=False, help=meaning("Bundle"))
         st.table(_content(model, dtype), border="horizontal", hide_header=True)
     with right:
         st.subheader("The same on the command line", anchor=False)
@@ -85,7 +86,8 @@ def _figures(model: Exportable, dtype: str) -> None:
     columns = st.columns(4)
     for column, (label, new, old, written) in zip(columns, figures, strict=False):
         change = wording.change(old, new) if old != new else None
-        column.metric(label, written(new), change, delta_color="inverse")
+        about = meaning("GMACs") if written is wording.gmacs_of else None
+        column.metric(label, written(new), change, delta_color="inverse", help=about)
     with columns[3]:
         _accuracy(model)
 
