@@ -110,7 +110,7 @@ def _one_image(
     with scores:
         objects.score_heads(view, query, maps, head, scenes)
     with files:
-        downloads.show(view, shown, maps)
+        downloads.show(view, shown, maps, query)
 
 
 def _photo(view: AttentionView, query: Query) -> None:
