@@ -109,7 +109,8 @@ def map_panel(title: str, picture: Image.Image, values: Map, palette: str) -> Pa
 
 def gallery_figure(panels: Sequence[Panel], what: str, model: str) -> figure.Figure:
     """Several images with one map each."""
-    caption = f"{base_name(model)}: {what}. The scale under an image goes from the lowest to the highest value of its map."
+    scales = "The scale under an image goes from the lowest to the highest value of its map."
+    caption = f"{base_name(model)}: {what}. {scales}"
     return figure.compose(panels, caption)
 
 
