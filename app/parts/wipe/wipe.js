@@ -11,7 +11,6 @@ export default function ({ data, parentElement }) {
   }
   find(".left").textContent = data.names[0];
   find(".right").textContent = data.names[1];
-  wipe.style.setProperty("--wide", `${data.width}px`);
   wipe.style.setProperty("--shape", `${data.width} / ${data.height}`);
   slider.setAttribute("aria-label", data.alt);
 

@@ -87,7 +87,7 @@ def _figure(view: AttentionView, shown: Mapping[str, Map], query: Query) -> figu
     picture = view.picture
     panels = [Panel("Image", picture.draw(side=None))]
     panels += [
-        map_panel(title, picture.draw(values, None), values, picture.style.palette)
+        map_panel(_title(title), picture.draw(values, None), values, picture.style.palette)
         for title, values in shown.items()
     ]
     guesses = view.trace.top(1)
@@ -100,6 +100,14 @@ def _figure(view: AttentionView, shown: Mapping[str, Map], query: Query) -> figu
         "scale under a map goes from its lowest to its highest value."
     )
     return figure.compose(panels, caption)
+
+
+def _title(label: str) -> str:
+    """What a map is called in a figure, from what it is called among the files."""
+    head = label.replace(" head", ", head").removesuffix(" back")
+    if head == label:
+        return label
+    return f"{head}: {'who looks at it' if label.endswith(' back') else 'where it looks'}"
 
 
 def map_panel(title: str, picture: Image.Image, values: Map, palette: str) -> Panel:

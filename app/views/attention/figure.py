@@ -16,7 +16,7 @@ from io import BytesIO
 from PIL import Image, ImageDraw, ImageFont
 
 from app.parts import pictures
-from pruning.wording import printable
+from pruning.wording import NBSP, printable
 
 SIDE, GAP, MARGIN = 560, 32, 24  # pixels: longer side of a picture, between pictures, around all
 TITLE, SMALL = 26, 20  # pixels: size of letters
@@ -97,6 +97,17 @@ class Figure:
         return "\n".join([*parts, "</svg>\n"])
 
 
+# what Pillow's font has no letter for
+_WORDS = {NBSP: " ", "✓": "(right)", "✗": "(wrong)", "→": "to", "…": "..."}
+
+
+def _words(text: str) -> str:
+    """Text on one line, in letters that every format has."""
+    for sign, word in _WORDS.items():
+        text = text.replace(sign, word)
+    return printable(text)
+
+
 def compose(panels: Sequence[Panel], caption: str, columns: int = 4) -> Figure:
     """Lay panels out in rows, with the caption below all of them."""
     shown = [pictures.enlarge(panel.picture, SIDE) for panel in panels]
@@ -111,7 +122,7 @@ def compose(panels: Sequence[Panel], caption: str, columns: int = 4) -> Figure:
     used, rows = min(len(panels), columns), -(-len(panels) // columns)
     width = 2 * MARGIN + used * (wide + GAP) - GAP
     y = MARGIN + rows * step
-    lines = textwrap.wrap(printable(caption), max(20, int((width - 2 * MARGIN) / (0.54 * SMALL))))
+    lines = textwrap.wrap(_words(caption), max(20, int((width - 2 * MARGIN) / (0.54 * SMALL))))
     for line in lines:
         y += round(1.4 * SMALL)
         items.append(_Text(MARGIN, y, line, SMALL))
@@ -121,7 +132,7 @@ def compose(panels: Sequence[Panel], caption: str, columns: int = 4) -> Figure:
 def _panel(panel: Panel, picture: Image.Image, x: int, y: int, wide: int) -> list[_Picture | _Text]:
     top = y + TITLE + 8
     room = int(wide / (0.52 * TITLE))
-    title = textwrap.shorten(printable(panel.title), room, placeholder=" …") or printable(panel.title)[:room]
+    title = textwrap.shorten(_words(panel.title), room, placeholder=" ...") or _words(panel.title)[:room]
     items: list[_Picture | _Text] = [_Text(x, y + TITLE - 4, title, TITLE), _Picture(x, top, picture)]
     if panel.scale is not None:
         low, high, palette = panel.scale
@@ -145,7 +156,7 @@ def animation(frames: Sequence[tuple[str, Image.Image]], milliseconds: int = 600
         frame = Image.new("RGB", (picture.width, picture.height + TITLE + 12), "white")
         frame.paste(picture, (0, TITLE + 12))
         font = ImageFont.load_default(TITLE)
-        ImageDraw.Draw(frame).text((8, TITLE), printable(title), INK, font, anchor="ls")
+        ImageDraw.Draw(frame).text((8, TITLE), _words(title), INK, font, anchor="ls")
         drawn.append(frame)
     content = BytesIO()
     drawn[0].save(content, "GIF", save_all=True, append_images=drawn[1:], duration=milliseconds, loop=0)
