@@ -77,25 +77,32 @@ def _chosen(found: list[Run]) -> str:
     names = {run.name: key for run, key in zip(found, keys, strict=True)}
     given = (address.read_once("run") or [""])[0]
     if state.get("run seen") != keys[0]:  # a run that is new here, or that of the address
-        state["run seen"], state["run"] = keys[0], names.get(given, keys[0])
+        state["run seen"], state["run shown"] = keys[0], names.get(given, keys[0])
     wanted = state.pop("run wanted", None)
     if wanted in keys:
-        state["run"] = wanted
-    if state.get("run") not in keys:
-        state["run"] = keys[0]
-    key: str = state["run"]
+        state["run shown"] = wanted
+    if state.get("run shown") not in keys:
+        state["run shown"] = keys[0]
+    key: str = state["run shown"]
     return key
 
 
 def _pick(found: list[Run], shown: list[Run], chosen: str) -> Run:
     """The run that is shown below, which a click in the table chooses as well."""
     by_key = {str(run.folder): run for run in found if run in shown or str(run.folder) == chosen}
+
+    def show() -> None:
+        st.session_state["run shown"] = st.session_state["run"]
+
+    st.session_state["run"] = (
+        chosen  # a box forgets its value where its words change
+    )
     key = st.selectbox(
         "Run",
         list(by_key),
         format_func=lambda key: session_runs.title(by_key[key]),
         key="run",
-        persist_state="session",
+        on_change=show,
     )
     run = by_key[key]
     inside = run.folder.parent == runs.runs_root()
