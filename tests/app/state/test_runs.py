@@ -219,6 +219,7 @@ def test_lost_predictions_are_one_sentence() -> None:
 def test_a_run_from_elsewhere_is_opened_by_its_folder(tmp_path: Path) -> None:
     pruned()
     elsewhere = only_run().folder.rename(tmp_path / "brought")
+    session_runs.forget_listed()
     app = start("runs", Choice(limit=10))
     app.text_input(key="run-path").set_value(str(tmp_path)).run()
     app.button(key="open-run").click().run()
