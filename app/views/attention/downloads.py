@@ -110,8 +110,10 @@ def _title(label: str) -> str:
     return f"{head}: {'who looks at it' if label.endswith(' back') else 'where it looks'}"
 
 
-def map_panel(title: str, picture: Image.Image, values: Map, palette: str) -> Panel:
-    """A map with its colour scale."""
+def map_panel(title: str, picture: Image.Image, values: Map | None, palette: str) -> Panel:
+    """A map with its colour scale; the image alone where there is no map."""
+    if values is None:
+        return Panel(title, picture)
     return Panel(title, picture, (float(values.min()), float(values.max()), palette))
 
 

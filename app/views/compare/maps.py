@@ -206,7 +206,9 @@ def _of_head(found: Comparison, model: ComparedModel, head: tuple[int, int]) -> 
     heads = model.kept(found.dense.arch)[head[0]]
     place = place_of(heads, head[1])
     if place is None:
-        return f"**{wording.plain(model.name)}**: {'not known' if heads is None else 'removed'}"
+        missing = "not known" if heads is None else "removed"
+        missing = missing if model.arch.blocks[head[0]].heads else "no attention in this block"
+        return f"**{wording.plain(model.name)}**: {missing}"
     return f"**{wording.plain(model.name)}**" + (f", its head {place}" if place != head[1] else "")
 
 

@@ -94,9 +94,7 @@ def _pick(found: list[Run], shown: list[Run], chosen: str) -> Run:
     def show() -> None:
         st.session_state["run shown"] = st.session_state["run"]
 
-    st.session_state["run"] = (
-        chosen  # a box forgets its value where its words change
-    )
+    st.session_state["run"] = chosen  # a box forgets its value where its words change
     key = st.selectbox(
         "Run",
         list(by_key),
