@@ -102,7 +102,7 @@ def _row(run: Run) -> dict[str, str]:
         "Model": run_panel.model_name(run),
         **_figures(run, said),
         "State": "damaged" if said else run.state,
-        "Progress": said or ("" if run.state == "done" else run.sentence),
+        "Progress": said or ("" if run.state == "done" and not run.error else run.sentence),
         "Started": when(run),
         "Took": wording.duration(run.seconds),
         "Note": " ".join(run.note.text.split()),
