@@ -24,6 +24,7 @@ from app.views.compare import page as compare
 from app.views.export import page as export
 from app.views.heads import page as heads
 from app.views.prune import page as prune
+from app.views.runs import page as runs
 from app.views.start import page as start
 
 ASSETS = ROOT / "assets"
@@ -45,6 +46,7 @@ pages = {
     "heads": st.Page(heads.show, title="Heads", icon=":material/hub:", url_path="heads"),
     "prune": st.Page(prune.show, title="Prune", icon=":material/content_cut:", url_path="prune"),
     "recover": st.Page(recover.show, title="Recover", icon=":material/healing:", url_path="recover"),
+    "runs": st.Page(runs.show, title="Runs", icon=":material/list:", url_path="runs"),
     "compare": st.Page(compare.show, title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     "export": st.Page(export.show, title="Export", icon=":material/download:", url_path="export"),
 }

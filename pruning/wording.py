@@ -130,6 +130,23 @@ def by_chance(found: PairedChange) -> str:
     return "chance does not explain the change" if found.beyond_chance else "chance could explain the change"
 
 
+def outcome(found: PairedChange) -> str:
+    """What a change of top-1 comes to in images, with its interval, and whether chance explains it.
+
+    "3 more of 325 test images are wrong (-0.9 points, -3.5 to +1.4); chance alone could explain that."
+    """
+    net, tested = found.lost - found.gained, f"{count(found.images)} test images"
+    if not found.lost + found.gained:
+        return f"The same of the {tested} are right and wrong as before."
+    change, low, high = (f"{100 * value:+.1f}" for value in (found.change, found.low, found.high))
+    told = f"({change} points, 95 % interval {low} to {high})"
+    if net == 0:
+        return f"As many of {tested} are right as before: {count(found.lost)} lost, as many gained {told}."
+    more = f"{count(abs(net))} more of {tested} {'is' if abs(net) == 1 else 'are'}"
+    verdict = "chance does not explain that" if found.beyond_chance else "chance alone could explain that"
+    return f"{more} {'wrong' if net > 0 else 'right'} {told}; {verdict}."
+
+
 def interval(result: Evaluation) -> str:
     """The 95 % interval of top-1 and the number of images it is based on."""
     low, high = 100 * result.top1_low, 100 * result.top1_high

@@ -45,7 +45,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "app.parts",
         "app.state",
         "app.progress_bar app.reading_form app.share",
-        "app.wording",
+        "app.wording app.glossary",
     ),
 }
 # Packages by what they may import; streamlit, plotly and timm have their own rules below.

@@ -37,7 +37,7 @@ from analysis.attention.pictures import (
     thumbnail,
     tiled,
 )
-from analysis.attention.preservation import preservation
+from analysis.attention.preservation import preservation, share_moved
 from analysis.attention.relevance import Gradients, classifiers_of, readout
 from analysis.attention.rollout import FUSIONS
 from analysis.attention.rollout_objects import RolloutScore, rollout_on_object
@@ -87,6 +87,7 @@ __all__ = [
     "rollout_of",
     "rollout_on_object",
     "row_readings",
+    "share_moved",
     "sheet",
     "stretch",
     "thumbnail",

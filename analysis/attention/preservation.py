@@ -49,6 +49,15 @@ def preservation(
     return tuple(_nan_except(total / count, heads) for total, heads in zip(totals, kept, strict=True))
 
 
+def share_moved(before: Float[Tensor, "... Y X"], after: Float[Tensor, "... Y X"]) -> Float[Tensor, "..."]:
+    """The share of attention that lies on other patches than before, from 0 to 1 [ours].
+
+    The total variation distance: half the sum of absolute differences of both maps, each scaled to sum 1.
+    """
+    one, other = (values.flatten(-2) / values.sum((-2, -1)).unsqueeze(-1) for values in (before, after))
+    return (one - other).abs().sum(-1) / 2
+
+
 def _nan_except(values: Tensor, heads: Sequence[int] | None) -> Tensor:
     shown = torch.full_like(values, float("nan"), dtype=torch.float32)
     if heads is not None:

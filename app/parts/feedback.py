@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import streamlit as st
 
@@ -33,6 +34,12 @@ def sentences() -> Iterator[None]:
 def link(page: str, label: str, icon: str | None = None) -> None:
     """A link to another page of the app."""
     st.page_link(st.session_state["pages"][page], label=label, icon=icon)
+
+
+def go(page: str, **state: Any) -> None:
+    """Go to another page of the app, which finds these values in the session's state."""
+    st.session_state.update(state)
+    st.switch_page(st.session_state["pages"][page])
 
 
 def nothing_pruned() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from analysis.data import EXTENSIONS
 from app import wording
+from app.parts import picker, pictures
 from app.state import uploads
 from app.state.viewed_image import ViewedImage
+
+SIDE = 72  # pixels of a thumbnail
 
 
 def pick_number(key: str, count: int, by: int = 1, bind: Any = None) -> int:
@@ -34,6 +38,18 @@ def pick_number(key: str, count: int, by: int = 1, bind: Any = None) -> int:
     )
     st.button("", icon=":material/chevron_right:", key=f"{key}-next", on_click=step, args=(1,), help="Next")
     return number
+
+
+def pick_photo(photos: Sequence[ViewedImage], key: str) -> ViewedImage:
+    """One of several photos, by a click on its thumbnail; its place is kept under `key`."""
+
+    def pick(cell: picker.Cell) -> None:
+        st.session_state[key] = cell[0]
+
+    place = min(st.session_state.get(key, 0), len(photos) - 1)
+    cells = picker.of_strip(pictures.strip([photo.image for photo in photos], SIDE), len(photos))
+    picker.show(cells, (place, 0), pick, f"{key}-strip", "your photos; a click shows one of them")
+    return photos[place]
 
 
 def upload_photos(key: str) -> list[ViewedImage]:

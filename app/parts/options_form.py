@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -26,23 +27,19 @@ def options(
     `titles` are the labels of fields whose names do not say enough, `columns` is the number of widgets in
     a row, and `bind` is "query-params" if the address is to carry the values.
     """
+    draw = partial(_widget, titles=titles, bind=bind)
     known = {option.name: option for option in fields(start)}
     shown = [known[name] for name in first or list(known)[:6]]
     folded = [option for option in known.values() if option not in shown]
-    values = _rows(start, shown, key, titles, columns, bind)
+    values = _rows(start, shown, key, columns, draw)
     if folded:
         with st.expander("More settings", icon=":material/tune:", key=f"{key}-more"):
-            values |= _rows(start, folded, key, titles, columns, bind)
+            values |= _rows(start, folded, key, columns, draw)
     return type(start)(**values)
 
 
 def _rows(
-    start: Options,
-    listed: Sequence[Field[Any]],
-    key: str,
-    titles: Mapping[str, str],
-    columns: int,
-    bind: Any,
+    start: Options, listed: Sequence[Field[Any]], key: str, columns: int, draw: Callable[..., Any]
 ) -> dict[str, Any]:
     """Widgets, so many to a row."""
     values: dict[str, Any] = {}
@@ -51,7 +48,7 @@ def _rows(
         for option, column in zip(row, places, strict=False):
             with column:
                 begin = getattr(start, option.name)
-                values[option.name] = _widget(option, begin, f"{key}-{option.name}", titles, bind)
+                values[option.name] = draw(option, begin, f"{key}-{option.name}")
     return values
 
 

@@ -8,7 +8,7 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from analysis.attention import (
     FILM_GAP,
@@ -48,6 +48,7 @@ __all__ = [
     "png",
     "scale",
     "stretch",
+    "strip",
     "thumbnail",
 ]
 
@@ -111,6 +112,14 @@ def outline(picture: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
         rim = ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(reach)), inside)
         drawn.paste(ink, mask=rim)
     return drawn
+
+
+def strip(photos: Sequence[Image.Image], side: int) -> Image.Image:
+    """Photos side by side with gaps of `GAP` pixels, each the middle of it as a square of `side` pixels."""
+    row = Image.new("RGBA", (len(photos) * (side + GAP) - GAP, side))
+    for place, photo in enumerate(photos):
+        row.paste(ImageOps.fit(photo.convert("RGB"), (side, side)), (place * (side + GAP), 0))
+    return row
 
 
 def png(picture: Image.Image) -> bytes:

@@ -1,21 +1,23 @@
-"""A run on a page: its state and progress, with buttons to cancel and resume it."""
+"""A run on a page: its state and progress, with buttons to cancel and resume it, its curves and its log."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from app import wording
-from app.parts import feedback
+from app.parts import charts, feedback
 from app.state import finished_runs, session, session_runs
 from app.state.session_runs import POLL, forget_listed, is_news, listed
 from pruning import runs
-from pruning.jobs import BenchJob, RecoverJob
+from pruning.jobs import BenchJob, RecoverJob, read_report
 from pruning.runs import Run
 from pruning.wording import base_name
 
+LOG_LINES = 200
 BADGES: dict[str, tuple[str, Any]] = {
     "queued": (":material/hourglass_empty:", "gray"),
     "running": (":material/play_arrow:", "blue"),
@@ -52,7 +54,7 @@ def _panel(folder: Path, key: str, active: bool) -> None:
     with st.container(border=True, key=key), feedback.sentences():
         with st.container(horizontal=True, vertical_alignment="center"):
             badge(run)
-            st.markdown(f"**{wording.plain(title(run))}**")
+            st.markdown(f"**{wording.plain(session_runs.title(run))}**")
         if run.active:
             st.progress(_share(run), text=wording.plain(run.sentence))
             cancelling = (run.folder / runs.CANCEL).exists()
@@ -84,17 +86,68 @@ def _share(run: Run) -> float:
     return min(max(run.status.share, 0.0), 1.0)
 
 
-def title(run: Run) -> str:
-    """What a run does, in a few words."""
-    return run.name if run.job is None else wording.describe(run.job)
-
-
 def model_name(run: Run) -> str:
     """The short name of the dense model that a run works on; empty for timings, which have several."""
     job = run.job
     if job is None or isinstance(job, BenchJob):
         return ""
     return base_name(job.teacher if isinstance(job, RecoverJob) else job.model)
+
+
+# ---- curves and log
+
+
+def curves(run: Run) -> None:
+    """The curves of a training, drawn again while it goes on; nothing for other runs."""
+    dense = None
+    with feedback.sentences():
+        dense = _dense_top1(run)
+    st.fragment(_curves, run_every=POLL if run.active else None)(run.folder, dense)
+
+
+def _curves(folder: Path, dense: float | None) -> None:
+    known: dict[Path, runs.Metrics] = st.session_state.setdefault("curves", {})
+    with feedback.sentences():
+        known[folder] = runs.read_metrics(folder, known.get(folder, runs.Metrics()))
+        measured = known[folder].curve("top1_dense")[1]
+        figure = charts.curves(known[folder], measured[-1] if measured else dense)
+        if figure is not None:
+            st.plotly_chart(figure, config=charts.CONFIG, key="curves", alt="curves of the training")
+
+
+def _dense_top1(run: Run) -> float | None:
+    """The dense model's accuracy, which a recovery should reach, if it is known yet."""
+    if finished_runs.flaw(run) is not None:
+        known = None  # the panel says what is wrong
+    elif run.state == "done":
+        known = runs.report(run)
+    elif isinstance(run.job, RecoverJob):
+        known = read_report(Path(run.job.model))  # measured when the student was pruned
+    else:
+        known = None
+    return known.top1_before if known else None
+
+
+def log(run: Run, height: int = 240) -> None:
+    """The end of a run's log, read again while the run is at work."""
+    st.fragment(_log, run_every=POLL if run.active else None)(run.folder, height)
+
+
+def _log(folder: Path, height: int) -> None:
+    st.code(
+        runs.log(folder, LOG_LINES) or "nothing was written", language=None, wrap_lines=True, height=height
+    )
+
+
+def commands(run: Run) -> str:
+    """What does the same on the command line, and what cancels or resumes the run there."""
+    lines = [run.job.command()] if run.job is not None else []
+    verb = "cancel" if run.active else "resume" if run.resumable else None
+    lines += [shlex.join(["python", "-m", "pruning", verb, str(run.folder)])] if verb else []
+    return "\n".join(lines)
+
+
+# ---- the sidebar
 
 
 def recent() -> None:
@@ -113,7 +166,7 @@ def _recent(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
         st.rerun()
     with st.container(border=True, key="activity", gap="xsmall"):
         for run in found:
-            name, sentence = wording.plain(title(run)), wording.plain(run.sentence)
+            name, sentence = wording.plain(session_runs.title(run)), wording.plain(run.sentence)
             if model_name(run) not in ("", base_name(session.choice().model)):
                 sentence += f" · {wording.plain(model_name(run))}"
             if run.active:
@@ -121,4 +174,4 @@ def _recent(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:
             else:
                 icon, color = BADGES[run.state]
                 st.caption(f":{color}[{icon}] **{name}**  \n{sentence}")
-        feedback.link("recover", "All runs", ":material/list:")
+        feedback.link("runs", "All runs", ":material/list:")

@@ -48,15 +48,16 @@ def groups() -> list[list[NumberedRun]]:
     return found
 
 
+def is_of_loaded(group: list[NumberedRun]) -> bool:
+    """Whether a group's dense model is the one that is loaded now."""
+    loaded: Choice = session_runs.lasting(session.choice(), copy=False)
+    return group[0].finished.origin == loaded.named
+
+
 def group_title(group: list[NumberedRun]) -> str:
     """The dense model and the images that a group has in common."""
     finished = group[0].finished
     return f"{base_name(finished.origin[0])} on {base_name(finished.data)}, {finished.after.images:,} images"
-
-
-def run_name(run: NumberedRun) -> str:
-    """A run's short name, for the head of its column."""
-    return f"run {run.number}"
 
 
 # ---- folders from elsewhere
@@ -161,7 +162,7 @@ def comparison(group: list[NumberedRun], chosen: list[str]) -> Comparison:
 
 
 def _smaller(run: NumberedRun) -> ComparedModel:
-    model = smaller_of(run.finished, run_name(run), run.title.partition(": ")[2])
+    model = smaller_of(run.finished, run.name, run.does)
     return with_int8(model, _built_int8(run.files))
 
 
@@ -179,7 +180,7 @@ def load(source: Named) -> LoadedModel:
 def _trades(dense: ComparedModel, group: list[NumberedRun], measured: list[Timings]) -> tuple[Trade, ...]:
     found = [Trade(dense.name, dense.cost.gmacs, dense.result, 1.0, dense=True)]
     for run in reversed(group):
-        model = smaller_of(run.finished, run_name(run), run.title)
+        model = smaller_of(run.finished, run.name, run.title)
         found.append(Trade.of(model, _timing(model, dense, measured)))
     return tuple(found)
 

@@ -10,11 +10,10 @@ import streamlit as st
 
 from analysis.data import ImageSet
 from analysis.models import LoadedModel, Named
-from app import wording
 from app.state import memo, session, session_runs
 from app.state.session import Choice
 from pruning.jobs import registry
-from pruning.runs import FinishedRun, Run, is_finished
+from pruning.runs import NOTE, FinishedRun, Run, is_finished
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,14 @@ class OpenedRun(FinishedRun):
 
 @dataclass
 class NumberedRun:
-    """A finished run, with the files that this session built from it. `number` counts all runs on disk."""
+    """A finished run, with the files that this session built from it.
 
-    number: int
+    `name` is what it is called everywhere, `number` that in names of files, and `does` what it does in words.
+    """
+
+    name: str
+    number: str
+    does: str
     title: str
     finished: OpenedRun
     files: dict[str, Path] = field(default_factory=dict)
@@ -64,17 +68,19 @@ def sound() -> list[NumberedRun]:
 def _numbered() -> list[NumberedRun]:
     kept: dict[str, NumberedRun] = st.session_state.setdefault("numbered runs", {})
     found = []
-    for number, run in enumerate(reversed(session_runs.listed()), 1):
+    for run in reversed(session_runs.listed()):
         if is_finished(run):
-            key, title, finished = str(run.folder), _title(number, run), _opened(run)
-            if key not in kept or kept[key].title != title or kept[key].finished is not finished:
-                kept[key] = NumberedRun(number, title, finished)
+            key, finished = str(run.folder), opened(run)
+            same = key in kept and kept[key].finished is finished
+            kept[key] = NumberedRun(*_called(run), finished, kept[key].files if same else {})
             found.append(kept[key])
     return found
 
 
-def _title(number: int, run: Run) -> str:
-    return f"Run {number}: {wording.describe(run.job)}"
+def _called(run: Run) -> tuple[str, str, str, str]:
+    """Name, number or folder, what it does, and title."""
+    number, does = session_runs.number(run), session_runs.words(run)
+    return session_runs.name(run), str(number or run.name), does, session_runs.title(run)
 
 
 # ---- files that this session has built
@@ -104,17 +110,17 @@ def dense_files(origin: Named) -> dict[str, Path]:
 
 def flaw(run: Run) -> str | None:
     """What is wrong with the result of a run that says it is done, in one sentence; None for other runs."""
-    return _opened(run).problem if run.state == "done" and run.job is not None else None
+    return opened(run).problem if run.state == "done" and run.job is not None else None
 
 
 def damaged(*jobs: type) -> dict[str, str]:
     """The titles of the runs of these kinds whose result is damaged, oldest first, and what is wrong."""
-    numbered = enumerate(reversed(session_runs.listed()), 1)
-    found = {_title(number, run): flaw(run) for number, run in numbered if isinstance(run.job, jobs)}
+    known = reversed(session_runs.listed())
+    found = {session_runs.title(run): flaw(run) for run in known if isinstance(run.job, jobs)}
     return {title: said for title, said in found.items() if said is not None}
 
 
-def _opened(run: Run) -> OpenedRun:
+def opened(run: Run) -> OpenedRun:
     """A run whose files all sessions read once, and again where one has changed on disk."""
     kept, now = _kept(), stamp(run)
     found = kept.get(run.folder)
@@ -129,7 +135,7 @@ def _kept() -> dict[Path, tuple[object, OpenedRun]]:
 
 
 def stamp(run: Run) -> tuple[object, ...]:
-    """What changes whenever a file of a run does, for caches of what was read from it."""
+    """What changes whenever a file of a run does, for caches of what was read from it; not with its note."""
     found: list[object] = [run.state]
     for place in (run.folder, run.folder / registry.BUNDLE):
         try:
@@ -137,5 +143,9 @@ def stamp(run: Run) -> tuple[object, ...]:
                 stats = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
         except OSError:  # no bundle, or a folder that is being moved
             continue
-        found += [(name, one.st_mode, one.st_size, one.st_mtime_ns) for name, one in sorted(stats.items())]
+        found += [
+            (name, one.st_mode, one.st_size, one.st_mtime_ns)
+            for name, one in sorted(stats.items())
+            if name.strip(".") not in (NOTE, f"{NOTE}.part")
+        ]
     return tuple(found)

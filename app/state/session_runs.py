@@ -18,8 +18,9 @@ from typing import Any
 import streamlit as st
 
 from app import share
-from app.state import uploads
+from app.state import session, uploads
 from pruning import runs
+from pruning.jobs import RecoverJob, describe
 from pruning.runs import Run
 
 POLL = 2.0  # seconds after which an active run is read again
@@ -47,9 +48,49 @@ def _listed(root: Path) -> list[Run]:
     return runs.list_runs(root)
 
 
+@st.cache_resource(ttl=POLL, max_entries=4, show_spinner=False)
+def _numbers(root: Path) -> dict[Path, int]:
+    return runs.numbers(root)
+
+
 def forget_listed() -> None:
     """Make the next `listed` read the folder of runs again, as one of them has just changed."""
     _listed.clear()
+    _numbers.clear()
+
+
+# ---- what a run is called, on every page
+
+
+def number(run: Run) -> int | None:
+    """The number of a run, which it keeps; None for a run from elsewhere."""
+    if run.folder.parent != runs.runs_root():
+        return None
+    if run.folder not in _numbers(run.folder.parent):  # it has just been started
+        _numbers.clear()
+    return _numbers(run.folder.parent).get(run.folder)
+
+
+def name(run: Run) -> str:
+    """A short name, "run 3" or "run 3 · half the heads"; the name of the folder for a run from elsewhere."""
+    return runs.label(number(run), run.note.name) or run.name
+
+
+def words(run: Run) -> str:
+    """What a run does, in a few words. A recovery says of which run."""
+    job = run.job
+    if isinstance(job, RecoverJob):
+        student = Path(run.status.workdir or "") / job.model
+        of = next((one for one in listed() if one.folder in (student, student.parent)), None)
+        counted = None if of is None else number(of)
+        job = job if counted is None else replace(job, model=runs.label(counted, ""))
+    return run.name if job is None else describe(job)
+
+
+def title(run: Run) -> str:
+    """The name of a run and what it does: "Run 3: SNP, qk 50 %"."""
+    called, does = name(run), words(run)
+    return f"{called[0].upper()}{called[1:]}: {does}" if called != does else does
 
 
 def open_folder(path: str) -> Run:
@@ -124,6 +165,66 @@ def cancel(folder: Path) -> None:
     runs.cancel(folder)
 
 
+# ---- what people say of a run, and deleting it
+
+
+def annotate(folder: Path, **changes: Any) -> None:
+    """Change the name, the text or the star of a run.
+
+    Raises:
+        ValueError: a name or text that is too long, or visitors may not.
+        OutputError: its folder cannot be written to.
+    """
+    share.require_own(folder)
+    runs.write_note(folder, replace(runs.read(folder).note, **changes))
+    forget_listed()
+
+
+def delete(folder: Path) -> Run:
+    """Move a run to the trash.
+
+    Raises:
+        ValueError: it is at work, needed by a run at work or by what is loaded, or visitors may not.
+        OutputError: the folder of runs cannot be written to.
+    """
+    share.require_own(folder)
+    if folder.parent != runs.runs_root():
+        raise ValueError("This run lies outside of the folder of runs: delete its folder yourself.")
+    loaded = session.choice()
+    if any(said and Path(said).is_relative_to(folder) for said in (loaded.model, loaded.weights)):
+        raise ValueError("The model of this run is loaded: load another one before you delete the run.")
+    with _starting:
+        gone = runs.delete(folder)
+    forget_listed()
+    return gone
+
+
+def restore(folder: Path) -> Run:
+    """Take a run back from the trash.
+
+    Raises:
+        ValueError: it is not there, or another run has its name by now.
+        OutputError: the folder of runs cannot be written to.
+    """
+    back = runs.restore(folder)
+    forget_listed()
+    return back
+
+
+def forget(gone: list[Run]) -> None:
+    """Delete runs in the trash for good, which visitors may not.
+
+    Raises:
+        ValueError: this server is shared.
+        OutputError: the trash cannot be written to.
+    """
+    if share.is_shared():
+        raise ValueError("Only who runs this server may delete runs for good.")
+    for run in gone:
+        runs.forget(run)
+    forget_listed()
+
+
 def lasting(job: Any, *, copy: bool = True) -> Any:
     """The job with paths at which its uploaded files outlive this session.
 
@@ -148,7 +249,7 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
 def _sweep_uploads(root: Path) -> None:
     """Delete uploads that no run refers to, unless they are so new that a run may be about to start."""
     kept = root / UPLOADS
-    jobs = [run.job for run in runs.list_runs(root)] if kept.is_dir() else []
+    jobs = [run.job for run in (*runs.list_runs(root), *runs.deleted(root))] if kept.is_dir() else []
     if None in jobs:  # it cannot be known what a run refers to whose job cannot be read
         return
     texts = [job.to_json() for job in jobs if job]

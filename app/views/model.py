@@ -10,10 +10,12 @@ from analysis.measure import cost
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
+from app.glossary import meaning
 from app.parts import bars, pictures
 from app.progress_bar import progress_bar
 from app.state import measured, session
 
+COST_TERMS = "Block", "Query-key pair", "Value channel", "MLP neuron", "Residual stream"
 SAMPLES = 7
 SIDE = 112  # pixels of a thumbnail
 
@@ -40,7 +42,7 @@ def _figures(loaded: LoadedModel) -> None:
     total, baseline = cost(loaded.model.arch), measured.baseline()
     columns = st.columns(4, vertical_alignment="top" if baseline else "bottom")
     columns[0].metric("Parameters", wording.count(total.params))
-    columns[1].metric("Compute per image", wording.gmacs(total.gmacs))
+    columns[1].metric("Compute per image", wording.gmacs(total.gmacs), help=meaning("GMACs"))
     columns[2].metric("Size, float32", wording.megabytes(total.bytes))
     with columns[3]:
         if baseline is not None:
@@ -69,7 +71,7 @@ def _measure() -> None:
 
 
 def _costs(loaded: LoadedModel) -> None:
-    st.subheader("Cost by block", anchor=False)
+    st.subheader("Cost by block", anchor=False, help=meaning(*COST_TERMS))
     quantity = st.segmented_control(
         "Quantity",
         ["macs", "params"],

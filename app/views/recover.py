@@ -1,28 +1,46 @@
-"""The Recover page: fine-tune a smaller model with the dense one as teacher, and watch all runs."""
+"""The Recover page: fine-tune a smaller model with the dense one as teacher, and watch that."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import streamlit as st
 
 from analysis.models import Named, Reading
-from app.parts import charts, feedback, options_form, run_panel
+from app.glossary import meaning
+from app.parts import feedback, options_form, outcome, run_panel
 from app.state import finished_runs, session, session_runs
 from app.state.session import Choice
-from app.wording import plain
-from pruning import runs, wording
+from app.views import recovery_time
 from pruning.bundle import is_bundle
-from pruning.jobs import Job, RecoverJob, read_report
-from pruning.runs import Run
+from pruning.jobs import Job, RecoverJob
 from pruning.training import RECIPES, read_recovery, require_pair
 
 RECIPE_TITLES = {"few-epochs": "A few epochs, with a teacher", "snp": "SNP's fine-tuning (300 epochs)"}
+# what the options are called, where the name of the field does not say enough
+TITLES = {
+    "images": "Training images (0: all)",
+    "batch": "Batch size",
+    "base_lr": "Learning rate per 512 images",
+    "lr": "Fixed learning rate (0: off)",
+    "min_lr": "Final share of the rate",
+    "warmup": "Warm-up, share of steps",
+    "layer_decay": "Decay from block to block",
+    "clip": "Longest gradient (0: any)",
+    "augment": "Augmentation",
+    "mixup": "Mixup (0: off)",
+    "cutmix": "CutMix (0: off)",
+    "smoothing": "Label smoothing",
+    "drop_path": "Stochastic depth",
+    "ema": "Averaging of weights (0: off)",
+    "workers": "Image readers (-1: automatic)",
+    "test_every": "Epochs between tests",
+    "checkpoint_seconds": "Seconds between checkpoints",
+    "soft": "Weight of the teacher",
+    "features": "Weight of its tokens",
+}
 FIRST = ("epochs", "base_lr", "batch", "soft", "temperature", "features")  # options that are not folded away
-LOG_LINES = 40
 
 
 @dataclass(frozen=True)
@@ -38,14 +56,12 @@ class Student:
 
 def show() -> None:
     """Draw the page."""
-    st.header("Recover", anchor=False)
+    st.header("Recover", anchor=False, help=meaning("Recovery", "Dense model"))
     left, right = st.columns([2, 3], gap="large")
     with left, feedback.sentences():
         _form()
     with right, feedback.sentences():
         _watch()
-    with feedback.sentences():
-        _all_runs()
 
 
 # ---- starting a run
@@ -63,6 +79,8 @@ def _form() -> None:
         feedback.link("prune", "Go to Prune", ":material/arrow_back:")
         return
     job = _job(students)
+    with feedback.sentences():
+        st.caption(recovery_time.words(job))
     if st.button("Recover", type="primary", icon=":material/healing:", width=200, key="recover"):
         _require_teacher(job)
         session_runs.begin(job)
@@ -103,7 +121,7 @@ def _job(students: dict[str, Student]) -> RecoverJob:
         help="Settings to begin with. SNP's are those of its paper, for hundreds of epochs and no teacher.",
     )
     key = "recovery" if recipe == next(iter(RECIPES)) else f"recovery-{recipe}"
-    options = options_form.options(read_recovery(RECIPES[recipe]), key, FIRST)
+    options = options_form.options(read_recovery(RECIPES[recipe]), key, FIRST, TITLES, columns=2)
     if not teacher:
         raise session.NothingChosen("Enter the teacher: the dense model that the smaller one was made from.")
     if not student.data:
@@ -145,109 +163,20 @@ def _of_run(run: finished_runs.NumberedRun) -> Student:
     return Student(run.title, str(finished.bundle), finished.origin, *data)
 
 
-# ---- watching a run
+# ---- watching it
 
 
 def _watch() -> None:
-    """One run of any kind: its progress, its curves, its log."""
-    found = {str(run.folder): run for run in session_runs.listed()}
-    with st.expander("Open a run folder", icon=":material/folder_open:", key="open"):
-        path = st.text_input("Path of the run folder", key="run-path", persist_state="session")
-        if st.button("Open", key="open-run"):
-            with feedback.sentences():
-                opened = str(session_runs.open_folder(path).folder)
-                st.session_state["run seen"], st.session_state["run opened"] = None, opened
-                st.rerun()
-    if not found:
-        st.caption(f"No runs yet in {plain(str(runs.runs_root()))}.")
-        return
-    newest = next(iter(found))
-    if st.session_state.get("run seen") != newest or st.session_state.get("run") not in found:
-        st.session_state["run seen"] = newest
-        st.session_state["run"] = st.session_state.pop("run opened", newest)  # a new run is shown first
-    chosen = st.selectbox(
-        "Run", list(found), format_func=lambda key: _label(found[key]), key="run", persist_state="session"
-    )
-    run = found[chosen]
-    run_panel.panel(run, "run-panel")
-    dense = None
-    with feedback.sentences():
-        dense = _dense_top1(run)
-    st.fragment(_curves, run_every=session_runs.POLL if run.active else None)(run.folder, dense)
-    if run.job is not None:
-        with st.expander("The same on the command line", icon=":material/terminal:", key="run-command"):
-            st.code(_commands(run), language="bash", wrap_lines=True)
-
-
-def _label(run: Run) -> str:
-    return f"{run_panel.title(run)} · {_when(run)}"
-
-
-def _when(run: Run) -> str:
-    try:
-        return time.strftime("%d %b %H:%M", time.localtime(run.status.created))
-    except (OverflowError, ValueError, OSError):  # the file of a run can say anything
-        return "unknown"
-
-
-def _commands(run: Run) -> str:
-    lines = [run.job.command()] if run.job is not None else []
-    verb = "cancel" if run.active else "resume" if run.resumable else None
-    return "\n".join([*lines, *([f"python -m pruning {verb} {run.folder}"] if verb else [])])
-
-
-def _dense_top1(run: Run) -> float | None:
-    """The dense model's accuracy, which a recovery should reach, if it is known yet."""
-    if finished_runs.flaw(run) is not None:
-        known = None  # the panel says what is wrong
-    elif run.state == "done":
-        known = runs.report(run)
-    elif isinstance(run.job, RecoverJob):
-        known = read_report(Path(run.job.model))  # measured when the student was pruned
+    """The newest recovery: its progress, its curves, and what it won."""
+    run = next((run for run in session_runs.listed() if isinstance(run.job, RecoverJob)), None)
+    if run is None:
+        st.caption("Nothing has been recovered yet. A recovery at work is shown here, with its curves.")
     else:
-        known = None
-    return known.top1_before if known else None
-
-
-def _curves(folder: Path, dense: float | None) -> None:
-    known: dict[Path, runs.Metrics] = st.session_state.setdefault("curves", {})
-    with feedback.sentences():
-        known[folder] = runs.read_metrics(folder, known.get(folder, runs.Metrics()))
-        measured = known[folder].curve("top1_dense")[1]
-        figure = charts.curves(known[folder], measured[-1] if measured else dense)
-        if figure is not None:
-            st.plotly_chart(figure, config=charts.CONFIG, key="curves")
-    with st.expander("Log", icon=":material/notes:", key="log"):
-        st.code(runs.log(folder, LOG_LINES) or "nothing yet", language=None, wrap_lines=True, height=240)
-
-
-# ---- all runs
-
-
-def _all_runs() -> None:
-    found = session_runs.listed()
-    if found:
-        st.subheader("All runs", anchor=False)
-        active = any(run.active for run in found)
-        st.fragment(_table, run_every=session_runs.POLL if active else None)(found)
-
-
-def _table(found: list[Run]) -> None:
-    """A table of all runs; those that were active are read again."""
-    rows = [_row(runs.read(run.folder) if run.active else run) for run in found]
-    with st.container(key="all-runs"):
-        wide = {"Progress": st.column_config.TextColumn(width=220)}
-        st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=wide)
-
-
-def _row(run: Run) -> dict[str, str]:
-    said = finished_runs.flaw(run)
-    return {
-        "Run": run_panel.title(run),
-        "Model": run_panel.model_name(run),
-        "State": "damaged" if said else run.state,
-        "Progress": said or run.sentence,
-        "Started": _when(run),
-        "Took": wording.duration(run.seconds),
-        "Folder": run.name,
-    }
+        run_panel.panel(run, "run-panel")
+        found = next((one for one in finished_runs.sound() if one.key == str(run.folder)), None)
+        if found is not None:
+            outcome.show(found, "recovered")
+        run_panel.curves(run)
+        with st.expander("Log", icon=":material/notes:", key="log"):
+            run_panel.log(run)
+    feedback.link("runs", "All runs", ":material/list:")

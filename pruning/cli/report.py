@@ -73,9 +73,12 @@ def compare_runs(folders: list[Path]) -> Comparison:
             )
     load_once = cache(_load)
     loaded = load_once(first.origin)
-    around = [run for root in dict.fromkeys(run.run.folder.parent for run in chosen) for run in _all(root)]
+    roots = list(dict.fromkeys(run.run.folder.parent for run in chosen))
+    around = [run for root in roots for run in _all(root)]
     around += [run.run for run in chosen if run.run not in around]  # such as a folder whose name has a dot
-    numbers = {run.folder: f"run {number}" for number, run in enumerate(around, 1)}
+    counted = [folder for root in roots for folder in runs.numbers(root)]
+    counted += [run.folder for run in around if run.folder not in counted]
+    numbers = {run.folder: runs.label(counted.index(run.folder) + 1, run.note.name) for run in around}
     dense = with_int8(dense_of(first, loaded))
     others = tuple(with_int8(smaller_of(run, numbers[run.run.folder], describe(run.job))) for run in chosen)
     like = [run for run in map(FinishedRun, filter(is_finished, around)) if run.is_like(first)]

@@ -23,7 +23,7 @@ from pruning.jobs.run_prune import prune
 from pruning.jobs.survey import SURVEY, SurveyJob, run_survey, save_survey
 from pruning.progress import Monitor
 
-BUNDLE = "bundle"  # in a run folder: the smaller model
+BUNDLE = titles.BUNDLE
 
 
 class Result(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from analysis.anatomy import STRUCTURES
 from pruning.budget import amount
 from pruning.criteria import CRITERIA
@@ -12,7 +14,9 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.jobs.survey import SurveyJob
 from pruning.methods import METHODS
-from pruning.wording import count
+from pruning.wording import base_name, count
+
+BUNDLE = "bundle"  # in a run folder: the smaller model
 
 
 def of_pruning(job: Job) -> str:
@@ -24,9 +28,10 @@ def of_pruning(job: Job) -> str:
 
 
 def of_recovery(job: RecoverJob) -> str:
-    """How long it trains."""
-    epochs = job.recovery.epochs
-    return f"Recovery, {count(epochs)} epoch{'s' * (epochs > 1)}"
+    """What is fine-tuned, and how long. The bundle of a run is called by the folder of the run."""
+    epochs, path = job.recovery.epochs, Path(job.model)
+    name = path.parent.name if path.name == BUNDLE else base_name(job.model)
+    return f"Recovery of {name or 'a bundle'}, {count(epochs)} epoch{'s' * (epochs > 1)}"
 
 
 def of_bench(job: BenchJob) -> str:

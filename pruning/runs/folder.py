@@ -20,17 +20,20 @@ from analysis.paths import absolute, is_file, is_folder, open_regular, user_path
 from pruning.bundle import JOB_FILE, STATUS_FILE, Report, is_bundle
 from pruning.jobs import read_report, registry
 from pruning.runs.file_lock import is_held
-from pruning.runs.status import ACTIVE, Status, this_host
+from pruning.runs.status import ACTIVE, NOTE, RunNote, Status, this_host
 from pruning.wording import duration
 
 JOB, STATUS, LOG, LOCK, CANCEL = JOB_FILE, STATUS_FILE, "log.txt", "lock", "cancel"
 BUNDLE = registry.BUNDLE
+NO_NOTE = RunNote()
 STALE = 60.0  # seconds without a heartbeat after which that is reported
 
 
 @dataclass(frozen=True)
 class Run:
     """A run folder as it is now. `problem` says in one sentence what could not be read.
+
+    `note` is what people say of it.
 
     `state` is that of the status file, or `interrupted` if the file says queued or running but the process
     is gone. It is `failed` if the status cannot be read.
@@ -42,6 +45,7 @@ class Run:
     state: str
     status: Status
     problem: str | None = None
+    note: RunNote = NO_NOTE
 
     @property
     def name(self) -> str:
@@ -163,12 +167,13 @@ def read(folder: Path | str) -> Run:
     """
     folder = absolute(user_path(folder, "the run folder") if isinstance(folder, str) else folder)
     kind, job, unknown = _read_job(folder / JOB)
+    note, illegible = _read_note(folder)
     status, unread = _read_status(folder)
+    state = status.state
     if status.state in ACTIVE and not alive(folder, status):
         status, unread = _read_status(folder)  # it may have ended since the first read
         state = "interrupted" if status.state in ACTIVE else status.state
-        return Run(folder, kind, job, state, status, unknown or unread)
-    return Run(folder, kind, job, status.state, status, unknown or unread)
+    return Run(folder, kind, job, state, status, unknown or unread or illegible, note)
 
 
 def read_status(folder: Path) -> Status:
@@ -253,6 +258,14 @@ def _read_status(folder: Path) -> tuple[Status, str | None]:
     except ValueError as error:
         return _placeholder(folder, "failed"), str(error)
     return found or _placeholder(folder, "interrupted"), None
+
+
+def _read_note(folder: Path) -> tuple[RunNote, str | None]:
+    """What is said of a run; if that cannot be read, nothing and a sentence that says why."""
+    try:
+        return RunNote.find(folder / NOTE) or NO_NOTE, None
+    except ValueError as error:
+        return NO_NOTE, str(error)
 
 
 def _modified(file: Path) -> float:

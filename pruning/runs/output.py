@@ -1,4 +1,4 @@
-"""Writes a command's result to the folder given by --out: a bundle that is also a finished run."""
+"""Writes what no process of a run writes: a command's result in the folder of --out, and a run's note."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 
 from pruning.bundle import EVALUATIONS_FILE, JOB_FILE, STATUS_FILE
+from pruning.files import replace_text
 from pruning.jobs import PruneResult, RecoverResult, evaluations, registry
-from pruning.runs.status import Status
+from pruning.runs.claim import writing_to
+from pruning.runs.status import NOTE, RunNote, Status
 
 
 def save_output(result: PruneResult | RecoverResult, folder: Path) -> None:
@@ -26,3 +28,13 @@ def save_output(result: PruneResult | RecoverResult, folder: Path) -> None:
         EVALUATIONS_FILE: evaluations.Evaluations.of(result).to_json(),
     }
     registry.save(result, folder, records)
+
+
+def write_note(folder: Path, note: RunNote) -> None:
+    """Keep what people say of a run; nothing else in its folder changes.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    with writing_to(folder):
+        replace_text(folder / NOTE, note.to_json())

@@ -1,4 +1,4 @@
-"""The status of a run, as data."""
+"""What a run folder says of its run, as data: the status, and the name, note and star that people gave it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from analysis.formats import Stored
 
 STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
 MOST_AT_ONCE = 256  # runs on one device
+NOTE = "note.json"
+LONGEST_NAME, LONGEST_TEXT = 80, 4000  # characters of a note
 ACTIVE = ("queued", "running")  # only while the process is alive
 
 
@@ -67,6 +69,35 @@ class Status(Stored):
             value = getattr(self, name)
             if value is not None and not re.fullmatch(r"[\w.-]{0,255}", value):
                 raise ValueError(f"`{name}` must be letters, digits, dots and dashes, got {value!r:.60}")
+
+
+@dataclass(frozen=True)
+class RunNote(Stored):
+    """A name, a note and a star. A run without such a file has none of them.
+
+    Raises:
+        ValueError: a value of the wrong type, a name of several lines, or one that is too long.
+    """
+
+    INDENT: ClassVar[int | None] = 1
+
+    name: str = ""
+    text: str = ""
+    star: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name != " ".join(self.name.split()):
+            raise ValueError("`name` must be one line without spaces around it")
+        for which, most in (("name", LONGEST_NAME), ("text", LONGEST_TEXT)):
+            if len(getattr(self, which)) > most:
+                raise ValueError(f"`{which}` must have at most {most:,} characters")
+
+
+def label(number: int | None, name: str) -> str:
+    """What a run is called everywhere: its number, and its name if it was given one."""
+    counted = "" if number is None else f"run {number}"
+    return " · ".join(filter(None, (counted, name)))
 
 
 def this_host() -> str:

@@ -80,13 +80,15 @@ def test_a_damaged_run_is_a_row(root: Path, choice: Choice, file: str, way: str)
     DAMAGE[way](root / folder / file)
     name, noticed = Path(file).name, is_noticed(file, way)
 
-    app = start("recover", choice)
+    app = start("runs", choice)
     (table,) = [shown.value.set_index("Folder") for shown in app.dataframe if "Folder" in shown.value]
     assert set(table.index) >= {"good", "bench", "heads"} and table.loc["good", "State"] == "done"
     assert not noticed or name in table.loc[folder, "Progress"]
-    assert any("mlp 50 %" in option for option in app.selectbox(key="student").options)
     app.selectbox(key="run").set_value(str(root / folder)).run()
-    assert not app.exception and any(code.value.startswith("python") for code in app.code)
+    assert not app.exception and not (noticed and name not in text(app))
+    assert file == "job.json" or any(code.value.startswith("python") for code in app.code)
+    go(app, "recover")
+    assert any("mlp 50 %" in option for option in app.selectbox(key="student").options) and not app.error
 
     go(app, "compare")
     assert len(app.table[0].value.columns) == 2 and not app.error

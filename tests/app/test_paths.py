@@ -53,7 +53,7 @@ def test_a_field_of_the_sidebar(field: str, tmp_path: Path) -> None:
 
 
 def test_the_field_of_a_run_folder(tmp_path: Path) -> None:
-    app = start("recover", Choice(data=None))
+    app = start("runs", Choice(data=None))
     for name in BAD:
         app.text_input(key="run-path").set_value(bad_path(name, tmp_path)[0]).run()
         app.button(key="open-run").click().run()

@@ -38,7 +38,7 @@ KNOWN = {
     "shown.items()": "titles of ours, and maps",
     "found.timings.ms": "numbers",
     "timed.threads": "a number",
-    "option.name": "a field of our options",
+    "titles.get(option.name, option.name.replace('_', ' ').capitalize())": "a field of our options",
     "torch.get_num_threads()": "a number",
     "torch.__version__": "of what is installed",
     "query.phrase": "the name of a token or the place of a patch",

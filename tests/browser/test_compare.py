@@ -46,9 +46,15 @@ def test_compare_two_runs_and_take_the_report_along(two: list[runs.Run], page: P
     page.keyboard.press("Escape")
     page.locator(".st-key-table").get_by_text("run 1", exact=True).wait_for()
     calm(page)
+    page.get_by_role("tab", name="Maps").click()
+    calm(page)
     choose(page, "compare-fuse", "max")
     page.locator(".st-key-compare-image-next button").first.click()  # the second is its help
     page.wait_for_url("**image=1*")
+    line = page.locator(".st-key-tab-maps .wipe input").first
+    line.focus()
+    page.keyboard.press("End")  # as a drag to the right
+    assert line.evaluate("slider => slider.parentElement.style.getPropertyValue('--at')") == "100%"
     page.locator(".st-key-preserved-run-1 .js-plotly-plot").first.wait_for()
     calm(page)
     shoot(page, "compare-maps")

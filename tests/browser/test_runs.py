@@ -39,7 +39,7 @@ def test_a_run_outlives_its_server(tmp_path: Path) -> None:
         assert run.state == "running" and run.status.attempt == 1
         with serving(port, tmp_path) as server:
             page.goto(address_of(server))  # a new session on a new server
-            open_page(page, "Recover")
+            open_page(page, "Runs")
             page.locator(".st-key-activity").get_by_text("Training").wait_for()
             page.locator(".st-key-run-panel").get_by_text("Training").wait_for()
             shoot(page, "after-the-server")

@@ -19,6 +19,34 @@ def test_a_paired_change() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lost", "gained", "words"),
+    [
+        (
+            8,
+            5,
+            "3 more of 325 test images are wrong (-0.9 points, 95 % interval -3.5 to +1.4); chance alone",
+        ),
+        (
+            40,
+            12,
+            "28 more of 325 test images are wrong (-8.6 points, 95 % interval -13.1 to -4.4); chance does",
+        ),
+        (0, 1, "1 more of 325 test images is right (+0.3 points, 95 % interval -0.9 to +1.7); chance"),
+        (
+            0,
+            9,
+            "9 more of 325 test images are right (+2.8 points, 95 % interval +1.5 to +5.2); chance does not",
+        ),
+        (4, 4, "As many of 325 test images are right as before: 4 lost, as many gained (+0.0 points"),
+        (0, 0, "The same of the 325 test images are right and wrong as before."),
+    ],
+)
+def test_an_outcome_is_one_line(lost: int, gained: int, words: str) -> None:
+    found = wording.outcome(change_of_counts(lost, gained, 325))
+    assert found.startswith(words) and found.endswith(".")
+
+
+@pytest.mark.parametrize(
     ("p", "words"),
     [
         (1.0, "p = 1.00"),

@@ -26,7 +26,7 @@ from pruning.runs import launch, process
 from pruning.runs.status import Status
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
-PAGES = ("", "model", "attention", "heads", "prune", "recover", "compare", "export")
+PAGES = ("", "model", "attention", "heads", "prune", "recover", "runs", "compare", "export")
 
 
 def carry_out(job: Any, most_waiting: int = 100) -> runs.Run:

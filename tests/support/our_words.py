@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _WORDED = (
-    "by_chance change count duration from_to gmacs gmacs_of interval megabytes millions milliseconds "
-    "paired_points percent points speedup amount len sum min max round int float index"
+    "by_chance change count duration from_to gmacs gmacs_of interval meaning megabytes millions milliseconds "
+    "outcome paired_points percent points speedup amount len sum min max round int float index"
 )
 NUMBERS = frozenset(_WORDED.split())  # calls that give a number, or put one into words of ours
 _PASSED = "list tuple set dict sorted reversed enumerate zip next iter filter DataFrame from_dict"

@@ -68,6 +68,11 @@ def of_film(picture: Image.Image, depth: int) -> Cells:
     return Cells(picture, heights, "after block {number}", FILM_GAP)
 
 
+def of_strip(picture: Image.Image, count: int) -> Cells:
+    """Photos side by side."""
+    return Cells(picture, [1] * count, "photo {column}", GAP)
+
+
 def show(cells: Cells, chosen: Cell | None, pick: Callable[[Cell], None], key: str, alt: str) -> None:
     """Show the picture with a frame around the chosen cell; a click calls `pick` before the page reruns.
 

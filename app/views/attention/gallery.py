@@ -13,8 +13,9 @@ from app.parts.pictures import Map
 from app.progress_bar import progress_bar
 from app.state import memo
 from app.state.viewed_image import ViewedImage
-from app.views.attention import controls
-from app.views.attention.propagation import propagated
+from app.views.attention import controls, downloads
+from app.views.attention.figure import Figure
+from app.views.attention.propagation import METHOD_TITLES, propagated
 from app.views.attention.queries import Query
 from app.views.attention.view import AttentionView, ViewSettings
 
@@ -36,8 +37,9 @@ class _Result:
 
 @dataclass(frozen=True)
 class _MapKind:
-    """Which map is made of every image: `key` tells it from all others."""
+    """Which map is made of every image, in words: `key` tells it from all others."""
 
+    what: str
     key: Hashable
     make: Callable[[AttentionView], Map | None]
 
@@ -50,6 +52,10 @@ def show(
     with st.container(width=600, key="gallery-options"):
         kind = _one_head(settings, query) if chosen == "head" else _all_blocks(images[0], settings, query)
     results = _results(images, settings, kind)
+    with st.popover("Download", icon=":material/download:", key="gallery-files"):
+        st.markdown("**The gallery as one figure**")
+        make = partial(_figure, images, results, settings, kind.what)
+        downloads.figure_buttons("attention", make, "gallery")
     with st.container(horizontal=True, gap="small", key="gallery-pictures"):
         for place, (image, result) in enumerate(zip(images, results, strict=True)):
             with st.container(width=SIDE, gap="xsmall"):
@@ -62,15 +68,31 @@ def show(
 def _one_head(settings: ViewSettings, query: Query) -> _MapKind:
     arch = settings.loaded.model.arch
     block, head = controls.pick_head(arch)
+    what, key = f"block {block}, head {head}, from {query.phrase}", (query.name, block, head)
     if not arch.blocks[block].heads:
         st.caption(f"Block {block} has no attention.")
-        return _MapKind((query.name, block, head), lambda view: None)
-    return _MapKind((query.name, block, head), lambda view: view.maps(query).looks[block][head].numpy())
+        return _MapKind(what, key, lambda view: None)
+    return _MapKind(what, key, lambda view: view.maps(query).looks[block][head].numpy())
 
 
 def _all_blocks(first: ViewedImage, settings: ViewSettings, query: Query) -> _MapKind:
     propagation = controls.pick_propagation(settings.view(first))
-    return _MapKind((query.name, propagation), lambda view: propagated(view, propagation, query))
+    what = f"{METHOD_TITLES[propagation.method]}, from {query.phrase}"
+    return _MapKind(what, (query.name, propagation), lambda view: propagated(view, propagation, query))
+
+
+def _figure(images: list[ViewedImage], results: list[_Result], settings: ViewSettings, what: str) -> Figure:
+    """All pictures of the gallery, each with what it was taken for."""
+    panels = [
+        downloads.map_panel(
+            _prediction(image, result, settings.class_names),
+            settings.picture(image).draw(result.values, None),
+            result.values,
+            settings.style.palette,
+        )
+        for image, result in zip(images, results, strict=True)
+    ]
+    return downloads.gallery_figure(panels, what, settings.loaded.name)
 
 
 def _results(images: list[ViewedImage], settings: ViewSettings, kind: _MapKind) -> list[_Result]:

@@ -11,6 +11,7 @@ from PIL import Image
 from analysis.attention import TokenMaps
 from analysis.data import ImageSet
 from app import wording
+from app.glossary import meaning
 from app.parts import image_picker, picker, pictures
 from app.parts.pictures import Map
 from app.state import session, viewed_image
@@ -74,7 +75,7 @@ def _own_photos(several: bool) -> list[ViewedImage]:
         raise session.NothingChosen("Upload one or more photos to see where the model looks in them.")
     if several or len(photos) == 1:
         return photos
-    return [photos[image_picker.pick_number("photo-number", len(photos))]]
+    return [image_picker.pick_photo(photos, "photo-number")]
 
 
 def _open(place: int) -> None:
@@ -109,7 +110,7 @@ def _one_image(
     with scores:
         objects.score_heads(view, query, maps, head, scenes)
     with files:
-        downloads.show(view, shown, maps)
+        downloads.show(view, shown, maps, query)
 
 
 def _photo(view: AttentionView, query: Query) -> None:
@@ -172,7 +173,7 @@ def _inline(picture: Image.Image, alt: str) -> None:
 
 
 def _all_blocks(view: AttentionView, query: Query, chosen: propagation.Propagation) -> Map:
-    st.subheader("Through all blocks", anchor=False)
+    st.subheader("Through all blocks", anchor=False, help=meaning("Rollout", "Class relevance"))
     with st.spinner("Following the attention …"):
         values = propagation.propagated(view, chosen, query)
     title = propagation.title(view, chosen, query)
@@ -183,7 +184,7 @@ def _all_blocks(view: AttentionView, query: Query, chosen: propagation.Propagati
 
 
 def _all_heads(view: AttentionView, query: Query, maps: TokenMaps, chosen: tuple[int, int]) -> None:
-    st.subheader("All heads", anchor=False)
+    st.subheader("All heads", anchor=False, help=meaning("Block", "Head", "Attention map"))
     absent = [str(index) for index, block in enumerate(view.arch.blocks) if not block.heads]
     if absent:
         st.caption(f"Without attention: block{'s' * (len(absent) > 1)} {', '.join(absent)}.")

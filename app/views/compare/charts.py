@@ -278,6 +278,10 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
             hovertemplate=f"%{{y:.1f}} % at %{{x:.3f}}{told}",
             showlegend=False,
         )
+    rings = {"symbol": "circle-open", "size": 12, "color": ACCENT, "line": {"width": 2}}
+    figure.add_scatter(
+        x=[None], y=[None], mode="markers", marker=rings, name="compared above", hoverinfo="skip"
+    )
     title = "GMACs per image" if by == "gmacs" else "time of one forward pass, relative to the dense model"
     highest = max(_cost(trade, by) for trade in shown)
     figure = styled(figure, 380)

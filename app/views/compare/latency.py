@@ -82,7 +82,7 @@ def _devices(found: Comparison) -> None:
         return
     cells = {
         f"{wording.plain(name)}, batch {wording.count(batch)}{', int8' if int8 else ''}": [
-            "" if one is None else wording.milliseconds(one) for one in row
+            "" if one is None else wording.milliseconds(one / batch) for one in row
         ]
         for name, batch, int8, row in timed
     }
@@ -91,7 +91,7 @@ def _devices(found: Comparison) -> None:
         st.table(medians_shown, border="horizontal", alt="latency of all models on other devices")
     st.plotly_chart(compare_charts.devices(list(columns), timed), config=charts.CONFIG, key="devices-chart")
     st.caption(
-        "Median milliseconds per forward pass of a batch in ONNX Runtime, all models of a device in turns. "
+        "Median milliseconds per image in ONNX Runtime, all models of a device in turns. "
         "Models are found by their architecture; an empty cell was not timed there."
     )
 
@@ -123,7 +123,7 @@ def _measured(found: Comparison, timed: Timings) -> None:
     torch = wording.plain(timed.torch.partition("+")[0])
     threads = f"{timed.threads} thread{'s' * (timed.threads > 1)}"
     st.caption(
-        f"Milliseconds per forward pass of a batch: {rounds} rounds in turns, {threads}, CPU, torch {torch}. "
+        f"Milliseconds per image, in batches: {rounds} rounds in turns, {threads}, CPU, torch {torch}. "
         "The speed-up is the median over rounds of the dense model's time divided by this model's, with its "
         "95 % interval; a model counts as faster or slower only where that interval excludes 1. p10 to p90 "
         "shows how much single passes scatter. Rounds are added while a model cannot be distinguished from "
@@ -134,6 +134,6 @@ def _measured(found: Comparison, timed: Timings) -> None:
 def _row(model: ComparedModel, dense: ComparedModel, batch: int, timed: Timings) -> dict[str, str]:
     times = timed.of(model.source, batch)
     row = {"Model": f"{wording.plain(model.name)}, batch {batch}"}
-    row |= {name: wording.milliseconds(getattr(times, name)) for name in ("p10", "p50", "p90")}
+    row |= {name: wording.milliseconds(getattr(times, name) / batch) for name in ("p10", "p50", "p90")}
     timing = timed.between(model.source, dense.source, batch)
     return row | {"Speed-up": "" if model is dense else wording.speedup(timing)}

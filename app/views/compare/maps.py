@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -11,15 +12,20 @@ from torch import Tensor
 
 from analysis.attention import FUSIONS, enlarge, overlay, preservation, sheet
 from app import wording
-from app.parts import charts_heads, image_picker
+from app.glossary import meaning
+from app.parts import charts_heads, feedback, image_picker
+from app.parts.wipe import wipe
 from app.progress_bar import progress_bar
 from app.state import address, memo, viewed_image
 from app.state.viewed_image import ViewedImage
+from app.views.compare import changed_maps
 from app.views.compare import charts as compare_charts
 from pruning.cut import Indices
 from pruning.report import ComparedModel, Comparison, aligned
 
-SIDE = 300  # pixels of a picture
+SIDE = 460  # pixels of a picture
+VIEWS = {"wipe": "Wipe", "beside": "Side by side"}
+ORDERS = {"number": "By number", "changed": "Where attention changed most"}
 ROOM, CELL = 880, 64  # pixels: width of two sheets of maps, largest map in them
 SEVERAL = 16  # images that preservation is averaged over
 MERGED = (
@@ -31,10 +37,10 @@ OVER = {"one": "This image", "several": f"{SEVERAL} images"}
 
 def show(found: Comparison) -> None:
     """Rollout, one head, and how well the attention of all heads is preserved."""
-    image = _choose(found)
+    image, view = _choose(found)
     crop = enlarge(_crop(found, image), SIDE)
-    _rollouts(found, image, crop)
-    block, head = _one_head(found, image, crop)
+    _rollouts(found, image, crop, view)
+    block, head = _one_head(found, image, crop, view)
     _preserved(found, image, (block, head))
     with st.expander(
         "Maps of all heads", icon=":material/grid_view:", key="compare-all", on_change="rerun"
@@ -43,17 +49,41 @@ def show(found: Comparison) -> None:
             _sheets(found, image)
 
 
-def _choose(found: Comparison) -> ViewedImage:
+def _choose(found: Comparison) -> tuple[ViewedImage, str]:
+    """The photo to look at, and whether maps are wiped or stand side by side."""
     given = address.read_once("image")
     if given is not None and given[0].isdecimal():
         st.session_state["compare-image"] = int(given[0])
+    changed = st.container(key="changed-maps", gap="xsmall")
     with st.container(horizontal=True, vertical_alignment="bottom", key="rollout-choice"):
         number = image_picker.pick_number("compare-image", len(found.tested))
+        order = _one_of("Photos", ORDERS, "order", "compare-order")
+        view = _one_of("Show maps", VIEWS, "maps", "compare-view")
         key, fusions = "compare-fuse", list(FUSIONS)
         draw = lambda: st.selectbox("Fuse heads by", fusions, key=key, width=150, persist_state="session")
         address.pick("fuse", key, fusions, draw)
     address.write("image", [str(number)] if number else [])
-    return _tested_image(found, number)
+    if order == "changed":
+        with changed, feedback.sentences():
+            changed_maps.show(found, number, "compare-image")
+    return _tested_image(found, number), view
+
+
+def _one_of(label: str, options: dict[str, str], name: str, key: str) -> str:
+    """One of a few options, which the address carries."""
+
+    def draw() -> str | None:
+        chosen: str | None = st.segmented_control(
+            label,
+            list(options),
+            format_func=options.__getitem__,
+            required=True,
+            key=key,
+            persist_state="session",
+        )
+        return chosen
+
+    return address.pick(name, key, list(options), draw)
 
 
 def _tested_image(found: Comparison, number: int) -> ViewedImage:
@@ -63,28 +93,52 @@ def _tested_image(found: Comparison, number: int) -> ViewedImage:
     return ViewedImage(test.item_name(number), test.image(number), test.label(number), key)
 
 
-def _columns(found: Comparison) -> Any:
-    """A column for the photo and one for each model; at least three, so that no picture is enlarged."""
-    return st.columns(max(len(found.models) + 1, 3), gap="small")
+def _columns(found: Comparison, view: str) -> Any:
+    """A column for the photo and one for each map; at least two, or three where each model has its own."""
+    count = len(found.models) + (view == "beside")
+    return st.columns(max(count, 2 if view == "wipe" else 3), gap="small")
 
 
-def _rollouts(found: Comparison, image: ViewedImage, crop: Image) -> None:
+def _rollouts(found: Comparison, image: ViewedImage, crop: Image, view: str) -> None:
     number = st.session_state["compare-image"]
-    first, *others = _columns(found)
+    first, *others = _columns(found, view)
     with first:
         st.image(crop, width="stretch", alt=f"the image as the models see it: {image.name}")
         true = found.class_name(found.dense.result.labels[number])
         st.caption(f"{wording.plain(true)} · {wording.plain(image.name)}")
     fuse = st.session_state["compare-fuse"]
-    for model, column in zip(found.models, others, strict=False):
-        loaded = found.load(model.source)
-        with column, st.spinner(f"Reading {wording.plain(model.name)} …", show_time=False):
-            values = viewed_image.rollout(image, loaded, fuse)[viewed_image.prediction_row(loaded)]
-            picture = overlay(crop, values.numpy(), viewed_image.style())
-            st.image(picture, width="stretch", alt=f"rollout of {model.name}")
-            predicted = found.class_name(model.result.predictions[number])
-            confidence = wording.percent(model.result.confidences[number])
+    drawn = [_Drawn(model, _rollout(found, model, image, crop, fuse)) for model in found.models]
+    for shown, column in zip(drawn if view == "beside" else drawn[1:], others, strict=False):
+        model = shown.model
+        predicted = found.class_name(model.result.predictions[number])
+        confidence = wording.percent(model.result.confidences[number])
+        with column:
+            shown.show(drawn[0] if view == "wipe" else None, "rollout")
             st.caption(f"Rollout, **{wording.plain(model.name)}**: {wording.plain(predicted)}, {confidence}")
+
+
+def _rollout(found: Comparison, model: ComparedModel, image: ViewedImage, crop: Image, fuse: str) -> Image:
+    loaded = found.load(model.source)
+    with st.spinner(f"Reading {wording.plain(model.name)} …", show_time=False):
+        values = viewed_image.rollout(image, loaded, fuse)[viewed_image.prediction_row(loaded)]
+    return overlay(crop, values.numpy(), viewed_image.style())
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A map of a model as a picture."""
+
+    model: ComparedModel
+    picture: Image
+
+    def show(self, dense: _Drawn | None, what: str) -> None:
+        """Show it by itself, or with a line that wipes between the dense model's map and this one."""
+        if dense is None:
+            st.image(self.picture, width="stretch", alt=f"{what} of {self.model.name}")
+            return
+        names = dense.model.name, self.model.name
+        alt = f"{what} in {names[0]} on the left of the line, in {names[1]} on its right"
+        wipe.show(dense.picture, self.picture, names, f"wipe-{what}-{self.model.name}", alt)
 
 
 # ---- one head
@@ -118,33 +172,44 @@ def _within(key: str, high: int, start: int) -> None:
     st.session_state[key] = min(st.session_state.get(key, start), high)
 
 
-def _one_head(found: Comparison, image: ViewedImage, crop: Image) -> tuple[int, int]:
+def _one_head(found: Comparison, image: ViewedImage, crop: Image, view: str) -> tuple[int, int]:
     """The same head in every model, chosen by its number in the dense one."""
-    first, *others = _columns(found)
+    first, *others = _columns(found, view)
     with first:
         st.subheader("One head", anchor=False)
         with st.container(horizontal=True, key="compare-head-choice"):
             block, head = _pick_head(found)
         st.caption("Or click a square below.")
-    for model, column in zip(found.models, others, strict=False):
-        heads = model.kept(found.dense.arch)[block]
-        place = place_of(heads, head)
+    drawn = [_head_of(found, model, image, crop, (block, head)) for model in found.models]
+    shown = drawn if view == "beside" else drawn[1:]
+    for one, column in zip(shown, others, strict=False):
         with column:
-            if place is None:
-                missing = "not known" if heads is None else "removed"
-                missing = "no attention in this block" if not model.arch.blocks[block].heads else missing
-                blank = Picture.new("RGBA", crop.size, "#8a969030")  # faint in both themes
-                st.image(blank, width="stretch", alt=f"head {head}: {missing}")
-                st.caption(f"**{wording.plain(model.name)}**: {missing}")
-                continue
-            loaded = found.load(model.source)
-            values = viewed_image.maps(image, loaded).blocks[block][
-                place, viewed_image.prediction_row(loaded)
-            ]
-            picture = overlay(crop, values.numpy(), viewed_image.style())
-            st.image(picture, width="stretch", alt=f"head {head} of block {block}, {model.name}")
-            st.caption(f"**{wording.plain(model.name)}**" + (f", its head {place}" if place != head else ""))
+            one.show(drawn[0] if view == "wipe" else None, "head")
+            st.caption(_of_head(found, one.model, (block, head)))
     return block, head
+
+
+def _head_of(
+    found: Comparison, model: ComparedModel, image: ViewedImage, crop: Image, head: tuple[int, int]
+) -> _Drawn:
+    """A dense head's map in a model, blank where it was removed."""
+    place = place_of(model.kept(found.dense.arch)[head[0]], head[1])
+    if place is None:
+        return _Drawn(model, Picture.new("RGBA", crop.size, "#8a969030"))  # faint in both themes
+    loaded = found.load(model.source)
+    values = viewed_image.maps(image, loaded).blocks[head[0]][place, viewed_image.prediction_row(loaded)]
+    return _Drawn(model, overlay(crop, values.numpy(), viewed_image.style()))
+
+
+def _of_head(found: Comparison, model: ComparedModel, head: tuple[int, int]) -> str:
+    """What became of a dense head in a model."""
+    heads = model.kept(found.dense.arch)[head[0]]
+    place = place_of(heads, head[1])
+    if place is None:
+        missing = "not known" if heads is None else "removed"
+        missing = missing if model.arch.blocks[head[0]].heads else "no attention in this block"
+        return f"**{wording.plain(model.name)}**: {missing}"
+    return f"**{wording.plain(model.name)}**" + (f", its head {place}" if place != head[1] else "")
 
 
 def place_of(kept: Indices | None, head: int) -> int | None:
@@ -171,7 +236,7 @@ def _over() -> str:
 
 
 def _preserved(found: Comparison, image: ViewedImage, chosen: tuple[int, int]) -> None:
-    st.subheader("Attention preservation", anchor=False)
+    st.subheader("Attention preservation", anchor=False, help=meaning("Attention preservation", "Head"))
     over = _over()
     st.caption(
         "Cosine between a head's maps in the dense and in the smaller model; 1 means that it looks exactly "

@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from analysis.measure import paired_change
 from app import wording
+from app.glossary import meaning
 from app.parts import damaged_runs, feedback
-from app.state import address, comparison
+from app.state import address, comparison, session
 from app.state.finished_runs import NumberedRun
 from app.views.compare import latency as compare_latency
 from app.views.compare import maps as compare_maps
@@ -22,13 +24,15 @@ from app.views.compare import widths as compare_widths
 from pruning import runs
 from pruning.jobs import BenchJob, Job, RecoverJob
 from pruning.report import MAX_COMPARED, ComparedModel, Comparison, int8_columns
+from pruning.wording import base_name
 
 CHOSEN = "compare-runs"
+TERMS = "Dense model", "Top-1", "95 % interval", "Agreement", "Calibration error", "GMACs"
 
 TABS: dict[str, Callable[[Comparison], None]] = {
+    "Predictions": compare_predictions.show,
     "Maps": compare_maps.show,
     "Objects": compare_objects.show,
-    "Predictions": compare_predictions.show,
     "Calibration": compare_predictions.calibration,
     "Widths": compare_widths.show,
     "Latency": compare_latency.show,
@@ -49,19 +53,28 @@ def _show() -> None:
     group, chosen = _choose()
     if not group:
         return
+    if len(chosen) == 1:
+        _outcome(group, chosen[0])
     if not chosen:
         st.info("Choose at least one model to compare with the dense one.", icon=":material/compare_arrows:")
         return
     found = comparison.comparison(group, chosen)
     with st.container(key="table"):
         st.table(_table(found), border="horizontal", alt="figures of all models")
-    st.caption(_legend(found))
+    st.caption(_legend(found), help=meaning(*TERMS))
     _int8(found)
     names = [name for name in TABS if name != "Objects" or found.tested.rendered]
     for name, tab in zip(names, st.tabs(names, key="compare-tab", bind="query-params"), strict=True):
         if tab.open:
             with tab, st.container(key=f"tab-{name.lower().replace(' ', '-')}"), feedback.sentences():
                 TABS[name](found)
+
+
+def _outcome(group: list[NumberedRun], key: str) -> None:
+    """What the one run that is compared won and lost."""
+    run = next((run for run in group if run.key == key), None)
+    if run is not None:
+        st.markdown(f"**{wording.outcome(paired_change(run.finished.before, run.finished.after))}**")
 
 
 # ---- choosing
@@ -78,16 +91,26 @@ def _choose() -> tuple[list[NumberedRun], list[str]]:
     by_key = {run.key: place for place, group in enumerate(groups) for run in group}
     with st.container(horizontal=True, vertical_alignment="bottom", key="compare-choice"):
         place = _group(groups, by_key)
-        chosen = _models(groups[place])
+        chosen = [] if place is None else _models(groups[place])
         _open_folder()
+    if place is None:
+        name = wording.plain(base_name(session.choice().model))
+        st.info(f"{name}, which is loaded, has no finished run yet. Choose another model above, or prune it.")
+        feedback.link("prune", "Go to Prune", ":material/arrow_back:")
+        return [], []
     address.write("runs", [_short(key) for key in chosen])
     return groups[place], chosen
 
 
 def _restore() -> None:
     """Choose what was just opened, or what the address asks for; say which of it cannot be opened."""
+    loaded = session.choice().named
+    if st.session_state.get("compare loaded", loaded) != loaded:  # what was compared was another model's
+        st.session_state.pop(CHOSEN, None)
+    st.session_state["compare loaded"] = loaded
     if "compare opened" in st.session_state:
         st.session_state[CHOSEN] = st.session_state.pop("compare opened")
+        _see_newest()
     keys = []
     for name in address.read_once("runs") or []:
         with feedback.sentences():
@@ -98,16 +121,27 @@ def _restore() -> None:
 
 
 def _see_newest() -> str | None:
-    """The key of the newest run if this session has not seen it yet."""
-    newest = next((run.key for group in comparison.groups()[:1] for run in group[:1]), None)
-    if newest == st.session_state.get("compare seen"):
+    """The key of the newest run of the loaded model, or of what is compared, if it was not seen here yet."""
+    chosen = st.session_state.get(CHOSEN, [])
+    newest = next(
+        (
+            group[0].key
+            for group in comparison.groups()
+            if comparison.is_of_loaded(group) or any(run.key in chosen for run in group)
+        ),
+        None,
+    )
+    if newest is None or newest == st.session_state.get("compare seen"):
         return None
     st.session_state["compare seen"] = newest
     return newest
 
 
-def _group(groups: list[list[NumberedRun]], by_key: dict[str, int]) -> int:
-    """The group to compare in: at first that of a new run, else that of the runs which are chosen."""
+def _group(groups: list[list[NumberedRun]], by_key: dict[str, int]) -> int | None:
+    """The group to compare in: that of a new run, else of the runs that are chosen, else of the loaded model.
+
+    None if the loaded model has no finished run, until another model is chosen.
+    """
     chosen: list[str] = st.session_state.get(CHOSEN, [])
     newest = _see_newest()
     if newest is not None:
@@ -116,13 +150,17 @@ def _group(groups: list[list[NumberedRun]], by_key: dict[str, int]) -> int:
         st.session_state["compare-group"] = by_key[newest]
     elif any(key in by_key for key in chosen):
         st.session_state["compare-group"] = next(by_key[key] for key in chosen if key in by_key)
-    if st.session_state.get("compare-group", 0) >= len(groups):
-        st.session_state["compare-group"] = 0
-    if len(groups) == 1:
+    kept = st.session_state.get("compare-group")
+    if kept is not None and kept >= len(groups):
+        kept = st.session_state.pop("compare-group")
+    of_loaded = next((place for place, group in enumerate(groups) if comparison.is_of_loaded(group)), None)
+    if len(groups) == 1 and 0 in (kept, of_loaded):
         return 0
-    place: int = st.selectbox(
+    place: int | None = st.selectbox(
         "Dense model and images",
         range(len(groups)),
+        index=of_loaded,
+        placeholder="Choose a dense model",
         format_func=lambda place: comparison.group_title(groups[place]),
         key="compare-group",
         on_change=lambda: st.session_state.pop(CHOSEN, None),
@@ -206,7 +244,7 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
         for batch in sorted(found.timings.ms):
             time = found.timings.of(model.source, batch).p50
             timing = found.timings.between(model.source, dense.source, batch)
-            column[f"Latency, batch {batch}"] = wording.milliseconds(time)
+            column[f"Latency per image, batch {batch}"] = wording.milliseconds(time / batch)
             column[f"Speed-up, batch {batch}"] = wording.speedup(timing) if other else ""
     return column
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import wording
+from app.glossary import meaning
 from app.parts import charts
 from app.state import address
 from app.views.compare import charts as compare_charts
@@ -33,7 +34,8 @@ def show(found: Comparison) -> None:
     st.caption(
         f"On the Pareto front, where no other model is both cheaper and more accurate: {names}. The bars are "
         "95 % intervals of each model alone; point at a model for its change against the dense one on the "
-        f"same images.{measured}"
+        f"same images.{measured}",
+        help=meaning("Pareto front", "95 % interval"),
     )
 
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE
 from app import wording
+from app.glossary import meaning
 from app.parts import damaged_runs, feedback
 from app.progress_bar import progress_bar
 from app.state import session
@@ -38,6 +39,9 @@ def _choose() -> str:
     first = next(iter(titles))
     if st.session_state.get("export seen") != first or st.session_state.get(CHOSEN) not in titles:
         st.session_state["export seen"] = st.session_state[CHOSEN] = first
+    wanted = st.session_state.pop("export wanted", None)
+    if wanted in titles:
+        st.session_state[CHOSEN] = wanted
     chosen: str = st.selectbox(
         "Model", list(titles), format_func=titles.__getitem__, key=CHOSEN, persist_state="session"
     )
@@ -58,7 +62,7 @@ def _show(model: Exportable) -> None:
     _snippets(model, known, dtype)
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("What the bundle contains", anchor=False)
+        st.subheader("What the bundle contains", anchor=False, help=meaning("Bundle"))
         st.table(_content(model, dtype), border="horizontal", hide_header=True)
     with right:
         st.subheader("The same on the command line", anchor=False)
@@ -83,7 +87,8 @@ def _figures(model: Exportable, dtype: str) -> None:
     columns = st.columns(4)
     for column, (label, new, old, written) in zip(columns, figures, strict=False):
         change = wording.change(old, new) if old != new else None
-        column.metric(label, written(new), change, delta_color="inverse")
+        about = meaning("GMACs") if written is wording.gmacs_of else None
+        column.metric(label, written(new), change, delta_color="inverse", help=about)
     with columns[3]:
         _accuracy(model)
 
@@ -96,7 +101,7 @@ def _accuracy(model: Exportable) -> None:
         return
     when = wording.plain(f", {model.run.finished.when}") if model.run else ""
     before = build.dense_result(model)
-    changed = before is not None and before.top1 != model.result.top1
+    changed = before is not None and round(before.top1, 3) != round(model.result.top1, 3)
     st.metric(
         f"Top-1{when}",
         wording.percent(model.result.top1),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from analysis.heads import head_names, spearman
+from app.glossary import meaning
 from app.parts import charts, charts_heads, damaged_runs, feedback, image_picker, run_panel
 from app.state import address, head_locks, head_readings, memo, session, session_runs
 from app.state.head_readings import KnownReading
@@ -26,7 +27,7 @@ WIDE = 1120
 
 def show() -> None:
     """Draw the page."""
-    st.header("Heads", anchor=False)
+    st.header("Heads", anchor=False, help=meaning("Head", "Criterion", "Calibration images"))
     _from_address()
     photos = image_picker.upload_photos("heads-photos") if session.choice().data is None else []
     known = _known(photos)

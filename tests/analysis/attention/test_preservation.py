@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.attention.preservation import preservation
+from analysis.attention.preservation import preservation, share_moved
 from analysis.vit import Architecture, ViT
 from pruning.cut.plan import BlockPlan, Plan, kept_heads
 from pruning.cut.surgery import cut
@@ -96,3 +96,16 @@ def test_what_does_not_fit_is_refused(tiny: ViT, images: torch.Tensor) -> None:
     for heads in ((0, 1), (0, 1, 1), (0, 1, 3)):
         with pytest.raises(ValueError, match="block 1 keeps 3 of 3 heads"):
             preservation(tiny, tiny, [images], [(0, 1, 2), heads])
+
+
+def test_the_share_of_attention_that_moved() -> None:
+    """What leaves some patches arrives on others: the sum of what was lost, by loops."""
+    generator = torch.Generator().manual_seed(0)
+    before, after = (torch.rand(3, 2, 4, generator=generator) for _ in range(2))
+    for one, other, moved in zip(before, after, share_moved(before, after), strict=True):
+        first, second = (one / one.sum()).flatten().tolist(), (other / other.sum()).flatten().tolist()
+        lost = sum(a - b for a, b in zip(first, second, strict=True) if a > b)
+        assert float(moved) == pytest.approx(lost, abs=1e-6)
+    assert float(share_moved(before[0], 3 * before[0])) == pytest.approx(0, abs=1e-6)
+    apart = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    assert float(share_moved(*apart)) == pytest.approx(1)

@@ -66,7 +66,7 @@ def test_a_run_of_another_model_is_named_and_not_taken_for_one_of_this(
         app = start("prune")
         assert not app.sidebar.get("progress")[0].proto.text.endswith("demo")
         assert app.button(key="latest-panel-cancel")
-        go(app, "recover")
+        go(app, "runs")
         (table,) = [shown.value for shown in app.dataframe if "Folder" in shown.value]
         assert list(table["Model"]) == ["demo"]
 
@@ -111,7 +111,9 @@ def test_gohsp_is_tried_without_training(tiny_bundle: Path, photos: Path) -> Non
 def test_recover_page_without_anything_to_recover_says_what_to_do() -> None:
     app = start("recover")
     assert "no smaller model to recover yet" in app.info[0].value
-    assert "No runs yet" in text(app)
+    assert "Nothing has been recovered yet" in text(app)
+    go(app, "runs")
+    assert "no runs yet" in app.info[0].value and not app.error
 
 
 def test_a_recipe_fills_in_the_form(tiny_bundle: Path, photos: Path) -> None:
@@ -137,12 +139,14 @@ def test_recovery_from_form_to_comparison(
     command = app.code[0].value
     assert "--teacher" in command and "--recover-option epochs=1" in command
     app.button(key="recover").click().run()
-    assert not app.error and not app.exception
+    assert [e.value for e in app.error] == [] and not app.exception
     recovered, start_run = runs.list_runs()
     assert (recovered.kind, recovered.state) == ("recover", "done")
     assert recovered.job == RecoverJob(
         str(start_run.bundle), str(tiny_bundle), str(photos), options=(("epochs", 1), ("ema", 0.0)), limit=6
     )
+    assert "Run 2: Recovery of run 1, 1 epoch" in text(app) and "By fine-tuning: " in text(app)
+    go(app, "runs")
     assert app.selectbox(key="run").value == str(recovered.folder)
     assert list(app.dataframe[0].value["State"]) == ["done", "done"]
     go(app, "compare")
@@ -170,6 +174,9 @@ def test_a_recovery_at_work_shows_its_curves(tiny_bundle: Path) -> None:
         app = start("recover")
         assert len(app.get("plotly_chart")) == 1
         assert any("going on after 3 steps" in block.value for block in app.code)
+        go(app, "runs")
+        assert len(app.get("plotly_chart")) == 1
+        assert any("going on after 3 steps" in block.value for block in app.code)
         assert any(f"cancel {run.folder}" in block.value for block in app.code)
         assert not app.error and not app.exception
 
@@ -178,7 +185,7 @@ def test_a_recovery_at_work_shows_its_curves(tiny_bundle: Path) -> None:
 def test_what_has_not_come_to_its_end_is_resumed(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = {} if state == "interrupted" else {"state": state, "ended": time.time()}
     run = left_behind(error="the disk was full" if state == "failed" else None, **said)
-    app = start("recover")
+    app = start("runs")
     assert app.dataframe[0].value["State"].tolist() == [state]
     assert ("the disk was full" in text(app)) == (state == "failed")
     resumed: list[Path] = []
@@ -191,7 +198,7 @@ def test_what_has_not_come_to_its_end_is_resumed(state: str, monkeypatch: pytest
 def test_a_damaged_run_is_one_sentence() -> None:
     run = left_behind()
     (run.folder / runs.JOB).write_text("{")
-    app = start("recover")
+    app = start("runs")
     assert "job.json is not JSON" in app.error[0].value
     assert not app.exception and "run-panel-resume" not in [button.key for button in app.button]
     for page in ("prune", "compare", "export"):
@@ -211,7 +218,8 @@ def test_lost_predictions_are_one_sentence() -> None:
 def test_a_run_from_elsewhere_is_opened_by_its_folder(tmp_path: Path) -> None:
     pruned()
     elsewhere = only_run().folder.rename(tmp_path / "brought")
-    app = start("recover", Choice(limit=10))
+    session_runs.forget_listed()
+    app = start("runs", Choice(limit=10))
     app.text_input(key="run-path").set_value(str(tmp_path)).run()
     app.button(key="open-run").click().run()
     assert "is no run folder" in app.error[0].value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from analysis.attention.maps import default_row, rollout_maps
+from analysis.attention.preservation import share_moved
 from analysis.measure.confidence import reliability
 from analysis.measure.evaluate import Agreement, evaluate, wilson
 from analysis.measure.paired import paired_change
 from analysis.measure.speedup import compare as compared
 from analysis.models.load import architecture, read_bundle
+from app.parts.wipe import wipe
 from app.state import comparison, session_runs
 from app.state.finished_runs import OpenedRun
 from app.state.session import Choice
@@ -68,7 +73,7 @@ def test_models_stand_side_by_side(two: list[runs.Run]) -> None:
         assert table.loc["Change of top-1", column] == wording.paired_points(report.top1_change)
         assert table.loc["95 % interval", column].startswith(f"{low:.1f} to {high:.1f}")
         assert table.loc["Agreement with dense", column].startswith(f"{100 * report.agreement:.1f}")
-    assert "Latency, batch 1" not in table.index
+    assert "Latency per image, batch 1" not in table.index
     assert "run 2" in text(app) and not app.error
     app.number_input(key="compare-block").set_value(0).run()
     kept = OpenedRun(two[1]).plan
@@ -279,8 +284,51 @@ def test_demo_scenes_are_scored_by_their_objects() -> None:
 def test_photos_have_no_objects(two: list[runs.Run]) -> None:
     app = compare(chosen=two[:1])
     assert [tab.label for tab in app.tabs] == [
-        *("Maps", "Predictions", "Calibration", "Widths", "Latency", "All runs", "Report")
+        *("Predictions", "Maps", "Calibration", "Widths", "Latency", "All runs", "Report")
     ]
+
+
+def test_the_runs_of_a_model_that_is_not_loaded_are_not_opened_unasked(two: list[runs.Run]) -> None:
+    app = AppTest.from_file(MAIN, default_timeout=180)
+    app.session_state["choice"] = Choice(limit=10)
+    go(app.run(), "compare")
+    assert "demo, which is loaded, has no finished run yet" in app.info[0].value and not app.table
+    app.selectbox(key="compare-group").set_value(0).run()
+    assert list(app.table[0].value.columns) == ["dense", "run 2"] and not app.error
+    job = two[0].job
+    assert isinstance(job, Job)
+    app.session_state["choice"] = Choice(job.model, data=job.data, limit=12)
+    app.run()
+    assert app.multiselect(key="compare-runs").value == [str(two[1].folder)]
+    assert "12 test images" in text(app) and not app.error and not app.exception
+
+
+def test_photos_come_in_the_order_in_which_their_attention_changed(two: list[runs.Run]) -> None:
+    app = compare("Maps", chosen=two[:1], order="changed")
+    (caption,) = [one.value for one in app.caption if "lies elsewhere" in one.value]
+    shares = [float(number) for number in re.findall(r"(\d+)\u00a0%", caption)]
+    run = OpenedRun(two[0])
+    images = run.open_tested(run.dense)
+    expected = []
+    for image in (images.image(i) for i in range(len(images))):
+        maps = [
+            rollout_maps(loaded.model, loaded.preprocess(image))[default_row(loaded.model.arch)]
+            for loaded in (run.dense, run.pruned)
+        ]
+        expected.append(100 * float(share_moved(*maps)))
+    assert shares == [round(one) for one in sorted(expected, reverse=True)[:10]]
+    assert "12 of 12 test images" in caption and not app.error and not app.exception
+    app.segmented_control(key="compare-view").set_value("beside").run()
+    assert app.query_params["maps"] == "beside" and not app.error and not app.exception
+
+
+def test_a_wipe_takes_pictures_of_one_size() -> None:
+    one, other = Image.new("RGB", (30, 20), "red"), Image.new("RGBA", (30, 20), "#8a969030")
+    sent = wipe.message(one, other, ("dense", "run 1"), "maps")
+    assert (sent["width"], sent["height"], sent["names"]) == (30, 20, ["dense", "run 1"])
+    assert str(sent["before"]).startswith("data:image/webp") and sent["before"] != sent["after"]
+    with pytest.raises(ValueError, match="cannot lie over each other"):
+        wipe.message(one, other.resize((20, 20)), ("", ""), "")
 
 
 # ---- charts
@@ -312,7 +360,8 @@ def test_pareto_bounds_are_the_interval_and_the_front_is_marked() -> None:
     trades = [Trade("dense", 1.0, one, 1.0, dense=True), Trade("run 1", 0.5, two, 2.0, 1.6, 2.5)]
     for by, cost in (("gmacs", 0.5), ("speedup", 0.5)):
         figure: Any = compare_charts.pareto(trades, trades[1:], {"run 1"}, by)
-        front, dense, run = figure.data
+        front, dense, run, rings = figure.data
+        assert rings.name == "compared above" and rings.marker.symbol == "circle-open"
         assert list(front.x) == [cost] == list(run.x) and list(dense.x) == [1.0]
         assert run.y[0] + run.error_y.array[0] == pytest.approx(100 * two.top1_high)
         assert run.y[0] - run.error_y.arrayminus[0] == pytest.approx(100 * two.top1_low)
