@@ -202,7 +202,6 @@ def test_models_that_merge_or_lack_halves_export(tmp_path: Path) -> None:
         torch.testing.assert_close(program(images).detach(), expected, atol=1e-5, rtol=1e-5)
     graph = onnx.load(file).graph
     names = {node.name for node in graph.node} | {value.name for value in graph.initializer}
-    assert all(re.match(r"[a-z_]+(\.|/|_|$)", name) for name in names)
     parts = {match[0] for name in names if (match := re.match(r"blocks\.\d\.\w+", name))}
     whole = {"norm1", "attn", "norm2", "mlp"}
     assert parts == {
