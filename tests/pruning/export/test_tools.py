@@ -32,7 +32,7 @@ KINDS: dict[str, Architecture] = {
     "lean": LEAN,
     "distilled": replace(TINY, distilled=True, skip_unread=True),
     "registers": replace(TINY, registers=2, layer_scale=True, pool="avg", norm_before_pool=False),
-    "merging, without halves": SHORT,
+    "merging": SHORT,
 }
 
 
@@ -127,7 +127,8 @@ def test_onnxslim_reads_it_and_finds_nothing_to_remove(exported: Exported) -> No
     target = exported.onnx.with_name("slim.onnx")
     onnx.save(slim, target)
     close(onnx_runner(target, 1)(exported.images(3)), exported.logits(exported.images(3)))
-    assert len(slim.graph.node) >= len(before.graph.node) - 6
+    merging = sum(bool(block.merge) for block in exported.model.arch.blocks)  # what is computed of shapes
+    assert len(slim.graph.node) >= len(before.graph.node) - 6 - 20 * merging
 
 
 @pytest.mark.filterwarnings("ignore")
