@@ -1,10 +1,10 @@
-"""DeiT-Tiny without training at seven sizes: widths, tokens and depth by one budget, against each alone and others.
+"""DeiT-Tiny without training at seven sizes: widths, tokens and depth by one budget, and other ways.
 
     PRUNESCOPE_DATA=FOLDER python benchmarks/shorter.py --write [--only VARIANT ...] [--sizes GMACS ...]
 
-Calibrated on photos outside the test set, on which every setting was chosen as well; tested once on all 650
-photos of the validation subset. Takes about an hour on one core. Measurements are kept in --keep FILE, so that
-a run can be interrupted, or done in parts at the same time.
+Calibrated on photos outside the test set, on which every setting was chosen as well; tested once on all
+650 photos of the validation subset. Takes about an hour on one core. Measurements are kept in the folder --keep,
+so that a run can be interrupted, or done in parts at the same time.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PublishedBlock(Block):
 
 
 def published(x: Tensor, sizes: Tensor | None, k: Tensor, prefix: int, count: int) -> tuple[Tensor, Tensor]:
-    """Bipartite soft matching (Bolya et al. 2023, appendix D): unmerged tokens of one half first, then the other."""
+    """Bipartite soft matching (Bolya et al. 2023): unmerged tokens of one half first, then the other half."""
     sizes = torch.ones_like(x[..., 0]) if sizes is None else sizes
     metric = F.normalize(k.mean(dim=1)[:, prefix:], dim=-1)
     best, onto = (metric[:, 1::2] @ metric[:, ::2].transpose(-2, -1)).max(dim=-1)
@@ -199,8 +199,8 @@ def write(keep: Path, variants: list[str], sizes: list[float], save: bool) -> No
     body = (
         "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with the paired change against the dense "
         "model, its 95 % interval and the p-value of the exact McNemar test; the share of the dense model's "
-        "top-1 that is left; the mean KL divergence from the dense model's predictions and the share of photos "
-        "on which both predict the same; and the processor seconds that pruning took, without the survey. "
+        "top-1 that is left; the mean KL divergence from the dense model's predictions and the share of "
+        "photos on which both predict the same; and the processor seconds of pruning, without the survey. "
         f"On 650 photos, an easy subset of the ImageNet-1k validation set. Dense: "
         f"{percent(dense['top1'], dense['low'], dense['high'])} at 1.25 GMACs. Measured {days}. Calibration: "
         "photos of ten classes, none of them a test photo. How tokens merge, where, and what budgets weigh was "

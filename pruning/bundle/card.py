@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.formats import plain
@@ -12,7 +12,7 @@ from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE, Pr
 from analysis.vit import Architecture
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE
 from pruning.bundle.report import Report
-from pruning.wording import STRUCTURE_NAMES, base_name, by_chance, paired_points, share_of
+from pruning.wording import STRUCTURE_NAMES, base_name, by_chance, from_to, paired_points, share_of
 
 LOADER = f"""\
 from safetensors.torch import load_file
@@ -111,11 +111,8 @@ def _figures(arch: Architecture, report: Report, pruned: bool, half: bool) -> st
         top1,
     ]
     table = ["| | before | after |", "|---|---|---|", *(row for row in rows if row)]
-    notes = [
-        note
-        for note in (_sample(report), _interval(report), _change(report), _time(report), _unread(arch))
-        if note
-    ]
+    notes = [note for note in (_sample(report), _interval(report), _change(report), _time(report)) if note]
+    notes += [note for note in (_unread(arch), _merging(arch), _absent(arch)) if note]
     return "\n".join(["## Figures\n", *table, ""]) + (f"\n{' '.join(notes)}\n" if notes else "")
 
 
@@ -184,6 +181,44 @@ def _transformers(classifies: bool) -> str:
         f"{use}\n```\n\n"
         "The code that is trusted lies in this folder: `vit.py`, and three files that wrap it.\n"
     )
+
+
+def _merging(arch: Architecture) -> str:
+    if not arch.merges:
+        return ""
+    merging = [(index, block.merge) for index, block in enumerate(arch.blocks) if block.merge]
+    counts = from_to(count for _, count in merging)
+    patches = arch.grid[0] * arch.grid[1]
+    left = patches - sum(count for _, count in merging)
+    return (
+        f"Similar patch tokens merge (token merging, Bolya et al. 2023): {counts} behind the attention of "
+        f"{_blocks([index for index, _ in merging])}, so that of {patches} patch tokens {left} are left."
+    )
+
+
+def _absent(arch: Architecture) -> str:
+    parts = [
+        ("no attention", [i for i, block in enumerate(arch.blocks) if not block.heads and block.mlp]),
+        ("no MLP", [i for i, block in enumerate(arch.blocks) if block.heads and not block.mlp]),
+        ("neither", [i for i, block in enumerate(arch.blocks) if not block.heads and not block.mlp]),
+    ]
+    said = [
+        f"{_blocks(found)} {'has' if len(found) == 1 else 'have'} {what}" for what, found in parts if found
+    ]
+    if not said:
+        return ""
+    text = "; ".join(said).replace("neither", "neither attention nor MLP")
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _blocks(indices: Sequence[int]) -> str:
+    """Blocks in words, counted from 0: "block 3", "blocks 0 to 10", "blocks 2, 5 and 7"."""
+    first, last = indices[0], indices[-1]
+    if first == last:
+        return f"block {first}"
+    if list(indices) == list(range(first, last + 1)) and last > first + 1:
+        return f"blocks {first} to {last}"
+    return f"blocks {', '.join(map(str, indices[:-1]))} and {last}"
 
 
 def _usage(preprocess: Preprocess) -> str:

@@ -55,7 +55,7 @@ class Graphs:
             self._float[key] = place / f"{len(self._float)}.onnx"
             onnx.save(_proto(entry), self._float[key])
         whole = self._float[key]
-        if entry.int8:
+        if entry.int8 and any(block.heads or block.mlp for block in entry.widths):  # else nothing is linear
             whole = place / "int8.onnx"
             image = torch.randn(1, *entry.shape, generator=torch.Generator().manual_seed(0))
             quantize_onnx(self._float[key], whole, [image])

@@ -263,7 +263,8 @@ def test_nested_values_are_one_sentence(name: str, depth: int) -> None:
     nested = "[" * depth + "]" * depth
     with pytest.raises(ValueError, match=r"^[^\n]{10,200}$"):
         Architecture.from_json(TINY.to_json().rstrip()[:-1] + f', "{name}2": {nested}' + "}")
-    for text in (f'{{"{name}": {nested}', TINY.to_json().replace(f'"version": {vit.VERSION}', f'"version": {nested}')):
+    version = f'"version": {vit.VERSION}'
+    for text in (f'{{"{name}": {nested}', TINY.to_json().replace(version, f'"version": {nested}')):
         with pytest.raises(ValueError, match=r"^[^\n]{10,200}$"):
             Architecture.from_json(text)
 

@@ -62,6 +62,21 @@ SHORTER = {
         ),
     ),
 }
+# A block of each kind: with one half, with the other, with both and merging, with none, and a lean last one.
+SHORT = replace(
+    TINY,
+    image_size=(24, 24),
+    distilled=True,
+    registers=1,
+    skip_unread=True,
+    blocks=(
+        BlockWidths(0, 0, 0, 32),
+        BlockWidths(3, 8, 8, 0, 3),
+        BlockWidths(3, 5, 7, 20, 2),
+        BlockWidths(0, 0, 0, 0),
+        BlockWidths(2, 9, 4, 11),
+    ),
+)
 
 
 def on_variants(*names: str) -> pytest.MarkDecorator:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
@@ -34,7 +35,7 @@ from pruning.cut.plan import Plan
 from pruning.cut.shorter import with_architecture, with_merges
 from pruning.files import OutputError
 from tests.support.bundles import LABELS, PREPROCESS, REPORT, isolated, prune
-from tests.support.models import ROOT, TINY, random_images, random_vit
+from tests.support.models import ROOT, SHORT, TINY, random_images, random_vit
 
 
 @pytest.fixture
@@ -168,6 +169,26 @@ def test_loads_in_a_fresh_process_without_this_project(
     if half:
         model.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
     torch.testing.assert_close(logits, model(images).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_merges_and_lacks_halves_loads_there_too(tmp_path: Path) -> None:
+    model, preprocess = random_vit(SHORT), replace(PREPROCESS, image_size=SHORT.image_size)
+    folder = write_bundle(tmp_path / "b", model, preprocess, name="demo", report={}, half=True)
+    image = photo((40, 40))
+    image.save(tmp_path / "photo.png")
+    code = "import example; print(example.classify(example.read(example.Path(sys.argv[1])))[0])\n"
+    label, probability = ast.literal_eval(isolated(folder, code, str(tmp_path / "photo.png")))
+    loaded = read_bundle(folder)
+    with torch.no_grad():
+        expected = loaded.model(loaded.preprocess(image)[None]).softmax(dim=-1)[0]
+    assert loaded.model.arch == SHORT
+    assert label == LABELS[int(expected.argmax())] and probability == pytest.approx(float(expected.max()))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert (
+        "Similar patch tokens merge (token merging, Bolya et al. 2023): 2 to 3 behind the attention of "
+        "blocks 1 and 2, so that of 9 patch tokens 4 are left. Block 0 has no attention; block 1 has no MLP; "
+        "block 3 has neither attention nor MLP." in card
+    )
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -26,7 +26,7 @@ from pruning.export.flat import flat_block, flat_tokens
 from pruning.files import OutputError
 from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
 from tests.support.exports import stand_in
-from tests.support.models import ROOT, TINY, random_images, random_vit
+from tests.support.models import ROOT, SHORT, SHORTER, TINY, random_images, random_vit
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,52 @@ def test_the_flat_form_computes_the_same(lean: bool, more: dict[str, Any]) -> No
     images = random_images(arch, 3)
     flat = logits(flat_tokens(model), images)
     torch.testing.assert_close(flat, logits(model, images), atol=1e-5, rtol=1e-5)
+
+
+def lean(arch: Architecture) -> Architecture:
+    """The same without the tokens that nobody reads, which do not merge either."""
+    last = replace(arch.blocks[-1], merge=0)
+    return replace(arch, blocks=(*arch.blocks[:-1], last), skip_unread=arch.pool == "token")
+
+
+@pytest.mark.parametrize("arch", [*SHORTER.values(), *map(lean, SHORTER.values())], ids=str)
+def test_the_flat_form_of_models_that_merge_or_lack_halves(arch: Architecture) -> None:
+    model = random_vit(arch)
+    images = random_images(arch, 3)
+    flat = flat_tokens(model)
+    with flat.plain_attention():
+        torch.testing.assert_close(logits(flat, images), logits(model, images), atol=1e-5, rtol=1e-4)
+    x = torch.randn(3, arch.num_tokens, arch.embed_dim)
+    with torch.inference_mode():
+        for block in model.blocks:
+            expected, _ = block(x)
+            rows = flat_block(block, arch.num_tokens)(x)
+            torch.testing.assert_close(rows.view_as(expected), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_models_that_merge_or_lack_halves_export(tmp_path: Path) -> None:
+    model = random_vit(SHORT)
+    file = export_onnx(model, tmp_path / "model.onnx", PREPROCESS)
+    program = torch.export.load(export_pt2(model, tmp_path / "model.pt2", PREPROCESS)).module()
+    run = onnx_runner(file, 1)
+    for count in (1, 2, 5):
+        images = random_images(SHORT, count)
+        expected = logits(model, images)
+        torch.testing.assert_close(run(images), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(program(images).detach(), expected, atol=1e-5, rtol=1e-5)
+    graph = onnx.load(file).graph
+    names = {node.name for node in graph.node} | {value.name for value in graph.initializer}
+    parts = {match[0] for name in names if (match := re.match(r"blocks\.\d\.\w+", name))}
+    whole = {"norm1", "attn", "norm2", "mlp"}
+    assert parts == {
+        *("blocks.0.norm2", "blocks.0.mlp", "blocks.1.norm1", "blocks.1.attn", "blocks.1.merge"),
+        *(f"blocks.2.{part}" for part in whole | {"merge"}),
+        *(f"blocks.4.{part}" for part in whole),
+    }
+    assert not any(name.startswith("blocks.3") for name in names)  # nothing is left of it
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        written = b"".join(archive.read(entry) for entry in archive.infolist())
+    assert b"blocks.2.attn" in written and b"blocks.0.attn" not in written and b"blocks.3." not in written
 
 
 def test_a_file_that_computes_something_else_is_not_kept(
@@ -324,4 +370,4 @@ def test_a_block_alone_in_the_form_of_exports_computes_the_same(tiny: ViT) -> No
     with torch.no_grad():
         for block in tiny.blocks:
             rows = flat_block(block, TINY.num_tokens)(x)
-            torch.testing.assert_close(rows.view_as(x), block(x), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(rows.view_as(x), block(x)[0], atol=1e-5, rtol=1e-5)

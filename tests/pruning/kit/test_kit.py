@@ -14,24 +14,26 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from analysis.measure.latency import take_turns
 from analysis.models.load import DEMO, architecture
 from analysis.models.preprocess import Preprocess
 from analysis.threads import threads
-from analysis.vit import ViT
+from analysis.vit import Architecture, ViT
 from pruning.budget import Budget, allocate_latency, allocate_predicted
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.export import export_onnx, onnx_runner
 from pruning.kit.device import DeviceTable, read_device
 from pruning.kit.here import OnnxClock, measure_onnx_table
-from pruning.kit.layout import narrowed
-from pruning.kit.write import write_kit
+from pruning.kit.layout import blocks_of, entries, narrowed
+from pruning.kit.write import fill, write_kit
 from tests.support.budgets import synthetic
-from tests.support.models import TINY, random_vit
+from tests.support.models import SHORT, SHORTER, TINY, random_vit
 
 SMALL = narrowed(TINY, 0.5, 4)
 
@@ -55,6 +57,29 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("kits") / "kit"
     write_kit(TINY, [("mine", SMALL)], out)
     return out
+
+
+@pytest.mark.parametrize("arch", [*SHORTER.values(), SHORT], ids=[*SHORTER, "short"])
+def test_a_kit_of_a_model_that_merges_or_lacks_halves_has_all_its_blocks(arch: Architecture) -> None:
+    found = entries(arch)
+    blocks = {entry.of for entry in found if entry.of == entry.widths[0]}
+    assert blocks == set(arch.blocks)
+    assert all(entry.widths[0].merge == entry.of.merge for entry in found if entry.of is not None)
+    assert {entry.name for entry in found} >= {"dense", "probe 50 %"}
+
+
+def test_the_blocks_of_such_a_model_are_timed(tmp_path: Path) -> None:
+    arch = replace(SHORT, blocks=SHORT.blocks[-2:], registers=0)
+    none, whole = (entry for entry in blocks_of(arch, 8) if entry.of == entry.widths[0])
+    merging = blocks_of(replace(SHORT, blocks=SHORT.blocks[1:2], skip_unread=False), 8)[0]
+    found = [merging, replace(none, int8=True), whole]  # an absent block has nothing to compute in int8
+    fill(tmp_path, arch, found)
+    for file in sorted(tmp_path.glob("*.onnx")):
+        onnx.checker.check_model(file)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        rows = np.zeros((2, *given.shape[1:]), np.float32)
+        assert session.run(None, {given.name: rows})[0].shape[-1] == arch.embed_dim
 
 
 def run(python: Path | str, kit: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
