@@ -22,9 +22,11 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from analysis.measure import Batches
-from analysis.vit import Attention, Mlp, ViT
+from analysis.vit import Attention, Block, Mlp, ViT
 from pruning.cut import BlockPlan, Scores
 from pruning.options import ImageOptions, option_field
 from pruning.projection.block_parts import HalfBlock, rows_by_head, set_rows
@@ -59,9 +61,15 @@ def corp_scores(model: ViT, batches: Batches, options: CorpOptions) -> Scores:
             neurons[index].add(half.before_writer()(x))
         else:
             pairs[index] += PairProducts.of(half.part, half.norm(x)).energies()
-    columns = [block.mlp.fc2.weight.double().square().sum(dim=0) for block in model.blocks]
-    mlp = tuple((one.variance * norms).cpu() for one, norms in zip(neurons, columns, strict=True))
+    mlp = tuple(
+        (one.variance * _lengths(block)).cpu() for one, block in zip(neurons, model.blocks, strict=True)
+    )
     return replace(unranked(model.arch), qk=tuple(one.cpu() for one in pairs), mlp=mlp)
+
+
+def _lengths(block: Block) -> Float[Tensor, " F"]:
+    """Squared lengths of the columns of `fc2`."""
+    return torch.zeros(0) if block.mlp is None else block.mlp.fc2.weight.double().square().sum(dim=0)
 
 
 @dataclass(frozen=True)

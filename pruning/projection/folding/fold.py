@@ -20,7 +20,7 @@ from analysis.vit import Architecture, Block, ViT
 from pruning.activations import Activations
 from pruning.budget import Narrow, narrow_by_scores
 from pruning.cut import BlockPlan, Plan, Scores, heads_only, select
-from pruning.projection.block_parts import HalfBlock, halves, working_copy
+from pruning.projection.block_parts import HalfBlock, halves, present, whole_block, working_copy
 from pruning.projection.streams import Still, Streams
 
 Inputs = Iterable[Float[Tensor, "B N E"]]  # the residual stream before half a block, batch by batch
@@ -64,13 +64,11 @@ def fold(
     large, small = working_copy(dense), working_copy(cut)
     with torch.no_grad(), Activations(large.pos_embed.device, place) as stored:
         streams = Streams(stored, large, batches, images, share=0.0)
-        for index, kept in enumerate(plan.blocks):
-            pairs = zip(halves(large.blocks[index]), halves(small.blocks[index]), strict=True)
-            for number, (half, narrow) in enumerate(pairs):
-                if narrow.reader.out_features < half.reader.out_features:
-                    folding.fold(folding.measure(half, _dense(streams)), half, narrow, kept)
-                streams.advance(half.through, "dense")
-                progress((index + (number + 1) / 2) / len(plan.blocks))
+        for (number, half), (_, narrow) in zip(present(large), present(small), strict=True):
+            if narrow.reader.out_features < half.reader.out_features:
+                folding.fold(folding.measure(half, _dense(streams)), half, narrow, plan.blocks[number // 2])
+            streams.advance(half.through, "dense")
+            progress((number + 1) / (2 * len(plan.blocks)))
     return small.to(next(cut.parameters())).train(cut.training).requires_grad_(True)
 
 
@@ -117,13 +115,16 @@ class _Narrowing:
         if index < self._reached:
             raise ValueError(f"blocks come in rising order, got block {index} after {self._reached}")
         while self._reached < index:
-            self._streams.advance(self._dense.blocks[self._reached], "dense")
+            self._streams.advance(whole_block(self._dense.blocks[self._reached]), "dense")
             self._reached, self._known = self._reached + 1, {}
         narrow = self._select(index, structure, width)
-        first, second = halves(self._dense.blocks[index])
-        half, small = (first, second)[structure == "mlp"], halves(narrow)[structure == "mlp"]
+        number = int(structure == "mlp")
+        attention, half = halves(self._dense.blocks[index])[0], halves(self._dense.blocks[index])[number]
+        small = halves(narrow)[number]
+        if half is None or small is None:
+            raise ValueError(f"block {index} has no {structure} to narrow")
         if structure not in self._known:
-            before = Still(self._streams, first.through) if half is second else self._streams
+            before = Still(self._streams, attention.through if number and attention else lambda x: x)
             self._known[structure] = self._folding.measure(half, _dense(before))
         self._folding.fold(self._known[structure], half, small, self._kept(index, structure, width))
         return narrow
@@ -138,15 +139,16 @@ class _Narrowing:
 
 
 def halves_before(model: ViT, batches: Batches) -> Iterator[tuple[int, HalfBlock, Float[Tensor, "B N E"]]]:
-    """Every half of every block by the block's number, with the residual stream before it, batch by batch."""
+    """Every half by the number of its block, with the residual stream before it, batch by batch.
+
+    No tokens merge, as in all projections.
+    """
     own = working_copy(model)
-    parts = [halves(block) for block in own.blocks]
     for images, _ in batches:
         x = own.embed(images.to(own.pos_embed))
-        for index, pair in enumerate(parts):
-            for half in pair:
-                yield index, half, x
-                x = half.through(x)
+        for number, half in present(own):
+            yield number // 2, half, x
+            x = half.through(x)
 
 
 def unranked(arch: Architecture) -> Scores:

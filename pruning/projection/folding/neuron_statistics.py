@@ -51,6 +51,6 @@ class NeuronStatistics:
         return self._squares / max(1, self._count - 1)
 
     def _require_samples(self) -> None:
-        if not self._count:
+        if not self._count and len(self._mean):
             raise ValueError("statistics of neurons need calibration images, got none")
         require_finite(self._mean, self._squares)
