@@ -57,7 +57,7 @@ class Selection:
             ValueError: ratios or locks do not fit the model, or narrow what the criterion does not rank.
         """
         target = request.locks.widths(dense, shrink(dense, request.ratios, request.align))
-        start = heads_only(dense, target) if request.heads_by else dense
+        start = heads_only(dense, target) if request.heads_by else request.locks.left(dense)
         self.criterion.require_ranked(start, target)
         return target
 

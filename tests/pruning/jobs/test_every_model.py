@@ -45,8 +45,15 @@ RATIOS = {
     "head-graph": Ratios(heads=0.3),
     "gohsp": replace(EVERYTHING, embed=0.0),
     "spectral": replace(EVERYTHING, heads=0.0),
+    "vbp": Ratios(mlp=0.25),
+    "corp": Ratios(qk=0.25, mlp=0.25),
 }
-FEW: dict[str, tuple[tuple[str, Any], ...]] = {"spectral": (("images", 8),), "gohsp": (("epochs", 0),)}
+FEW: dict[str, tuple[tuple[str, Any], ...]] = {
+    "spectral": (("images", 8),),
+    "gohsp": (("epochs", 0),),
+    "vbp": (("images", 8), ("scope", "block")),  # global says itself how many neurons a block keeps
+    "corp": (("images", 8),),
+}
 TRAINED = (("train_images", 8), ("batch", 4))
 RECOVERY = (("epochs", 1), ("batch", 8), ("workers", 0))
 LEAN: dict[str, Any] = {"skip_unread": True}
