@@ -1,10 +1,10 @@
 """CORP: closed-form compensation of MLP neurons and query-key pairs (Zhang, Yang; arXiv 2602.05243).
 
-Written from the published description: the abstract, and the outline in the authors' README. [paper]: one
-shot, on a small set of calibration images without labels, without gradients and without training.
-Activations of an MLP and attention logits that are removed are modelled as affine functions of what stays,
-x_P ~ B x_S + c, solved in closed form by ridge regression, and folded into the weights: W_S + W_P B and
-b + W_P c. MLP neurons and channels of queries and keys are pruned; values and heads are not.
+Written from the paper's abstract and the outline in the authors' README; the paper itself could not be
+read. [paper]: one shot, on a small set of calibration images, without labels, gradients or training.
+Activations of an MLP and attention logits that are removed are modelled as affine functions of what
+stays, x_P ~ B x_S + c, solved in closed form by ridge regression, and folded into the weights: W_S + W_P B
+and b + W_P c. MLP neurons and channels of queries and keys are pruned; values and heads are not.
 
 What could be read leaves the rest open, so it is [ours]:
 - The ranking. A neuron counts by the variance of what it adds to the output of `fc2`, a query-key pair by the

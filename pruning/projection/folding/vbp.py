@@ -1,10 +1,10 @@
 """VBP: variance-based pruning of MLP neurons (Berisha, Mehnert, Condurache; ICCV 2025; arXiv 2507.12988).
 
-Written from the published description. [paper]: the mean and the variance of every neuron of an MLP are
-measured behind the activation function, by Welford's algorithm. The neurons of the lowest variance go,
-ranked over all blocks together. What a removed neuron contributed on average is added to the bias of
-`fc2` (mean-shift compensation): b' = b + sum over removed j of W_j mean_j, so that the expected squared
-error of each activation is its variance. No other structure is pruned.
+Written from the paper's abstract and from public summaries of it. [paper]: the mean and the variance of
+every MLP neuron are measured behind the activation function, by Welford's algorithm. The neurons of the
+lowest variance go, ranked over all blocks together. What a removed neuron j contributed on average is
+added to the bias of `fc2` (mean-shift compensation): b' = b + sum_j W_j mean_j. Its expected squared error
+is then its variance. No other structure is pruned.
 
 [ours]: every token of every image is one sample, also the tokens that nothing reads behind the last
 block; each block keeps at least one neuron; the number of images.

@@ -59,7 +59,8 @@ RECOVERY = (("epochs", 1), ("batch", 8), ("workers", 0))
 LEAN: dict[str, Any] = {"skip_unread": True}
 # How each model was written: from which dense model, and by which job.
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
-    **{method: ("plain", {"method": method}) for method in METHODS},
+    # what VBP and CORP write is of no other kind than what a criterion writes
+    **{method: ("plain", {"method": method}) for method in METHODS if method not in ("vbp", "corp")},
     "gohsp, trained": ("plain", {"method": "gohsp", "options": TRAINED}),
     "without a narrower stream": ("plain", {"method": "spectral", "ratios": Ratios(qk=0.5, v=0.5, mlp=0.5)}),
     "uneven heads": ("plain", {"method": "l2", "ratios": replace(EVERYTHING, heads=(0.4, 0.0))}),
