@@ -22,7 +22,7 @@ from pruning.projection.folding.fold import Folding, fold, narrow_folded
 from pruning.projection.folding.logits import PairProducts, logit_map
 from pruning.projection.folding.neuron_statistics import NeuronStatistics
 from pruning.projection.folding.vbp import MeanShift, VbpOptions, vbp_scores
-from tests.support.models import TINY, batches, on_variants, random_images, random_vit
+from tests.support.models import SHORTER, TINY, batches, on_variants, random_images, random_vit
 
 MANY = 64  # images, at most
 TINY_RIDGE = AffineFolding(1e-9)
@@ -326,6 +326,28 @@ def test_batches_do_not_matter_and_both_models_stay_as_they_are(method: str, var
     kept = cut(variant, plan).state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in small.state_dict().items())
     assert folded.arch == small.arch and all(p.requires_grad for p in folded.parameters())
+
+
+@each_method
+@pytest.mark.parametrize("name", ["merging, registers", "without halves"])
+def test_halves_that_are_absent_and_tokens_that_merge(method: str, name: str) -> None:
+    score, options, folding, ratios = METHODS[method]
+    model = random_vit(SHORTER[name])
+    images = random_images(model.arch, 48)
+    scores = score(model, batches(images), options)
+    widths = (
+        replace(w, qk=w.qk - 2 if w.heads and ratios.qk else w.qk, mlp=w.mlp - 12 if w.mlp else 0)
+        for w in model.arch.blocks
+    )
+    target = replace(model.arch, blocks=tuple(widths))
+    plan = select(scores, model.arch, target)
+    folded, others = without(model, plan, folding, images), random_images(model.arch, 32, seed=99)
+    assert folded.arch == target
+    with torch.no_grad():
+        before, after = (
+            float((m(others) - model(others)).square().mean()) for m in (cut(model, plan), folded)
+        )
+    assert after < before
 
 
 @each_method
