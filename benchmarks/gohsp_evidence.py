@@ -24,7 +24,7 @@ from analysis.heads import SIMILARITIES, ablation, similarities, taylor
 from analysis.measure import Batches, evaluate, wilson
 from analysis.models import LoadedModel, load
 from analysis.vit import ViT
-from pruning.criteria import GraphOptions, head_counts, rank_heads
+from pruning.criteria import GraphOptions, counts_together, rank_heads
 from pruning.cut import Plan, Ratios, cut, heads_only, select, shrink
 from pruning.jobs import Job, image_sets
 
@@ -62,7 +62,7 @@ def plan_without(model: ViT, ranking: Ranking, case: Case) -> Plan:
     widths = model.arch.blocks
     kept = [block.heads - gone for block in widths]
     if scope == "global":
-        kept = list(head_counts(ranking, sum(kept)))
+        kept = list(counts_together(ranking, sum(kept)))
     removed = tuple(1 - left / block.heads for left, block in zip(kept, widths, strict=True))
     target = shrink(model.arch, Ratios(heads=removed))
     return select(heads_only(model.arch, ranking), model.arch, target)

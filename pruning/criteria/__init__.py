@@ -1,7 +1,7 @@
 """Criteria: what each part of a model is worth, by name."""
 
 from pruning.criteria.groups import group_norms
-from pruning.criteria.head_graph import SCOPES, GraphOptions, head_counts, rank_heads
+from pruning.criteria.head_graph import SCOPES, GraphOptions, counts_together, rank_heads
 from pruning.criteria.head_measures import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads, weights_id
 from pruning.criteria.registry import CRITERIA, Criterion
 from pruning.criteria.snp import SnpOptions, snp
@@ -16,8 +16,8 @@ __all__ = [
     "HeadReading",
     "SnpOptions",
     "ask_heads",
+    "counts_together",
     "group_norms",
-    "head_counts",
     "rank_heads",
     "read_heads",
     "snp",

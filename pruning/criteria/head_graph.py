@@ -83,19 +83,18 @@ def head_graph_scores(model: ViT, batches: Batches, options: GraphOptions) -> Sc
     return heads_only(model.arch, rank_heads(model, batches, options))
 
 
-def head_counts(scores: Sequence[Float[Tensor, " H"]], keep: int) -> tuple[int, ...]:
-    """Heads left in each block when `keep` of all stay: the highest scores of one ranking over all blocks.
+def counts_together(scores: Sequence[Float[Tensor, " parts"]], keep: int) -> tuple[int, ...]:
+    """Parts left in each block when `keep` of all stay: the highest scores of one ranking over all blocks.
 
-    Every block that has heads keeps the best of its own. Of equal scores the earlier block's, the lower
-    head, stays.
+    Every block that has any keeps its best. Of equal scores the earlier block's, the lower part, stays.
 
     Raises:
-        ValueError: fewer than one head a block, or more than there are.
+        ValueError: fewer than one part a block, or more than there are.
     """
     counts = [min(len(block), 1) for block in scores]
     total, least = sum(len(block) for block in scores), sum(counts)
     if not least <= keep <= total:
-        raise ValueError(f"of {total} heads in {least} blocks {least} to {total} can stay, got {keep}")
+        raise ValueError(f"of {total} parts in {least} blocks {least} to {total} can stay, got {keep}")
     # every block's best is in already; the others stand in line
     line = [
         (-value, index)

@@ -20,7 +20,7 @@ from analysis.data import ImageSet
 from analysis.measure import Batches, cost
 from analysis.models import Preprocess
 from analysis.vit import Architecture, ViT
-from pruning.criteria import SCOPES, GraphOptions, head_counts, rank_heads
+from pruning.criteria import SCOPES, GraphOptions, counts_together, rank_heads
 from pruning.cut import HeadLocks, Plan, Ratios, cut, shrink
 from pruning.gohsp.admm import Admm, AdmmOptions, Structure, hard_projection
 from pruning.options import choice_field, option_field, switch_field
@@ -189,7 +189,7 @@ def gohsp_target(
         raise ValueError("set either sparsity or the ratios v and mlp: sparsity determines these ratios")
     target = locks.widths(dense, shrink(dense, ratios, align))
     if heads is not None and options.scope == "global":
-        counts = head_counts(heads, sum(widths.heads for widths in target.blocks))
+        counts = counts_together(heads, sum(widths.heads for widths in target.blocks))
         blocks = (replace(widths, heads=count) for widths, count in zip(target.blocks, counts, strict=True))
         target = replace(target, blocks=tuple(blocks))
     return sparsity_target(dense, target, options.sparsity, align) if options.sparsity else target

@@ -57,7 +57,7 @@ class Selection:
             ValueError: ratios or locks do not fit the model, or narrow what the criterion does not rank.
         """
         target = request.locks.widths(dense, shrink(dense, request.ratios, request.align))
-        start = heads_only(dense, target) if request.heads_by else dense
+        start = heads_only(dense, target) if request.heads_by else request.locks.left(dense)
         self.criterion.require_ranked(start, target)
         return target
 
@@ -98,13 +98,24 @@ class Selection:
 
     def _plan(self, task: Task, target: Architecture, scores: Scores | None) -> tuple[Plan | None, Plan]:
         """The plan by which whole heads are removed first, if any, and the complete plan."""
+        heads, _, plan = self._select(task, target, scores)
+        return heads, plan if heads is None else within_heads(heads, plan)
+
+    def _select(
+        self, task: Task, target: Architecture, scores: Scores | None
+    ) -> tuple[Plan | None, LoadedModel, Plan]:
+        """The plan by which whole heads are removed first, if any, the model without them, and its plan."""
         heads = heads_first(task, target)
         start = task.start if heads is task.locked else task.without(heads)
         self.criterion.require_ranked(start.model.arch, target)  # not checked yet if it comes from a budget
         if scores is None or task.request.heads_by:
             scores = self._score(task, start)
-        plan = select(scores, start.model.arch, target, task.request.locks.within(heads))
-        return heads, plan if heads is None else within_heads(heads, plan)
+        target = self._spread(task.request, target, scores)
+        return heads, start, select(scores, start.model.arch, target, task.request.locks.within(heads))
+
+    def _spread(self, request: Request, target: Architecture, scores: Scores) -> Architecture:
+        """The widths that `target` becomes once scores are known: here the same."""
+        return target
 
     def preview(self, task: Task, target: Architecture, scores: Scores | None = None) -> ViT:
         """The dense model with the removed parts masked; with `compensate` or `heads_by`, the cut model."""

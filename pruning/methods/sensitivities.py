@@ -44,3 +44,20 @@ def with_shorter(task: Task, images: ImageSet, found: Sensitivities, share: floa
     fewer = [(batch[: _FEWER // len(some) + 1], labels) for batch, labels in some]
     halves = measure_halves(model, fewer, mean_additions(model, some), task.monitor)
     return replace(found, tokens=tokens, halves=halves)
+
+
+def held_out(task: Task, fitted: int, count: int) -> ImageSet:
+    """At most `count` calibration images besides the `fitted` ones, so that the estimate is fair.
+
+    Raises:
+        ValueError: the method is fitted on all of them.
+    """
+    seed, total = task.request.seed, len(task.calibration)
+    shuffled = task.calibration.sample(total, seed)  # a method is fitted on the first images of it
+    others = shuffled.subset(range(min(fitted, total), total))
+    if not len(others):
+        raise ValueError(
+            "a budget needs calibration images that the method is not fitted on, but it is fitted on all "
+            f"{total} of them: lower its option images, or provide more images"
+        )
+    return others.sample(min(count, len(others)), seed)

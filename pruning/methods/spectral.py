@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from analysis.data import ImageSet
 from analysis.vit import Architecture, ViT
 from pruning.budget import BUDGETED_STRUCTURES
 from pruning.cut import Scores, shrink
 from pruning.methods.heads_first import heads_first
 from pruning.methods.method import Made, Request, Survey, Task
-from pruning.methods.sensitivities import sensitivities
+from pruning.methods.sensitivities import held_out, sensitivities
 from pruning.options import Options
 from pruning.projection import SpectralOptions, narrow_spectral, spectral, spectral_target
 
@@ -56,8 +55,8 @@ class Spectral:
         options = _options(task)
         fitted = task.batches("Reading calibration images", task.start)
         narrow = narrow_spectral(task.start.model, fitted, options, task.monitor.folder)
-        held_out = _held_out(task, options, images)
-        return Survey(sensitivities(task, held_out, narrow, BUDGETED_STRUCTURES, options.steered / 100))
+        others = held_out(task, options.images, images)
+        return Survey(sensitivities(task, others, narrow, BUDGETED_STRUCTURES, options.steered / 100))
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
         """Remove whole heads first if requested, and project the rest.
@@ -83,20 +82,3 @@ def _options(task: Task) -> SpectralOptions:
     if not isinstance(options, SpectralOptions):
         raise TypeError(f"spectral pruning takes SpectralOptions, got {type(options).__name__}")
     return options
-
-
-def _held_out(task: Task, options: SpectralOptions, count: int) -> ImageSet:
-    """At most `count` calibration images that the projection is not fitted on, so that the estimate is fair.
-
-    Raises:
-        ValueError: the projection is fitted on all of them.
-    """
-    seed, total = task.request.seed, len(task.calibration)
-    shuffled = task.calibration.sample(total, seed)  # the method is fitted on the first images of it
-    held_out = shuffled.subset(range(min(options.images, total), total))
-    if not len(held_out):
-        raise ValueError(
-            f"a budget needs calibration images that spectral is not fitted on, but it is fitted on all "
-            f"{total} of them: lower its option images, or provide more images"
-        )
-    return held_out.sample(min(count, len(held_out)), seed)

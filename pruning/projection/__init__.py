@@ -1,21 +1,41 @@
-"""Training-free projection: the best subspaces of each structure, and least-squares refits."""
+"""Training-free: the best subspaces of each structure, least-squares refits, and folding (VBP, CORP)."""
 
 from pruning.projection.compensate import COMPENSATION_IMAGES, compensate
 from pruning.projection.depth import mean_additions, measure_halves, remove_halves
+from pruning.projection.folding import (
+    AffineFolding,
+    CorpOptions,
+    Folding,
+    MeanShift,
+    VbpOptions,
+    corp_scores,
+    fold,
+    narrow_folded,
+    vbp_scores,
+)
 from pruning.projection.rotation import rotate
 from pruning.projection.spectral import SpectralOptions, narrow_spectral, spectral, spectral_target
 from pruning.projection.steering import steered
 
 __all__ = [
     "COMPENSATION_IMAGES",
+    "AffineFolding",
+    "CorpOptions",
+    "Folding",
+    "MeanShift",
     "SpectralOptions",
+    "VbpOptions",
     "compensate",
+    "corp_scores",
+    "fold",
     "mean_additions",
     "measure_halves",
+    "narrow_folded",
     "narrow_spectral",
     "remove_halves",
     "rotate",
     "spectral",
     "spectral_target",
     "steered",
+    "vbp_scores",
 ]

@@ -15,7 +15,7 @@ from analysis.models.load import LoadedModel
 from analysis.models.preprocess import Preprocess
 from analysis.vit import BlockWidths, ViT
 from pruning.cli.main import main
-from pruning.criteria.head_graph import GraphOptions, head_counts, rank_heads
+from pruning.criteria.head_graph import GraphOptions, counts_together, rank_heads
 from pruning.criteria.registry import CRITERIA
 from pruning.cut.plan import Plan
 from pruning.cut.ratios import Ratios, shrink
@@ -76,18 +76,18 @@ def test_scores_are_the_stationary_mass_times_heads(kind: str, keep: str) -> Non
 )
 def test_one_ranking_over_all_blocks_keeps_one_of_each(keep: int, counts: tuple[int, ...]) -> None:
     scores = [torch.tensor(row) for row in ([3.0, 5.0, 4.0], [0.2, 0.1, 0.05], [0.3, 3.5])]
-    assert head_counts(scores, keep) == counts
+    assert counts_together(scores, keep) == counts
 
 
 def test_equal_scores_go_by_their_place() -> None:
-    assert head_counts([torch.ones(3)] * 3, 5) == (3, 1, 1)
-    assert head_counts([torch.ones(3), torch.ones(0), torch.ones(3)], 4) == (3, 0, 1)
+    assert counts_together([torch.ones(3)] * 3, 5) == (3, 1, 1)
+    assert counts_together([torch.ones(3), torch.ones(0), torch.ones(3)], 4) == (3, 0, 1)
 
 
 @pytest.mark.parametrize("keep", [1, 7])
-def test_impossible_head_counts_are_refused(keep: int) -> None:
-    with pytest.raises(ValueError, match=f"of 6 heads in 2 blocks 2 to 6 can stay, got {keep}"):
-        head_counts([torch.ones(3)] * 2, keep)
+def test_impossible_counts_are_refused(keep: int) -> None:
+    with pytest.raises(ValueError, match=f"of 6 parts in 2 blocks 2 to 6 can stay, got {keep}"):
+        counts_together([torch.ones(3)] * 2, keep)
 
 
 def test_the_criterion_ranks_heads_only() -> None:

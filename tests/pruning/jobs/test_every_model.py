@@ -46,14 +46,22 @@ RATIOS = {
     "gohsp": replace(EVERYTHING, embed=0.0),
     "spectral": replace(EVERYTHING, heads=0.0),
     "tokens": Ratios(),
+    "vbp": Ratios(mlp=0.25),
+    "corp": Ratios(qk=0.25, mlp=0.25),
 }
-FEW: dict[str, tuple[tuple[str, Any], ...]] = {"spectral": (("images", 8),), "gohsp": (("epochs", 0),)}
+FEW: dict[str, tuple[tuple[str, Any], ...]] = {
+    "spectral": (("images", 8),),
+    "gohsp": (("epochs", 0),),
+    "vbp": (("images", 8), ("scope", "block")),  # global says itself how many neurons a block keeps
+    "corp": (("images", 8),),
+}
 TRAINED = (("train_images", 8), ("batch", 4))
 RECOVERY = (("epochs", 1), ("batch", 8), ("workers", 0))
 LEAN: dict[str, Any] = {"skip_unread": True}
 # How each model was written: from which dense model, and by which job.
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
-    **{method: ("plain", {"method": method}) for method in METHODS},
+    # what VBP and CORP write is of no other kind than what a criterion writes
+    **{method: ("plain", {"method": method}) for method in METHODS if method not in ("vbp", "corp")},
     "gohsp, trained": ("plain", {"method": "gohsp", "options": TRAINED}),
     "without a narrower stream": ("plain", {"method": "spectral", "ratios": Ratios(qk=0.5, v=0.5, mlp=0.5)}),
     "uneven heads": ("plain", {"method": "l2", "ratios": replace(EVERYTHING, heads=(0.4, 0.0))}),
