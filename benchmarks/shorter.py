@@ -3,8 +3,8 @@
     PRUNESCOPE_DATA=FOLDER python benchmarks/shorter.py --write [--only VARIANT ...] [--sizes GMACS ...]
 
 Calibrated on photos outside the test set, on which every setting was chosen as well; tested once on all
-650 photos of the validation subset. Takes about an hour on one core. Measurements are kept in the folder --keep,
-so that a run can be interrupted, or done in parts at the same time.
+650 photos of the validation subset. Takes about an hour on one core. Measurements are kept in a folder,
+--keep, so that a run can be interrupted, or done in parts at the same time.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def write(keep: Path, variants: list[str], sizes: list[float], save: bool) -> No
         "photos on which both predict the same; and the processor seconds of pruning, without the survey. "
         f"On 650 photos, an easy subset of the ImageNet-1k validation set. Dense: "
         f"{percent(dense['top1'], dense['low'], dense['high'])} at 1.25 GMACs. Measured {days}. Calibration: "
-        "photos of ten classes, none of them a test photo. How tokens merge, where, and what budgets weigh was "
+        "photos of ten classes, none of them a test photo. How and where tokens merge, and what budgets weigh, was "
         "chosen on calibration photos by KL divergence; the test photos were looked at for this table only. "
         "All but the dense model leave the last block's unread tokens out. ToMe as published merges the same "
         "number in every block but the last. VBP and CORP remove one fraction in every block, the least that "

@@ -185,6 +185,7 @@ def test_the_model_file_needs_torch_alone() -> None:
         "contextlib",
         "dataclasses",
         "functools",
+        "itertools",
         "json",
         "reprlib",
         "torch",

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.vit import Architecture, Attention, BlockWidths
-from pruning.projection.attention_fit import fit_scores, score_importance
+from pruning.projection.bases import fit_scores, qk_bases, score_importance, value_bases
 from pruning.projection.block_parts import (
     HalfBlock,
     folded,
@@ -29,7 +29,6 @@ from pruning.projection.least_squares import Moments, require_finite
 from pruning.projection.neurons import Elimination
 from pruning.projection.refit import goal, refit, refit_reader, writer_moments
 from pruning.projection.streams import Still, Streams
-from pruning.projection.subspaces import qk_bases, value_bases
 
 _SCORE_IMAGES = 64  # whose attention scores a fit looks at, all pairs of tokens of each
 _SWEEPS = 4  # of that fit over queries and keys

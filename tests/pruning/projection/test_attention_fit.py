@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.projection.attention_fit import conjugate_gradients, fit_scores, score_importance
+from pruning.projection.bases.attention_fit import conjugate_gradients, fit_scores, score_importance
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.cut.plan import BlockPlan, Plan
 from pruning.cut.surgery import cut
+from pruning.projection.bases.subspaces import qk_bases, truncate, value_bases
 from pruning.projection.rotation import rotate
 from pruning.projection.spectral import SpectralOptions, narrow_spectral, spectral
 from pruning.projection.steering import steer, steered
 from pruning.projection.streams import token_weights
-from pruning.projection.subspaces import qk_bases, truncate, value_bases
 from tests.support import reference
 from tests.support.models import TINY, VARIANTS, batches, on_variants, random_images, random_vit
 
