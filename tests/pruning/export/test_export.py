@@ -21,7 +21,7 @@ from analysis.models.load import LoadedModel, read_bundle
 from analysis.vit import Architecture, ViT
 from pruning.bundle.write import write_bundle
 from pruning.cut.plan import Plan
-from pruning.export import ExportError, export_formats, export_onnx, export_pt2, onnx_runner
+from pruning.export import ExportError, check_logits, export_formats, export_onnx, export_pt2, onnx_runner
 from pruning.export.flat import flat_block, flat_tokens
 from pruning.files import OutputError
 from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
@@ -371,3 +371,22 @@ def test_a_block_alone_in_the_form_of_exports_computes_the_same(tiny: ViT) -> No
         for block in tiny.blocks:
             rows = flat_block(block, TINY.num_tokens)(x)
             torch.testing.assert_close(rows.view_as(x), block(x)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_near_tie_in_random_images_is_no_wrong_file() -> None:
+    """Rounding may decide which tokens merge in one image; a file that is wrong is so for every image."""
+    for arch in (SHORTER["merging"], TINY):
+        model = random_vit(arch)
+        seen: list[int] = []
+
+        def otherwise_at_first(
+            images: torch.Tensor, model: ViT = model, seen: list[int] = seen
+        ) -> torch.Tensor:
+            seen.append(len(images))
+            return logits(model, images) + (1e-2 if len(seen) == 1 else 0)
+
+        if arch.merges:
+            check_logits("ONNX", otherwise_at_first, model)
+            assert seen == [1, 1, 3]
+        with pytest.raises(ExportError, match="computes different logits"):
+            check_logits("ONNX", lambda images, model=model: logits(model, images) + 1e-2, model)
