@@ -53,7 +53,7 @@ def _rows(
 
 
 def _widget(option: Field[Any], default: Any, key: str, titles: Mapping[str, str], bind: Any) -> Any:
-    label = titles.get(option.name) or option.name.replace("_", " ").capitalize()
+    label = titles.get(option.name, option.name.replace("_", " ").capitalize())
     limits = option.metadata
     kept: dict[str, Any] = {"help": limits["help"], "key": key, "bind": bind, "persist_state": "session"}
     if isinstance(default, bool):

@@ -70,7 +70,7 @@ def _one_head(settings: ViewSettings, query: Query) -> _MapKind:
     block, head = controls.pick_head(arch)
     what, key = f"block {block}, head {head}, from {query.phrase}", (query.name, block, head)
     if not arch.blocks[block].heads:
-        st.caption(f"Block {block} has no attention.")
+        st.caption(wording.plain(f"Block {block} has no attention."))
         return _MapKind(what, key, lambda view: None)
     return _MapKind(what, key, lambda view: view.maps(query).looks[block][head].numpy())
 

@@ -149,7 +149,10 @@ def _enlarged_head(
     both = st.container()
     block, head = controls.pick_head(view.arch)
     if not view.arch.blocks[block].heads:
-        both.info(f"Block {block} has no attention, so there are no maps of it.", icon=":material/block:")
+        both.info(
+            wording.plain(f"Block {block} has no attention, so there are no maps of it."),
+            icon=":material/block:",
+        )
         return (block, head), {}
     looks, seen = maps.looks[block][head].numpy(), maps.seen[block][head].numpy()
     on_prefix = wording.percent(float(maps.on_prefix[block][head]))
@@ -187,7 +190,8 @@ def _all_heads(view: AttentionView, query: Query, maps: TokenMaps, chosen: tuple
     st.subheader("All heads", anchor=False, help=meaning("Block", "Head", "Attention map"))
     absent = [str(index) for index, block in enumerate(view.arch.blocks) if not block.heads]
     if absent:
-        st.caption(f"Without attention: block{'s' * (len(absent) > 1)} {', '.join(absent)}.")
+        blocks = "Blocks" if len(absent) > 1 else "Block"
+        st.caption(wording.plain(f"{blocks} {', '.join(absent)}: no attention."))
     with st.container(horizontal=True, vertical_alignment="center", key="scale"):
         st.caption(
             f"From {query.phrase}. Click a map to enlarge it. Each is coloured from its lowest",
