@@ -202,12 +202,13 @@ def write(keep: Path, variants: list[str], sizes: list[float], save: bool) -> No
         "top-1 that is left; the mean KL divergence from the dense model's predictions and the share of "
         "photos on which both predict the same; and the processor seconds of pruning, without the survey. "
         f"On 650 photos, an easy subset of the ImageNet-1k validation set. Dense: "
-        f"{percent(dense['top1'], dense['low'], dense['high'])} at 1.25 GMACs. Measured {days}. Calibration: "
-        "photos of ten classes, none of them a test photo. How and where tokens merge, and what budgets "
-        "weigh, was chosen on calibration photos by KL divergence; the test photos were looked at for this table only. "
-        "All but the dense model leave the last block's unread tokens out. ToMe as published merges the same "
-        "number in every block but the last. VBP and CORP remove one fraction in every block, the least that "
-        "meets the size, from the MLP, and from the MLP and the query-key pairs.\n\n"
+        f"{percent(dense['top1'], dense['low'], dense['high'])} at 1.25 GMACs. Measured {days}. "
+        "Calibration: photos of ten classes, none of them a test photo. How and where tokens merge, and "
+        "what budgets weigh, was chosen on calibration photos by KL divergence; the test photos were looked "
+        "at for this table only. All but the dense model leave the last block's unread tokens out. ToMe as "
+        "published merges the same number in every block but the last. VBP and CORP remove one fraction in "
+        "every block, the least that meets the size, from the MLP, and from the MLP and the query-key "
+        "pairs.\n\n"
     )
     columns = [f"{size:g} GMACs" for size in sizes]
     report("Zero-shot, widths, tokens and depth, DeiT-Tiny", body + table(["", *columns], rows), save)

@@ -27,7 +27,11 @@ METHOD, MODE = "method", "mode"  # keys of widgets, and names in the address
 
 @dataclass(frozen=True)
 class Choices:
-    """What is chosen besides the answer to the question; `budget` is one that was given exactly."""
+    """What is chosen besides the answer to the question; `budget` is one that was given exactly.
+
+    `tokens` are merged in every block where no budget finds how many; `merging` and `shallower` say whether a
+    budget may merge tokens and leave out whole attentions and MLPs.
+    """
 
     method: str
     options: tuple[tuple[str, Value], ...]
@@ -41,6 +45,9 @@ class Choices:
     skip_unread: bool = False
     heads_by: str | None = None
     compensate: bool = False
+    tokens: int | None = None
+    merging: bool = True
+    shallower: bool = True
 
     @property
     def asks(self) -> bool:
@@ -53,7 +60,9 @@ class Choices:
         Raises:
             ValueError: ratios that no run can have.
         """
-        chosen = session.choice()
+        chosen, budget = session.choice(), answer if self.asks else self.budget
+        if budget is not None:
+            budget = replace(budget, tokens=self.merging, depth=self.shallower)
         return Job(
             model=chosen.model,
             weights=chosen.weights,
@@ -63,7 +72,8 @@ class Choices:
             options=self.options,
             ratios=self.ratios,
             preset=self.preset,
-            budget=answer if self.asks else self.budget,
+            budget=budget,
+            tokens=None if budget is not None else self.tokens,
             align=self.align,
             limit=chosen.limit,
             heads_by=self.heads_by,
@@ -95,9 +105,9 @@ def choices(dense: Architecture) -> Choices:
     chosen = Choices(method, (), _mode(method, dense))
     kind = None
     if chosen.mode == "sliders":
-        chosen = replace(chosen, ratios=widths.sliders(method))
+        chosen = replace(chosen, ratios=widths.sliders(method), tokens=widths.tokens(dense))
     elif chosen.mode == "blocks":
-        chosen = replace(chosen, ratios=widths.per_block(method, dense))
+        chosen = replace(chosen, ratios=widths.per_block(method, dense), tokens=widths.tokens(dense))
     elif chosen.mode == "preset":
         chosen = replace(chosen, preset=widths.preset(dense))
     elif chosen.mode == EXACT:
@@ -109,8 +119,11 @@ def choices(dense: Architecture) -> Choices:
     heads_by, compensate = _besides(method, chosen.ratios)
     one: dict[str, Any] = {} if kind is None else {kind: 1}
     like = Budget(**one) if one else None
+    merging, shallower = _switches(kind)
     return replace(
         chosen,
+        merging=merging,
+        shallower=shallower,
         align=_align(like),
         skip_unread=_besides_widths(dense, like),
         heads_by=heads_by,
@@ -171,6 +184,30 @@ def _align(budget: Budget | None) -> int:
         help="Multiples of 8 run faster on most hardware.",
     )
     return align
+
+
+def _switches(kind: str | None) -> tuple[bool, bool]:
+    """Whether a budget may merge tokens, and leave out whole halves of blocks."""
+    if kind is None:
+        return True, True
+    merging = kind == "params" or st.toggle(
+        "Merge tokens",
+        value=True,
+        key="budget-tokens",
+        bind=BIND,
+        persist_state="session",
+        help="Patches that look alike to the model become one token, so that later blocks have fewer to "
+        "compute. The budget finds where, and how many.",
+    )
+    shallower: bool = st.toggle(
+        "Leave out whole attentions and MLPs",
+        value=True,
+        key="budget-depth",
+        bind=BIND,
+        persist_state="session",
+        help="The mean of what such a part adds stays. The budget does it only where it costs least.",
+    )
+    return merging, shallower
 
 
 def _besides_widths(dense: Architecture, budget: Budget | None) -> bool:

@@ -81,7 +81,7 @@ def modes(method: str, dense: Architecture) -> list[str]:
     """The ways of choosing widths that a method has for this model."""
     refused = set() if METHODS[method].narrows else {ASK, EXACT}
     if not structures(method):
-        refused |= {"sliders", "blocks"}
+        refused |= {"blocks"} if method == "tokens" else {"sliders", "blocks"}
     if not fitting_presets(dense) or not set(structures(method)) >= _NARROWED_BY_PRESETS:
         refused.add("preset")
     return [mode for mode in MODES if mode not in refused]

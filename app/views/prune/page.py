@@ -10,13 +10,14 @@ from analysis.measure import Cost, Evaluation, cost, evaluate
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
-from app.parts import charts, feedback
+from app.parts import charts, feedback, merged_patches
 from app.progress_bar import progress_bar
-from app.state import head_locks, measured, memo, session, session_runs
+from app.state import head_locks, measured, memo, session, session_runs, viewed_image
 from app.views.prune import budget, duration, form, latest, offered, question
 from app.views.prune.form import Choices
 from app.views.prune.offered import EXACT
 from pruning.budget import Budget
+from pruning.cut import merges_of
 from pruning.jobs import ROUGH_IMAGES, Job, preview, require_classifier, require_feasible
 from pruning.methods import Survey
 from pruning.progress import Progress
@@ -130,6 +131,15 @@ def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, 
     _estimate(cost(dense), cost(target))
     _what_if(job, loaded, target, attempt)
     st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
+    _merged(loaded, target)
+
+
+def _merged(loaded: LoadedModel, target: Architecture) -> None:
+    """On one photo, which patches become one token."""
+    if not target.merges or not session.choice().data:
+        return
+    with st.expander("Merged patches", expanded=True, icon=":material/join:", key="merged"):
+        merged_patches.show(loaded, viewed_image.of_set(0), merges_of(target))
 
 
 def _estimate(before: Cost, after: Cost) -> None:

@@ -12,7 +12,7 @@ from app.state import address
 from app.views.prune import offered
 from app.views.prune.offered import BIND
 from app.wording import STRUCTURE_TITLES
-from pruning.cut import PerBlock, Ratios
+from pruning.cut import PerBlock, Ratios, can_merge, merges_of
 
 START = {"qk": 50}  # percent removed when the sliders are first shown
 START_HEADS = 25  # of a method that ranks heads alone
@@ -40,6 +40,27 @@ def sliders(method: str) -> Ratios:
     able = offered.structures(method)
     removed = {name: _slider(name, able) for name in STRUCTURE_TITLES if name in able}
     return Ratios(**{name: value / 100 for name, value in removed.items()})
+
+
+def tokens(dense: Architecture) -> int | None:
+    """Tokens that each block merges: a slider; None where it is at the model's own and keeps that."""
+    own = merges_of(dense)
+    most = dense.grid[0] * dense.grid[1] // max(1, 2 * sum(can_merge(dense)))
+    if not most:
+        return None
+    begin = min(max(own), most)
+    value: int = st.slider(
+        "Tokens merged in each block",
+        0,
+        2 * most,
+        begin,
+        key="tokens",
+        help="Patches that look alike to the model become one token behind the attention of every block, "
+        "so that later blocks have fewer to compute. No weight changes.",
+        bind=BIND,
+        persist_state="session",
+    )
+    return None if value == begin and (not value or len(set(own)) > 1) else value
 
 
 def _slider(name: str, able: tuple[str, ...]) -> int:
