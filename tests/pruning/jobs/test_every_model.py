@@ -26,6 +26,7 @@ from pruning.cli.main import main
 from pruning.criteria.head_measures import HEAD_MEASURES
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
+from pruning.cut.shorter import with_merges, without_halves
 from pruning.jobs.heads import measure_heads
 from pruning.jobs.inputs import prepare
 from pruning.jobs.prune_job import Job
@@ -289,3 +290,23 @@ def test_every_command_takes_it(
     assert json.loads(capsys.readouterr().out)
     if out.exists():
         assert load(str(out)).model.arch.skip_unread
+
+
+@pytest.mark.parametrize("method", ["spectral", "l2", "snp", "vbp", "tokens"])
+def test_tokens_and_halves_go_with_a_method(method: str, photos: Path) -> None:
+    """As a budget asks for them: the method works on what is left, and the result merges."""
+    loaded = dense("rich")
+    given = job(
+        method, photos, tokens=None, ratios=replace(RATIOS.get(method, EVERYTHING), embed=0.0, heads=0.0)
+    )
+    run = prepare(given, dense=loaded)
+    narrow = given.target(loaded.model.arch) if method != "tokens" else loaded.model.arch
+    target = with_merges(without_halves(narrow, [(0, 1)]), (2, 0))
+    target = with_merges(without_halves(target, [(1, 0)]), (2, 0))
+    small = make_smaller(run, target).model
+    assert small.arch == target and small.arch.merges
+    assert small.blocks[0].mlp is None and small.blocks[1].attn is None
+    images = random_images(small.arch)
+    assert torch.isfinite(small(images)).all()
+    rough = preview(run, target)
+    assert rough.arch.merges and torch.isfinite(rough(images)).all()
