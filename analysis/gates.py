@@ -30,7 +30,8 @@ class Gates:
     `qk` multiplies a pair's term q_i k_i^T of the attention scores, `v` a channel of a head's output
     (equivalent to the value neuron, as attention is linear in it), `heads` a head's output, `mlp` a
     neuron's activation. `embed` acts in every norm, the only places that read the residual stream:
-    there it also weights the channel in the mean and variance. A structure without gates is unchanged.
+    there it also weights the channel in the mean and variance. A structure without gates is unchanged. Which
+    tokens merge is told by the stream itself, so gates on `embed` leave that as it was.
     """
 
     qk: tuple[Float[Tensor, "#B H Dqk"], ...] = ()

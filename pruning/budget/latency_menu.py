@@ -42,7 +42,7 @@ class LatencyTable:
         """Milliseconds of the dense model with everything narrowed as far as was timed, all tokens kept."""
         saved = 0.0
         for whole in dense.blocks:
-            narrowed = [other for block, other in self.shares if block == whole]
+            narrowed = [other for block, other in self.shares if block == whole and other.heads and other.mlp]
             for name in BUDGETED_STRUCTURES:
                 alone = [
                     other for other in narrowed if replace(other, **{name: getattr(whole, name)}) == whole

@@ -93,7 +93,7 @@ class Report(Stored):
         super().__post_init__()
         for block in self.heads or ():
             if block is not None:
-                require_indices("heads", block)
+                require_indices("heads", block, least=0)
 
     @property
     def stage(self) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
 
 from analysis.data import ImageSet, open_training
 from analysis.measure import Evaluation, evaluate
 from analysis.models import LoadedModel
-from analysis.vit import Architecture, ViT
+from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Allocation
 from pruning.bundle import rounded
 from pruning.cut import (
@@ -141,7 +144,7 @@ def make_smaller(run: Prepared, target: Architecture | None = None, scores: Scor
         target = allocation.arch
     target = target or run.job.target(run.dense.model.arch)
     task, plain = _begun(run.task, target)
-    made = run.method.make(task, plain, scores)
+    made = run.method.make(task, plain, _left(scores, task))
     # first the merging: a last block that merges cannot leave out unread tokens as well
     set_merges(made.model, merges_of(target))
     made.model.arch = replace(made.model.arch, skip_unread=target.skip_unread)
@@ -155,9 +158,30 @@ def preview(run: Prepared, target: Architecture, scores: Scores | None = None) -
         ValueError: the method cannot do what the job asks for.
     """
     task, plain = _begun(run.task.quick(ROUGH_IMAGES), target)
-    small = run.method.preview(task, plain, scores)
+    scores = _left(scores, task)
+    dense = task.dense.model.arch
+    heads = [tuple(widths.heads for widths in arch.blocks) for arch in (dense, plain)]
+    if target.merges and (plain.embed_dim < dense.embed_dim or heads[0] != heads[1]):
+        # tokens merge by the stream and by what the class token attends to, which a mask leaves as they are
+        small = run.method.make(task, plain, scores).model
+    else:
+        small = run.method.preview(task, plain, scores)
     set_merges(small, merges_of(target))
     return small
+
+
+def _left(scores: Scores | None, task: Task) -> Scores | None:
+    """The scores without those of halves of blocks that the task's model has lost."""
+    if scores is None or task.whole is None:
+        return scores
+    blocks = task.dense.model.arch.blocks
+
+    def of(name: str, there: Callable[[BlockWidths], int]) -> tuple[Tensor, ...]:
+        pairs = zip(getattr(scores, name), blocks, strict=True)
+        return tuple(one if there(widths) else one[:0, ...] for one, widths in pairs)
+
+    attention: dict[str, Any] = {name: of(name, lambda widths: widths.heads) for name in ("qk", "v", "heads")}
+    return replace(scores, **attention, mlp=of("mlp", lambda widths: widths.mlp))
 
 
 def _begun(task: Task, target: Architecture) -> tuple[Task, Architecture]:

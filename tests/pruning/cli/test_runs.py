@@ -22,7 +22,7 @@ from PIL import Image
 
 from analysis.models.load import load
 from analysis.models.preprocess import Preprocess
-from pruning.bundle.layout import EXPORTS, FILES, RECORDS, is_bundle
+from pruning.bundle.layout import EXPORTS, FILES, RECORDS, TRANSFORMERS_FILES, is_bundle
 from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cli.main import main
 from pruning.export import export_formats
@@ -247,7 +247,7 @@ def test_what_names_places_does_not_travel(tmp_path: Path, tiny_data: tuple[str,
     assert set(RECORDS) < {path.name for path in (tmp_path / "small").iterdir()}
     with zipfile.ZipFile(io.BytesIO(zip_bundle(tmp_path / "small"))) as archive:
         names = {Path(name).name for name in archive.namelist()}
-        assert names == {*FILES} - {*EXPORTS} and not names & {*RECORDS}
+        assert names == {*FILES} - {*EXPORTS} - {*TRANSFORMERS_FILES} and not names & {*RECORDS}
         assert all(str(tmp_path).encode() not in archive.read(name) for name in archive.namelist())
     shutil.copytree(tmp_path / "small", tmp_path / "copied")
     (tmp_path / "small").rename(tmp_path / "away")

@@ -120,7 +120,8 @@ def written(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
             start, changes = WRITTEN[name]
             changes = dict(changes)
             if name == "lean, budgeted":
-                changes["budget"] = Budget(gmacs=0.8 * cost(replace(DENSE[start], **LEAN)).gmacs, images=8)
+                asked = 0.8 * cost(replace(DENSE[start], **LEAN)).gmacs
+                changes["budget"] = Budget(gmacs=asked, images=8, tokens=False, depth=False)
             given = job(changes.pop("method"), photos, **changes)
             small = prune(given, dense=dense(start)).pruned
             place = folder / name.replace(", ", "-").replace(" ", "-")
@@ -160,7 +161,7 @@ def test_each_is_pruned_once_more_by_every_method(
     name: str, method: str, written: Callable[[str], LoadedModel], photos: Path
 ) -> None:
     given = written(name)
-    again = job(method, photos)
+    again = job(method, photos, **({"tokens": 2} if method == name == "tokens" else {}))
     run = prepare(again, dense=given)
     before = {key: value.clone() for key, value in given.model.state_dict().items()}
     target = again.target(given.model.arch)
@@ -209,8 +210,8 @@ def test_attention_and_gradients_are_read(name: str, written: Callable[[str], Lo
         blocks = list(record(images))
         close(record.logits, model(images))
     for block, widths in zip(blocks, model.arch.blocks, strict=True):
-        assert block.attention.shape == (len(images), widths.heads, tokens, tokens)
-        close(block.attention.sum(-1), torch.ones(len(images), widths.heads, tokens))
+        assert block.patch_attention.shape == (len(images), widths.heads, tokens, tokens)
+        close(block.patch_attention.sum(-1), torch.ones(len(images), widths.heads, tokens))
     found, read = gradients(model, images[0], 1), readout(model.arch)[None]
     last = [(model.arch.depth - 1, 0)]
     got = [found.relevance(read), found.rollout(read), without_heads(model, last)(images)]

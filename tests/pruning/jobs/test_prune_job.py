@@ -23,10 +23,11 @@ from pruning.criteria.registry import CRITERIA
 from pruning.criteria.snp import SnpOptions
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios, shrink
+from pruning.cut.shorter import unmerged
 from pruning.jobs.inputs import image_sets, prepare
 from pruning.jobs.prune_job import Job, method_options
 from pruning.jobs.run_prune import make_smaller, prune
-from pruning.jobs.solve_budget import solve
+from pruning.jobs.solve_budget import solve, solve_all
 from pruning.jobs.survey import surveyed
 from pruning.methods import METHODS
 from pruning.methods.selection import Selection
@@ -212,7 +213,8 @@ def test_a_budget_is_solved_on_the_way_and_reported() -> None:
     given = dense()
     outcome = prune(job, dense=given, progress=lambda what, share: told.append(what))
     assert outcome.allocation is not None and outcome.plan is not None
-    assert outcome.pruned.model.arch == outcome.allocation.arch == outcome.plan.architecture(ARCH)
+    assert outcome.pruned.model.arch == outcome.allocation.arch
+    assert unmerged(outcome.pruned.model.arch) == outcome.plan.architecture(ARCH)
     report = outcome.report()
     budget = report["budget"]
     assert budget["kind"] == "gmacs" and budget["asked"] == asked.gmacs
@@ -224,7 +226,7 @@ def test_a_budget_is_solved_on_the_way_and_reported() -> None:
 
     found = surveyed(prepare(job, dense=given)).sensitivities
     assert found.images == 8
-    assert solve(job, ARCH, found) == outcome.allocation
+    assert outcome.allocation in solve_all(job, ARCH, found)
     small, plan, _ = make_smaller(prepare(job, dense=given))
     assert (small.arch, plan) == (outcome.pruned.model.arch, outcome.plan)
 

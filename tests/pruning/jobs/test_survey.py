@@ -45,12 +45,14 @@ def test_a_second_budget_of_any_size_measures_nothing() -> None:
     first, second = Telling(), Telling()
     given = dense()
     prune(JOB, dense=given, progress=first)
-    assert "Measuring sensitivities" in first.done and first.notes == []
+    assert "Measuring sensitivities" in first.done
+    assert all(note.startswith("Candidate ") for note in first.notes)
     smaller = replace(JOB, budget=Budget(params=0.8 * cost(ARCH).params, images=8), align=1, limit=5)
     outcome = prune(smaller, dense=dense(), progress=second)
     assert outcome.allocation is not None
     assert not {"Measuring sensitivities", "Scoring", "Running the dense model"} & set(second.done)
-    assert second.notes == ["Sensitivities were measured before and are reused."]
+    assert second.notes[0] == "Sensitivities were measured before and are reused."
+    assert all(note.startswith("Candidate ") for note in second.notes[1:])  # which are compared each time
 
 
 def test_what_is_kept_is_what_was_measured() -> None:

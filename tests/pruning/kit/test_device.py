@@ -184,7 +184,7 @@ WIDTHS = {"heads": 3, "qk": 64, "v": 64, "mlp": 768}
         (entry(5, of=None), "must be given"),
         (entry(5, widths=[WIDTHS, WIDTHS]), "must be those of the block"),
         (entry(5, widths=[WIDTHS | {"mlp": 999}]), "must be those of the block"),
-        (entry(5, widths=[WIDTHS | {"mlp": 0}]), "mlp"),
+        (entry(5, widths=[WIDTHS | {"mlp": -1}]), "mlp"),
         (entry(5, of=WIDTHS | {"mlp": 800}, widths=[WIDTHS | {"mlp": 800}]), "block of the dense model"),
         (entry(0, widths=[]), "must be those of 1 to"),
     ],

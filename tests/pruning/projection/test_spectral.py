@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -388,8 +389,11 @@ def test_a_start_with_all_heads_is_none(tiny: ViT) -> None:
 
 
 @pytest.mark.parametrize("structure", ["qk", "v", "mlp"])
-def test_one_block_narrowed_is_what_the_whole_method_makes_of_it(structure: str, tiny: ViT) -> None:
+def test_one_block_narrowed_is_what_the_whole_method_makes_of_it(
+    structure: str, tiny: ViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twin: projecting the whole model with only that structure of that block narrower."""
+    monkeypatch.setattr(sys.modules["pruning.projection.spectral"], "_NARROW_SWEEPS", 4)  # as often
     options = SpectralOptions(steered=0, pull=0)
     images = random_images(TINY, count=12)
     narrow = narrow_spectral(tiny, batches(images), options)

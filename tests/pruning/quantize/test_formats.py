@@ -17,7 +17,7 @@ from analysis.models.preprocess import Preprocess
 from pruning.bundle.layout import EXPORTS, FILES
 from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cli.main import main
-from pruning.export import export_formats, onnx_runner, require_exportable
+from pruning.export import FOLDERS, export_formats, onnx_runner, require_exportable
 from pruning.quantize import FORMATS, QuantizedReport, quantized_formats
 from pruning.quantize.openvino import openvino_runner
 from tests.support.models import TINY, random_images, random_vit
@@ -151,7 +151,7 @@ def test_files_of_others_are_not_overwritten(capsys, bundle: str, photos: str, t
 
 def test_bundles_know_all_files() -> None:
     known = quantized_formats(None)
-    assert set(FORMATS) == {"bundle", *known}
+    assert set(FORMATS) == {*FOLDERS, *known}
     assert {name for one in known.values() for name in (one.file, *one.beside)} <= set(EXPORTS)
 
 
