@@ -22,17 +22,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from results import ROOT, changed, deit_tiny, parser, percent, report, table
+from results import ROOT, changed, deit_tiny, parser, percent, report, speedup, table
 from torch import Tensor
 
-from analysis.measure import change_of_counts, cost, evaluate, paired_change
-from analysis.vit import Architecture, Block, ViT
+from analysis.measure import bench, change_of_counts, cost, evaluate, paired_change, torch_runner
+from analysis.models import architecture
+from analysis.vit import Block, BlockWidths, ViT
 from pruning.budget import Budget, kl_divergence
-from pruning.cut import Ratios, unmerged, with_architecture, with_merges
+from pruning.cut import Ratios, with_architecture, with_merges
+from pruning.export import onnx_runner
 from pruning.jobs import Job, Prepared, make_smaller, prepare
 from pruning.tracked import tracked
 
 SIZES = (1.02, 0.92, 0.82, 0.71, 0.58, 0.45, 0.35)
+TIMED = (0.92, 0.71, 0.58)
+BATCHES = (1, 8)
 VARIANTS = {
     "everything": "Spectral, the default budget",
     "widths": "Spectral, widths alone",
@@ -154,32 +158,53 @@ class Bench:
         return make_smaller(replace(self.run, job=job)).model
 
 
-def plain(arch: Architecture) -> str:
-    """Tokens merged and mean widths, in short."""
-    merges = [block.merge for block in arch.blocks]
-    return f"{sum(merges)} tokens" if unmerged(arch) != arch else "none"
-
-
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     arguments.add_argument("--sizes", nargs="+", type=float, default=list(SIZES))
+    arguments.add_argument("--latency", action="store_true", help="time the default budgets found, instead")
     arguments.add_argument("--keep", type=Path, default=ROOT / "build" / "shorter")
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     args.keep.mkdir(parents=True, exist_ok=True)
-    bench = None
+    if args.latency:
+        return write_latency(args.keep, args.write)
+    made = None
     for size in args.sizes:
         for variant in args.only:
             file = args.keep / f"{variant}-{size:g}.json"
             if not file.exists():
-                bench = bench or Bench()
-                cell = bench.measure(variant, size)
-                found = {"cell": cell, "taken": date.today().isoformat(), "top1": bench.full.top1}
-                found |= {"low": bench.full.top1_low, "high": bench.full.top1_high}
+                made = made or Bench()
+                cell = made.measure(variant, size)
+                found = {"cell": cell, "taken": date.today().isoformat(), "top1": made.full.top1}
+                found |= {"low": made.full.top1_low, "high": made.full.top1_high}
                 file.write_text(json.dumps(found))
                 print(variant, size, cell, file=sys.stderr, flush=True)
-    write(args.keep, args.only, args.sizes, args.write)
+    return write(args.keep, args.only, args.sizes, args.write)
+
+
+def write_latency(keep: Path, save: bool) -> None:
+    """Time the models of the default budgets against the dense one, in turns; weights play no part in it."""
+    arch = architecture(deit_tiny().model)
+    dense, rows = ViT(arch).eval(), []
+    shape = (arch.in_channels, *arch.image_size)
+    for size in TIMED:
+        cell = json.loads((keep / f"everything-{size:g}.json").read_text())["cell"]
+        blocks = tuple(BlockWidths(*widths) for widths in cell["blocks"])
+        small = ViT(replace(arch, blocks=blocks, skip_unread=True)).eval()
+        small.init_weights()
+        ratio = cost(arch).macs / cost(small.arch).macs
+        for name, runner in (("PyTorch", torch_runner), ("ONNX Runtime", onnx_runner)):
+            timings = bench(runner(small), runner(dense), shape, BATCHES)
+            cells = [f"{speedup(timings[b])}, {timings[b].speedup / ratio:.2f}" for b in BATCHES]
+            rows.append([f"{size:g}", f"{ratio:.2f}", name, *cells])
+    body = (
+        "Speed-up of DeiT-Tiny pruned by the default budget against dense, both timed in turns, with its "
+        "95 % interval, and what part of the ratio of MACs it is. Merged tokens, widths and depth as found "
+        "for each size in the table before.\n\n"
+    )
+    head = ["GMACs", "MACs ratio", "", *(f"batch {batch}" for batch in BATCHES)]
+    report("Latency of the default budgets, DeiT-Tiny", body + table(head, rows), save)
 
 
 def write(keep: Path, variants: list[str], sizes: list[float], save: bool) -> None:

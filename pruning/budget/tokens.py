@@ -80,16 +80,29 @@ def measure_schedules(
     merging = [with_architecture(whole, with_merges(whole.arch, merges)).eval() for merges in planned]
     sums, count = [0.0] * len(planned), 0
     for images, _ in batches:
-        logits = whole(images)
-        for number, smaller in enumerate(merging):
+        streams = [whole.embed(images)]  # before each block; as long as none has merged, of every model
+        for block in whole.blocks[:-1]:
+            streams.append(block(streams[-1])[0])
+        logits = _from(whole, streams, whole.arch.depth - 1)
+        for number, (merges, smaller) in enumerate(zip(planned, merging, strict=True)):
             progress("Measuring merged tokens", number / len(planned))
-            sums[number] += float(kl_divergence(logits, smaller(images)).sum())
+            first = next(index for index, gone in enumerate(merges) if gone)
+            sums[number] += float(kl_divergence(logits, _from(smaller, streams, first)).sum())
         count += len(images)
     if not count:
         raise ValueError("schedules of merging are measured on images, got none")
     progress("Measuring merged tokens", 1.0)
     measured = {merges: total / count for merges, total in zip(planned, sums, strict=True)}
     return tuple(MergeLoss(merges, kl) for merges, kl in _with_between(whole.arch, measured).items())
+
+
+def _from(model: ViT, streams: Sequence[Tensor], first: int) -> Tensor:
+    """Logits from the stream before block `first`; the last block computes only what the classifier reads."""
+    arch, x, sizes = model.arch, streams[first], None
+    for block in model.blocks[first:-1]:
+        x, sizes = block(x, sizes)
+    read = 1 + arch.distilled if arch.pool == "token" else None
+    return model.classify(*model.blocks[-1](x, sizes, read))
 
 
 def _with_between(
