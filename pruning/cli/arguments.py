@@ -33,7 +33,10 @@ def removal_fields(args: argparse.Namespace) -> Result:
     given = {name: value for name, value in budget.items() if value is not None}
     switches = {"tokens", "depth"} & given.keys()
     if switches and not BUDGET_UNITS.keys() & given.keys():
-        raise ValueError(f"--budget-{min(switches)} belongs to a budget: give one of GMACs, parameters or ms")
+        name = min(switches)
+        raise ValueError(
+            f"--budget-{name} and --no-budget-{name} belong to a budget: give one in GMACs, parameters or ms"
+        )
     requested = Budget(**given) if given else None
     return {
         "ratios": Ratios(**{name: value for name, value in ratios.items() if value is not None}),
@@ -275,7 +278,8 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
         "--tokens",
         type=token_counts,
         metavar="N",
-        help="patch tokens that every block merges, or numbers for each block with commas between them",
+        help="patch tokens that every block merges, at most half of those it is given; or numbers for each "
+        "block with commas between them",
     )
     for verb in ("keep", "remove"):
         add_locked_heads(parser, verb)

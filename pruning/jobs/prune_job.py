@@ -106,6 +106,8 @@ class Job(Stored):
             return
         if self.budget is not None:
             raise ValueError("give a budget, or tokens, not both: a budget finds the tokens to merge")
+        if self.tokens == ():
+            raise ValueError("tokens needs one number, or one for each block, got none")
         for count in self.tokens if isinstance(self.tokens, tuple) else (self.tokens,):
             if count < 0:
                 raise ValueError(f"tokens must be whole numbers of at least 0, got {count}")
@@ -124,6 +126,12 @@ class Job(Stored):
         method = METHODS[self.method]
         if self.compensate and not method.chooses:
             raise ValueError(f"{self.method} refits or trains already: leave out compensate")
+        budget = self.budget
+        if self.method == "tokens" and budget and (budget.kind == "params" or not budget.tokens):
+            raise ValueError(
+                "method tokens only merges tokens, which saves no parameters: give a budget in GMACs or ms "
+                "that may merge them, or take another method"
+            )
         if self.heads_by is None:
             return
         if self.heads_by not in CRITERIA or "heads" not in CRITERIA[self.heads_by].ranks:
@@ -228,8 +236,8 @@ class Job(Stored):
     def removes_nothing(self) -> bool:
         """Whether neither ratios, preset, budget, options nor locks ask for anything to go."""
         named = self.preset or self.budget or self.method_options.removes or self.locks.remove
-        merged = any(self.tokens) if isinstance(self.tokens, tuple) else self.tokens
-        return not named and not merged and self.ratios.removes_nothing
+        # tokens that are named may also undo what a model merges: only the model tells whether they change it
+        return not named and self.tokens is None and self.ratios.removes_nothing
 
     @property
     def trains(self) -> bool:

@@ -35,7 +35,7 @@ from pruning.progress import Progress, as_monitor, quiet
 from pruning.tracked import tracked
 from pruning.training import read_recovery, recover
 
-NOTHING = "nothing to remove: set at least one ratio above 0, or name a preset or a budget"
+NOTHING = "nothing to remove: set a ratio above 0, or tokens to merge, or name a preset or a budget"
 ROUGH_IMAGES = 64  # calibration images of a rough try
 _NEAR = 1.1  # times the least predicted damage: what may turn out to be the best
 

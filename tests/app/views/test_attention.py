@@ -136,7 +136,7 @@ def test_a_model_that_merges_shows_what_has_become_one(bundles: dict[str, Path],
     app.slider(key="block").set_value(1).run()
     assert any(alt.startswith("merged patches after block 1, ") for alt in alts(app))
     assert "After block 1, 4 tokens are left of 6 patches." in text(app)
-    assert "Without attention: blocks 0, 3." in text(app)
+    assert "Blocks 0, 3: no attention." in text(app)
     for through in ("relevance", "gradient"):
         app.selectbox(key="through").set_value(through).run()
     for block in (0, 3):

@@ -105,7 +105,7 @@ def test_budgets_out_of_reach_are_one_sentence_and_methods_without_do_not_offer_
     assert "a budget for this model must be from" in app.error[0].value
     app.selectbox(key="method").set_value("ablation").run()
     assert not app.error and app.segmented_control(key="mode").options == ["Sliders", "Per block"]
-    assert [slider.label for slider in app.slider] == ["Whole heads"]
+    assert [slider.label for slider in app.slider] == ["Whole heads", "Tokens merged in each block"]
     assert not app.exception
 
 

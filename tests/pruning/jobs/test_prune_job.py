@@ -394,7 +394,7 @@ def test_jobs_from_before_budgets_still_load() -> None:
 
 
 def test_nothing_to_remove_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to remove: set at least one ratio above 0"):
+    with pytest.raises(ValueError, match="nothing to remove: set a ratio above 0"):
         prune(replace(JOB, ratios=Ratios()), dense=dense())
 
 
