@@ -189,7 +189,10 @@ def write_latency(keep: Path, save: bool) -> None:
     dense, rows = ViT(arch).eval(), []
     shape = (arch.in_channels, *arch.image_size)
     for size in TIMED:
-        cell = json.loads((keep / f"everything-{size:g}.json").read_text())["cell"]
+        file = keep / f"everything-{size:g}.json"
+        if not file.exists():
+            continue
+        cell = json.loads(file.read_text())["cell"]
         blocks = tuple(BlockWidths(*widths) for widths in cell["blocks"])
         small = ViT(replace(arch, blocks=blocks, skip_unread=True)).eval()
         small.init_weights()
