@@ -169,15 +169,13 @@ def candidates(
     )
     found: dict[tuple[int, ...], Allocation] = {}
     for _, number in ranked:
-        merges = merges_of(begins[number].arch)
-        if merges not in found:
-            arch = apply(begins[number].arch, menus[number], choose(menus[number], limit))
-            arch = _merging_less(arch, budget.kind, limit)
-            loss = sensitivities.loss(arch) if merges_of(arch) == merges else begins[number].loss
-            found[merges] = Allocation(arch, budget, spent(arch, budget.kind), loss)
+        arch = apply(begins[number].arch, menus[number], choose(menus[number], limit))
+        loss = sensitivities.loss(arch)  # of schedules that were measured: merging less does less damage
+        arch = _merging_less(arch, budget.kind, limit)
+        found.setdefault(merges_of(arch), Allocation(arch, budget, spent(arch, budget.kind), loss))
         if len(found) == most:
             break
-    return tuple(found.values())
+    return tuple(sorted(found.values(), key=lambda one: one.loss))
 
 
 def _merging_less(arch: Architecture, kind: str, limit: float) -> Architecture:

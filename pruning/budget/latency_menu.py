@@ -24,8 +24,8 @@ class LatencyTable:
     `shares` say what part of its dense block's time a narrowed block takes, by dense and narrowed
     widths, of which half may be absent; `blocks` are the dense blocks' milliseconds. `tokens` give the same
     for a dense block that is given fewer tokens, as pairs of their share and of time, both rising to one, and
-    `merging` the milliseconds that merging takes in a block; without them no budget merges. A table of
-    another device has its name in `device`, and in `truth` what whole models save there: pairs of
+    `merging` the milliseconds that merging takes in a block; without them no budget changes what merges. A
+    table of another device has its name in `device`, and in `truth` what whole models save there: pairs of
     milliseconds, by the sum of blocks and as timed, rising.
     """
 
@@ -71,7 +71,7 @@ class LatencyTable:
 
     def share_of(self, block: BlockWidths, tokens: float) -> float:
         """The part of its time that a block takes with this share of the tokens, between those timed."""
-        if tokens >= 1:
+        if tokens >= 1 or block not in self.tokens:
             return 1.0
         shares, times = zip(*self.tokens[block], strict=True)
         return float(np.interp(tokens, shares, times))
@@ -145,10 +145,10 @@ def _menu(
     for index, (curves, whole, left) in enumerate(
         zip(sensitivities.blocks, dense.blocks, arch.blocks, strict=True)
     ):
-        given = (arch.tokens[index] + arch.tokens[index] - left.merge) / 2  # in attention, and in the MLP
-        share = table.share_of(whole, given / dense.num_tokens)
+        own, share = (table.share_of(whole, _given(one, index) / dense.num_tokens) for one in (dense, arch))
         half = table.shares[whole, _dense_half(whole, left)] if left.heads or left.mlp else 0.0
-        saved += table.blocks[whole] * (1 - share * half) - (table.merging if left.merge else 0.0)
+        saved += table.blocks[whole] * (own - share * half)
+        saved -= table.merging * (bool(left.merge) - bool(whole.merge))
         for name in BUDGETED_STRUCTURES:
             if not getattr(left, name):
                 continue
@@ -157,6 +157,11 @@ def _menu(
             savings = tuple(share * table.saved(whole, replace(whole, **{name: width})) for width in offered)
             items.append(Item(index, name, offered, savings, tuple(map(curve.at, offered))))
     return Menu(table.model - saved, tuple(items))
+
+
+def _given(arch: Architecture, index: int) -> float:
+    """Tokens of a block: the mean of those in its attention and those in its MLP."""
+    return arch.tokens[index] - arch.blocks[index].merge / 2
 
 
 def _timed(table: LatencyTable, whole: BlockWidths, name: str, grid: Sequence[int]) -> tuple[int, ...]:
