@@ -574,10 +574,7 @@ class Merge(nn.Module):
 
     def forward(self, x: Tensor, sizes: Tensor | None, read: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens B N E, their sizes B N or None and how much each is read -> B N-count E and B N-count."""
-        return self.move(x, sizes, *self.pairs(x, read))
-
-    def move(self, x: Tensor, sizes: Tensor | None, order: Tensor, onto: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, from which tokens merge, as `pairs` gives it."""
+        order, onto = self.pairs(x, read)
         batch, tokens, _ = x.shape
         sizes = torch.ones_like(x[..., 0]) if sizes is None else sizes
         # rows of one matrix, because gathering whole rows is the fastest

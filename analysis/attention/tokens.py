@@ -42,16 +42,15 @@ def merged(
 ) -> Members | None:
     """The members behind a block's merging, from what that was given and the members before it.
 
-    The same object if it merges nothing. The merging itself is asked what it does with tokens that can be
-    told apart.
+    The same object if it merges nothing.
     """
     if merge is None or given is None:
         return members
     x, sizes, read = given
-    marked = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)  # B N N
-    shares, after = merge.move(marked, sizes, *merge.pairs(x, read))  # B N-count N, B N-count
-    token = shares.argmax(dim=1)  # B N: each token has gone to one place
-    return Members(token if members is None else token.gather(1, members.token), after)
+    place = merge.places(x, read)  # B N
+    before = torch.ones_like(x[..., 0]) if sizes is None else sizes
+    after = before.new_zeros(len(x), x.shape[1] - merge.count).scatter_add(1, place, before)
+    return Members(place if members is None else place.gather(1, members.token), after)
 
 
 def of_first(members: Members | None) -> Members | None:

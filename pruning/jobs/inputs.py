@@ -54,8 +54,9 @@ class Prepared:
         """
         model = self.dense.model
         request = self.job.request(model.arch)
-        plain = replace(self.dense, model=with_architecture(model, unmerged(model.arch)))
-        dense = plain if model.arch.merges else self.dense
+        dense = self.dense
+        if model.arch.merges:
+            dense = replace(dense, model=with_architecture(model, unmerged(model.arch)))
         return Task(dense, request, self.calibration, self._training, self.monitor)
 
     def _training(self) -> TrainingData:

@@ -120,17 +120,9 @@ def _confirmed(run: Prepared, solved: Sequence[Allocation], scores: Scores | Non
     damages = []
     for number, one in enumerate(near):
         run.monitor.note(f"Candidate {number + 1} of {len(near)}: predicted damage {one.loss:.3f}.")
-        damages.append(divergence(run, preview(run, one.arch, scores)))
+        damages.append(run.task.divergence(preview(run, one.arch, scores), ROUGH_IMAGES))
         run.monitor.note(f"Candidate {number + 1} of {len(near)}: measured damage {damages[-1]:.3f}.")
     return near[damages.index(min(damages))]
-
-
-def divergence(run: Prepared, small: ViT, images: int = ROUGH_IMAGES) -> float:
-    """Mean KL divergence (dense || small) on calibration images that no method was fitted on, half steered.
-
-    Where there are so few calibration images that all are fitted on, it is measured on those.
-    """
-    return run.task.divergence(small, images)
 
 
 def make_smaller(run: Prepared, target: Architecture | None = None, scores: Scores | None = None) -> Made:

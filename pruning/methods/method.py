@@ -80,7 +80,10 @@ class Task:
         return replace(self, dense=replace(self.dense, model=model), whole=self.dense)
 
     def divergence(self, small: ViT, images: int) -> float:
-        """Mean KL divergence from the dense model on held-out calibration images, half of them steered."""
+        """Mean KL divergence from the dense model on calibration images, half of them steered.
+
+        They are the last ones, which no method was fitted on unless there are so few that all were.
+        """
         held = self.calibration.sample(len(self.calibration), self.request.seed)
         last = held.subset(range(max(0, len(held) - images), len(held)))  # methods are fitted on the first
         model, total = (self.whole or self.dense).model, 0.0

@@ -31,8 +31,10 @@ def sensitivities(
     return with_shorter(task, images, found, share)
 
 
-def with_shorter(task: Task, images: ImageSet, found: Sensitivities, share: float = 1.0) -> Sensitivities:
-    """The same, with schedules of merging and with halves of blocks measured as well.
+def with_shorter(
+    task: Task, images: ImageSet, found: Sensitivities, share: float = 1.0, *, depth: bool = True
+) -> Sensitivities:
+    """The same, with schedules of merging measured as well and, with `depth`, halves of blocks.
 
     Only half of the `share` of images is steered: small steps in single pixels are what merging averages
     away, so steered images alone would make merging in early blocks look dearer than it is [ours].
@@ -40,10 +42,12 @@ def with_shorter(task: Task, images: ImageSet, found: Sensitivities, share: floa
     model, few = task.start.model, images.subset(range(min(_IMAGES, len(images))))
     batches = tracked(few, task.start, "Reading images", task.monitor)
     some = list(steered(model, batches, share / 2))
-    tokens = measure_schedules(model, some, task.monitor)
+    found = replace(found, tokens=measure_schedules(model, some, task.monitor))
+    if not depth:
+        return found
     fewer = [(batch[: _FEWER // len(some) + 1], labels) for batch, labels in some]
     halves = measure_halves(model, fewer, mean_additions(model, some), task.monitor)
-    return replace(found, tokens=tokens, halves=halves)
+    return replace(found, halves=halves)
 
 
 def held_out(task: Task, fitted: int, count: int) -> ImageSet:

@@ -53,8 +53,7 @@ class Tokens:
         self.target(task.dense.model.arch, task.request)
         sample = task.calibration.sample(min(images, len(task.calibration)), task.request.seed)
         blocks = tuple(dense_curves(widths) for widths in task.start.model.arch.blocks)
-        found = with_shorter(task, sample, Sensitivities(blocks, len(sample)))
-        return Survey(Sensitivities(blocks, len(sample), found.tokens))
+        return Survey(with_shorter(task, sample, Sensitivities(blocks, len(sample)), depth=False))
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
         """A copy of the model.

@@ -77,6 +77,13 @@ def test_candidates_merge_differently_and_the_best_comes_first() -> None:
     assert few[0] == allocate(DEIT_TINY, measured(DEIT_TINY), Budget(gmacs=0.7))
 
 
+@pytest.mark.parametrize("gmacs", [1.02, 0.71, 0.45])
+def test_predicted_damage_counts_widths_where_fewer_tokens_merge_than_planned(gmacs: float) -> None:
+    found = measured(DEIT_TINY)
+    for one in candidates(DEIT_TINY, found, Budget(gmacs=gmacs), most=5):
+        assert one.loss >= replace(found, tokens=()).loss(one.arch) - 1e-12
+
+
 def test_starts_are_never_dearer_and_worse_than_another() -> None:
     begins = starts(DEIT_TINY, measured(DEIT_TINY), "gmacs", True, True)
     prices = [cost(one.arch).macs for one in begins]
