@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+import torch
+
 from analysis.measure import Evaluation, evaluate
+from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app.state.memo import recall, remember
 from app.state.session import Choice, choice, model, test_images
@@ -82,3 +87,18 @@ def width_times(job: Job, arch: Architecture, progress: Progress) -> LatencyTabl
     batch = job.budget.batch if job.budget else 1
     key = arch, batch, job.align, job.runtime, job.device
     return remember("width times", key, lambda: time_blocks(job, arch, progress), keep=8)
+
+
+def image_seconds(loaded: LoadedModel) -> float:
+    """Seconds that a model takes for an image, timed once on one of zeros."""
+
+    def measure() -> float:
+        arch = loaded.model.arch
+        image = torch.zeros(1, arch.in_channels, *arch.image_size)
+        with torch.inference_mode():
+            loaded.model(image)
+            began = time.perf_counter()
+            loaded.model(image)
+        return time.perf_counter() - began
+
+    return remember("seconds an image", loaded, measure, keep=4)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from analysis.data import open_training
 from analysis.models import LoadedModel
 from app import wording
-from app.state import memo, session, session_runs
+from app.state import measured, memo, session, session_runs
 from app.state.session import Choice
 from pruning.jobs import RecoverJob
 
 SPREAD = 0.7, 2.5  # how far a guess may be off [ours]
 BACKWARD = 3  # forward passes that a training step of the student takes
-TIMED = 4  # images
 
 
 def words(job: RecoverJob) -> str:
@@ -34,7 +31,7 @@ def words(job: RecoverJob) -> str:
     teacher = session.model(Choice(job.teacher, job.teacher_weights, reading=job.reading))
     images = _training_images(job, student)
     seen = job.recovery.epochs * (min(job.recovery.images, images) or images)
-    seconds = seen * (BACKWARD * _image_seconds(student) + _image_seconds(teacher))
+    seconds = seen * (BACKWARD * measured.image_seconds(student) + measured.image_seconds(teacher))
     low, high = (wording.duration(seconds * factor) for factor in SPREAD)
     return (
         f"Roughly {low} to {high} for {wording.count(seen)} images, a guess from the time of one image here."
@@ -49,18 +46,3 @@ def _training_images(job: RecoverJob, student: LoadedModel) -> int:
         key,
         lambda: len(open_training(job.data, student.preprocess, classes, job.test_data)[0]),
     )
-
-
-def _image_seconds(loaded: LoadedModel) -> float:
-    """Seconds that a model takes for an image, timed once on a few of zeros."""
-
-    def measure() -> float:
-        arch = loaded.model.arch
-        images = torch.zeros(TIMED, arch.in_channels, *arch.image_size)
-        with torch.inference_mode():
-            loaded.model(images[:1])
-            began = time.perf_counter()
-            loaded.model(images)
-        return (time.perf_counter() - began) / TIMED
-
-    return memo.remember("seconds an image of any", (loaded.source, loaded.name), measure)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from analysis.data import class_folders
 from analysis.models import Reading, read_classes
@@ -19,6 +19,7 @@ from pruning.jobs import RUNTIMES, default_align, default_skip_unread
 from pruning.methods import METHODS
 from pruning.wording import STRUCTURE_NAMES
 
+Number = TypeVar("Number", int, float)
 SORTED = "sorted"  # in place of a file of classes
 
 
@@ -77,24 +78,22 @@ def number(text: str) -> float:
 
 def per_block(text: str) -> PerBlock:
     """Parse one number, or numbers with commas between them, for `argparse`."""
-    try:
-        numbers = tuple(number(word) for word in text.split(","))
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be one number, or one for each block with commas between them, got {quoted(text)}"
-        ) from error
-    return numbers if len(numbers) > 1 else numbers[0]
+    return _one_or_each(text, number, "number")
 
 
 def token_counts(text: str) -> int | tuple[int, ...]:
     """Parse one whole number, or whole numbers with commas between them, for `argparse`."""
+    return _one_or_each(text, whole_number, "whole number")
+
+
+def _one_or_each(text: str, parse: Callable[[str], Number], kind: str) -> Number | tuple[Number, ...]:
     try:
-        counts = tuple(whole_number(word) for word in text.split(","))
+        values = tuple(parse(word) for word in text.split(","))
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
-            f"must be one whole number, or one for each block with commas between them, got {quoted(text)}"
+            f"must be one {kind}, or one for each block with commas between them, got {quoted(text)}"
         ) from error
-    return counts if len(counts) > 1 else counts[0]
+    return values if len(values) > 1 else values[0]
 
 
 def name_value(text: str) -> tuple[str, str]:

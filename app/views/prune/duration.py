@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
-import torch
-
 from app import wording
-from app.state import memo, session, session_runs
+from app.state import measured, session, session_runs
 from pruning import runs
 from pruning.budget import BUDGETED_STRUCTURES, measured_widths
 from pruning.jobs import Job, SurveyJob
@@ -19,8 +16,9 @@ REUSED = "Sensitivities were measured before"  # what the log of a run says that
 # What a guess counts with, as seen with the demo and DeiT-Tiny [ours]
 _FITTING = 15  # forward passes for a calibration image of a method that reads them
 _NARROWING = 0.5  # seconds for a point of a sensitivity curve of a method that computes new weights
+_RUN = 2.5  # points of a curve for which the network is run; the others are predicted
+_SHORTER = 1700  # forward passes for schedules of merging, halves of blocks, and the images they need
 _SPREAD = 0.6, 2.0  # how far a guess is off
-_TIMED = 4  # images
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def of_pruning(job: Job, surveyed: bool) -> Expected | None:
         return Expected(last.seconds, last.seconds)
     if job.trains or job.data == "":
         return None
-    tested = 2 * session.test_count() * _image_seconds()
+    tested = 2 * session.test_count() * measured.image_seconds(session.model())
     survey = 0.0 if surveyed or job.budget is None else _survey_seconds(job)
     return _guess(_fitting_seconds(job) + tested + survey)
 
@@ -85,35 +83,20 @@ def _alike(run: Run, job: Job, surveyed: bool) -> bool:
 
 
 def _fitting_seconds(job: Job) -> float:
-    return _FITTING * (job.method_options.calibration_images or 0) * _image_seconds()
+    return _FITTING * (job.method_options.calibration_images or 0) * measured.image_seconds(session.model())
 
 
 def _survey_seconds(job: Job) -> float:
     """What the sensitivities take: half a forward pass for an image and a point of a curve, on average."""
     blocks = session.model().model.arch.blocks
     widths = (getattr(block, name) for block in blocks for name in BUDGETED_STRUCTURES)
-    points = sum(len(measured_widths(width)) - 1 for width in widths)
+    points = [len(measured_widths(width)) - 1 for width in widths]
     narrowing = 0.0 if METHODS[job.method].chooses else _NARROWING
-    passes = SurveyJob.of(job).images / 2 * _image_seconds()
-    return points * (passes + narrowing) + _fitting_seconds(job)
+    passes = sum(min(_RUN, one) for one in points) * SurveyJob.of(job).images / 2 + _SHORTER
+    seconds = passes * measured.image_seconds(session.model())
+    return seconds + sum(points) * narrowing + _fitting_seconds(job)
 
 
 def _guess(seconds: float) -> Expected:
     low, high = (seconds * factor for factor in _SPREAD)
     return Expected(low, high)
-
-
-def _image_seconds() -> float:
-    """Seconds that the loaded model takes for an image, timed once on a few of zeros."""
-    loaded = session.model()
-
-    def measure() -> float:
-        arch = loaded.model.arch
-        images = torch.zeros(_TIMED, arch.in_channels, *arch.image_size)
-        with torch.inference_mode():
-            loaded.model(images[:1])
-            began = time.perf_counter()
-            loaded.model(images)
-        return (time.perf_counter() - began) / _TIMED
-
-    return memo.remember("seconds an image", loaded, measure, keep=4)
