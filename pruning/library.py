@@ -88,6 +88,7 @@ def prune(
     gmacs: float | None = None,
     params: float | None = None,
     ratios: Mapping[str, Any] | None = None,
+    tokens: int | tuple[int, ...] | None = None,
     options: Mapping[str, Any] | None = None,
     compensate: bool = False,
     images: int = CALIBRATION_IMAGES,
@@ -96,9 +97,9 @@ def prune(
 ) -> PrunedModel:
     """A smaller model; the one given is not changed.
 
-    Either a budget, `gmacs` of one image or `params`, or `ratios`, the fractions to remove by the names `qk`,
-    `v`, `mlp`, `heads`, `embed`. At most the first `images` of `data` are held in memory and measured on.
-    `options` are the method's own.
+    Either a budget, `gmacs` of one image or `params`; or `ratios`, the fractions to remove by the names `qk`,
+    `v`, `mlp`, `heads`, `embed`, and `tokens`, the patch tokens that every block merges (a tuple: each). At
+    most the first `images` of `data` are held in memory and measured on. `options` are the method's own.
 
     Raises:
         ValueError: bad input of any kind, or a method that trains (GOHSP), which needs a run.
@@ -111,6 +112,7 @@ def prune(
         method,
         ratios=Ratios(**(ratios or {})),
         budget=budget,
+        tokens=tokens,
         options=tuple((options or {}).items()),
         compensate=compensate,
         seed=seed,

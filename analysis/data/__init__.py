@@ -7,12 +7,14 @@ from analysis.data.labels import UnnamedClassesError
 from analysis.data.open import class_folders, open_data, open_training
 from analysis.data.overlap import require_apart
 from analysis.data.scenes import CALIBRATION_IMAGES, CLASSES, SIZE, render
+from analysis.data.zips import ZIP_ERRORS
 
 __all__ = [
     "CALIBRATION_IMAGES",
     "CLASSES",
     "EXTENSIONS",
     "SIZE",
+    "ZIP_ERRORS",
     "BadImageError",
     "ImageSet",
     "UnnamedClassesError",

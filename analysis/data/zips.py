@@ -22,7 +22,7 @@ MAX_MEMBER_BYTES = MAX_BYTES  # uncompressed size of one file in it
 MAX_COMPRESSION = 200  # images hardly compress: a higher ratio is a zip bomb
 _COMPRESSION_COUNTS_FROM = 2**20  # a small image of one colour may compress as much as a zip bomb
 
-_ZIP_ERRORS = (
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     LZMAError,
@@ -64,7 +64,7 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
             return archive.infolist()
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}") from error
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         if begins_as_zip:
             raise ValueError(f"{path.name} is a damaged or truncated zip ({_one_line(error)})") from error
         raise ValueError(f"{path.name} is not a zip: images come in a folder or in a zip of one") from error
@@ -123,7 +123,7 @@ class ZippedImages:
     def content(self, item: int) -> bytes:
         try:
             return self._read(self.members[item])
-        except _ZIP_ERRORS as error:
+        except ZIP_ERRORS as error:
             raise BadImageError(f"{self._name(item)} cannot be read: {_one_line(error)}") from error
 
     def _name(self, item: int) -> str:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from analysis.data import BadImageError, read_image
+from analysis.data import ZIP_ERRORS, BadImageError, read_image
 from analysis.models import ARCHITECTURE_FILE
 from app import share
 from app.state.viewed_image import ViewedImage
@@ -95,19 +94,22 @@ def is_model_folder(names: Collection[str]) -> bool:
 
 def _unzipped(content: bytes, most: int) -> dict[str, bytes]:
     """The files that lie beside a model's description in a zip, by their names without folders."""
+    damaged = "The zip is damaged or encrypted; make it again."
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            places = [Path(name).parent for name in archive.namelist() if Path(name).name in MODEL_FILES]
-            if not places:
-                raise ValueError(
-                    f"The zip holds no model: one of its files must be {' or '.join(MODEL_FILES)}."
-                )
-            inside = [one for one in archive.infolist() if Path(one.filename).parent == places[0]]
-            if sum(one.file_size for one in inside) > most:
-                raise ValueError(f"The zip unpacks to more than {most // 2**20:,} MB.")
-            return {Path(one.filename).name: archive.read(one) for one in inside if not one.is_dir()}
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error, OSError) as error:
-        raise ValueError("The zip is damaged or encrypted; make it again.") from error
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        entries = archive.infolist()
+    except ZIP_ERRORS as error:
+        raise ValueError(damaged) from error
+    places = [Path(one.filename).parent for one in entries if Path(one.filename).name in MODEL_FILES]
+    if not places:
+        raise ValueError(f"The zip holds no model: one of its files must be {' or '.join(MODEL_FILES)}.")
+    inside = [one for one in entries if Path(one.filename).parent == places[0] and not one.is_dir()]
+    if sum(one.file_size for one in inside) > most:
+        raise ValueError(f"The zip unpacks to more than {most // 2**20:,} MB.")
+    try:
+        return {Path(one.filename).name: archive.read(one) for one in inside}
+    except ZIP_ERRORS as error:
+        raise ValueError(damaged) from error
 
 
 def _file_name(name: str) -> str:

@@ -67,6 +67,31 @@ def whole_block(block: Block) -> Callable[[Float[Tensor, "B N E"]], Float[Tensor
     return through
 
 
+class Walk:
+    """Residual streams of a dense model, taken from block to block and never back.
+
+    `known` is what was measured before the block it has come to.
+    """
+
+    def __init__(self, dense: ViT, advance: Callable[[Callable[[Tensor], Tensor]], None]) -> None:
+        """`advance` takes the streams through a part of the model."""
+        self._dense, self._advance, self._reached = dense, advance, 0
+        self.known: dict[str, Any] = {}
+
+    def come_to(self, index: int) -> Block:
+        """Take the streams to a block.
+
+        Raises:
+            ValueError: it lies before the last one.
+        """
+        if index < self._reached:
+            raise ValueError(f"blocks come in rising order, got block {index} after {self._reached}")
+        while self._reached < index:
+            self._advance(whole_block(self._dense.blocks[self._reached]))
+            self._reached, self.known = self._reached + 1, {}
+        return self._dense.blocks[index]
+
+
 def present(model: ViT) -> Iterator[tuple[int, HalfBlock]]:
     """All halves of a model that are there, in order, each with its number: 2 of a block, attention first."""
     for index, block in enumerate(model.blocks):

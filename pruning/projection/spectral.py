@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from analysis.vit import Architecture, Block, ViT
 from pruning.activations import Activations
 from pruning.budget import Narrow
 from pruning.options import ImageOptions, option_field
-from pruning.projection.block_parts import halves, whole_block, working_copy
+from pruning.projection.block_parts import Walk, halves, working_copy
 from pruning.projection.fisher import error_roots
 from pruning.projection.project_block import Step, project_half, restore_reader
 from pruning.projection.rotation import rotate, rotated_architecture
@@ -142,23 +142,18 @@ class _Narrowing:
     """A `Narrow` with the dense model's activations before the block it has come to."""
 
     def __init__(self, model: ViT, batches: Batches, options: SpectralOptions, place: Path | None) -> None:
-        self._model, self._options, self._reached = model, options, 0
-        self._known: dict[str, Any] = {}
+        self._model, self._options = model, options
         self._dense = working_copy(model)
         stored = Activations(self._dense.pos_embed.device, place)  # removed with this object
         with torch.no_grad():
             limit = min(options.images, _NARROW_IMAGES)
             self._streams = Streams(stored, self._dense, batches, limit, options.steered / 100)
             self._roots = error_roots(self._dense, self._streams, _NARROW_ROOTS)
+        self._walk = Walk(self._dense, partial(self._streams.advance, name="dense"))
 
     @torch.no_grad()
     def __call__(self, index: int, structure: str, width: int) -> Block:
-        if index < self._reached:
-            raise ValueError(f"blocks come in rising order, got block {index} after {self._reached}")
-        while self._reached < index:
-            self._streams.advance(whole_block(self._dense.blocks[self._reached]), "dense")
-            self._reached, self._known = self._reached + 1, {}
-        block, widths = self._dense.blocks[index], self._model.arch.blocks[index]
+        block, widths = self._walk.come_to(index), self._model.arch.blocks[index]
         alone = replace(self._model.arch, blocks=(replace(widths, **{structure: width}),))
         narrow = ViT(alone).to(next(self._dense.parameters())).eval().blocks[0]
         _copy_what_stays(block, narrow)
@@ -171,7 +166,7 @@ class _Narrowing:
         still = Still(self._streams, through, None if half else _NARROW_ATTENTION)
         weights = _weights(self._model, index, self._options, still)
         root = self._roots[2 * index + half]
-        step = Step(self._model.arch, whole, whole, small, still, weights, root, 0, self._known)
+        step = Step(self._model.arch, whole, whole, small, still, weights, root, 0, self._walk.known)
         project_half(replace(step, score_images=_NARROW_SCORES, sweeps=_NARROW_SWEEPS))
         return narrow.to(next(self._model.parameters()))
 

@@ -24,6 +24,7 @@ from pruning.bundle.report import find_report
 from pruning.criteria.registry import CRITERIA
 from pruning.cut.ratios import Ratios, shrink
 from pruning.cut.selection import select
+from pruning.cut.shorter import with_merges
 from pruning.cut.surgery import cut
 from tests.support.models import ROOT, TINY, random_images, random_vit
 
@@ -44,6 +45,13 @@ def test_a_cut_by_scores_is_that_of_its_parts(data: DataLoader[Any], tiny: ViT) 
     for name, value in expected.state_dict().items():
         assert torch.equal(small.model.state_dict()[name], value), name
     assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
+
+
+def test_tokens_merge_with_any_method(data: DataLoader[Any], tiny: ViT) -> None:
+    small = prune(tiny, data, "l2", ratios={"mlp": 0.5}, tokens=2).model
+    assert [(block.mlp, block.merge) for block in small.arch.blocks] == [(16, 2), (16, 0)]
+    alone = prune(tiny, data, "tokens", tokens=(1, 0)).model
+    assert alone.arch == with_merges(TINY, (1, 0))
 
 
 def test_a_budget_is_kept_and_the_bundle_tells_of_it(

@@ -17,7 +17,7 @@ REUSED = "Sensitivities were measured before"  # what the log of a run says that
 _FITTING = 15  # forward passes for a calibration image of a method that reads them
 _NARROWING = 0.5  # seconds for a point of a sensitivity curve of a method that computes new weights
 _RUN = 2.5  # points of a curve for which the network is run; the others are predicted
-_SHORTER = 1700  # forward passes for schedules of merging, halves of blocks, and the images they need
+_SHORTER = 1700  # forward passes for schedules of merging and halves of blocks, counted for twelve blocks
 _SPREAD = 0.6, 2.0  # how far a guess is off
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from analysis.vit import Architecture, Block, ViT
 from pruning.activations import Activations
 from pruning.budget import Narrow, narrow_by_scores
 from pruning.cut import BlockPlan, Plan, Scores, heads_only, select
-from pruning.projection.block_parts import HalfBlock, halves, present, whole_block, working_copy
+from pruning.projection.block_parts import HalfBlock, Walk, halves, present, working_copy
 from pruning.projection.streams import Still, Streams
 
 Inputs = Iterable[Float[Tensor, "B N E"]]  # the residual stream before half a block, batch by batch
@@ -102,31 +103,27 @@ class _Narrowing:
         images: int,
         place: Path | None,
     ) -> None:
-        self._model, self._scores, self._folding, self._reached = model, scores, folding, 0
+        self._model, self._scores, self._folding = model, scores, folding
         self._select = narrow_by_scores(model, scores)
         self._dense = working_copy(model)
-        self._known: dict[str, Any] = {}
         stored = Activations(self._dense.pos_embed.device, place)  # removed with this object
         with torch.no_grad():
             self._streams = Streams(stored, self._dense, batches, images, share=0.0)
+        self._walk = Walk(self._dense, partial(self._streams.advance, name="dense"))
 
     @torch.no_grad()
     def __call__(self, index: int, structure: str, width: int) -> Block:
-        if index < self._reached:
-            raise ValueError(f"blocks come in rising order, got block {index} after {self._reached}")
-        while self._reached < index:
-            self._streams.advance(whole_block(self._dense.blocks[self._reached]), "dense")
-            self._reached, self._known = self._reached + 1, {}
+        block, known = self._walk.come_to(index), self._walk.known
         narrow = self._select(index, structure, width)
         number = int(structure == "mlp")
-        attention, half = halves(self._dense.blocks[index])[0], halves(self._dense.blocks[index])[number]
+        attention, half = halves(block)[0], halves(block)[number]
         small = halves(narrow)[number]
         if half is None or small is None:
             raise ValueError(f"block {index} has no {structure} to narrow")
-        if structure not in self._known:
+        if structure not in known:
             before = Still(self._streams, attention.through if number and attention else lambda x: x)
-            self._known[structure] = self._folding.measure(half, _dense(before))
-        self._folding.fold(self._known[structure], half, small, self._kept(index, structure, width))
+            known[structure] = self._folding.measure(half, _dense(before))
+        self._folding.fold(known[structure], half, small, self._kept(index, structure, width))
         return narrow
 
     def _kept(self, index: int, structure: str, width: int) -> BlockPlan:
