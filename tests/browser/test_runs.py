@@ -43,7 +43,11 @@ def test_a_run_outlives_its_server(tmp_path: Path) -> None:
             page.locator(".st-key-activity").get_by_text("Training").wait_for()
             page.locator(".st-key-run-panel").get_by_text("Training").wait_for()
             shoot(page, "after-the-server")
-            page.locator(".st-key-run-panel-cancel button").click()
+            cancel = page.locator(".st-key-run-panel-cancel button")
+            cancel.click()
+            page.wait_for_timeout(5 * SECONDS)
+            if cancel.count() and cancel.is_enabled():  # the panel was drawn anew while the button was pressed
+                cancel.click()
             page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=60 * SECONDS)
             settle(page)
     (ended,) = runs.list_runs(tmp_path)
