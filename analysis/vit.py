@@ -409,8 +409,14 @@ class Attention(nn.Module):
 
         A token that stands for several patches counts as often (proportional attention, ToMe).
         """
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        return (scores if sizes is None else scores + _log(sizes, scores.ndim)).softmax(dim=-1)
+        if not self.fused or _is_traced():
+            scores = (q * self.scale) @ k.transpose(-2, -1)
+            return (scores if sizes is None else scores + _log(sizes, scores.ndim)).softmax(dim=-1)
+        every = q.shape[:-2]  # B, or B H
+        added = q.new_zeros(1) if sizes is None else _log(sizes, q.ndim).expand(*every, 1, -1).flatten(0, -3)
+        keys = k.flatten(0, -3).transpose(-2, -1)
+        scores = torch.baddbmm(added, q.flatten(0, -3), keys, alpha=self.scale)
+        return scores.unflatten(0, every).softmax(dim=-1)
 
     def forward(
         self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
@@ -430,7 +436,7 @@ class Attention(nn.Module):
     def _all(self, x: Tensor, sizes: Tensor | None, count: int | None) -> tuple[Tensor, Tensor | None]:
         q, k, v = self.split_heads(self.qkv(x))
         q = q[:, :, :count]
-        if self.fused:
+        if self.fused and not self._is_faster_plain(q, k):
             read = self.weights(q[:, :, :1], k, sizes) if self.reads else None
             out = self._fused(q, k, v, sizes)
         else:
@@ -460,6 +466,12 @@ class Attention(nn.Module):
         out = by_head(mixed, w_v.unflatten(0, (heads, -1)).mT)  # B H count Dv
         return out if b_v is None else out + b_v.view(heads, 1, -1)
 
+    def _is_faster_plain(self, q: Tensor, k: Tensor) -> bool:
+        """Whether padding to one width costs more than it saves: on a CPU whose cache holds the maps."""
+        if self.qk_dim == self.v_dim or q.device.type != "cpu" or _is_traced():
+            return False
+        return q.shape[:-1].numel() * k.shape[-2] <= _CACHED
+
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None) -> Tensor:
         # The fast kernels need Dqk = Dv. Zero channels change neither q k^T nor the first Dv channels
         # of the result, and padding costs far less than falling back to the slow kernel. CUDA's need rows
@@ -473,12 +485,18 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)[..., : self.v_dim]
 
 
+def _is_traced() -> bool:
+    """Whether this pass is recorded for an export or a compiler, which know the plainest operators best."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
 def _log(sizes: Tensor, axes: int) -> Tensor:
     """What sizes add to scores of so many axes, for every head and query alike: B N -> B 1 N or B 1 1 N."""
     return sizes.log()[:, None] if axes == 3 else sizes.log()[:, None, None]
 
 
 _ALIGNED = 8  # channels
+_CACHED = 2**20  # numbers of attention maps
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -541,54 +559,53 @@ class Merge(nn.Module):
     def __init__(self, arch: Architecture, count: int) -> None:
         super().__init__()
         self.prefix, self.count = len(arch.prefix_names), count
-        self.centred = arch.norm == "layer"
+        self.norm = NORMS[arch.norm](arch.embed_dim, eps=arch.norm_eps, elementwise_affine=False)
 
     def pairs(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Which patch tokens stay, which merge, and into which.
+        """Which tokens stay, which merge, and into which.
 
-        From tokens B N E and how much each is read B N: the places of all P patch tokens, B P, those that
-        stay in order first and the `count` that merge last; and the places these merge into, B count.
+        From tokens B N E and how much each is read B N: the places of all tokens, B N, those that stay in
+        order first and the `count` that merge last; and the places these merge into, B count.
         """
-        patches = x[:, self.prefix :]
-        patches = patches - patches.mean(dim=-1, keepdim=True) if self.centred else patches
-        metric = F.normalize(patches, dim=-1)
-        apart = 1 - metric[:, 1::2] @ metric[:, ::2].transpose(-2, -1)  # B odd even
-        if read is not None:
+        metric = self.norm(x[:, self.prefix :])  # B P E, of length sqrt(E)
+        odd, even = metric[:, 1::2], metric[:, ::2]
+        # few and large operators, because each of them costs time: 1 - cosine is one
+        apart = torch.baddbmm(x.new_ones(1), odd, even.transpose(-2, -1), alpha=-1 / x.shape[-1])
+        steps = torch.linspace(0, _STEP * even.shape[1], even.shape[1] + 1, device=x.device, dtype=x.dtype)
+        if read is None:
+            apart = apart + steps[:-1]  # B odd even
+        else:
             weight = _weight(read[:, self.prefix :])
-            apart = apart * weight[:, 1::2, None] * weight[:, None, ::2]
-        places = torch.arange(metric.shape[1], device=x.device)
-        onto = torch.add(apart, places[: apart.shape[2]], alpha=_STEP).argmin(dim=-1)  # B odd
-        nearest = torch.add(apart.amin(dim=-1), places[: apart.shape[1]], alpha=_STEP)
-        gone = 2 * nearest.topk(self.count, dim=-1, largest=False, sorted=False).indices + 1
-        last = places.expand(x.shape[0], -1).scatter(1, gone, metric.shape[1])
-        order = last.argsort(dim=-1)
-        return order, 2 * onto.gather(1, order[:, -self.count :] // 2)
+            apart = torch.addcmul(steps[:-1], apart * weight[:, 1::2, None], weight[:, None, ::2])
+        nearest, onto = apart.min(dim=-1)  # B odd
+        gone = (nearest + steps[: nearest.shape[1]]).topk(self.count, largest=False, sorted=False).indices
+        batch, tokens, _ = x.shape
+        places = torch.arange(tokens + self.count, device=x.device).expand(batch, -1)
+        last = places[:, :tokens].scatter(1, 2 * gone + (self.prefix + 1), places[:, tokens:])
+        return last.argsort(dim=-1), 2 * onto.gather(1, gone) + self.prefix
 
     def places(self, x: Tensor, read: Tensor | None) -> Tensor:
         """The place that each token B N has after merging, B N: tokens that merge share one."""
         order, onto = self.pairs(x, read)
-        place = order.argsort(dim=-1)  # of the patch tokens that stay
-        place = place.scatter(1, order[:, -self.count :], place.gather(1, onto)) + self.prefix
-        first = torch.arange(self.prefix, device=x.device).expand(x.shape[0], -1)
-        return torch.cat([first, place], dim=1)
+        place = order.argsort(dim=-1)  # of the tokens that stay
+        return place.scatter(1, order[:, -self.count :], place.gather(1, onto))
 
     def forward(self, x: Tensor, sizes: Tensor | None, read: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens B N E, their sizes B N or None and how much each is read -> B N-count E and B N-count."""
         order, onto = self.pairs(x, read)
         batch, tokens, _ = x.shape
-        sizes = torch.ones_like(x[..., 0]) if sizes is None else sizes
         # rows of one matrix, because gathering whole rows is the fastest
-        starts = torch.arange(batch, device=x.device)[:, None] * tokens + self.prefix
-        rows = (starts + order).flatten()
-        moved = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B P E
-        counts = sizes.flatten().index_select(0, rows).unflatten(0, (batch, -1))  # B P
-        stay, gone, own = moved[:, : -self.count], moved[:, -self.count :], counts[:, : -self.count]
-        into = order[:, : -self.count, None] == onto[:, None]  # B P-count count
-        shares = into * counts[:, None, -self.count :]
-        total = own + shares.sum(dim=-1)
-        merged = (stay * own[..., None] + shares @ gone) / total[..., None]
-        first, ones = x[:, : self.prefix], sizes[:, : self.prefix]
-        return torch.cat([first, merged], dim=1), torch.cat([ones, total], dim=1)
+        rows = (order + torch.arange(batch, device=x.device)[:, None] * tokens).flatten()
+        moved = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B N E
+        stay, gone = moved[:, : -self.count], moved[:, -self.count :]
+        into = (order[:, : -self.count, None] == onto[:, None]).to(x.dtype)  # B N-count count
+        own = torch.ones_like(order[:, : -self.count], dtype=x.dtype)
+        if sizes is not None:
+            counts = sizes.flatten().index_select(0, rows).unflatten(0, (batch, -1))  # B N
+            own, into = counts[:, : -self.count], into * counts[:, None, -self.count :]
+        total = own + into.sum(dim=-1)
+        kept = stay * (own / total)[..., None]
+        return torch.baddbmm(kept, into / total[..., None], gone), total
 
 
 _STEP = 2e-5  # rounding changes distances by some 1e-6
@@ -596,7 +613,7 @@ _STEP = 2e-5  # rounding changes distances by some 1e-6
 
 def _weight(read: Tensor) -> Tensor:
     """How much the distance of a token counts: from 0.3 to 1, more where it is read more than the others."""
-    return (0.01 + (read / read.mean(dim=-1, keepdim=True)).clamp(max=3) / 3) ** 0.25
+    return (read * (read.shape[-1] / 3)).clamp(0.01, 1.0) ** 0.25
 
 
 class Block(nn.Module):

@@ -68,7 +68,7 @@ def cost(arch: Architecture) -> Cost:
     MACs per block: N E H (2 Dqk + Dv) + H N^2 (Dqk + Dv) + N H Dv E + 2 N E F. A last block that
     computes only M tokens takes M E H (2 Dqk + Dv) + 2 H M N E + M H Dv E + 2 M E F. A block that merges
     r of P patch tokens has N - r in its MLP and takes P^2 E / 4 more for distances (the product of both
-    halves where P is odd) and (P - r) r E to move what merges. Norms, activations, softmax and bias
+    halves where P is odd) and (N - r) r E to move what merges. Norms, activations, softmax and bias
     additions count zero, as in the papers and in torch's FlopCounterMode (which counts two FLOPs per MAC).
     """
     blocks = tuple(block_cost(arch, *both) for both in zip(arch.blocks, pairwise(arch.tokens), strict=True))
@@ -110,7 +110,7 @@ def _merging(arch: Architecture, widths: BlockWidths, tokens: int) -> int:
     """MACs of merging: the distances of all pairs, and a product that moves what merges."""
     patches = tokens - len(arch.prefix_names)
     odd, even = patches // 2, patches - patches // 2
-    moved = (patches - widths.merge) * widths.merge
+    moved = (tokens - widths.merge) * widths.merge
     return (odd * even + moved) * arch.embed_dim if widths.merge else 0
 
 

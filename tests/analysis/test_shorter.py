@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.measure import cost
 from analysis.vit import Architecture, BlockWidths, Merge, ViT
+from tests.support.merging import read_weights
 from tests.support.models import SHORTER, TINY, random_images, random_vit
 
 
@@ -71,8 +72,7 @@ def merged_in_loops(arch: Architecture, tokens, sizes, read, count: int):
     """Each odd place has one nearest even place; the nearest pairs become one token each, in that place."""
     prefix = len(arch.prefix_names)
     odd, even = range(prefix + 1, len(tokens), 2), range(prefix, len(tokens), 2)
-    usual = sum(read[prefix:]) / len(read[prefix:])
-    weights = [(0.01 + min(3.0, one / usual) / 3) ** 0.25 if arch.class_token else 1.0 for one in read]
+    weights = read_weights(arch, read)
     seen = [x - x.mean() if arch.norm == "layer" else x for x in tokens]
 
     def apart(a: int, b: int) -> float:
@@ -143,7 +143,7 @@ def test_merging_keeps_what_there_is() -> None:
 
 
 def test_the_place_of_each_token_is_where_it_merges() -> None:
-    x, read = torch.randn(5, 12, 4), torch.rand(5, 12)
+    x, read = torch.randn(5, 12, 24), torch.rand(5, 12)
     merge = Merge(replace(TINY, distilled=True), 4)
     places = merge.places(x, read)
     assert sorted(set(places[0].tolist())) == list(range(8)) and places[:, :2].tolist() == [[0, 1]] * 5

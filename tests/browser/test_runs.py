@@ -46,7 +46,7 @@ def test_a_run_outlives_its_server(tmp_path: Path) -> None:
             cancel = page.locator(".st-key-run-panel-cancel button")
             cancel.click()
             page.wait_for_timeout(5 * SECONDS)
-            if cancel.count() and cancel.is_enabled():  # the panel was drawn anew while the button was pressed
+            if cancel.count() and cancel.is_enabled():  # drawn anew under the pointer
                 cancel.click()
             page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=60 * SECONDS)
             settle(page)

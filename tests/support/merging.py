@@ -73,6 +73,12 @@ def mean_matrix(groups: Groups) -> Tensor:
     return matrix
 
 
+def read_weights(arch: Architecture, reads: list[float]) -> list[float]:
+    """How much the distance of each token counts: the fourth root of how often it is read."""
+    patches = len(reads) - len(arch.prefix_names)
+    return [min(1.0, max(0.01, one * patches / 3)) ** 0.25 if arch.class_token else 1.0 for one in reads]
+
+
 def _merged(arch: Architecture, groups: Groups, x: Tensor, read: Tensor, count: int) -> Groups:
     """Tokens in odd places that merge go to the nearest one in an even place, where they stay."""
     if not count:
@@ -80,8 +86,7 @@ def _merged(arch: Architecture, groups: Groups, x: Tensor, read: Tensor, count: 
     prefix = len(arch.prefix_names)
     odd, even = range(prefix + 1, len(groups), 2), range(prefix, len(groups), 2)
     reads = [float(sum(read[i] for i in group)) for group in groups]
-    usual = sum(reads[prefix:]) / len(reads[prefix:])
-    weights = [(0.01 + min(3.0, one / usual) / 3) ** 0.25 if arch.class_token else 1.0 for one in reads]
+    weights = read_weights(arch, reads)
     seen = x - x.mean(dim=1, keepdim=True) if arch.norm == "layer" else x
 
     def apart(a: int, b: int) -> float:
