@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:  # streamlit puts app/ on the path, not the folder that holds the packages
+installed = (ROOT / "__init__.py").exists()  # as a package, which Python finds by itself
+if not installed and str(ROOT) not in sys.path:  # streamlit puts app/ on the path, not the folder above
     sys.path.insert(0, str(ROOT))
 
 from analysis.setup import setup

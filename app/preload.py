@@ -19,7 +19,7 @@ def first_page() -> None:
     from app.state import session
     from app.views import model
 
-    for page in walk_packages(views.__path__, "app.views."):
+    for page in walk_packages(views.__path__, f"{views.__name__}."):
         import_module(page.name)
     log = logging.getLogger("streamlit.runtime.scriptrunner_utils.script_run_context")
     log.disabled = True  # it would warn that there is no session yet

@@ -14,10 +14,14 @@ from analysis.setup import setup
 
 setup()  # before torch is loaded
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from analysis.models import Preprocess
 from analysis.vit import ViT
+from pruning.bundle import write_bundle
 from pruning.jobs import registry
 from pruning.runs import folder as runs
 from pruning.runs.queue import dispatch, spawn
@@ -79,6 +83,26 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     if place.is_mount():
         subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def tiny_data(tmp_path: Path) -> tuple[str, str]:
+    """A tiny model as a bundle, and a folder of noise for it."""
+    labels = tuple(f"c{i}" for i in range(TINY.num_classes))
+    write_bundle(
+        tmp_path / "tiny",
+        random_vit(TINY),
+        Preprocess(TINY.image_size, labels=labels),
+        name="tiny",
+        report={"method": "none"},
+    )
+    draw = np.random.default_rng(0)
+    for label in labels:
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = draw.integers(0, 256, (*TINY.image_size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number}.png")
+    return "tiny", "images"  # relative: the run must find them
 
 
 @pytest.fixture

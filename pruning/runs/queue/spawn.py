@@ -14,8 +14,9 @@ from pruning.runs import folder as runs
 from pruning.runs.claim import working_directory
 from pruning.runs.file_lock import FileLock
 
-COMMAND = (sys.executable, "-P", "-m", "pruning")  # -P: import nothing from the working directory
-_PROJECT = Path(__file__).resolve().parents[3]
+# -P: import nothing from the working directory. The package is a part of another where it is installed.
+COMMAND = (sys.executable, "-P", "-m", __name__.partition(".runs.")[0])
+_PROJECT = Path(__file__).resolve().parents[__name__.count(".")]
 
 
 def spawn_run(folder: Path, lock: FileLock) -> None:

@@ -16,14 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from analysis.models.load import load
-from analysis.models.preprocess import Preprocess
 from pruning.bundle.layout import EXPORTS, FILES, RECORDS, TRANSFORMERS_FILES, is_bundle
-from pruning.bundle.write import write_bundle, zip_bundle
+from pruning.bundle.write import zip_bundle
 from pruning.cli.main import main
 from pruning.export import export_formats
 from pruning.jobs import registry
@@ -33,7 +30,7 @@ from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
 from pruning.runs import launch, metrics, process
 from tests.support.fake_runs import FAKE, FakeJob, FakeResult, folder_of, wait_for, write_status
-from tests.support.models import ROOT, TINY, random_vit
+from tests.support.models import ROOT
 
 pytestmark = pytest.mark.usefixtures("fake_runs")
 
@@ -100,26 +97,6 @@ def test_cancelled_in_the_foreground(tmp_path: Path, monkeypatch, capsys) -> Non
 
 
 # ---- processes
-
-
-@pytest.fixture
-def tiny_data(tmp_path: Path) -> tuple[str, str]:
-    """A tiny model as a bundle, and a folder of noise for it."""
-    labels = tuple(f"c{i}" for i in range(TINY.num_classes))
-    write_bundle(
-        tmp_path / "tiny",
-        random_vit(TINY),
-        Preprocess(TINY.image_size, labels=labels),
-        name="tiny",
-        report={"method": "none"},
-    )
-    draw = np.random.default_rng(0)
-    for label in labels:
-        (tmp_path / "images" / label).mkdir(parents=True)
-        for number in range(4):
-            pixels = draw.integers(0, 256, (*TINY.image_size, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number}.png")
-    return "tiny", "images"  # relative: the run must find them
 
 
 def test_a_detached_run_outlives_the_command_that_started_it(tmp_path, tiny_data) -> None:
