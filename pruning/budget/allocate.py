@@ -44,7 +44,7 @@ class Budget(Checked):
     params: int | float | None = None
     ms: int | float | None = None
     batch: int = 1
-    images: int = 64
+    images: int = 48
     tokens: bool = True
     depth: bool = True
 

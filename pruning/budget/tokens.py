@@ -28,7 +28,6 @@ _WINDOWS = {
     (2, 6): (0.5, 0.7, 0.85),
     (2, 4): (0.6, 0.8, 0.9),
     (1, 6): (0.6, 0.8, 0.93),
-    (1, 4): (0.7, 0.9),
 }
 _STEP = 0.05
 _LEAST = 1e-12  # a divergence below this counts as this where a logarithm is taken

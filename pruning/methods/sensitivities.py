@@ -12,7 +12,7 @@ from pruning.projection import mean_additions, measure_halves, steered
 from pruning.tracked import tracked
 
 _IMAGES = 64  # that merged tokens are measured on, at most
-_FEWER = 32  # that halves of blocks are, or a few more
+_FEWER = 16  # that halves of blocks are, or a few more
 
 
 def sensitivities(

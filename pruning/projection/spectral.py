@@ -31,10 +31,10 @@ from pruning.projection.rotation import rotate, rotated_architecture
 from pruning.projection.streams import Still, Streams, token_weights
 
 # Single blocks are narrowed to see what they lose on other images: with less care than a model to keep.
-_NARROW_IMAGES = 64  # that they are fitted on
+_NARROW_IMAGES = 48  # that they are fitted on
 _NARROW_ATTENTION = 32  # of these, for the few inputs of `proj`
 _NARROW_ROOTS = 32  # of these, for `error_roots`
-_NARROW_SCORES = 16  # of these, for attention scores
+_NARROW_SCORES = 8  # of these, for attention scores
 _NARROW_SWEEPS = 1
 
 

@@ -30,9 +30,9 @@ def steer(model: ViT, images: Float[Tensor, "B C Y X"], start: int, share: float
         return images
     # multiples of the golden ratio modulo 1 leave no large gap, however many there are
     classes = (numbers * (5**0.5 - 1) / 2 % 1 * model.arch.num_classes).long().to(images.device)
-    step = _STEP * images.std(dim=(1, 2, 3), keepdim=True) * chosen.to(images)[:, None, None, None]
-    chunks = zip(images.split(_CHUNK), classes.split(_CHUNK), step.split(_CHUNK), strict=True)
-    return torch.cat([_towards_class(model, *chunk) for chunk in chunks])
+    places = chosen.nonzero().flatten().to(images.device)
+    chunks = ((images[some], classes[some]) for some in places.split(_CHUNK))
+    return images.index_copy(0, places, torch.cat([_towards_class(model, *chunk) for chunk in chunks]))
 
 
 def steered(model: ViT, batches: Batches, share: float) -> Iterator[tuple[Tensor, Tensor]]:
@@ -43,7 +43,8 @@ def steered(model: ViT, batches: Batches, share: float) -> Iterator[tuple[Tensor
         count += len(images)
 
 
-def _towards_class(model: ViT, x: Tensor, classes: Tensor, step: Tensor) -> Tensor:
+def _towards_class(model: ViT, x: Tensor, classes: Tensor) -> Tensor:
+    step = _STEP * x.std(dim=(1, 2, 3), keepdim=True)
     for _ in range(_STEPS):
         with torch.enable_grad():
             x = x.detach().requires_grad_()

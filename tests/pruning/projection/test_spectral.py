@@ -394,6 +394,7 @@ def test_one_block_narrowed_is_what_the_whole_method_makes_of_it(
 ) -> None:
     """Twin: projecting the whole model with only that structure of that block narrower."""
     monkeypatch.setattr(sys.modules["pruning.projection.spectral"], "_NARROW_SWEEPS", 4)  # as often
+    monkeypatch.setattr(sys.modules["pruning.projection.spectral"], "_NARROW_SCORES", 16)  # on as many images
     options = SpectralOptions(steered=0, pull=0)
     images = random_images(TINY, count=12)
     narrow = narrow_spectral(tiny, batches(images), options)
