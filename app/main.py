@@ -30,6 +30,7 @@ from app.views.start import page as start
 
 ASSETS = ROOT / "assets"
 
+preload.hold()
 st.set_page_config(
     page_title="PruneScope",
     page_icon=str(ASSETS / "icon.png"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-import time
-from functools import cache
 from importlib import import_module
 from pkgutil import walk_packages
+
+_waiting: list[threading.Timer] = []  # the last one, if any
 
 
 def first_page() -> None:
@@ -27,17 +28,22 @@ def first_page() -> None:
     log.disabled = False
 
 
-@cache
 def in_background(*modules: str, after: float = 0.0) -> None:
-    """Import modules one after the other in a thread, `after` so many seconds.
+    """Import modules one after the other in a thread, `after` so many seconds; nothing once they are there.
 
-    Code that needs one of them meanwhile waits for it. They must import no part of the app or of
-    Streamlit, which two threads cannot import at the same time.
+    They must import no part of the app or of Streamlit, which two threads cannot import at the same time.
+    Nor may others import parts of them meanwhile, which is what `hold` is for: each thread could have the
+    half of a package that the other one waits for.
     """
+    if any(module not in sys.modules for module in modules):
+        timer = threading.Timer(after, lambda: [import_module(module) for module in modules])
+        timer.name, timer.daemon = "preload", True
+        _waiting[:] = [timer]
+        timer.start()
 
-    def work() -> None:
-        time.sleep(after)
-        for module in modules:
-            import_module(module)
 
-    threading.Thread(target=work, name="preload", daemon=True).start()
+def hold() -> None:
+    """Put off what waits to be imported, or wait for what is being imported."""
+    for timer in _waiting:
+        timer.cancel()
+        timer.join()

@@ -22,6 +22,15 @@ def test_modules_arrive_without_anyone_waiting() -> None:
     assert run(code).split() == ["True", "True"]
 
 
+def test_what_waits_is_put_off_and_what_has_begun_is_waited_for() -> None:
+    code = (
+        "import sys, time; from app import preload; preload.hold()\n"
+        "preload.in_background('colorsys', after=600.0); preload.hold(); print('colorsys' in sys.modules)\n"
+        "preload.in_background('wave'); time.sleep(0.5); preload.hold(); print('wave' in sys.modules)"
+    )
+    assert run(code).split() == ["False", "True"]
+
+
 def test_the_first_page_imports_neither_timm_nor_torchvision() -> None:
     code = (
         "import sys; from analysis.models.load import load; from analysis.data.open import open_data\n"
