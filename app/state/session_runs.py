@@ -88,7 +88,7 @@ def words(run: Run) -> str:
 
 
 def title(run: Run) -> str:
-    """The name of a run and what it does: "Run 3: SNP, qk 50 %"."""
+    """The name of a run and what it does: "Run 3: SNP, pairs 50 %"."""
     called, does = name(run), words(run)
     return f"{called[0].upper()}{called[1:]}: {does}" if called != does else does
 

@@ -77,7 +77,7 @@ CRITERIA: dict[str, Criterion] = {
         taylor,
         LossOptions,
         "Taylor",
-        "Keeps the parts whose fading changes the loss on labelled images fastest.",
+        "Keeps the parts whose removal would change the loss on labelled images most, by its gradient.",
     ),
     "ablation": Criterion(
         ablation,

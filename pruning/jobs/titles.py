@@ -16,6 +16,7 @@ from pruning.jobs.survey import SurveyJob
 from pruning.methods import METHODS
 from pruning.wording import base_name, count
 
+_NAMES = {"qk": "pairs", "v": "values", "mlp": "MLP", "heads": "heads", "embed": "residual"}  # of structures
 BUNDLE = "bundle"  # in a run folder: the smaller model
 
 
@@ -55,7 +56,7 @@ def removed(job: Job) -> str:
         return f"preset {job.preset}"
     if job.budget:
         return f"budget {amount(job.budget.asked, job.budget.kind)}"
-    parts = [(name, _fraction(getattr(job.ratios, name))) for name in STRUCTURES]
+    parts = [(_NAMES[name], _fraction(getattr(job.ratios, name))) for name in STRUCTURES]
     sparsity = job.method_options.removes
     parts += [("parameters", _fraction(sparsity))] if sparsity else []
     listed = [f"{name} {share}" for name, share in parts if share]

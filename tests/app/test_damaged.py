@@ -88,7 +88,7 @@ def test_a_damaged_run_is_a_row(root: Path, choice: Choice, file: str, way: str)
     assert not app.exception and not (noticed and name not in text(app))
     assert file == "job.json" or any(code.value.startswith("python") for code in app.code)
     go(app, "recover")
-    assert any("mlp 50 %" in option for option in app.selectbox(key="student").options) and not app.error
+    assert any("MLP 50 %" in option for option in app.selectbox(key="student").options) and not app.error
 
     go(app, "compare")
     assert len(app.table[0].value.columns) == 2 and not app.error
@@ -96,7 +96,7 @@ def test_a_damaged_run_is_a_row(root: Path, choice: Choice, file: str, way: str)
     assert not said or name in rows(app)
 
     go(app, "export")
-    assert any("mlp 50 %" in option for option in app.selectbox(key="export-run").options)
+    assert any("MLP 50 %" in option for option in app.selectbox(key="export-run").options)
     assert app.button(key="build-bundle") and not app.error
 
     go(app, "heads")

@@ -60,7 +60,7 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app)
     app.button(key="prune").click().run()
-    assert "Run 1: SNP, qk 50 %" in text(app)
+    assert "Run 1: SNP, pairs 50 %" in text(app)
     run = only_run()
     assert run.job is not None and run.bundle is not None
     small = read_bundle(run.bundle).model.arch
@@ -88,7 +88,7 @@ def test_a_projection_is_tried_and_run_like_any_method(
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app)
     app.button(key="prune").click().run()
-    assert "Run 1: Spectral, qk 50 %" in text(app)
+    assert "Run 1: Spectral, pairs 50 %" in text(app)
     go(app, "export")
     app.button(key="build-bundle").click().run()
     assert not app.exception and not app.error

@@ -98,7 +98,7 @@ def test_removed_in_words(job: Job, expected: str) -> None:
 
 def test_titles_tell_what_was_done_besides() -> None:
     job = Job("demo", "demo", "l2", ratios=Ratios(heads=0.5, qk=0.2), heads_by="l1", compensate=True)
-    assert wording.describe(job) == "L2 magnitude, qk 20 %, heads 50 %, heads by L1 magnitude, compensated"
+    assert wording.describe(job) == "L2 magnitude, pairs 20 %, heads 50 %, heads by L1 magnitude, compensated"
     assert wording.describe(replace(job, heads_by=None, recovery=())).endswith("compensated and recovery")
 
 

@@ -46,7 +46,7 @@ def test_a_run_at_work_is_seen_on_every_page(page: str) -> None:
 def test_a_run_at_work_is_watched_and_cancelled_on_the_prune_page() -> None:
     with at_work() as run:
         app = start("prune")
-        assert "L1 magnitude, qk 50 %" in text(app)
+        assert "L1 magnitude, pairs 50 %" in text(app)
         app.button(key="latest-panel-cancel").click().run()
         assert (run.folder / runs.CANCEL).exists()
         assert app.button(key="latest-panel-cancel").disabled
@@ -85,7 +85,7 @@ def test_another_session_finds_what_was_pruned(monkeypatch: pytest.MonkeyPatch) 
     session_runs.forget_listed()  # as in a server started anew
     session._load.clear()
     app = start("compare", Choice(limit=10))
-    assert app.multiselect(key="compare-runs").options == ["Run 1: L1 magnitude, qk 50 %"]
+    assert app.multiselect(key="compare-runs").options == ["Run 1: L1 magnitude, pairs 50 %"]
     assert app.table[0].value.loc["Top-1", "run 1"] and not app.error
     assert app.table[0].value.loc["Measured", "run 1"] == "before fine-tuning"
 

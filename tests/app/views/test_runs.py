@@ -57,7 +57,7 @@ def test_a_run_is_named_noted_and_starred_where_it_lies(three: list[Path]) -> No
     app.text_area(key=f"note of {first}").set_value("for the camera").run()
     app.button(key="run-star").click().run()
     assert runs.read(first).note == RunNote("half *the* keys", "for the camera", True)
-    assert "Run 1 · half *the* keys: L1 magnitude, qk 50 %" in app.selectbox(key="run").options
+    assert "Run 1 · half *the* keys: L1 magnitude, pairs 50 %" in app.selectbox(key="run").options
     assert "for the camera" in text(app) and app.button(key="run-star").label == "Starred"
     rows = app.dataframe[0].value.set_index("Run")
     assert list(rows.loc["run 1", ["★", "Name", "Note"]]) == ["★", "half *the* keys", "for the camera"]
@@ -73,7 +73,7 @@ def test_a_deleted_run_is_taken_back_and_no_run_changes_its_number(three: list[P
     app.selectbox(key="run").set_value(str(first)).run()
     app.button(key="run-delete").click().run()
     assert not first.exists() and listed(app) == ["run 3", "run 2"]
-    assert "Run 1: L1 magnitude, qk 50 %" in text(app) and "was deleted" in text(app)
+    assert "Run 1: L1 magnitude, pairs 50 %" in text(app) and "was deleted" in text(app)
     app.button(key="undo-delete").click().run()
     assert first.exists() and listed(app) == ["run 3", "run 2", "run 1"]
     assert app.selectbox(key="run").value == str(first) and "was deleted" not in text(app)

@@ -211,7 +211,7 @@ def test_what_out_names_is_a_bundle_and_a_finished_run(
     for folders in (["../small"], ["../small", "../.better"]):
         assert main(["report", *folders, "--out", str(tmp_path / "r.html")]) == 0
         page = (tmp_path / "r.html").read_text(encoding="utf-8")
-        assert "L1 magnitude, mlp 50 %" in page and ("Recovery of " in page) is (len(folders) > 1)
+        assert "L1 magnitude, MLP 50 %" in page and ("Recovery of " in page) is (len(folders) > 1)
         assert str(tmp_path) not in page
     capsys.readouterr()
 
