@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import streamlit as st
 
 from analysis.measure import cost, paired_change
 from app import wording
 from app.parts import feedback
+from app.state import measured, session_runs
 from app.state.finished_runs import NumberedRun
 from pruning.jobs import RecoverJob
 
 
-def show(run: NumberedRun, key: str) -> None:
-    """The change of top-1 in photos and whether it is real, what was saved, and the next steps."""
+def show(run: NumberedRun, key: str, lead: Callable[[], None] | None = None) -> None:
+    """The change of top-1 in photos and whether it is real, what was saved, and the next steps.
+
+    `lead` draws the first step of a page that has one of its own and names the run nowhere else.
+    """
     finished = run.finished
     change = paired_change(finished.before, finished.after)
     with st.container(border=True, key=key, gap="small"):
+        if lead is not None:
+            st.caption(f"{wording.plain(run.title)} · {wording.duration(finished.seconds)}")
         st.markdown(f"**{wording.outcome(change)}**")
         if finished.start is not None:
             by_tuning = paired_change(finished.start, finished.after)
             st.caption(f"By fine-tuning: {wording.outcome(by_tuning)}")
         st.caption(_saved(run))
+        _latency(run, key, time=lead is not None)
         worse = change.lost > change.gained and change.beyond_chance
-        _next_steps(run, key, to_recover=worse and not isinstance(finished.job, RecoverJob))
+        to_recover = worse and not isinstance(finished.job, RecoverJob)
+        with st.container(horizontal=True, gap="small"):
+            if lead is not None:
+                lead()
+            _next_steps(run, key, to_recover=to_recover, led=lead is not None)
 
 
 def _saved(run: NumberedRun) -> str:
@@ -37,22 +51,47 @@ def _saved(run: NumberedRun) -> str:
     return f"Top-1 {top1} {finished.when} · {' · '.join(told)}"
 
 
+def _latency(run: NumberedRun, key: str, *, time: bool) -> None:
+    """What an image takes before and after, if known; timed once the page is there, if nothing is at work."""
+    known = measured.latency(run.finished)
+    if known is not None:
+        before, after = (wording.milliseconds(one.p50) for one in (known.b_ms, known.a_ms))
+        told = f"{after} instead of {before} for one image, in PyTorch on this machine"
+        st.caption(f"{told} · {wording.speedup(known)}")
+    elif time and not any(one.active for one in session_runs.listed()):
+        st.session_state[f"{key} drawn"] = False
+        st.fragment(_time, run_every=1.0)(run, f"{key} drawn")
+
+
+def _time(run: NumberedRun, drawn: str) -> None:
+    st.caption("Both models are being timed …")
+    if not st.session_state[drawn]:  # this is the page's own run, which must not wait
+        st.session_state[drawn] = True
+        return
+    measured.latency(run.finished, measure=True)
+    st.rerun()
+
+
 def _change(old: float, new: float) -> str:
     change = wording.change(old, new)
     return "as before" if change.strip("+-").startswith("0.0") else change
 
 
-def _next_steps(run: NumberedRun, key: str, *, to_recover: bool) -> None:
-    """Buttons that open the run on other pages; the first thing to do stands out."""
+def _next_steps(run: NumberedRun, key: str, *, to_recover: bool, led: bool) -> None:
+    """Buttons that open the run on other pages; the first thing to do stands out, unless it is `led`."""
+    folder = str(run.finished.bundle)
     recover = "Recover its accuracy" if to_recover else "Train it further"
-    with st.container(horizontal=True, gap="small"):
-        if _step(recover, ":material/healing:", f"{key}-recover", main=to_recover):
-            feedback.go("recover", student=str(run.finished.bundle))
-        if _step("Compare before and after", ":material/compare_arrows:", f"{key}-compare"):
-            feedback.go("compare", **{"compare opened": [run.key]})
-        if _step("Export it", ":material/download:", f"{key}-export", main=not to_recover):
-            feedback.go("export", **{"export wanted": run.key})
-
-
-def _step(label: str, icon: str, key: str, *, main: bool = False) -> bool:
-    return st.button(label, icon=icon, type="primary" if main else "secondary", key=key)
+    steps: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "recover": (recover, ":material/healing:", {"student": folder}),
+        "compare": ("Compare before and after", ":material/compare_arrows:", {"compare opened": [run.key]}),
+        "export": (
+            "Other formats" if led else "Export it",
+            ":material/upload_file:",
+            {"export wanted": run.key},
+        ),
+    }
+    first = None if led else "recover" if to_recover else "export"
+    for page, (label, icon, carried) in steps.items():
+        looks: Any = "primary" if page == first else "secondary"
+        if st.button(label, icon=icon, type=looks, key=f"{key}-{page}"):
+            feedback.go(page, **carried)

@@ -6,9 +6,10 @@ import time
 
 import torch
 
-from analysis.measure import Evaluation, evaluate
+from analysis.measure import Evaluation, Timing, bench, evaluate, torch_runner
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
+from app.state.finished_runs import OpenedRun
 from app.state.memo import recall, remember
 from app.state.session import Choice, choice, model, test_images
 from pruning.budget import LatencyTable
@@ -18,6 +19,8 @@ from pruning.jobs import width_times as time_blocks
 from pruning.methods import Survey
 from pruning.progress import Progress, as_monitor, quiet
 from pruning.tracked import tracked
+
+_ROUNDS = 9  # of a quick timing; the fewest that give an interval are six
 
 
 def baseline(progress: Progress | None = None) -> Evaluation | None:
@@ -102,3 +105,15 @@ def image_seconds(loaded: LoadedModel) -> float:
         return time.perf_counter() - began
 
     return remember("seconds an image", loaded, measure, keep=4)
+
+
+def latency(run: OpenedRun, *, measure: bool = False) -> Timing | None:
+    """How much faster a run's model is for one image on this machine; None unless it was measured."""
+    if not measure:
+        known: Timing | None = recall("latency", run.run.folder)
+        return known
+    arch = run.dense.model.arch
+    shape = arch.in_channels, *arch.image_size
+    small, dense = torch_runner(run.pruned.model), torch_runner(run.dense.model)
+    make = lambda: bench(small, dense, shape, (1,), rounds=_ROUNDS, looks=1, warmup=2)[1]
+    return remember("latency", run.run.folder, make)

@@ -6,10 +6,9 @@ from functools import partial
 
 import streamlit as st
 
-from analysis.measure import cost, paired_change
 from analysis.models import Named
 from app import wording
-from app.parts import feedback, run_panel
+from app.parts import outcome, run_panel
 from app.state import finished_runs, measured, session, session_runs
 from app.state.finished_runs import NumberedRun
 from pruning.bundle import zip_bundle
@@ -32,8 +31,7 @@ def show(news: bool) -> None:
     for result in finished_runs.sound():
         if result.key == str(run.folder):
             measured.keep_baseline(job, result.finished.before)
-            with st.container(border=True, key="latest-run"):
-                _summary(result)
+            outcome.show(result, "latest-run", lead=partial(_download, result))
 
 
 def _newest() -> tuple[Run | None, Job | None]:
@@ -45,38 +43,8 @@ def _newest() -> tuple[Run | None, Job | None]:
     )
 
 
-def _summary(run: NumberedRun) -> None:
-    finished = run.finished
-    before, after = cost(finished.dense.model.arch), cost(finished.arch)
-    st.markdown(f"**{wording.plain(run.title)}** · {wording.duration(finished.seconds)} · {finished.when}")
-    change = paired_change(finished.before, finished.after)
-    columns = st.columns(3)
-    columns[0].metric(
-        "Top-1",
-        wording.percent(finished.after.top1),
-        wording.points(finished.before.top1, finished.after.top1),
-        delta_color="off" if finished.after.top1 == finished.before.top1 else "normal",
-        help=f"{wording.interval(finished.after)}. Image by image: {wording.paired_points(change)}, "
-        f"{wording.by_chance(change)}.",
-    )
-    columns[1].metric(
-        "Parameters",
-        wording.millions(after.params),
-        wording.change(before.params, after.params),
-        delta_color="inverse",
-    )
-    columns[2].metric(
-        "Compute", wording.gmacs(after.gmacs), wording.change(before.macs, after.macs), delta_color="inverse"
-    )
-    with st.container(horizontal=True, vertical_alignment="center"):
-        _download(run)
-        feedback.link("compare", "Compare before and after", ":material/compare_arrows:")
-        feedback.link("recover", "Recover its accuracy", ":material/healing:")
-        feedback.link("export", "Other formats", ":material/download:")
-
-
 def _download(run: NumberedRun) -> None:
-    """The run's bundle as it is, in the precision in which it was measured."""
+    """A button for the run's bundle as it is, in the precision in which it was measured."""
     bundle = run.finished.bundle
     if bundle is not None:
         st.download_button(
