@@ -8,7 +8,7 @@ from app import wording
 from app.state import measured, session, session_runs
 from pruning import runs
 from pruning.budget import BUDGETED_STRUCTURES, measured_widths
-from pruning.jobs import Job, SurveyJob
+from pruning.jobs import ROUGH_IMAGES, Job, SurveyJob
 from pruning.methods import METHODS
 from pruning.runs import Run
 
@@ -29,11 +29,19 @@ class Expected:
     high: float
 
     @property
+    def span(self) -> str:
+        """About how long it takes."""
+        if self.low == self.high:
+            return f"about {wording.duration(self.low)}"
+        return f"roughly {_between(self.low, self.high)}"
+
+    @property
     def words(self) -> str:
         """About how long it takes, and how that is known."""
-        if self.low == self.high:
-            return f"About {wording.duration(self.low)}, as the last run like this took"
-        return f"Roughly {_between(self.low, self.high)}, a guess from the time of one image on this machine"
+        known = "as the last run like this took"
+        if self.low < self.high:
+            known = "a guess from the time of one image on this machine"
+        return f"{self.span[0].upper()}{self.span[1:]}, {known}"
 
 
 def _between(low: float, high: float) -> str:
@@ -56,6 +64,15 @@ def of_pruning(job: Job, surveyed: bool) -> Expected | None:
     tested = 2 * session.test_count() * measured.image_seconds(session.model())
     survey = 0.0 if surveyed or job.budget is None else _survey_seconds(job)
     return _guess(_fitting_seconds(job) + tested + survey)
+
+
+def of_trial(job: Job, images: int) -> Expected | None:
+    """What to expect of a rough estimate on so many test images, in the page; None without images."""
+    if not job.data:
+        return None
+    few = min(job.method_options.calibration_images or 0, ROUGH_IMAGES)
+    passes = _FITTING * few + 2 * min(images, session.test_count())
+    return _guess(passes * measured.image_seconds(session.model()))
 
 
 def of_survey(job: Job) -> Expected | None:

@@ -12,7 +12,7 @@ from analysis.vit import Architecture
 from app.parts import feedback
 from app.parts.options_form import options
 from app.state import address, head_locks, session
-from app.views.prune import exact, offered, question, widths
+from app.views.prune import exact, following, offered, question, widths
 from app.views.prune.offered import ASK, BIND, EXACT
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
@@ -20,9 +20,11 @@ from pruning.cut import Ratios
 from pruning.jobs import Job, default_align, default_skip_unread
 from pruning.methods import METHODS
 from pruning.options import Value
+from pruning.runs import LONGEST_NAME
 
 ALIGN = (1, 4, 8, 16)
 METHOD, MODE = "method", "mode"  # keys of widgets, and names in the address
+_RUN_NAME = "run-name"  # counts the names given: a field that is drawn already cannot be emptied
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def choices(dense: Architecture) -> Choices:
     kind = None
     if chosen.mode == "sliders":
         chosen = replace(chosen, ratios=widths.sliders(method), tokens=widths.tokens(dense))
+        follows = st.container()
     elif chosen.mode == "blocks":
         chosen = replace(chosen, ratios=widths.per_block(method, dense), tokens=widths.tokens(dense))
     elif chosen.mode == "preset":
@@ -120,7 +123,7 @@ def choices(dense: Architecture) -> Choices:
     one: dict[str, Any] = {} if kind is None else {kind: 1}
     like = Budget(**one) if one else None
     merging, shallower = _switches(kind)
-    return replace(
+    chosen = replace(
         chosen,
         merging=merging,
         shallower=shallower,
@@ -130,6 +133,28 @@ def choices(dense: Architecture) -> Choices:
         compensate=compensate,
         options=_options(method),
     )
+    if chosen.mode == "sliders":
+        with follows:
+            following.show(chosen.job(None), dense)
+    return chosen
+
+
+def run_name() -> str:
+    """A name for the run, which may stay empty."""
+    name = st.text_input(
+        "Name of the run",
+        key=f"{_RUN_NAME} {st.session_state.get(_RUN_NAME, 0)}",
+        max_chars=LONGEST_NAME,
+        persist_state="session",
+        placeholder="half the heads",
+        help="Shown beside its number on every page. It can be changed on the Runs page.",
+    )
+    return " ".join((name or "").split())
+
+
+def forget_run_name() -> None:
+    """Empty the field once a run has the name."""
+    st.session_state[_RUN_NAME] = st.session_state.get(_RUN_NAME, 0) + 1
 
 
 def _method() -> str:

@@ -13,7 +13,7 @@ from app import wording
 from app.parts import charts, feedback, merged_patches
 from app.progress_bar import progress_bar
 from app.state import head_locks, measured, memo, session, session_runs, viewed_image
-from app.views.prune import budget, duration, form, latest, offered, question
+from app.views.prune import budget, duration, form, history, latest, offered, question
 from app.views.prune.form import Choices
 from app.views.prune.offered import EXACT
 from pruning.budget import Budget
@@ -37,6 +37,7 @@ def show() -> None:
         title = "More choices: method, widths, presets"
         with st.expander(title, expanded=not form.is_asked(), icon=":material/tune:", key="more"):
             chosen = form.choices(loaded.model.arch)
+            name = form.run_name()
     with lead:
         job = chosen.job(_lead(loaded, chosen))
         started, attempt = _buttons(chosen)
@@ -47,10 +48,10 @@ def show() -> None:
         job = budget.leaving_images(job)
         found = budget.survey_of(job) if job.budget else None
         with takes:
-            _takes(job, found)
+            _takes(job, found, chosen)
         _show(job, chosen, loaded, found, attempt)
         if started:
-            _start(job, loaded)
+            _start(job, loaded, name)
     with right, feedback.sentences():
         latest.show(news=False)
         with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
@@ -86,19 +87,18 @@ def _buttons(chosen: Choices) -> tuple[bool, bool]:
     with st.container(horizontal=True, vertical_alignment="center", key="actions"):
         label = "Shrink it" if chosen.asks else "Prune"
         start = st.button(label, type="primary", icon=":material/content_cut:", width=200, key="prune")
-        if chosen.asks:
-            return start, False
-        attempt = st.button(
+        attempt = not chosen.asks and st.button(
             "Try it",
             icon=":material/science:",
             key="try",
             help=f"A rough estimate of the accuracy, on {TRY_ON} test images. What would go is masked; "
             f"a method that changes weights runs on {ROUGH_IMAGES} calibration images, without training.",
         )
+        history.buttons()
     return start, attempt
 
 
-def _takes(job: Job, found: Survey | None) -> None:
+def _takes(job: Job, found: Survey | None, chosen: Choices) -> None:
     """How long the run will take, as far as that is known."""
     if not job.data:
         return
@@ -108,6 +108,9 @@ def _takes(job: Job, found: Survey | None) -> None:
         return
     measures = " It measures the sensitivities first, once." if job.budget and found is None else ""
     st.caption(f":material/schedule: {wording.plain(expected.words)}.{measures} You may leave the page.")
+    trial = None if chosen.asks else duration.of_trial(job, TRY_ON)
+    if trial is not None:
+        st.caption(f":material/science: Trying it takes {trial.span}. Stay on the page meanwhile.")
 
 
 # ---- on the right: what comes of it
@@ -191,11 +194,14 @@ def _tried(
     return before, evaluate(tried, tracked(few, loaded, "Evaluating the estimate", progress))
 
 
-def _start(job: Job, loaded: LoadedModel) -> None:
+def _start(job: Job, loaded: LoadedModel, name: str) -> None:
     """Start the run, which goes on without this page. What is wrong with it is said now, if it can be."""
     if not job.data:
         raise session.NothingChosen("Pruning needs images to test on. Choose some in the sidebar.")
     require_feasible(job, loaded)
     measured.prepared(job)  # images that cannot be read are reported here, not minutes later by the run
-    session_runs.begin(job)
+    run = session_runs.begin(job)
+    if name:
+        session_runs.annotate(run.folder, name=name)
+        form.forget_run_name()
     st.rerun()  # so that the sidebar shows it too

@@ -24,6 +24,8 @@ HELP = {
     "heads": "Whole heads, with all their query-key pairs and value channels.",
     "embed": "Channels of the residual stream, removed throughout the network.",
 }
+_TABLE = "blocks-"  # with depth: the key of a table
+_REDRAWN = "table redrawn"  # so many times; an editor takes other values only under another key
 _SHORT = {"qk": "Pairs", "v": "Values", "mlp": "MLP", "heads": "Heads"}  # heads of columns
 
 
@@ -38,8 +40,24 @@ def preset(dense: Architecture) -> str:
 def sliders(method: str) -> Ratios:
     """The same percentage in every block: a slider for each structure that the method can narrow."""
     able = offered.structures(method)
-    removed = {name: _slider(name, able) for name in STRUCTURE_TITLES if name in able}
+    removed = {name: _slider(name, able) for name in shown(method)}
+    begin = {key: _start(name, able) for name, key in shown(method).items()}
+    st.button(
+        "Reset",
+        icon=":material/restart_alt:",
+        key="reset-ratios",
+        on_click=st.session_state.update,
+        args=(begin,),
+        disabled=all(st.session_state.get(key) == value for key, value in begin.items()),
+        help="Set these sliders to what they began with.",
+    )
     return Ratios(**{name: value / 100 for name, value in removed.items()})
+
+
+def shown(method: str) -> dict[str, str]:
+    """The structures that have a slider, and the keys of these."""
+    able = offered.structures(method)
+    return {name: _key(name, able) for name in STRUCTURE_TITLES if name in able}
 
 
 def tokens(dense: Architecture) -> int | None:
@@ -64,19 +82,43 @@ def tokens(dense: Architecture) -> int | None:
 
 
 def _slider(name: str, able: tuple[str, ...]) -> int:
-    alone = able == ("heads",)
-    value: int = st.slider(
-        STRUCTURE_TITLES[name],
-        0,
-        HIGHEST,
-        START_HEADS if alone else START.get(name, 0),
-        format="%d %% removed",
-        key="ratio-heads-alone" if alone else f"ratio-{name}",
-        help=HELP[name],
-        bind=BIND,
-        persist_state="session",
-    )
+    """A slider for the percentage, and beside it the same as a number."""
+    key, number = _key(name, able), f"number-{_key(name, able)}"
+
+    def typed() -> None:
+        st.session_state[key] = st.session_state[number]
+
+    with st.container(horizontal=True, vertical_alignment="bottom", key=f"row-{key}"):
+        value: int = st.slider(
+            STRUCTURE_TITLES[name],
+            0,
+            HIGHEST,
+            _start(name, able),
+            format="%d %% removed",
+            key=key,
+            help=HELP[name],
+            bind=BIND,
+            persist_state="session",
+        )
+        st.session_state[number] = value
+        st.number_input(
+            f"{STRUCTURE_TITLES[name]}, percent removed",
+            0,
+            HIGHEST,
+            key=number,
+            on_change=typed,
+            label_visibility="collapsed",
+            width=110,
+        )
     return value
+
+
+def _key(name: str, able: tuple[str, ...]) -> str:
+    return "ratio-heads-alone" if able == ("heads",) else f"ratio-{name}"
+
+
+def _start(name: str, able: tuple[str, ...]) -> int:
+    return START_HEADS if able == ("heads",) else START.get(name, 0)
 
 
 # ---- per block
@@ -86,8 +128,9 @@ def per_block(method: str, dense: Architecture) -> Ratios:
     """A table of percentages. It is kept beside the widget, so that leaving the page loses nothing."""
     able = offered.structures(method)
     shown = [name for name in _SHORT if name in able]
-    key = f"blocks-{dense.depth}" + ("-heads" if able == ("heads",) else "")
-    if f"{key}-editor" not in st.session_state:  # the page was left, and the widget's edits with it
+    key = f"{_TABLE}{dense.depth}" + ("-heads" if able == ("heads",) else "")
+    editor = f"{key}-editor-{st.session_state.get(_REDRAWN, 0)}"
+    if editor not in st.session_state:  # the page was left, and the widget's edits with it
         begin = _from_address(dense.depth)
         if begin is None:
             begin = st.session_state.get(key, _starting_table(dense.depth, able))
@@ -95,7 +138,7 @@ def per_block(method: str, dense: Architecture) -> Ratios:
     st.caption("Percent removed of query-key pairs, value channels, MLP neurons and heads, block by block.")
     table: Any = st.data_editor(
         st.session_state[f"{key}-start"],
-        key=f"{key}-editor",
+        key=editor,
         column_order=shown,
         column_config={name: _column(name) for name in shown},
         height=min(38 + 35 * dense.depth, 470),
@@ -105,6 +148,16 @@ def per_block(method: str, dense: Architecture) -> Ratios:
     _to_address(table, able)
     embed = _slider("embed", able) if "embed" in able else 0
     return Ratios(**{name: _fractions(table[name]) for name in shown}, embed=embed / 100)
+
+
+def is_table(key: str) -> bool:
+    """Whether a table of percentages is kept under this key."""
+    return key.startswith(_TABLE) and not key.endswith("-start") and "-editor" not in key
+
+
+def redraw_table() -> None:
+    """Show what is now kept in place of what was edited, from a callback."""
+    st.session_state[_REDRAWN] = st.session_state.get(_REDRAWN, 0) + 1
 
 
 def _starting_table(depth: int, able: tuple[str, ...]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from analysis.measure.cost import cost
 from analysis.models.load import load, read_bundle
 from app.state import session_runs
 from app.state.session import Choice
-from app.views.prune import charts, duration, offered, question
+from app.views.prune import charts, duration, following, offered, question
 from pruning.budget.allocate import Budget, allocate
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
@@ -106,6 +106,71 @@ def test_a_refresh_keeps_what_was_chosen(choice: Choice) -> None:
     go(go(app, "attention"), "prune")
     again = refreshed(app, choice)
     assert "--mlp 0,0.75" in again.code[0].value and again.code[0].value == app.code[0].value
+
+
+def test_settings_are_undone_and_redone(choice: Choice) -> None:
+    app = start("prune", choice)
+    assert app.button(key="undo").disabled and app.button(key="redo").disabled
+    first = app.slider(key="smaller-gmacs").value
+    app.slider(key="smaller-gmacs").set_value(5).run()
+    own_widths(app, "l2")
+    app.slider(key="ratio-mlp").set_value(25).run()
+    last = app.code[0].value
+    for _ in range(2):  # the slider, then the way of choosing widths
+        app.button(key="undo").click().run()
+    assert "--method l2" in app.code[0].value and "--budget-gmacs" in app.code[0].value
+    for _ in range(2):
+        app.button(key="undo").click().run()
+    assert app.slider(key="smaller-gmacs").value == first != 5 and app.button(key="undo").disabled
+    for _ in range(4):
+        app.button(key="redo").click().run()
+    assert app.code[0].value == last and app.button(key="redo").disabled
+    app.button(key="undo").click().run()
+    app.slider(key="ratio-mlp").set_value(50).run()
+    assert app.button(key="redo").disabled and "--mlp 0.5" in app.code[0].value
+
+
+def test_the_page_is_sent_what_each_slider_would_come_to() -> None:
+    dense = load("demo").model.arch
+    job = Job("demo", "demo", "l2", ratios=Ratios(qk=0.5, heads=0.25))
+    sent: Any = following._data(job, dense)
+    assert sent["now"] == [cost(job.target(dense)).params, cost(job.target(dense)).gmacs]
+    assert set(sent["lines"]) == {"ratio-qk", "ratio-v", "ratio-mlp", "ratio-heads", "ratio-embed"}
+    for percent, params, gmacs in sent["lines"]["ratio-mlp"]:
+        there = cost(replace(job, ratios=Ratios(qk=0.5, heads=0.25, mlp=percent / 100)).target(dense))
+        assert (there.params, there.gmacs) == (params, gmacs)
+    assert following._data(replace(job, align=64), dense) is None  # rounding undoes it
+
+
+def test_a_percentage_is_typed_beside_its_slider_and_reset(choice: Choice) -> None:
+    app = own_widths(start("prune", choice), "l2")
+    assert app.button(key="reset-ratios").disabled
+    app.number_input(key="number-ratio-mlp").set_value(37).run()
+    assert app.slider(key="ratio-mlp").value == 37 and "--mlp 0.37" in app.code[0].value
+    app.slider(key="ratio-mlp").set_value(40).run()
+    assert app.number_input(key="number-ratio-mlp").value == 40
+    app.button(key="reset-ratios").click().run()
+    assert app.slider(key="ratio-mlp").value == 0 and app.slider(key="ratio-qk").value == 50
+
+
+def test_the_table_of_blocks_is_undone_too(choice: Choice) -> None:
+    app = own_widths(start("prune", choice), "l2", "blocks")
+    before = app.code[0].value
+    edited = app.session_state["blocks-2"].copy()
+    edited.loc[1, "mlp"] = 75
+    app.session_state["blocks-2"] = edited
+    go(go(app, "attention"), "prune")
+    assert "--mlp 0,0.75" in app.code[0].value
+    app.button(key="undo").click().run()
+    assert app.code[0].value == before
+
+
+def test_a_run_is_named_where_it_is_started(choice: Choice) -> None:
+    app = own_widths(start("prune", choice), "l1")
+    app.text_input(key="run-name 0").set_value("  half   of *it* ").run()
+    app.button(key="prune").click().run()
+    assert newest_run().note.name == "half of *it*" and not app.error
+    assert app.text_input(key="run-name 1").value == ""
 
 
 def test_the_address_is_read(choice: Choice) -> None:
