@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from app.drawings import data_uri
+
 TERMS = MappingProxyType(
     {
         "Token": "A vector that stands for one patch of the image, or for the class; every "
@@ -61,5 +63,5 @@ TERMS = MappingProxyType(
 
 
 def meaning(*terms: str) -> str:
-    """What some terms mean, as a help text in Markdown, a paragraph each."""
-    return "\n\n".join(f"**{term}**: {TERMS[term]}" for term in terms)
+    """What some terms mean, as a help text in Markdown: a drawing and a sentence each."""
+    return "\n\n".join(f"![{term}]({data_uri(term)})\n\n**{term}**: {TERMS[term]}" for term in terms)

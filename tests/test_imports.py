@@ -46,6 +46,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "app.state",
         "app.progress_bar app.reading_form app.share",
         "app.wording app.glossary",
+        "app.drawings",
     ),
 }
 # Packages by what they may import; streamlit, plotly and timm have their own rules below.
