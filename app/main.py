@@ -18,6 +18,7 @@ import streamlit as st
 
 from app import preload, share, sidebar
 from app.parts import feedback
+from app.parts.keys import keys
 from app.state import choice_address
 from app.views import model, recover
 from app.views.attention import page as attention
@@ -67,7 +68,7 @@ with st.sidebar:
     sidebar.show()
 choice_address.to_address()
 choice_address.show_failure()
-with feedback.sentences():
+with keys.listening(), feedback.sentences():
     page.run()
 # reading an image needs it, the first page does not: import it once the browser has drawn that page
 preload.in_background("timm.data", after=3.0)

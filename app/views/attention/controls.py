@@ -15,6 +15,7 @@ import streamlit as st
 from analysis.attention import FUSIONS, classifiers_of, default_row
 from analysis.vit import Architecture
 from app import wording
+from app.parts.keys import keys
 from app.parts.pictures import PALETTES, Style
 from app.views.attention import queries
 from app.views.attention.propagation import METHOD_NOTES, METHOD_TITLES, Propagation
@@ -103,6 +104,7 @@ def pick_head(arch: Architecture) -> tuple[int, int]:
         block = _index_slider("Block", "block", arch.depth, arch.depth // 2)
     with right:
         head = _index_slider("Head", "head", arch.blocks[block].heads, 0)
+    keys.offer_heads((block, head), tuple(widths.heads for widths in arch.blocks), show_head)
     return block, head
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -12,7 +14,7 @@ from analysis.attention import TokenMaps
 from analysis.data import ImageSet
 from app import wording
 from app.glossary import meaning
-from app.parts import image_picker, picker, pictures
+from app.parts import image_picker, picker, pictures, which_images
 from app.parts.pictures import Map
 from app.state import session, viewed_image
 from app.state.viewed_image import ViewedImage
@@ -38,11 +40,11 @@ def show() -> None:
         style, marks = controls.display(scenes is not None)
         files = None if several else st.popover("Download", icon=":material/download:", key="files")
     with st.container(horizontal=True, vertical_alignment="bottom", key="image-choice"):
-        images = _choose_images(several)
+        images, numbers = _choose_images(several)
         query = controls.pick_query(loaded.model.arch)
     settings = ViewSettings(loaded, session.class_names(), style, marks)
     if several:
-        gallery.show(images, settings, query, _open)
+        gallery.show(images, settings, query, partial(_open, numbers))
         return
     with st.container(key="busy"), st.spinner("Reading the image …"):
         view = settings.view(images[0])
@@ -58,15 +60,21 @@ def _scenes() -> ImageSet | None:
     return images if images.rendered else None
 
 
-def _choose_images(several: bool) -> list[ViewedImage]:
-    """The images to look at: some of the loaded ones, by number, or photos of the user's own."""
+def _choose_images(several: bool) -> tuple[list[ViewedImage], list[int]]:
+    """The images to look at, and their numbers: some of the loaded ones, or photos of the user's own."""
     default = "set" if session.choice().data else "photo"
     if controls.choose("Image", SOURCES, default, "image-from") == "photo":
-        return _own_photos(several)
-    count = len(session.images())
-    shown = min(gallery.COUNT, count) if several else 1
-    number = image_picker.pick_number("image", count, shown, BIND)
-    return [viewed_image.of_set((number + i) % count) for i in range(shown)]
+        photos = _own_photos(several)
+        return photos, list(range(len(photos)))
+    among = which_images.choose("image")
+    if not among:
+        raise session.NothingChosen("There is no such image. Choose others under **Which**.")
+    shown = min(gallery.COUNT, len(among)) if several else 1
+    with st.container(horizontal=True, vertical_alignment="bottom", width="content", key="image-number"):
+        number = image_picker.pick_number("image", len(session.images()), shown, BIND, among)
+    place = among.index(number)
+    numbers = [among[(place + i) % len(among)] for i in range(shown)]
+    return [viewed_image.of_set(number) for number in numbers], numbers
 
 
 def _own_photos(several: bool) -> list[ViewedImage]:
@@ -78,13 +86,10 @@ def _own_photos(several: bool) -> list[ViewedImage]:
     return [image_picker.pick_photo(photos, "photo-number")]
 
 
-def _open(place: int) -> None:
+def _open(numbers: Sequence[int], place: int) -> None:
     """Show one image of the gallery by itself."""
     state = st.session_state
-    if state["image-from"] == "photo":
-        state["photo-number"] = place
-    else:
-        state["image"] = (state["image"] + place) % len(session.images())
+    state["photo-number" if state["image-from"] == "photo" else "image"] = numbers[place]
     state["view"] = "one"
 
 

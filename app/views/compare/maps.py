@@ -14,6 +14,7 @@ from analysis.attention import FUSIONS, enlarge, overlay, preservation, sheet
 from app import wording
 from app.glossary import meaning
 from app.parts import charts_heads, feedback, image_picker
+from app.parts.keys import keys
 from app.parts.wipe import wipe
 from app.progress_bar import progress_bar
 from app.state import address, memo, viewed_image
@@ -158,7 +159,13 @@ def _pick_head(found: Comparison) -> tuple[int, int]:
     _within("compare-head", last, 0)
     head = st.number_input("Head", 0, last, key="compare-head", width=110, persist_state="session")
     address.write("head", [f"{block}.{head}"])
+    keys.offer_heads((block, head), tuple(widths.heads for widths in blocks), _pick)
     return block, head
+
+
+def _pick(head: tuple[int, int]) -> None:
+    """Show this head from now on, from a callback."""
+    st.session_state["compare clicked"] = head
 
 
 def _given_head() -> tuple[int, int] | None:

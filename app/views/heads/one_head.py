@@ -13,6 +13,7 @@ from analysis.gates import without_heads
 from analysis.heads import head_names, nearest
 from analysis.measure import Batches, Evaluation, agreement, evaluate
 from app import wording
+from app.parts.keys import keys
 from app.progress_bar import progress_bar
 from app.state import head_locks, memo, session, viewed_image
 from app.state.viewed_image import ViewedImage
@@ -66,6 +67,7 @@ def controls(head: Head) -> None:
     left, right = st.columns(2)
     left.number_input("Block", 0, len(blocks) - 1, key="heads-block", persist_state="session")
     right.number_input("Head", 0, blocks[head[0]].heads - 1, key="heads-head", persist_state="session")
+    keys.offer_heads(head, tuple(widths.heads for widths in blocks), pick)
     offered = head_locks.allowed_locks(head)
     key = f"lock-{head_locks.model_id()}-{head[0]}-{head[1]}"
     st.session_state[key] = head_locks.lock_of(head)

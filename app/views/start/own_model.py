@@ -9,10 +9,11 @@ from typing import Any
 
 import streamlit as st
 
-from analysis.data import UnnamedClassesError
+from analysis.data import EXTENSIONS, UnnamedClassesError
 from analysis.measure import cost
 from analysis.models import LoadedModel, Reading, fitting_names, suggested
 from app import reading_form, share, wording
+from app.parts import image_picker
 from app.state import memo, session, uploads
 from app.state.session import Choice
 from app.views.start import opening
@@ -35,26 +36,42 @@ def show() -> None:
             "a folder that Hugging Face transformers wrote: all of its files, or a zip of it.",
         )
     with right:
-        images = st.file_uploader(
-            "Drop a zip of images beside it",
-            type="zip",
-            key="start-images",
-            max_upload_size=uploads.MAX_UPLOAD_MB["images"],
-            help="A folder for each class in it. Accuracy is measured on one part of the images, and what "
-            "matters in the model on the other; a few hundred are enough. Without images a model can be "
-            "looked at, but not pruned.",
-        )
+        data, photos = _images()
     if files:
         model, weights = _from_files(files)
     else:
         model, weights = _by_name(), None
     if not model:
-        if images is not None:
+        if data or photos:
             st.caption("Now drop the model as well, or name it.")
         return
     read = reading_form.fields(structure=weights is not None or not files, place=PLACE)
-    data = None if images is None else uploads.save_upload(images, "images")
-    _confirm(Choice(model, weights, data, reading=read()))
+    _confirm(Choice(model, weights, data, reading=read()), photos)
+
+
+def _images() -> tuple[str | None, int]:
+    """The zip of images that was dropped, and how many photos beside it, which are to be looked at only.
+
+    Raises:
+        ValueError: several zips, or too many photos.
+    """
+    files = st.file_uploader(
+        "Drop a zip of images beside it, or some photos",
+        type=["zip", *(extension.removeprefix(".") for extension in EXTENSIONS)],
+        accept_multiple_files=True,
+        key="start-images",
+        max_upload_size=uploads.MAX_UPLOAD_MB["images"],
+        help="In the zip, a folder for each class. Accuracy is measured on one part of the images, and what "
+        "matters in the model on the other; a few hundred are enough. Without a zip a model can be looked "
+        "at, in photos of your own too, but not pruned.",
+    )
+    zips = [file for file in files if file.name.lower().endswith(".zip")]
+    if len(zips) > 1:
+        raise ValueError("Drop one zip of images: there are several.")
+    photos = 0
+    if len(files) > len(zips):
+        photos = image_picker.keep_photos([file for file in files if file not in zips])
+    return (uploads.save_upload(zips[0], "images") if zips else None), photos
 
 
 def _by_name() -> str | None:
@@ -115,7 +132,7 @@ def _named(fitting: tuple[str, ...]) -> str | None:
 # ---- what is recognised
 
 
-def _confirm(chosen: Choice) -> None:
+def _confirm(chosen: Choice, photos: int) -> None:
     """What was recognised, and the buttons that take it.
 
     Raises:
@@ -124,7 +141,7 @@ def _confirm(chosen: Choice) -> None:
     loaded = session.model(chosen)
     facts = _of_model(chosen, loaded)
     try:
-        facts |= _of_images(chosen, loaded)
+        facts |= _of_images(chosen, loaded, photos)
     except UnnamedClassesError as error:
         _facts(facts)
         _offer_names(error.folders)
@@ -157,9 +174,16 @@ def _of_model(chosen: Choice, loaded: LoadedModel) -> dict[str, str]:
     }
 
 
-def _of_images(chosen: Choice, loaded: LoadedModel) -> dict[str, str]:
+def _of_images(chosen: Choice, loaded: LoadedModel, photos: int) -> dict[str, str]:
     if chosen.data is None:
-        return {"Images": "none yet: drop a zip to prune and to measure accuracy"}
+        there = (
+            "none yet"
+            if not photos
+            else "1 photo to look at"
+            if photos == 1
+            else f"{photos} photos to look at"
+        )
+        return {"Images": f"{there}: drop a zip to prune and to measure accuracy"}
     test = session.images_of(chosen)
     job = Job(chosen.model, chosen.data, weights=chosen.weights, reading=chosen.reading)
     parts = memo.remember("image parts", (chosen, loaded), lambda: image_sets(job, loaded), keep=2)

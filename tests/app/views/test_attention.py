@@ -17,6 +17,9 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.attention.pictures import covered
 from analysis.attention.trace import Trace
+from analysis.data.batches import batches
+from analysis.data.open import open_data
+from analysis.measure.evaluate import evaluate
 from analysis.models.load import LoadedModel, load
 from analysis.vit import Architecture, BlockWidths
 from app.parts import picker, pictures
@@ -69,6 +72,38 @@ def test_steps_go_around_the_ends() -> None:
     app = start("attention")
     app.button(key="image-previous").click().run()
     assert app.number_input(key="image").value == 1999
+
+
+def visited(app: AppTest, steps: int) -> list[object]:
+    """Numbers of the images that so many clicks on Next lead to."""
+    return [app.button(key="image-next").click().run().number_input(key="image").value for _ in range(steps)]
+
+
+def test_images_are_gone_through_by_class_and_by_what_the_model_gets_wrong(
+    tiny_bundle: Path, photos: Path
+) -> None:
+    loaded = load(str(tiny_bundle))
+    images = open_data(str(photos), loaded.preprocess, 3, "test")
+    app = start("attention", Choice(str(tiny_bundle), data=str(photos), limit=9))
+    assert app.toggle(key="which-wrong").disabled  # no accuracy is measured yet
+    app.selectbox(key="which-class").set_value("dog").run()
+    dogs = [i for i in range(len(images)) if images.classes[images.label(i)] == "dog"]
+    assert visited(app, 3) == [*dogs[1:], dogs[0]][:3]
+    app.button(key="which-random").click().run()
+    assert app.number_input(key="image").value in dogs and not app.exception
+
+    tested = images.sample(9)
+    found = evaluate(loaded.model, batches(tested, loaded.preprocess))
+    wrong = {
+        images.indices.index(item)
+        for item, one, other in zip(tested.indices, found.predictions, found.labels, strict=True)
+        if one != other
+    }
+    assert 1 < len(wrong) < len(images)
+    go(app, "model").button(key="measure-baseline").click().run()
+    go(app, "attention").selectbox(key="which-class").set_value("every class").run()
+    app.toggle(key="which-wrong").set_value(True).run()
+    assert set(visited(app, len(wrong))) == wrong
 
 
 def test_scenes_are_scored_against_their_object() -> None:

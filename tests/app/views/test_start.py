@@ -14,10 +14,11 @@ from streamlit.testing.v1 import AppTest
 from analysis.models import Reading, fitting_names
 from app.state import uploads
 from app.state.session import Choice
+from app.state.viewed_image import ViewedImage
 from app.views.start import recent
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
-from tests.support.app import MAIN, carry_out, elements, start, text
+from tests.support.app import MAIN, carry_out, elements, photo, start, text
 
 
 def fresh() -> AppTest:
@@ -38,7 +39,7 @@ def zipped(folder: Path, inside: str = "") -> bytes:
 
 def drop(app: AppTest, key: str, *files: tuple[str, bytes]) -> AppTest:
     given = [(name, content, "application/octet-stream") for name, content in files]
-    return app.file_uploader(key=key).set_value(given if key == "start-model" else given[0]).run()
+    return app.file_uploader(key=key).set_value(given).run()
 
 
 def facts(app: AppTest) -> str:
@@ -74,6 +75,17 @@ def test_a_zip_of_a_bundle_and_one_of_images_are_recognised_and_loaded(
     assert not app.exception and not app.error and "How much smaller?" in text(app)
     chosen = app.session_state["choice"]
     assert Path(chosen.model).is_dir() and Path(str(chosen.data)).name == "photos.zip"
+
+
+def test_photos_dropped_beside_a_model_are_looked_at(tiny_bundle: Path) -> None:
+    app = drop(fresh(), "start-model", ("own.zip", zipped(tiny_bundle)))
+    mine = [photo(f"{colour}.png", colour)[:2] for colour in ("red", "blue")]
+    drop(app, "start-images", ("no.jpg", b"no photo"), *mine)
+    assert "2 photos to look at" in facts(app) and "no.jpg" in app.error[0].value
+    app.button(key="own-look").click().run()
+    assert not app.exception and app.segmented_control(key="image-from").value == "photo"
+    kept = app.session_state["own photos"].values()
+    assert [one.name for one in kept if isinstance(one, ViewedImage)] == ["red.png", "blue.png"]
 
 
 def test_the_files_of_a_folder_are_taken_as_they_are(tiny_bundle: Path) -> None:

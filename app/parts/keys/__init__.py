@@ -1,0 +1,1 @@
+"""Keys that move through images, blocks and heads, and the list of them behind `?`."""
