@@ -1,10 +1,13 @@
-"""The Compare page in a real Chromium: two runs side by side, the same view after a refresh, the report."""
+"""In a real Chromium, with two runs: the Compare page, its report, and every page under axe-core.
+
+axe-core (MPL-2.0) comes with axe-playwright-python. One test uses it; the app has nothing of it.
+"""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +24,22 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture
+READY = {  # of every page, what arrives last
+    "": ".st-key-start-demo img",
+    "model": ".st-key-samples img",
+    "attention": "img[alt^='Rollout']",
+    "heads": ".st-key-head-graph-plot .js-plotly-plot",
+    "prune?mode=sliders&method=snp": ".st-key-latest-run",
+    "prune": ".st-key-latest-run",
+    "recover": ".st-key-recover",
+    "runs": ".st-key-run-panel",
+    "compare": ".st-key-table",
+    "export": ".st-key-build-bundle",
+}
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
 def two(run_folders: Path) -> list[runs.Run]:
     """Two finished runs on the demo, one of which lost half of its heads. To be asked for before `page`."""
     found = [
@@ -150,3 +168,32 @@ def test_phone_width_and_dark_do_not_break(two: list[runs.Run], page: Page) -> N
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 420
     shoot(page, "compare-narrow-dark")
+
+
+def test_axe_finds_nothing_serious_on_any_page(two: list[runs.Run], page: Page) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    def look(page_name: str, theme: str, **rules: list[str]) -> list[str]:
+        settle(page)
+        response = Axe().run(page, options={"resultTypes": ["violations"], **rules}).response
+        return [f"{page_name or 'start'}, {theme}: {fault}" for fault in faults(response)]
+
+    home, found = page.url.rstrip("/"), []
+    for name, ready in READY.items():
+        page.emulate_media(color_scheme="light")
+        page.goto(f"{home}/{name}")
+        page.locator(ready).last.wait_for()
+        found += look(name, "light")
+        page.emulate_media(color_scheme="dark")  # which differs in its colours alone
+        found += look(name, "dark", runOnly=["color-contrast"])
+    assert not found, "\n".join(found)
+
+
+def faults(response: dict[str, Any]) -> list[str]:
+    """What axe-core objects to and calls serious or critical, one line for each element."""
+    return [
+        f"{one['id']} at {' '.join(map(str, node['target']))}: {node['failureSummary']!r}"
+        for one in response["violations"]
+        if one["impact"] in SERIOUS
+        for node in one["nodes"]
+    ]

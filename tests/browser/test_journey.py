@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
@@ -19,9 +21,25 @@ from analysis.data.scenes import CLASSES, render
 from analysis.measure.cost import cost
 from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, BlockWidths
+from pruning import cache
+from pruning.budget.allocate import Budget
 from pruning.bundle.write import write_bundle
+from pruning.jobs import survey
+from pruning.jobs.inputs import prepare
+from pruning.jobs.prune_job import Job
+from pruning.methods import Survey
 from pruning.runs import folder as runs
-from tests.support.browser import SECONDS, open_page, own_widths, settle, shoot, slide
+from tests.support.browser import (
+    SECONDS,
+    cache_beside,
+    listening,
+    open_page,
+    own_widths,
+    settle,
+    shoot,
+    slide,
+)
+from tests.support.budgets import DEIT_TINY, synthetic
 from tests.support.models import TINY, random_vit
 
 if TYPE_CHECKING:
@@ -30,27 +48,94 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def test_a_new_user_leaves_with_a_smaller_file(page: Page, tmp_path: Path) -> None:
-    """Two files dropped, one question answered, and three clicks; no expander is opened."""
-    model, images = dropped(tmp_path)
+CLICKS = """() => {
+  window.clicked = [];
+  const name = (node) => node.closest("summary") ? "an expander" : node.closest("button")?.innerText ?? "";
+  const note = (event) => event.isTrusted && window.clicked.push(name(event.target));
+  document.addEventListener("click", note, true);
+}"""
+
+
+def leave_with_a_smaller_file(page: Page, model: Path, images: Path, said: str) -> Architecture:
+    """What a new user does: drops two files, answers one question, presses one button, downloads the file.
+
+    `said` is what the page must have recognised in the model. No expander is opened, and with the files and
+    the answer it is at most eight steps.
+    """
+    page.evaluate(CLICKS)
     page.locator(".st-key-start-model input[type=file]").set_input_files(model)
     page.locator(".st-key-start-images input[type=file]").set_input_files(images)
-    page.locator(".st-key-start-facts").get_by_text("2 blocks × 3 heads").wait_for()
+    page.locator(".st-key-start-facts").get_by_text(said).wait_for()
     page.locator(".st-key-own-shrink button").click()
     page.get_by_role("heading", name="How much smaller?").wait_for()
     settle(page)
     slide(page, "smaller-gmacs", 30, step=5)
     assert "smaller-gmacs=30" in page.url
     page.locator(".st-key-prune button").click()
-    page.locator(".st-key-latest-run").wait_for(timeout=180 * SECONDS)
+    page.locator(".st-key-latest-run").wait_for(timeout=240 * SECONDS)
     settle(page)
-    shoot(page, "new-user")
     with page.expect_download() as download:
         page.locator(".st-key-download-latest button").click()
+    clicked = page.evaluate("window.clicked")
+    assert "an expander" not in clicked and len(clicked) + len(["two files", "dropped", "an answer"]) <= 8, (
+        clicked
+    )
     with zipfile.ZipFile(download.value.path()) as archive:
         (written,) = [name for name in archive.namelist() if name.endswith("architecture.json")]
-        small = cost(Architecture.from_json(archive.read(written).decode()))
-    assert 0.6 * cost(DROPPED).gmacs < small.gmacs <= 0.7 * cost(DROPPED).gmacs
+        return Architecture.from_json(archive.read(written).decode())
+
+
+def test_a_new_user_leaves_with_a_smaller_deit(
+    page: Page, run_folders: Path, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, photos = real_data / "deit_tiny_patch16_224.safetensors", few_photos(real_data, tmp_path)
+    monkeypatch.setenv("PRUNESCOPE_CACHE", str(cache_beside(run_folders)))
+    keep_sensitivities(weights, photos)
+    small = leave_with_a_smaller_file(page, weights, photos, "12 blocks × 3 heads")
+    shoot(page, "new-user")
+    assert 0.8 < cost(small).gmacs <= 0.7 * 1.254
+    (run,) = (run for run in runs.list_runs(run_folders) if run.job and run.job.weights)
+    assert "Sensitivities were measured before" in runs.log(run.folder)
+
+
+def keep_sensitivities(weights: Path, photos: Path) -> None:
+    """Keep, where the page finds them, sensitivities by formula: to measure those of DeiT-Tiny takes minutes.
+
+    The journey with a phone measures those of its smaller model.
+    """
+    job = Job(
+        "deit_tiny_patch16_224",
+        str(photos),
+        "spectral",
+        weights=str(weights),
+        budget=Budget(gmacs=0.9),
+        options=(("images", 6),),  # three quarters of the calibration images
+    )
+    key = survey.survey_key(prepare(job), Budget.images)
+    cache.keep(survey._KIND, key, survey._written(Survey(synthetic(DEIT_TINY))))
+
+
+def few_photos(real_data: Path, folder: Path) -> Path:
+    """A zip of two photos of each of eight classes."""
+    with (
+        zipfile.ZipFile(real_data / "imagenette-val.zip") as photos,
+        zipfile.ZipFile(folder / "few.zip", "w") as few,
+    ):
+        by_class: dict[str, list[str]] = {}
+        for name in sorted(photos.namelist()):
+            by_class.setdefault(name.partition("/")[0], []).append(name)
+        for names in list(by_class.values())[:8]:
+            for name in names[:2]:
+                few.writestr(name, photos.read(name))
+    return folder / "few.zip"
+
+
+def test_a_new_user_with_a_phone_does_so_too(page: Page, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    small = leave_with_a_smaller_file(page, *dropped(tmp_path), "2 blocks × 3 heads")
+    assert 0.6 * cost(DROPPED).gmacs < cost(small).gmacs <= 0.7 * cost(DROPPED).gmacs
+    shoot(page, "new-user-phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 DROPPED = replace(
@@ -212,3 +297,11 @@ def test_narrow_and_dark_do_not_break(page: Page) -> None:
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 420
     shoot(page, "prune-narrow-dark")
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are listed there on Linux only")
+def test_it_listens_on_loopback_alone(server: str) -> None:
+    port = urlsplit(server).port
+    assert port is not None
+    found = listening(port)
+    assert found and all(ipaddress.ip_address(address).is_loopback for address in found), found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SHOTS = ROOT / "build" / "shots"
 LOG = ROOT / "build" / "app.log"
+LISTENS = "0A"  # the state of a socket in /proc/net/tcp
 SECONDS = 1000  # Playwright counts milliseconds
 
 
@@ -33,6 +35,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def cache_beside(run_folders: Path) -> Path:
+    """Where a server with these runs keeps surveys."""
+    return run_folders.with_name(f"{run_folders.name}-cache")
 
 
 @contextmanager
@@ -48,6 +55,7 @@ def serving(
         command = [sys.executable, "-m", "app", *options, f"--server.port={port}"]
     LOG.parent.mkdir(exist_ok=True)
     settings = {"STREAMLIT_SERVER_HEADLESS": "true", "PRUNESCOPE_RUNS": str(run_folders)}
+    settings["PRUNESCOPE_CACHE"] = str(cache_beside(run_folders))
     with LOG.open("w") as out:
         process = subprocess.Popen(
             command,
@@ -69,6 +77,19 @@ def serving(
 def address_of(process: subprocess.Popen[bytes]) -> str:
     """Where a server answers."""
     return f"http://localhost:{str(process.args[-1]).rpartition('=')[2]}"  # type: ignore[index]
+
+
+def listening(port: int) -> set[str]:
+    """Addresses on which any process listens on this port, as the kernel lists them."""
+    found = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            _, local, _, state, *_ = line.split()
+            address, _, number = local.partition(":")
+            if state == LISTENS and int(number, 16) == port:
+                words = [bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)]
+                found.add(str(ipaddress.ip_address(b"".join(words))))
+    return found
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
