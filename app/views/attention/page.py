@@ -151,7 +151,7 @@ def _enlarged_head(
     view: AttentionView, query: Query, maps: TokenMaps
 ) -> tuple[tuple[int, int], dict[str, Map]]:
     """One head in both directions. Its sliders stand below the pictures; clicks on the grid move them."""
-    both = st.container()
+    both = st.container(key="enlarged")
     block, head = controls.pick_head(view.arch)
     if not view.arch.blocks[block].heads:
         both.info(
