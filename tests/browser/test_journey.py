@@ -175,8 +175,10 @@ def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> Non
     page.locator(".st-key-estimate").wait_for()
     settle(page)
     slide(page, "ratio-qk", 60)
+    drag_and_read(page, "ratio-mlp")
     slide(page, "ratio-mlp", 30)
     page.locator(".st-key-estimate").get_by_text("1,925,902").wait_for()
+    page.locator(".st-key-following").get_by_text("1.93 M parameters (−29.2 %)").wait_for()
     page.locator(".st-key-try button").first.click()  # the second is its help
     page.locator(".st-key-what-if").wait_for()
     page.locator(".st-key-prune button").click()
@@ -202,6 +204,25 @@ def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> Non
     packed = tmp_path / "bundle.zip"
     download.value.save_as(packed)
     check_bundle(packed, tmp_path / "elsewhere", small)
+
+
+def drag_and_read(page: Page, key: str) -> None:
+    """While a slider is dragged, the page says what it comes to, before the server hears of it."""
+    thumb = page.locator(f".st-key-{key} input[type=range]")
+    thumb.scroll_into_view_if_needed()
+    box = thumb.bounding_box()
+    assert box
+    said, served = page.locator(".st-key-following .following"), page.locator(".st-key-estimate")
+    before = said.inner_text(), served.inner_text()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y, steps=5)
+    page.wait_for_timeout(200)
+    assert int(thumb.input_value()) > 10
+    assert said.inner_text() != before[0] and served.inner_text() == before[1]
+    page.mouse.up()
+    settle(page)
 
 
 def check_bundle(packed: Path, folder: Path, params: int) -> None:

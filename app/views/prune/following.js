@@ -30,6 +30,7 @@ export default function ({ data, parentElement }) {
   }
 
   let told = "";
+  let waiting = 0;
   function follow() {
     const moved = Object.keys(data.lines).find((key) => slider(key) && slider(key).value !== at[key]);
     const place = moved ? `${moved} ${slider(moved).value}` : "";
@@ -40,8 +41,9 @@ export default function ({ data, parentElement }) {
   }
 
   const soon = () => {
-    if (parentElement.isConnected) requestAnimationFrame(follow);
-    else stop();
+    if (!parentElement.isConnected) return stop();
+    clearTimeout(waiting);
+    waiting = setTimeout(follow, 30); // the slider takes a moment to move
   };
   const stop = () => EVENTS.forEach((name) => document.removeEventListener(name, soon, true));
 
