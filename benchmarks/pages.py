@@ -38,6 +38,8 @@ from pruning.bundle import write_bundle
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 RANDOM = ("deit_small_patch16_224", "deit_base_patch16_224", "vit_base_patch32_224")
+PAGES = ("Start", "Model", "Attention", "Heads", "Prune", "Recover", "Runs", "Compare", "Export")
+ROUNDS = 5  # through all pages
 REPEATS = 9  # of each click
 STARTS = 3  # of the server
 SOME = 10  # images viewed with every further model
@@ -227,6 +229,28 @@ def look(page: Page, place: Place, name: str) -> tuple[float, float]:
     return statistics.median(steps), statistics.median(clicks)
 
 
+def switches(page: Page) -> dict[str, float]:
+    """Median seconds from a click in the sidebar until that page is complete, after one round through all."""
+    seconds: dict[str, list[float]] = {name: [] for name in PAGES}
+    for number in range(ROUNDS + 1):
+        for name in PAGES:
+            began = time.perf_counter()
+            page.locator("[data-testid=stSidebarNav]").get_by_text(name, exact=True).click()
+            heading = "smaller" if name == "Start" else name
+            page.get_by_role("heading", name=heading).first.wait_for()
+            idle(page)
+            page.wait_for_function(f"{STILL} && [...document.images].every(image => image.complete)")
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+STILL = (
+    "document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning' "
+    "&& !document.querySelector('[data-stale=true]')"
+)
+
+
 def resident(process: int) -> float:
     """Resident memory of a process in MB."""
     pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
@@ -276,6 +300,10 @@ def main() -> None:
                 new, patch = look(page, place, name)
                 rows.append([f"new photo, {name}", f"{new:.2f}", photo])
                 rows.append([f"click on a patch, {name}", f"{patch:.2f}", "0.3"])
+                if name == "deit_tiny_patch16_224":
+                    rows += [
+                        [f"to {to}, {name}", f"{took:.2f}", "1.5"] for to, took in switches(page).items()
+                    ]
         with browser() as page, server(runs, given.threads) as (address, process):
             page.goto(address)
             page.locator(".st-key-start-scenes img").last.wait_for()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 
 import streamlit as st
 
@@ -24,7 +25,7 @@ def show() -> None:
     """Draw the page."""
     loaded = session.model()
     st.header(f"Model · {wording.plain(loaded.name)}", anchor=False)
-    st.caption(f"Source: {wording.plain(loaded.source)}")
+    st.caption(f"Source: {wording.plain(_source(loaded))}")
     _figures(loaded)
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -36,6 +37,12 @@ def show() -> None:
         with preprocessing:
             _facts(_preprocessing(loaded), "preprocessing")
     _samples(loaded)
+
+
+def _source(loaded: LoadedModel) -> str:
+    """Where the model comes from; of a file or folder its name, as its place is nobody's concern."""
+    kind, _, place = loaded.source.partition(" ")
+    return f"{kind} {Path(place).name}" if Path(place).is_absolute() else loaded.source
 
 
 def _figures(loaded: LoadedModel) -> None:

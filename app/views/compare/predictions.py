@@ -52,7 +52,8 @@ def _pick(found: Comparison) -> ComparedModel:
 
 def _flips(found: Comparison, model: ComparedModel) -> None:
     agreement = model.agreement(found.dense)
-    st.subheader(f"{wording.count(len(agreement.flips))} predictions changed", anchor=False)
+    flips = len(agreement.flips)
+    st.subheader(f"{wording.count(flips)} prediction{'s' * (flips != 1)} changed", anchor=False)
     if not agreement.flips:
         st.caption("Both models predict the same class for every test image.")
         return

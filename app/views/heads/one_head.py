@@ -23,6 +23,13 @@ from pruning.jobs import require_classifier
 from pruning.progress import Progress
 from pruning.tracked import tracked
 
+UNITS = {
+    "taylor": "nats",
+    "ablation": "nats",
+    "integrated": "nats",
+    "entropy": "bits",
+    "distance": "patches",
+}  # of measures that are no shares
 NEIGHBOURS = 5
 SHOWN = 3  # images that a head's maps are drawn on
 FEW = 60  # loaded images that these are taken from
@@ -96,8 +103,9 @@ def numbers(head: Head, reading: HeadReading) -> None:
     with st.container(key="head-numbers"):
         st.table(pd.DataFrame.from_dict(rows, "index", columns=["Value", "Rank"]), border="horizontal")
     st.caption(
-        f"Rank 1 of {len(reading.values['snp'])} is the most important head. Criteria without a rank "
-        "describe heads, but do not say which are important."
+        f"Rank 1 of {len(reading.values['snp'])} is the most important head. To decide what may go, go by "
+        "Ablation, which asks the loss; Taylor and Integrated gradients estimate that. Criteria without "
+        "labels are a guess, and those without a rank only describe heads."
     )
 
 
@@ -105,7 +113,8 @@ def _number(reading: HeadReading, name: str, place: int) -> tuple[str, str]:
     values = reading.importance(name)
     rank = 1 + sum(value > values[place] for value in values)
     ranks = HEAD_MEASURES[name].important
-    return f"{reading.values[name][place]:.3g}", wording.count(rank) if ranks else "–"
+    value = f"{reading.values[name][place]:.3g} {UNITS.get(name, '')}".strip()
+    return value, wording.count(rank) if ranks else "–"
 
 
 def neighbours(head: Head, reading: HeadReading, kind: str) -> None:

@@ -77,11 +77,15 @@ def _known(photos: Sequence[ViewedImage]) -> KnownReading:
     known = head_readings.measured() or head_readings.quick()
     with st.container(horizontal=True, vertical_alignment="center", key="heads-source"):
         st.caption(known.source, width="content")
-        with st.popover(
-            "Measure",
-            icon=":material/speed:",
-            key="measure",
-            type="secondary" if known.complete else "primary",
+        begun = st.session_state.get("heads runs begun", 0)  # under another key it is another one, and closed
+        with (
+            st.container(key="measure", width="content"),
+            st.popover(
+                "Measure",
+                icon=":material/speed:",
+                key=f"measure-{begun}",
+                type="secondary" if known.complete else "primary",
+            ),
         ):
             _measure(known)
     return known
@@ -103,6 +107,7 @@ def _measure(known: KnownReading) -> None:
     again = "Measure again" if known.complete else "Measure all criteria"
     if st.button(again, type="primary", icon=":material/speed:", key="measure-heads"):
         session_runs.begin(job)
+        st.session_state["heads runs begun"] = st.session_state.get("heads runs begun", 0) + 1
         st.rerun()  # so that the sidebar shows the run, too
     if not session.model().model.arch.num_classes:
         st.caption("This model has no classes, so criteria that need the loss are left out.")
@@ -143,7 +148,7 @@ def _importance(reading: HeadReading, heads: MarkedHeads) -> str:
     bright = (
         "Bright heads are important." if entry.important else "It does not rank heads; bright means high."
     )
-    st.caption(f"{entry.explanation} {bright} Click a head to choose it.")
+    st.caption(f"{entry.explanation} {bright} Click a head to choose it; it is framed in red.")
     figure = heads_charts.importance(heads, measure, reading.values[measure], ROOM)
     alt = f"{entry.title} of all heads, blocks from left to right, heads from top to bottom"
     charts_heads.show(figure, "importance", pick, alt)
