@@ -87,7 +87,7 @@ def prune(page: Page, address: str) -> None:
     """Start one run with the Prune page's default settings, and wait for its result."""
     page.goto(f"{address}/prune")
     page.locator(".st-key-prune button").click()
-    page.locator(".st-key-latest-run").wait_for(timeout=10 * MINUTE)
+    page.locator(".st-key-latest-run").wait_for(timeout=20 * MINUTE)
     idle(page)
 
 
