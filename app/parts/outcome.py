@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
 
@@ -79,19 +78,15 @@ def _change(old: float, new: float) -> str:
 
 def _next_steps(run: NumberedRun, key: str, *, to_recover: bool, led: bool) -> None:
     """Buttons that open the run on other pages; the first thing to do stands out, unless it is `led`."""
-    folder = str(run.finished.bundle)
     recover = "Recover its accuracy" if to_recover else "Train it further"
-    steps: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "recover": (recover, ":material/healing:", {"student": folder}),
-        "compare": ("Compare before and after", ":material/compare_arrows:", {"compare opened": [run.key]}),
-        "export": (
-            "Other formats" if led else "Export it",
-            ":material/upload_file:",
-            {"export wanted": run.key},
-        ),
-    }
-    first = None if led else "recover" if to_recover else "export"
-    for page, (label, icon, carried) in steps.items():
-        looks: Any = "primary" if page == first else "secondary"
-        if st.button(label, icon=icon, type=looks, key=f"{key}-{page}"):
-            feedback.go(page, **carried)
+    if _step(recover, ":material/healing:", f"{key}-recover", main=to_recover and not led):
+        feedback.go("recover", student=str(run.finished.bundle))
+    if _step("Compare before and after", ":material/compare_arrows:", f"{key}-compare"):
+        feedback.go("compare", **{"compare opened": [run.key]})
+    label, main = "Other formats" if led else "Export it", not (led or to_recover)
+    if _step(label, ":material/upload_file:", f"{key}-export", main=main):
+        feedback.go("export", **{"export wanted": run.key})
+
+
+def _step(label: str, icon: str, key: str, *, main: bool = False) -> bool:
+    return st.button(label, icon=icon, type="primary" if main else "secondary", key=key)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from analysis.models.load import load
@@ -26,6 +27,8 @@ from pruning.runs import launch, process
 from pruning.runs.status import Status
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
+config._main_script_path = MAIN  # as `streamlit run` sets it: the settings lie beside the script
+config.get_config_options(force_reparse=True)
 PAGES = ("", "model", "attention", "heads", "prune", "recover", "runs", "compare", "export")
 
 

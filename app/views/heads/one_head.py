@@ -113,8 +113,8 @@ def _number(reading: HeadReading, name: str, place: int) -> tuple[str, str]:
     values = reading.importance(name)
     rank = 1 + sum(value > values[place] for value in values)
     ranks = HEAD_MEASURES[name].important
-    value = f"{reading.values[name][place]:.3g} {UNITS.get(name, '')}".strip()
-    return value, wording.count(rank) if ranks else "–"
+    unit = wording.plain(UNITS.get(name, ""))
+    return f"{reading.values[name][place]:.3g} {unit}", wording.count(rank) if ranks else "–"
 
 
 def neighbours(head: Head, reading: HeadReading, kind: str) -> None:

@@ -110,7 +110,9 @@ def _takes(job: Job, found: Survey | None, chosen: Choices) -> None:
     st.caption(f":material/schedule: {wording.plain(expected.words)}.{measures} You may leave the page.")
     trial = None if chosen.asks else duration.of_trial(job, TRY_ON)
     if trial is not None:
-        st.caption(f":material/science: Trying it takes {trial.span}. Stay on the page meanwhile.")
+        st.caption(
+            f":material/science: Trying it takes {wording.plain(trial.span)}. Stay on the page meanwhile."
+        )
 
 
 # ---- on the right: what comes of it
