@@ -52,12 +52,12 @@ def _summary(run: NumberedRun) -> None:
     change = paired_change(finished.before, finished.after)
     columns = st.columns(3)
     columns[0].metric(
-        "Top-1",
+        wording.accuracy_name(finished.after),
         wording.percent(finished.after.top1),
         wording.points(finished.before.top1, finished.after.top1),
         delta_color="off" if finished.after.top1 == finished.before.top1 else "normal",
         help=f"{wording.interval(finished.after)}. Image by image: {wording.paired_points(change)}, "
-        f"{wording.by_chance(change)}.",
+        f"{wording.by_chance(change)}. {wording.accuracy_meaning(finished.after)}",
     )
     columns[1].metric(
         "Parameters",
@@ -68,6 +68,8 @@ def _summary(run: NumberedRun) -> None:
     columns[2].metric(
         "Compute", wording.gmacs(after.gmacs), wording.change(before.macs, after.macs), delta_color="inverse"
     )
+    if said := wording.likeness_sentence(finished.after):
+        st.caption(said)
     with st.container(horizontal=True, vertical_alignment="center"):
         _download(run)
         feedback.link("compare", "Compare before and after", ":material/compare_arrows:")
