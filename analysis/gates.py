@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,9 +84,7 @@ def gated(model: ViT, gates: Gates) -> Iterator[None]:
 
     The model must not be in use elsewhere at the same time: pass a `frozen_copy` of a shared model.
     """
-    arch = model.arch
     with ExitStack() as hooks:
-        hooks.callback(setattr, model, "arch", arch)
         for handle in _hooks(model, gates):
             hooks.callback(handle.remove)
         yield
@@ -120,9 +118,6 @@ def _hooks(model: ViT, gates: Gates) -> Iterator[RemovableHandle]:
     """Register the hooks for these gates, yielding their handles."""
     weight = next(model.parameters())
     gates = gates.with_tensors(gate.to(weight) for gate in gates.tensors)
-    if gates.qk and model.arch.skip_unread:
-        # skip_unread bypasses the `qkv` layer whose outputs are gated; the logits are the same without it
-        model.arch = replace(model.arch, skip_unread=False)
     for index, block in enumerate(model.blocks):
         yield from _block_hooks(block, gates, index)
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)]

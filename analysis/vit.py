@@ -89,8 +89,8 @@ class Architecture:
     embedding covers the prefix tokens; `norm_before_pool` whether the final norm comes before pooling
     (timm's `norm`) or after it (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (RMSNorm: no
     centring, no bias). `num_classes` 0 means no head: the output is the pooled feature. With
-    `skip_unread` the last block computes only the tokens that the classifier reads, and no keys or
-    values, for the same logits with less work. It needs pool "token", and a last block that merges
+    `skip_unread` the last block computes only the tokens that the classifier or the pooling reads, and no
+    keys or values, for the same output with less work. It needs pool "token", and a last block that merges
     nothing. A block merges at most half of the patch tokens that it is given.
 
     Sizes are bounded (`MOST`, `MOST_BLOCKS`, `MOST_TOKENS`, `MOST_WIDE`, `MOST_PARAMETERS`), `scale` by
@@ -608,6 +608,13 @@ class Merge(nn.Module):
         return torch.baddbmm(kept, into / total[..., None], gone), total
 
 
+def spread(x: Tensor, places: Sequence[Tensor]) -> Tensor:
+    """Tokens B N E for the tokens that they stand for, B N0 E; `places` as blocks give them, in order."""
+    for place in reversed(places):
+        x = x.gather(1, place[..., None].expand(-1, -1, x.shape[-1]))
+    return x
+
+
 _STEP = 2e-5  # rounding changes distances by some 1e-6
 
 
@@ -639,14 +646,25 @@ class Block(nn.Module):
             self.norm2, self.mlp, self.ls2 = _norm(arch), Mlp(arch, widths), scale()
 
     def forward(
-        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+        self,
+        x: Tensor,
+        sizes: Tensor | None = None,
+        count: int | None = None,
+        places: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Tokens B N E and sizes B N -> the same behind the block: the first `count` tokens, or all."""
-        x, sizes = self.attend(x, sizes, count)
+        """Tokens B N E and sizes B N -> the same behind the block: the first `count` tokens, or all.
+
+        Where tokens merge, `places` is given the place that each token has behind the block, B N.
+        """
+        x, sizes = self.attend(x, sizes, count, places)
         return (x if self.mlp is None else x + self.ls2(self.mlp(self.norm2(x)))), sizes
 
     def attend(
-        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+        self,
+        x: Tensor,
+        sizes: Tensor | None = None,
+        count: int | None = None,
+        places: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The first half: attention, and merging behind it."""
         read = None
@@ -654,6 +672,8 @@ class Block(nn.Module):
             added, read = self.attn(self.norm1(x), sizes, count)
             x = x[:, :count] + self.ls1(added)
         if self.merge is not None:
+            if places is not None:
+                places.append(self.merge.places(x, read))
             x, sizes = self.merge(x, sizes, read)
         return x[:, :count], sizes if sizes is None else sizes[:, :count]
 
@@ -736,6 +756,18 @@ class ViT(nn.Module):
             x, sizes = block(x, sizes)
         count = self.arch.computed_tokens if self.arch.skip_unread else None
         return self.classify(*last(x, sizes, count))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The tokens behind the last norm, B N E: prefix tokens first, then one for each patch.
+
+        Patches whose tokens have merged all have the token that they became. All tokens are computed, with
+        `skip_unread` too. A model that normalises after pooling has no norm here.
+        """
+        x, sizes = self.embed(images), None
+        places: list[Tensor] = []
+        for block in self.blocks:
+            x, sizes = block(x, sizes, places=places)
+        return spread(self.norm(x), places)
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:

@@ -50,6 +50,10 @@ TERMS = MappingProxyType(
         "Recovery": "Fine-tuning the smaller model with the dense one as its teacher.",
         "Dense model": "The model before anything is removed from it.",
         "Top-1": "The share of test images for which the likeliest class is the right one.",
+        "k-NN top-1": "The share of test images that the 20 nearest images of a gallery, by the pooled "
+        "features, vote into the right class: what the features of a model without a classifier are worth.",
+        "CKA": "How alike two sets of features are, whatever their rotation and scale (linear centred kernel "
+        "alignment); 1 means that they tell the same.",
         "95 % interval": "The range in which the true value lies with 95 % confidence, given how many "
         "images were tested.",
         "Agreement": "The share of test images for which both models predict the same class, right or wrong.",

@@ -10,6 +10,9 @@ from html import escape
 from pruning.jobs import describe, removed
 from pruning.wording import (
     NBSP,
+    accuracy_meaning,
+    accuracy_name,
+    accuracy_within,
     by_chance,
     change,
     count,
@@ -18,6 +21,8 @@ from pruning.wording import (
     gmacs,
     gmacs_of,
     interval,
+    likeness,
+    likeness_sentence,
     megabytes,
     millions,
     milliseconds,
@@ -32,6 +37,9 @@ from pruning.wording import (
 __all__ = [
     "NBSP",
     "STRUCTURE_TITLES",
+    "accuracy_meaning",
+    "accuracy_name",
+    "accuracy_within",
     "by_chance",
     "change",
     "chart_text",
@@ -42,6 +50,8 @@ __all__ = [
     "gmacs",
     "gmacs_of",
     "interval",
+    "likeness",
+    "likeness_sentence",
     "megabytes",
     "millions",
     "milliseconds",

@@ -51,11 +51,15 @@ class PublishedBlock(Block):
     """A block that merges as ToMe was published: by the cosine of the keys' mean over heads, in its order."""
 
     def attend(
-        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+        self,
+        x: Tensor,
+        sizes: Tensor | None = None,
+        count: int | None = None,
+        places: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The first half: attention, and merging behind it."""
         if self.attn is None or self.merge is None:
-            return super().attend(x, sizes, count)
+            return super().attend(x, sizes, count, places)
         _, k, _ = self.attn.split_heads(self.attn.qkv(self.norm1(x)))
         added, _ = self.attn(self.norm1(x), sizes)
         return published(x + self.ls1(added), sizes, k, self.merge.prefix, self.merge.count)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from analysis.data import CALIBRATION_IMAGES, ImageSet
-from analysis.measure import Evaluation
+from analysis.measure import Evaluation, evaluate_features
 from analysis.measure import evaluate as measure
 from analysis.models import LoadedModel, Preprocess, Reading, load_module
 from analysis.models import load as load_named
+from analysis.outputs import CLASSIFY
 from pruning.budget import Budget
 from pruning.cut import Plan, Ratios
 from pruning.export import export_formats
@@ -29,9 +30,7 @@ from pruning.jobs import (
     Prepared,
     cost_report,
     default_align,
-    default_skip_unread,
     make_smaller,
-    require_classifier,
     require_feasible,
 )
 from pruning.progress import Progress, as_monitor, quiet
@@ -68,16 +67,33 @@ def load(model: Model, weights: str | Path | None = None, **reading: Any) -> Loa
     return model if isinstance(model, LoadedModel) else load_module(model)
 
 
-def evaluate(model: Model, data: Iterable[Batch]) -> Evaluation:
+def evaluate(
+    model: Model,
+    data: Iterable[Batch],
+    *,
+    gallery: Iterable[Batch] | None = None,
+    against: Model | None = None,
+) -> Evaluation:
     """Top-1 and top-5 with a 95 % interval, and the prediction of every image.
 
+    Of a model without a classifier, top-1 is that of k nearest neighbours among the labelled images of
+    `gallery` (without one, among the others of `data`), and `fidelity` says how like the features of the
+    model `against` its own are.
+
     Raises:
-        ValueError: no classifier, no images, or batches of another form.
+        ValueError: no images, batches of another form, or a gallery for a classifier.
     """
     loaded = load(model)
-    require_classifier(loaded)
-    device = next(loaded.model.parameters()).device
-    return measure(loaded.model, ((images.to(device), labels.to(device)) for images, labels in _pairs(data)))
+    if loaded.task == CLASSIFY:
+        if gallery is not None or against is not None:
+            raise ValueError("a gallery, and a model to compare with, are for models without a classifier")
+        return measure(loaded.model, _on_device(data, loaded))
+    return evaluate_features(
+        loaded.model,
+        _on_device(data, loaded),
+        None if gallery is None else _on_device(gallery, loaded),
+        dense=None if against is None else load(against).model,
+    )
 
 
 def prune(
@@ -117,7 +133,7 @@ def prune(
         compensate=compensate,
         seed=seed,
         align=default_align(budget),
-        skip_unread=default_skip_unread(budget),
+        skip_unread=None,
     )
     if job.trains:
         raise ValueError(f"{method} trains, which takes a run: use python -m pruning prune")
@@ -208,6 +224,11 @@ class _Held:
         return self.images[item].numpy().tobytes()
 
 
+def _on_device(data: Iterable[Batch], loaded: LoadedModel) -> Iterator[tuple[Tensor, Tensor]]:
+    device = next(loaded.model.parameters()).device
+    return ((images.to(device), labels.to(device)) for images, labels in _pairs(data))
+
+
 def _held(data: Iterable[Batch], most: int, loaded: LoadedModel) -> ImageSet:
     images: list[Tensor] = []
     labels: list[int] = []
@@ -218,7 +239,8 @@ def _held(data: Iterable[Batch], most: int, loaded: LoadedModel) -> ImageSet:
             break
     if not images:
         raise ValueError("the data gave no images")
-    classes = tuple(loaded.preprocess.label(index) for index in range(loaded.model.arch.num_classes))
+    count = loaded.model.arch.num_classes or max(labels) + 1
+    classes = tuple(loaded.preprocess.label(index) for index in range(count))
     names = tuple(f"{label}/{number:06d}" for number, label in enumerate(labels[:most]))
     source = _Held(names, tuple(images[:most]))
     return ImageSet("a data loader", classes, source, tuple(labels[:most]), tuple(range(len(names))))

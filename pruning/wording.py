@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from analysis.measure import Evaluation, PairedChange, Timing
+from analysis.measure import CLASSES, KNN, NEIGHBOURS, Evaluation, Likeness, PairedChange, Timing
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 
@@ -130,11 +130,70 @@ def by_chance(found: PairedChange) -> str:
     return "chance does not explain the change" if found.beyond_chance else "chance could explain the change"
 
 
-def outcome(found: PairedChange) -> str:
+# What top-1 is called, by what it is about.
+ACCURACY = {CLASSES: "Top-1", KNN: "k-NN top-1", NEIGHBOURS: "Same nearest neighbour"}
+
+
+def accuracy_name(result: Evaluation) -> str:
+    """What the top-1 of an evaluation is called: that of a classifier, or of features."""
+    return ACCURACY[result.measure]
+
+
+def accuracy_within(result: Evaluation) -> str:
+    """The same inside a sentence: "top-1", "k-NN top-1"."""
+    name = accuracy_name(result)
+    return f"{name[0].lower()}{name[1:]}"
+
+
+def accuracy_meaning(result: Evaluation) -> str:
+    """One sentence on what that is; empty for a classifier."""
+    return {
+        CLASSES: "",
+        KNN: "The model has no classifier: the nearest images of a gallery, by its pooled features, vote for "
+        "the class of an image.",
+        NEIGHBOURS: "The model has no classifier, and the images have no classes: it is counted for how many "
+        "images the nearest other image, by the pooled features, is the dense model's.",
+    }[result.measure]
+
+
+def cosine(found: Likeness) -> str:
+    """A mean cosine with its 95 % interval and the 5th percentile: "0.981 (0.979 to 0.983), 0.93"."""
+    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f}), {found.p5:.2f}"
+
+
+def likeness(result: Evaluation) -> dict[str, str]:
+    """How like the dense model's the features are, by name; empty where that was not measured."""
+    found = result.fidelity
+    if found is None:
+        return {}
+    tokens = {} if found.tokens is None else {"Cosine of patch tokens, 5th percentile": cosine(found.tokens)}
+    pooled = {"Cosine of pooled features, 5th percentile": cosine(found.pooled)}
+    return pooled | tokens | {"CKA of pooled features": f"{found.cka:.3f}"}
+
+
+def likeness_sentence(result: Evaluation) -> str:
+    """The same in one sentence; empty where it was not measured."""
+    found = result.fidelity
+    if found is None:
+        return ""
+    tokens = "" if found.tokens is None else f", {found.tokens.mean:.3f} of patch tokens"
+    return f"Cosine with the dense model's features: {found.pooled.mean:.3f} of pooled ones{tokens}."
+
+
+def outcome(found: PairedChange, measure: str = CLASSES) -> str:
     """What a change of top-1 comes to in images, with its interval, and whether chance explains it.
 
     "3 more of 325 test images are wrong (-0.9 points, -3.5 to +1.4); chance alone could explain that."
     """
+    if measure == NEIGHBOURS:
+        other = f"{count(found.lost)} of {count(found.images)} test images"
+        return f"{other} have another nearest neighbour by the smaller model's features."
+    if measure == KNN:
+        return f"By the votes of neighbours: {_outcome(found)}"
+    return _outcome(found)
+
+
+def _outcome(found: PairedChange) -> str:
     net, tested = found.lost - found.gained, f"{count(found.images)} test images"
     if not found.lost + found.gained:
         return f"The same of the {tested} are right and wrong as before."

@@ -1,12 +1,16 @@
 """Importance of heads and other parts for the loss: first-order Taylor, ablation, integrated gradients.
 
 All of them use gates (`analysis.gates`), whose factors are written m: m = 1 leaves the model unchanged,
-and m_h = 0 removes head h (`proj`'s bias stays). The loss is the cross-entropy of the images' labels.
+and m_h = 0 removes head h (`proj`'s bias stays). The loss is the cross-entropy of the images' labels; of a
+model without a classifier it is the divergence of its features from what they are with all gates open
+(`analysis.outputs`), and labels play no part [ours].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +20,11 @@ from torch import Tensor
 from analysis.frozen import frozen_copy
 from analysis.gates import Gates, gated, head_gates, open_gates
 from analysis.measure import Batches
+from analysis.outputs import FEATURES, Output, divergence, output, probe, read_output, task_of
 from analysis.vit import ViT
 
 CHUNK = 8  # images per forward and backward pass: bounds memory use and changes nothing else
+PROBES = 4  # random scalars whose slopes tell the curvature of the divergence of features
 STEPS = 16  # points of the Gauss-Legendre rule along the path from no heads to all
 
 
@@ -29,19 +35,33 @@ def gate_slopes(model: ViT, batches: Batches, structures: Iterable[str]) -> Gate
     Neubig 2019 do for heads; Molchanov et al. 2019 square the derivative instead, for neurons. Every
     image has its own gates, so the result does not depend on the batches.
 
+    Of features, whose divergence has no slope where all gates are open, it is the divergence that closing a
+    gate is predicted to make by the Gauss-Newton curvature, E (ds/dm)^2 / 2 with s of `outputs.probe`
+    [ours].
+
     Raises:
-        ValueError: no images, or a model without classes.
+        ValueError: no images.
     """
-    own, structures = _copy_for_gates(model), tuple(structures)
+    own, structures = frozen_copy(model), tuple(structures)
+    generator = torch.Generator(next(own.parameters()).device).manual_seed(0)
+    of_features = task_of(own) == FEATURES
 
     def slopes(images: Tensor, labels: Tensor) -> list[Tensor]:
         gates = open_gates(own.arch, structures, rows=len(images))
         gates = gates.with_tensors(gate.to(images).requires_grad_() for gate in gates.tensors)
         with torch.enable_grad(), gated(own, gates):
-            loss = F.cross_entropy(own(images), labels, reduction="sum")
+            given = output(own, images)
+            if of_features:
+                losses = [probe(given, generator) for _ in range(PROBES)]
+            else:
+                losses = [F.cross_entropy(given.vectors, labels, reduction="sum")]
         # row b depends on image b only; gates of a half that a block lacks have no entries and no gradient
-        grads = torch.autograd.grad(loss, gates.tensors, allow_unused=True, materialize_grads=True)
-        return [grad.abs().sum(dim=0) for grad in grads]
+        slope = partial(torch.autograd.grad, inputs=gates.tensors, allow_unused=True, materialize_grads=True)
+        drawn = list(zip(*(slope(loss, retain_graph=of_features) for loss in losses), strict=True))
+        if not of_features:
+            return [grad.abs().sum(dim=0) for (grad,) in drawn]
+        squares = (torch.stack(grads).square() for grads in drawn)
+        return [square.sum(dim=(0, 1)) / (2 * PROBES) for square in squares]
 
     return open_gates(own.arch, structures).with_tensors(_means(own, batches, slopes))
 
@@ -52,24 +72,24 @@ def taylor(model: ViT, batches: Batches) -> tuple[Float[Tensor, " H"], ...]:
     Michel, Levy, Neubig 2019 also normalise every layer to norm one; that is left to the caller.
 
     Raises:
-        ValueError: no images, or a model without classes.
+        ValueError: no images.
     """
     return gate_slopes(model, batches, ["heads"]).heads
 
 
 def ablation(model: ViT, batches: Batches) -> tuple[Float[Tensor, " H"], ...]:
-    """Increase of the mean cross-entropy when a single head is removed, with captum's ablation.
+    """Increase of the mean loss when a single head is removed, with captum's ablation.
 
     Michel, Levy, Neubig 2019 ablate single heads in the same way and measure accuracy. Per block, one
     value per head; negative if the model does better without it. For every head only its own block and
     those after it are recomputed.
 
     Raises:
-        ValueError: no images, or a model without classes.
+        ValueError: no images.
     """
     from captum.attr import FeatureAblation  # takes seconds to import
 
-    own = _copy_for_gates(model)
+    own = frozen_copy(model)
 
     @torch.no_grad()
     def increases(images: Tensor, labels: Tensor) -> list[Tensor]:
@@ -85,27 +105,30 @@ def integrated_gradients(model: ViT, batches: Batches, steps: int = STEPS) -> tu
 
     Integrated gradients (Sundararajan et al. 2017) with captum, from mask 0 (no heads) to mask 1 (all
     heads). Per block, one value per head. The values sum to the model's mean log-likelihood minus that
-    without any heads, up to the error of the integration with `steps` points.
+    without any heads, up to the error of the integration with `steps` points. Of features it is minus the
+    divergence in place of the log-likelihood.
 
     Raises:
-        ValueError: no images, a model without classes, or fewer than one step.
+        ValueError: no images, or fewer than one step.
     """
     from captum.attr import IntegratedGradients  # takes seconds to import
 
     if steps < 1:
         raise ValueError(f"integrated gradients need at least 1 step, got {steps}")
-    own = _copy_for_gates(model)
-
-    def likelihood(mask: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        with gated(own, head_gates(own.arch, mask)):
-            return -F.cross_entropy(own(images), labels, reduction="none")
+    own = frozen_copy(model)
 
     def attributions(images: Tensor, labels: Tensor) -> list[Tensor]:
+        wanted = _Wanted.of(own, images, labels)
+
+        def likelihood(mask: Tensor, images: Tensor) -> Tensor:
+            with gated(own, head_gates(own.arch, mask)):
+                return -wanted.losses(output(own, images))
+
         with torch.enable_grad():
             values: Tensor = IntegratedGradients(likelihood).attribute(
                 _ones(own, len(images)),
                 baselines=0.0,
-                additional_forward_args=(images, labels),
+                additional_forward_args=(images,),
                 n_steps=steps,
                 internal_batch_size=len(images),  # one point of the path at a time
             )
@@ -114,35 +137,48 @@ def integrated_gradients(model: ViT, batches: Batches, steps: int = STEPS) -> tu
     return _by_block(own, _means(own, batches, attributions))
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What outputs are compared with: the images' labels, or the features that the whole model gives."""
+
+    labels: Int[Tensor, " B"]
+    features: Output | None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: ViT, images: Tensor, labels: Int[Tensor, " B"]) -> _Wanted:
+        return cls(labels, output(model, images) if task_of(model) == FEATURES else None)
+
+    def losses(self, given: Output) -> Float[Tensor, " B"]:
+        """The loss of each image."""
+        if self.features is None:
+            return F.cross_entropy(given.vectors, self.labels, reduction="none")
+        return divergence(self.features, given).to(given.vectors)
+
+
 class _MaskedLikelihood:
-    """Log-likelihood of a few images under a head mask; blocks before the first masked one run only once."""
+    """Minus the loss of a few images under a head mask; blocks before the first masked one run only once."""
 
     def __init__(self, model: ViT, images: Tensor, labels: Int[Tensor, " B"]) -> None:
-        self._model, self._labels = model, labels
-        # tokens and their sizes before each block and after the last
-        self._streams: list[tuple[Tensor, Tensor | None]] = [(model.embed(images), None)]
+        self._model, self._wanted = model, _Wanted.of(model, images, labels)
+        # before each block and after the last: tokens, their sizes, and how many mergings there were
+        self._streams: list[tuple[Tensor, Tensor | None, int]] = [(model.embed(images), None, 0)]
+        self._places: list[Tensor] = []
         for block in model.blocks:
-            self._streams.append(block(*self._streams[-1]))
+            x, sizes, _ = self._streams[-1]
+            x, sizes = block(x, sizes, None, self._places)
+            self._streams.append((x, sizes, len(self._places)))
 
     def __call__(self, mask: Float[Tensor, "1 heads"]) -> Tensor:
         counts = [widths.heads for widths in self._model.arch.blocks]
         masked = [bool((factors != 1).any()) for factors in mask[0].split(counts)]
         first = masked.index(True) if any(masked) else len(counts)
-        tokens = self._streams[first]
+        x, sizes, merged = self._streams[first]
+        places = self._places[:merged]
         with gated(self._model, head_gates(self._model.arch, mask)):
             for block in list(self._model.blocks)[first:]:
-                tokens = block(*tokens)
-        return -F.cross_entropy(self._model.classify(*tokens), self._labels, reduction="sum")
-
-
-def _copy_for_gates(model: ViT) -> ViT:
-    """A copy to register gates on: the model itself may be in use elsewhere at the same time."""
-    if model.arch.num_classes == 0:
-        raise ValueError(
-            "importance for the loss needs a model with classes, and this one has none: load a model "
-            "with a classifier, or use a measure that needs no labels, such as snp"
-        )
-    return frozen_copy(model)
+                x, sizes = block(x, sizes, None, places)
+        return -self._wanted.losses(read_output(self._model, x, sizes, places)).sum()
 
 
 def _ones(model: ViT, rows: int) -> Float[Tensor, "rows heads"]:

@@ -3,7 +3,20 @@
 from analysis.measure.confidence import BINS, Bin, ece, reliability
 from analysis.measure.confusion import PairChange, confusion, confusion_changes
 from analysis.measure.cost import BlockCost, Cost, PartCost, block_cost, cost
-from analysis.measure.evaluate import Agreement, Batches, Evaluation, agreement, evaluate, wilson
+from analysis.measure.evaluate import (
+    CLASSES,
+    KNN,
+    NEIGHBOURS,
+    Agreement,
+    Batches,
+    Evaluation,
+    Fidelity,
+    Likeness,
+    agreement,
+    evaluate,
+    wilson,
+)
+from analysis.measure.features import evaluate_features, evaluate_vectors, linear_cka
 from analysis.measure.latency import (
     MOST_BATCH,
     MOST_ROUNDS,
@@ -28,9 +41,12 @@ from analysis.measure.speedup import (
 
 __all__ = [
     "BINS",
+    "CLASSES",
+    "KNN",
     "LOOKS",
     "MOST_BATCH",
     "MOST_ROUNDS",
+    "NEIGHBOURS",
     "NOT_DISTINGUISHABLE",
     "UNKNOWN",
     "Agreement",
@@ -39,6 +55,8 @@ __all__ = [
     "BlockCost",
     "Cost",
     "Evaluation",
+    "Fidelity",
+    "Likeness",
     "PairChange",
     "PairedChange",
     "PartCost",
@@ -56,7 +74,10 @@ __all__ = [
     "cost",
     "ece",
     "evaluate",
+    "evaluate_features",
+    "evaluate_vectors",
     "front",
+    "linear_cka",
     "paired_change",
     "percentiles",
     "reliability",

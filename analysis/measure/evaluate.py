@@ -13,12 +13,42 @@ from torch import Tensor, nn
 Batches = Iterable[tuple[Tensor, Tensor]]  # images B C Y X, labels B
 
 
+# What top-1 is about: the classifier's predictions; the votes of the k nearest neighbours by a model's
+# features; or the nearest neighbour itself, which should be the dense model's.
+CLASSES, KNN, NEIGHBOURS = MEASURES = ("classes", "knn", "neighbours")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Cosine with the dense model's features: mean over images with its 95 % interval, and 5th percentile."""
+
+    mean: float
+    low: float
+    high: float
+    p5: float
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How like the dense model's the features are on the same images.
+
+    `pooled` is about the pooled vectors, `tokens` about the patch tokens behind the last norm, None where one
+    of both models gives none; `cka` is the linear CKA of the pooled vectors.
+    """
+
+    pooled: Likeness
+    tokens: Likeness | None
+    cka: float
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Accuracy on `images` images as fractions; `top1_low` to `top1_high` is its 95 % interval.
 
     `predictions` and `labels` have one class index per image, in the order of the batches;
-    `confidences` the softmax value of each prediction.
+    `confidences` the softmax value of each prediction, or the share of the votes. Where `measure` is
+    "neighbours", `predictions` are numbers of images, the nearest ones, and `labels` those of the dense
+    model. `fidelity` belongs to features that were compared with the dense model's.
     """
 
     top1: float
@@ -30,6 +60,12 @@ class Evaluation:
     predictions: tuple[int, ...]
     labels: tuple[int, ...]
     confidences: tuple[float, ...]
+    measure: str = CLASSES
+    fidelity: Fidelity | None = None
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ValueError(f"`measure` must be one of {', '.join(MEASURES)}, got {self.measure!r:.40}")
 
 
 @dataclass(frozen=True)
@@ -74,18 +110,41 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
     with torch.inference_mode():
         for images, label in batches:
             logits = model(images)  # B classes
-            if not bool(logits.isfinite().all()):
-                raise ValueError(
-                    "the model's output is not finite (NaN or infinite) on these images: check its weights, "
-                    "and the mean and standard deviation of its preprocessing"
-                )
+            require_finite_output(logits)
             ranks.append(_rank(logits, label))
             chosen.append(logits.argmax(dim=-1))  # the first of equal logits
             confidences.append(logits.softmax(dim=-1).amax(dim=-1))
             labels.append(label)
     if not labels:
         raise ValueError("there are no images to evaluate on")
-    prediction, truth, rank = torch.cat(chosen), torch.cat(labels), torch.cat(ranks)
+    seconds = time.perf_counter() - began
+    return summary(torch.cat(ranks), torch.cat(chosen), torch.cat(labels), torch.cat(confidences), seconds)
+
+
+def require_finite_output(values: Tensor) -> None:
+    """Refuse what a model gives if it is no number.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            "the model's output is not finite (NaN or infinite) on these images: check its weights, "
+            "and the mean and standard deviation of its preprocessing"
+        )
+
+
+def summary(
+    rank: Tensor,
+    prediction: Tensor,
+    truth: Tensor,
+    confidence: Tensor,
+    seconds: float,
+    *,
+    measure: str = CLASSES,
+    fidelity: Fidelity | None = None,
+) -> Evaluation:
+    """An evaluation from what was found of each image, B each; `rank` counts what comes before the truth."""
     right, total = int((prediction == truth).sum()), len(truth)
     low, high = wilson(right, total)
     return Evaluation(
@@ -94,10 +153,12 @@ def evaluate(model: nn.Module, batches: Batches) -> Evaluation:
         top1_low=low,
         top1_high=high,
         images=total,
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         predictions=tuple(prediction.tolist()),
         labels=tuple(truth.tolist()),
-        confidences=tuple(torch.cat(confidences).tolist()),
+        confidences=tuple(confidence.tolist()),
+        measure=measure,
+        fidelity=fidelity,
     )
 
 
@@ -131,5 +192,5 @@ def require_same_images(first: Evaluation, second: Evaluation) -> None:
     Raises:
         ValueError: the evaluations are not of the same images.
     """
-    if first.labels != second.labels:
+    if first.labels != second.labels or first.measure != second.measure:
         raise ValueError("both evaluations must be of the same images in the same order")

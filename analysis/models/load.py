@@ -24,6 +24,7 @@ from analysis.models.preprocess import CHANNELS, Preprocess
 from analysis.models.reading import Named, Reading
 from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
 from analysis.models.weights import is_half, read_weights, require_header
+from analysis.outputs import task_of
 from analysis.paths import is_file, may_be_path, user_path
 from analysis.vit import Architecture, ViT
 
@@ -57,6 +58,11 @@ class LoadedModel:
     source: str
     half: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """What it is for: "classify", or "features" without a classifier."""
+        return task_of(self.model)
 
 
 def suggested() -> tuple[str, ...]:

@@ -24,10 +24,12 @@ def show(run: NumberedRun, key: str, lead: Callable[[], None] | None = None) -> 
     with st.container(border=True, key=key, gap="small"):
         if lead is not None:
             st.caption(f"{wording.plain(run.title)} · {wording.duration(finished.seconds)}")
-        st.markdown(f"**{wording.outcome(change)}**")
+        st.markdown(f"**{wording.outcome(change, finished.after.measure)}**")
+        if said := wording.likeness_sentence(finished.after):
+            st.caption(said)
         if finished.start is not None:
             by_tuning = paired_change(finished.start, finished.after)
-            st.caption(f"By fine-tuning: {wording.outcome(by_tuning)}")
+            st.caption(f"By fine-tuning: {wording.outcome(by_tuning, finished.after.measure)}")
         st.caption(_saved(run))
         _latency(run, key, time=lead is not None)
         worse = change.lost > change.gained and change.beyond_chance
@@ -47,7 +49,8 @@ def _saved(run: NumberedRun) -> str:
     )
     told = [f"{figure} ({_change(old, new)})" if old else figure for figure, old, new in figures]
     top1 = wording.percent(finished.after.top1)
-    return f"Top-1 {top1} {finished.when} · {' · '.join(told)}"
+    name = wording.accuracy_name(finished.after)
+    return f"{name} {top1} {finished.when} · {' · '.join(told)}"
 
 
 def _latency(run: NumberedRun, key: str, *, time: bool) -> None:

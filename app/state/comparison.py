@@ -9,8 +9,9 @@ from threading import Lock
 
 import streamlit as st
 
-from analysis.measure import Evaluation, Timing, evaluate
+from analysis.measure import Evaluation, Timing
 from analysis.models import WEIGHTS_FILE, LoadedModel, Named
+from analysis.outputs import CLASSIFY, FEATURES, task_of
 from analysis.paths import absolute, is_file, user_path
 from app.progress_bar import progress_bar
 from app.state import finished_runs, session, session_runs
@@ -18,6 +19,7 @@ from app.state.finished_runs import NumberedRun, OpenedRun
 from app.state.session import Choice
 from pruning import runs
 from pruning.bundle import is_bundle
+from pruning.evaluation import evaluate_model
 from pruning.jobs import BenchJob, Timings, read_timings
 from pruning.quantize import INT8_FORMATS, QuantizedReport
 from pruning.report import (
@@ -30,7 +32,6 @@ from pruning.report import (
     smaller_of,
     with_int8,
 )
-from pruning.tracked import tracked
 from pruning.wording import base_name
 
 KEPT = 32  # evaluations of bundles that belong to no run
@@ -106,20 +107,38 @@ def _evaluation(folder: Path, like: OpenedRun) -> Evaluation:
         known = _evaluations().get(key)
     if known is None:
         loaded, test = session.model(Choice(str(folder))), like.tested()
-        classes = loaded.model.arch.num_classes
-        if classes != len(test.classes):
-            raise ValueError(
-                f"{folder.name} has {classes} classes, but the test images have {len(test.classes)}"
-            )
+        _require_like(loaded, folder, like, len(test.classes))
+        tested = like.with_gallery(test, like.dense)
         with progress_bar() as progress:
-            images = tracked(test, loaded, f"Evaluating {folder.name}", progress)
-            known = evaluate(loaded.model, images)
+            what = f"Evaluating {folder.name}"
+            known = evaluate_model(loaded, tested, what, progress, dense=like.dense, reference=like.before)
     with _lock:
         kept = _evaluations()
         kept[key] = known
         while len(kept) > KEPT:
             kept.popitem(last=False)
     return known
+
+
+def _require_like(loaded: LoadedModel, folder: Path, like: OpenedRun, classes: int) -> None:
+    """Check that a bundle can be measured on the images of a run.
+
+    Raises:
+        ValueError: it has other classes, or is no backbone where the run's model is one.
+    """
+    own, dense = loaded.model.arch, like.dense.model.arch
+    if task_of(own) != task_of(dense):
+        words = {CLASSIFY: "a classifier", FEATURES: "no classifier"}
+        raise ValueError(
+            f"{folder.name} has {words[task_of(own)]}, but the dense model has {words[task_of(dense)]}"
+        )
+    if task_of(own) == FEATURES and own.embed_dim != dense.embed_dim:
+        raise ValueError(
+            f"{folder.name} gives features of {own.embed_dim} channels, but the dense model gives "
+            f"{dense.embed_dim}"
+        )
+    if task_of(own) == CLASSIFY and own.num_classes != classes:
+        raise ValueError(f"{folder.name} has {own.num_classes} classes, but the test images have {classes}")
 
 
 _lock = Lock()

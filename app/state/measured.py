@@ -6,19 +6,19 @@ import time
 
 import torch
 
-from analysis.measure import Evaluation, Timing, bench, evaluate, torch_runner
+from analysis.measure import Evaluation, Timing, bench, torch_runner
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app.state.finished_runs import OpenedRun
 from app.state.memo import recall, remember
-from app.state.session import Choice, choice, model, test_images
+from app.state.session import Choice, choice, model, test_set
 from pruning.budget import LatencyTable
 from pruning.cut import Scores
-from pruning.jobs import Job, Prepared, SurveyJob, kept_survey, prepare, require_classifier
+from pruning.evaluation import evaluate_model
+from pruning.jobs import Job, Prepared, SurveyJob, kept_survey, prepare
 from pruning.jobs import width_times as time_blocks
 from pruning.methods import Survey
 from pruning.progress import Progress, as_monitor, quiet
-from pruning.tracked import tracked
 
 _ROUNDS = 9  # of a quick timing; the fewest that give an interval are six
 
@@ -33,12 +33,11 @@ def baseline(progress: Progress | None = None) -> Evaluation | None:
     if progress is None:
         found: Evaluation | None = recall("baseline", chosen)
         return found
-    require_classifier(model())
-    loaded, test = model(), test_images()
+    loaded, tested = model(), test_set()
     return remember(
         "baseline",
         chosen,
-        lambda: evaluate(loaded.model, tracked(test, loaded, "Evaluating the dense model", progress)),
+        lambda: evaluate_model(loaded, tested, "Evaluating the dense model", progress),
     )
 
 
@@ -61,7 +60,7 @@ def prepared(job: Job, progress: Progress = quiet) -> Prepared:
 
 def scores(run: Prepared) -> Scores | None:
     """What each part is worth by the run's method, if it ranks parts; computed once."""
-    key = run.job.measured_alike(), run.job.heads_by
+    key = run.job.measured_alike(), run.job.heads_by, run.task.dense.model.arch
     found: Scores | None = remember("scores", key, lambda: run.method.scores(run.task), keep=8)
     return found
 
@@ -72,7 +71,7 @@ def survey(job: Job) -> Survey | None:
     Raises:
         ValueError: the method takes no budget, or the images cannot be read.
     """
-    key = SurveyJob.of(job)
+    key = SurveyJob.of(job, model().model.arch)
     found: Survey | None = recall("survey", key)
     if found is None:
         found = kept_survey(prepared(job))

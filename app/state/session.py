@@ -8,8 +8,10 @@ import streamlit as st
 
 from analysis.data import CLASSES, ImageSet, open_data
 from analysis.models import DEMO, WEIGHTS_FILE, LoadedModel, Named, Preprocess, Reading, load_named
+from analysis.outputs import CLASSIFY
 from analysis.paths import user_path
 from app.state.memo import forget, remember
+from pruning.evaluation import EvaluationImages
 
 
 class NothingChosen(ValueError):
@@ -125,14 +127,14 @@ def _load(named: Named, stamp: object) -> LoadedModel:
     return load_named(named)
 
 
-def _images(spec: str, loaded: LoadedModel) -> ImageSet:
-    return _open(spec, _stamp(spec), loaded.preprocess, loaded.model.arch.num_classes)
+def _images(spec: str, loaded: LoadedModel, split: str = "test") -> ImageSet:
+    return _open(spec, _stamp(spec), loaded.preprocess, loaded.model.arch.num_classes, split)
 
 
 # Python caches the hash of each label; Streamlit's own hashing would walk through all labels on every call.
 @st.cache_resource(max_entries=8, show_spinner="Opening the images …", hash_funcs={Preprocess: hash})
-def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int) -> ImageSet:
-    return open_data(spec, preprocess, num_classes, "test")
+def _open(spec: str, stamp: object, preprocess: Preprocess, num_classes: int, split: str) -> ImageSet:
+    return open_data(spec, preprocess, num_classes, split)
 
 
 def _stamp(spec: str | None) -> tuple[int, int] | None:
@@ -161,3 +163,15 @@ def few_images(count: int) -> ImageSet:
 def test_images() -> ImageSet:
     """The images that accuracy is measured on, the same that a run tests on."""
     return few_images(test_count()) if test_count() < len(images()) else images()
+
+
+def test_set(count: int | None = None) -> EvaluationImages:
+    """The test images, or so many of them, with the calibration images as a gallery for features."""
+    loaded, chosen = model(), choice()
+    shown = test_images() if count is None else few_images(count)
+    if loaded.task == CLASSIFY or chosen.data is None:
+        return EvaluationImages(shown)
+    gallery = _images(chosen.data, loaded, "calibration")
+    return EvaluationImages.of(
+        shown, gallery if count is None else gallery.sample(min(2 * count, len(gallery)))
+    )

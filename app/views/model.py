@@ -54,12 +54,13 @@ def _figures(loaded: LoadedModel) -> None:
     with columns[3]:
         if baseline is not None:
             st.metric(
-                "Top-1 accuracy",
+                f"{wording.accuracy_name(baseline)} accuracy",
                 wording.percent(baseline.top1),
                 wording.interval(baseline),
                 delta_color="off",
                 delta_arrow="off",
-                help="Below: the 95 % interval (Wilson), and the number of images it was measured on.",
+                help="Below: the 95 % interval (Wilson), and the number of images it was measured on. "
+                f"{wording.accuracy_meaning(baseline)}",
             )
         elif session.choice().data is not None:
             _measure()
@@ -111,7 +112,9 @@ def _anatomy(arch: Architecture) -> dict[str, str]:
         "Value width": f"{_span([block.v for block in arch.blocks])} per head",
         "MLP width": _span([block.mlp for block in arch.blocks]),
         "Embedding width": wording.count(arch.embed_dim),
-        "Classes read from": "class token" if arch.pool == "token" else "mean over patches",
+        ("Classes" if arch.num_classes else "Pooled feature") + " read from": "class token"
+        if arch.pool == "token"
+        else "mean over patches",
     }
 
 
@@ -127,7 +130,9 @@ def _preprocessing(loaded: LoadedModel) -> dict[str, str]:
         "Resize": f"{preprocess.interpolation}, {preprocess.crop_mode} crop of {preprocess.crop_pct:.1%}",
         "Mean": ", ".join(f"{value:.3f}" for value in preprocess.mean),
         "Standard deviation": ", ".join(f"{value:.3f}" for value in preprocess.std),
-        "Classes": f"{loaded.model.arch.num_classes:,}" + (f": {shown}" if shown else ""),
+        "Classes": f"{loaded.model.arch.num_classes:,}" + (f": {shown}" if shown else "")
+        if loaded.model.arch.num_classes
+        else "none: it gives features",
     }
 
 

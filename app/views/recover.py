@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from analysis.models import Named, Reading
+from analysis.outputs import FEATURES
 from app.glossary import meaning
 from app.parts import feedback, options_form, outcome, run_panel
 from app.state import finished_runs, session, session_runs
@@ -81,6 +82,11 @@ def _form() -> None:
     job = _job(students)
     with feedback.sentences():
         st.caption(recovery_time.words(job))
+        if session.model(Choice(job.model)).task == FEATURES:
+            st.caption(
+                "It has no classifier: it learns its teacher's features, the pooled one by its cosine and "
+                "tokens by mean squared error behind LayerNorm. Labels and temperature play no part."
+            )
     if st.button("Recover", type="primary", icon=":material/healing:", width=200, key="recover"):
         _require_teacher(job)
         session_runs.begin(job)
@@ -142,7 +148,7 @@ def _job(students: dict[str, Student]) -> RecoverJob:
 def _require_teacher(job: RecoverJob) -> None:
     """Refuse a pair of models that do not fit here, before the run would."""
     teacher = Choice(job.teacher, job.teacher_weights, reading=job.reading)
-    require_pair(session.model(Choice(job.model)), session.model(teacher))
+    require_pair(session.model(Choice(job.model)), session.model(teacher), job.recovery)
 
 
 def _students() -> list[Student]:

@@ -1,5 +1,6 @@
 """Widths for a budget: how sensitive the model is to each, and what to give up where."""
 
+from analysis.outputs import kl_divergence
 from pruning.budget.allocate import (
     BUDGET_UNITS,
     Allocation,
@@ -24,7 +25,6 @@ from pruning.budget.latency import allocate_latency, measure_table
 from pruning.budget.latency_menu import LatencyTable
 from pruning.budget.predicted import allocate_predicted
 from pruning.budget.sensitivity import (
-    kl_divergence,
     measure_sensitivities,
     measured_widths,
     narrow_by_scores,

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from analysis.measure import Batches
+from analysis.outputs import Output, divergence, needed_tokens, read_output, task_of
 from analysis.vit import Block, ViT
 from pruning.activations import Activations
 from pruning.budget.curves import BUDGETED_STRUCTURES, BlockCurves, Curve, Narrow, Sensitivities, doubt
@@ -40,7 +40,7 @@ def measure_sensitivities(
     progress: Progress = quiet,
     place: Path | None = None,
 ) -> Sensitivities:
-    """Mean KL(dense || narrowed) of the class probabilities, one structure of one block narrowed at a time.
+    """Mean divergence from the dense model (`analysis.outputs`), one structure of one block narrowed alone.
 
     Of structures other than `structures` only the dense width is known. Two or three widths of a curve are
     measured, the others predicted (`Curve.predicted`). The dense residual stream before the block at
@@ -48,11 +48,9 @@ def measure_sensitivities(
     are run: half a forward pass for a measured width on average.
 
     Raises:
-        ValueError: a model without a classifier, or no images.
+        ValueError: no images.
         OSError: no room for the residual stream.
     """
-    if not model.arch.num_classes:
-        raise ValueError("sensitivities compare class probabilities, but the model has no classifier")
     blocks = []
     with torch.no_grad(), Activations(next(model.parameters()).device, place) as stored:
         stream = _DenseStream(stored, model, batches)
@@ -102,37 +100,45 @@ def _curve(
 
 
 class _DenseStream:
-    """The dense model's residual stream before one block and its class probabilities, on disk."""
+    """The dense model's residual stream before one block, and its output, on disk."""
 
     def __init__(self, stored: Activations, model: ViT, batches: Batches) -> None:
         self._stored, self._model, self._count, self.images = stored, model, 0, 0
-        arch = model.arch
-        self._read = 1 + arch.distilled if arch.pool == "token" else None  # tokens that are classified
+        self._read = needed_tokens(model.arch)
         for images, _ in batches:
             x = model.embed(images.to(stored.device))
             stored.write(self._count, stream=x)
             for index, block in enumerate(model.blocks):
                 x = self._through(block, index, x)
-            stored.write(self._count, logits=model.classify(x))
+            self._write(self._count, read_output(model, x))
             self._count, self.images = self._count + 1, self.images + len(x)
         if not self.images:
             raise ValueError("sensitivities need calibration images, got none")
+
+    def _write(self, number: int, output: Output) -> None:
+        self._stored.write(number, vectors=output.vectors)
+        if output.patches is not None:
+            self._stored.write(number, patches=output.patches)
+        self._patches = output.patches is not None
+
+    def _output(self, number: int, images: int) -> Output:
+        """The dense model's, for at most so many images of a batch."""
+        patches = self._stored.read(number, "patches")[:images] if self._patches else None
+        return Output(task_of(self._model), self._stored.read(number, "vectors")[:images], patches)
 
     def needed(self, structure: str) -> int:
         """Number of images that a structure's divergences are measured on."""
         return self.images if structure == "mlp" else min(self.images, max(_ATTENTION, self.images // 2))
 
     def divergence(self, narrowed: Block, index: int, images: int) -> float:
-        """Mean KL divergence from the dense model with block `index` exchanged, on the first `images`."""
+        """Mean divergence from the dense model with block `index` exchanged, on the first `images`."""
         total, count = 0.0, 0
         for number in range(self._count):
-            stream, logits = (
-                self._stored.read(number, name)[: images - count] for name in ("stream", "logits")
-            )
-            x = self._through(narrowed, index, stream)
+            dense = self._output(number, images - count)
+            x = self._through(narrowed, index, self._stored.read(number, "stream")[: images - count])
             for later in range(index + 1, self._model.arch.depth):
                 x = self._through(self._model.blocks[later], later, x)
-            total += kl_divergence(logits, self._model.classify(x)).sum().item()
+            total += divergence(dense, read_output(self._model, x)).sum().item()
             count += len(x)
             if count == images:
                 break
@@ -151,14 +157,8 @@ class _DenseStream:
             self._stored.write(number, stream=self._through(self._model.blocks[index], index, x))
 
     def _through(self, block: Block, index: int, x: Tensor) -> Tensor:
-        """The stream behind a block in place of block `index`; behind the last only what is classified."""
+        """The stream behind a block in place of block `index`; behind the last only what is needed of it."""
         return block(x, count=self._read if index == self._model.arch.depth - 1 else None)[0]
-
-
-def kl_divergence(dense: Float[Tensor, "B C"], other: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-    """sum_c p_c (log p_c - log q_c) of the softmax of two sets of logits, at least zero."""
-    p, q = (logits.double().log_softmax(dim=-1) for logits in (dense, other))
-    return (p.exp() * (p - q)).sum(dim=-1).clamp_min(0)
 
 
 def narrow_by_scores(model: ViT, scores: Scores) -> Narrow:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.outputs import divergence, output_from
 from analysis.vit import Architecture, ViT
 from pruning.budget.curves import MergeLoss
-from pruning.budget.sensitivity import kl_divergence
 from pruning.cut import at_most_half, can_merge, unmerged, with_architecture, with_merges
 from pruning.progress import Progress, quiet
 
@@ -69,7 +69,7 @@ def shared_out(total: int, weights: Sequence[float]) -> tuple[int, ...]:
 def measure_schedules(
     model: ViT, batches: Iterable[tuple[Tensor, Tensor]], progress: Progress = quiet
 ) -> tuple[MergeLoss, ...]:
-    """Mean KL divergence (dense || merging) of every schedule of `schedules`, and of those between them.
+    """Mean divergence from the dense model of every schedule of `schedules`, and of those between them.
 
     Raises:
         ValueError: no images.
@@ -82,26 +82,17 @@ def measure_schedules(
         streams = [whole.embed(images)]  # before each block; as long as none has merged, of every model
         for block in whole.blocks[:-1]:
             streams.append(block(streams[-1])[0])
-        logits = _from(whole, streams, whole.arch.depth - 1)
+        dense = output_from(whole, streams[-1], whole.arch.depth - 1)
         for number, (merges, smaller) in enumerate(zip(planned, merging, strict=True)):
             progress("Measuring merged tokens", number / len(planned))
             first = next(index for index, gone in enumerate(merges) if gone)
-            sums[number] += float(kl_divergence(logits, _from(smaller, streams, first)).sum())
+            sums[number] += float(divergence(dense, output_from(smaller, streams[first], first)).sum())
         count += len(images)
     if not count:
         raise ValueError("schedules of merging are measured on images, got none")
     progress("Measuring merged tokens", 1.0)
     measured = {merges: total / count for merges, total in zip(planned, sums, strict=True)}
     return tuple(MergeLoss(merges, kl) for merges, kl in _with_between(whole.arch, measured).items())
-
-
-def _from(model: ViT, streams: Sequence[Tensor], first: int) -> Tensor:
-    """Logits from the stream before block `first`; the last block computes only what the classifier reads."""
-    arch, x, sizes = model.arch, streams[first], None
-    for block in model.blocks[first:-1]:
-        x, sizes = block(x, sizes)
-    read = 1 + arch.distilled if arch.pool == "token" else None
-    return model.classify(*model.blocks[-1](x, sizes, read))
 
 
 def _with_between(

@@ -46,7 +46,7 @@ def card(
         _origin(origin, report, pruned),
         _figures(arch, report, pruned, half),
         _transformers(bool(arch.num_classes)) if transformers else "",
-        _usage(preprocess),
+        _usage(preprocess, bool(arch.num_classes)),
         _licence(origin),
     )
     return "\n".join(part for part in parts if part)
@@ -99,8 +99,8 @@ def _ratios(ratios: Mapping[str, object]) -> str:
 
 def _figures(arch: Architecture, report: Report, pruned: bool, half: bool) -> str:
     own = cost(arch)
-    label = f"Top-1, {report.stage}" if pruned else "Top-1"
-    top1 = _row(label, report.top1_before, report.top1_after, 100, " %")
+    label, (before, after) = _accuracy(report)
+    top1 = _row(f"{label}, {report.stage}" if pruned else label, before, after, 100, " %")
     params = report.params_before, report.params_after or own.params
     gmacs = report.gmacs_before, report.gmacs_after or own.gmacs
     size, dtype = (2e-6, "float16") if half else (4e-6, "float32")
@@ -109,11 +109,23 @@ def _figures(arch: Architecture, report: Report, pruned: bool, half: bool) -> st
         _row(f"Weights in {dtype}", *params, size, " MB"),
         _row("MACs per image", *gmacs, 1, " G"),
         top1,
+        _row("Cosine with the dense model's pooled features", None, report.cosine_pooled, 1, ""),
+        _row("Cosine with the dense model's patch tokens", None, report.cosine_tokens, 1, ""),
+        _row("Linear CKA of the pooled features", None, report.cka, 1, ""),
     ]
     table = ["| | before | after |", "|---|---|---|", *(row for row in rows if row)]
     notes = [note for note in (_sample(report), _interval(report), _change(report), _time(report)) if note]
     notes += [note for note in (_unread(arch), _merging(arch), _absent(arch)) if note]
     return "\n".join(["## Figures\n", *table, ""]) + (f"\n{' '.join(notes)}\n" if notes else "")
+
+
+def _accuracy(report: Report) -> tuple[str, tuple[float | None, float | None]]:
+    """What was measured, and its values before and after."""
+    if report.knn_after is not None:
+        return "Top-1 of k nearest neighbours", (report.knn_before, report.knn_after)
+    if report.neighbours_after is not None:
+        return "Images with the same nearest neighbour", (report.neighbours_before, report.neighbours_after)
+    return "Top-1", (report.top1_before, report.top1_after)
 
 
 def _row(label: str, before: float | None, after: float | None, factor: float, unit: str) -> str:
@@ -141,6 +153,9 @@ def _interval(report: Report) -> str:
         ("before", report.top1_low_before, report.top1_high_before),
         ("after", report.top1_low_after, report.top1_high_after),
         ("after", report.top1_low, report.top1_high),
+        ("before", report.knn_low_before, report.knn_high_before),
+        ("after", report.knn_low_after, report.knn_high_after),
+        ("after", report.neighbours_low_after, report.neighbours_high_after),
     ):
         if low is not None and high is not None:
             found.append(f"{_digits(100 * low)} to {_digits(100 * high)} % {when} pruning")
@@ -148,7 +163,7 @@ def _interval(report: Report) -> str:
 
 
 def _change(report: Report) -> str:
-    change = report.top1_change
+    change = report.top1_change or report.knn_change
     if change is None:
         return ""
     return f"Image by image, top-1 changed by {paired_points(change)}: {by_chance(change)}."
@@ -159,7 +174,11 @@ def _time(report: Report) -> str:
 
 
 def _unread(arch: Architecture) -> str:
-    return "The last block computes only the tokens that the classifier reads." if arch.skip_unread else ""
+    if not arch.skip_unread:
+        return ""
+    if arch.num_classes:
+        return "The last block computes only the tokens that the classifier reads."
+    return "It was made for its pooled feature alone: the last block computes no patch tokens."
 
 
 def _transformers(classifies: bool) -> str:
@@ -221,14 +240,20 @@ def _blocks(indices: Sequence[int]) -> str:
     return f"blocks {', '.join(map(str, indices[:-1]))} and {last}"
 
 
-def _usage(preprocess: Preprocess) -> str:
+def _usage(preprocess: Preprocess, classifies: bool) -> str:
     rows, columns = preprocess.image_size
+    prints = "prints the five most likely classes" if classifies else "prints what its features are"
+    features = (
+        ""
+        if classifies
+        else "`model(images)` gives the pooled feature of each image, `model.forward_features(images)` its "
+        "tokens behind the last norm, those of the patches last; patches that have merged share a token.\n\n"
+    )
     return (
         "## Use\n\nIn this folder, with only torch and safetensors installed:\n\n"
-        f"```python\n{LOADER}```\n\n"
+        f"```python\n{LOADER}```\n\n{features}"
         f"The input has the shape `B {len(preprocess.mean)} {rows} {columns}` and is preprocessed as "
-        f"`{PREPROCESS_FILE}` specifies; `{EXAMPLE_FILE}` does so for a photo and prints the five most "
-        "likely classes:\n\n"
+        f"`{PREPROCESS_FILE}` specifies; `{EXAMPLE_FILE}` does so for a photo and {prints}:\n\n"
         f"```\npip install torch safetensors pillow\npython {EXAMPLE_FILE} photo.jpg\n```\n"
     )
 

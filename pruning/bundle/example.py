@@ -1,6 +1,7 @@
-"""Classify a photo with the model in this folder: python example.py photo.jpg
+"""Classify a photo with the model in this folder, or see its features: python example.py photo.jpg
 
-Needs torch, safetensors and pillow. `vit.py` in this folder defines the model, `preprocess.json` says how a
+A model without a classifier gives a pooled feature, and tokens of all patches (`features`). Needs torch,
+safetensors and pillow. `vit.py` in this folder defines the model, `preprocess.json` says how a
 photo is turned into its input.
 """
 
@@ -22,7 +23,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Print the five most likely classes of the photo given on the command line."""
+    """Print the five most likely classes of the photo given on the command line, or what its features are."""
     if len(sys.argv) != 2:
         print("usage: python example.py photo.jpg", file=sys.stderr)
         return 2
@@ -31,6 +32,12 @@ def main() -> int:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         print(f"{sys.argv[1]} cannot be read as an image: {error}", file=sys.stderr)
         return 2
+    if not load_model().arch.num_classes:
+        pooled, tokens = features(image)
+        shown = " ".join(f"{value:.3f}" for value in pooled[:6].tolist())
+        print(f"pooled feature: {len(pooled)} numbers, {shown} ...")
+        print(f"tokens, those of patches last: {len(tokens)}, each of {tokens.shape[1]} numbers")
+        return 0
     for label, probability in classify(image):
         print(f"{100 * probability:5.1f} %  {label}")
     return 0
@@ -47,11 +54,19 @@ def classify(image: Image.Image, top: int = 5) -> list[tuple[str, float]]:
     return [(labels[index], probability) for index, probability in pairs][:top]
 
 
-def load_model() -> torch.nn.Module:
+def features(image: Image.Image) -> tuple[Tensor, Tensor]:
+    """Pooled feature E, and tokens N E behind the last norm, those of the patches last, row by row."""
+    settings = json.loads((FOLDER / "preprocess.json").read_text(encoding="utf-8"))
+    model, images = load_model(), preprocess(image, settings)[None]
+    with torch.inference_mode():
+        return model(images)[0], model.forward_features(images)[0]
+
+
+def load_model() -> Any:
     """The model in evaluation mode, in float32."""
     vit = importlib.import_module("vit")  # the file in this folder
     architecture = (FOLDER / "architecture.json").read_text(encoding="utf-8")
-    model: torch.nn.Module = vit.ViT(vit.Architecture.from_json(architecture)).eval()
+    model = vit.ViT(vit.Architecture.from_json(architecture)).eval()
     model.load_state_dict(load_file(FOLDER / "model.safetensors"))
     return model
 

@@ -44,11 +44,16 @@ class Report(Stored):
     from before to after, `top1_change_by_recovery` that from between pruning and fine-tuning to after; files
     of version 1 have neither.
 
+    Of a model without a classifier `knn` is top-1 by k nearest neighbours, or `neighbours` the share of
+    images with the dense model's nearest neighbour, where there are no labels. `cosine_pooled` and
+    `cosine_tokens` are those of the features with the dense model's, means with 95 % interval and 5th
+    percentile, `cka` the linear CKA of the pooled ones; files of version 2 have none of these.
+
     Raises:
         ValueError: a field of the wrong type, or heads out of order.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     INDENT: ClassVar[int | None] = 2
 
     model: str | None = None
@@ -85,6 +90,37 @@ class Report(Stored):
     top1_high_after: float | None = None
     top1_change: PairedChange | None = None
     top1_change_by_recovery: PairedChange | None = None
+    knn_before: float | None = None
+    knn_low_before: float | None = None
+    knn_high_before: float | None = None
+    knn_pruned: float | None = None
+    knn_low_pruned: float | None = None
+    knn_high_pruned: float | None = None
+    knn_after: float | None = None
+    knn_low_after: float | None = None
+    knn_high_after: float | None = None
+    knn_change: PairedChange | None = None
+    knn_change_by_recovery: PairedChange | None = None
+    neighbours_before: float | None = None
+    neighbours_low_before: float | None = None
+    neighbours_high_before: float | None = None
+    neighbours_pruned: float | None = None
+    neighbours_low_pruned: float | None = None
+    neighbours_high_pruned: float | None = None
+    neighbours_after: float | None = None
+    neighbours_low_after: float | None = None
+    neighbours_high_after: float | None = None
+    neighbours_change: PairedChange | None = None
+    neighbours_change_by_recovery: PairedChange | None = None
+    cosine_pooled: float | None = None
+    cosine_pooled_low: float | None = None
+    cosine_pooled_high: float | None = None
+    cosine_pooled_p5: float | None = None
+    cosine_tokens: float | None = None
+    cosine_tokens_low: float | None = None
+    cosine_tokens_high: float | None = None
+    cosine_tokens_p5: float | None = None
+    cka: float | None = None
     agreement: float | None = None
     images: int | None = None
     seconds: float | None = None

@@ -39,6 +39,9 @@ def removal_fields(args: argparse.Namespace) -> Result:
             f"--budget-{name} and --no-budget-{name} belong to a budget: give one in GMACs, parameters or ms"
         )
     requested = Budget(**given) if given else None
+    skip_unread = args.skip_unread
+    if skip_unread is None and not default_skip_unread(requested):
+        skip_unread = False
     return {
         "ratios": Ratios(**{name: value for name, value in ratios.items() if value is not None}),
         "preset": args.preset,
@@ -48,7 +51,7 @@ def removal_fields(args: argparse.Namespace) -> Result:
         "runtime": args.runtime,
         "device": as_text(args.device),
         "locks": HeadLocks(args.keep_heads, args.remove_heads),
-        "skip_unread": default_skip_unread(requested) if args.skip_unread is None else args.skip_unread,
+        "skip_unread": skip_unread,
     }
 
 
@@ -263,7 +266,8 @@ def add_ratios(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-unread",
         action=argparse.BooleanOptionalAction,
-        help="compute only tokens that the classifier reads in the last block (default with a GMACs budget)",
+        help="compute only tokens that the classifier reads in the last block (default with a GMACs budget); "
+        "a model without a classifier then gives its pooled features alone (never the default)",
     )
     for field in fields(Ratios):
         kind = number if field.name == "embed" else per_block

@@ -27,7 +27,7 @@ from pruning.export import (
     require_hub,
     written_names,
 )
-from pruning.jobs import Job, prepare, require_classifier
+from pruning.jobs import Job, prepare
 from pruning.progress import PrintingMonitor, Progress
 from pruning.quantize import (
     FORMATS,
@@ -110,7 +110,6 @@ def _require_sense(args: argparse.Namespace, int8: list[str]) -> None:
 
 
 def _images(args: argparse.Namespace, loaded: LoadedModel, progress: Progress) -> QuantizeImages:
-    require_classifier(loaded)
     job = Job(
         model=args.model,
         weights=as_text(args.weights),

@@ -76,7 +76,8 @@ def print_result(result: Result, as_json: bool) -> None:
 
 def _print_quantised(report: Result) -> None:
     change = PairedChange(**report["top1_change"])
-    print(f"{report['file']}: top-1 {report['top1_int8']:.2%}, float {report['top1_float']:.2%}")
+    name = wording.ACCURACY[report["measure"]]
+    print(f"{report['file']}: {name} {report['top1_int8']:.2%}, float {report['top1_float']:.2%}")
     print(f"  {wording.paired_points(change)}: {wording.by_chance(change)}")
     print(f"  {report['agreement']:.2%} of the predictions agree, KL divergence {report['kl']:.4f}")
     print(f"  {report['bytes_int8']:,} bytes, float {report['bytes_float']:,}")

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
     add_budget_images(parser)
     add_locked_heads(parser, "remove")
+    parser.add_argument(
+        "--skip-unread",
+        action="store_true",
+        help="of a model without a classifier: only its pooled feature is to stay",
+    )
     parser.set_defaults(out=None)  # the result goes to the cache, so there is no --out
     add_detach(parser)
 
@@ -47,6 +52,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         images=SurveyJob.images if args.budget_images is None else args.budget_images,
         seed=args.seed,
         removed=args.remove_heads,
+        skip_unread=args.skip_unread,
     )
     if args.detach:
         return detach(job, args)

@@ -258,7 +258,7 @@ def ask_heads(model: ViT, name: str, batches: Batches) -> tuple[float, ...]:
     """One of the measures that ask the loss, for all heads in a row.
 
     Raises:
-        ValueError: the measure needs no labels, no images, or a model without classes.
+        ValueError: the measure does not ask the loss, or no images.
     """
     ask = HEAD_MEASURES[name].ask
     if ask is None:

@@ -2,7 +2,8 @@
 
 Both think of a gate on every part (`analysis.gates`): 1 leaves the model as it is, 0 takes the part out
 exactly as surgery does. Taylor measures how the loss begins to change as a gate closes, ablation closes it.
-The loss is the cross-entropy of the calibration images' labels.
+The loss is the cross-entropy of the calibration images' labels; without a classifier, how far the features
+move.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def taylor(model: ViT, batches: Batches, options: LossOptions) -> Scores:
     Which gate stands for a pair, a value channel and a residual channel is [ours]: see `Gates`.
 
     Raises:
-        ValueError: a model without a classifier, or no calibration images.
+        ValueError: no calibration images.
     """
     found = gate_slopes(model, batches, STRUCTURES)
     return Scores(found.qk, found.v, found.mlp, found.heads, found.embed[0])
@@ -41,6 +42,6 @@ def ablation(model: ViT, batches: Batches, options: LossOptions) -> Scores:
     """Head ablation (`analysis.heads.ablation`) as a criterion; it ranks heads only, all else is zero.
 
     Raises:
-        ValueError: a model without a classifier, or no calibration images.
+        ValueError: no calibration images.
     """
     return heads_only(model.arch, ablated(model, batches))

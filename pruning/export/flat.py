@@ -69,7 +69,11 @@ class _FlatBlock(Block):
     tokens: int
 
     def attend(
-        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None, count: int | None = None
+        self,
+        x: Float[Tensor, "BN E"],
+        sizes: Float[Tensor, "B N"] | None = None,
+        count: int | None = None,
+        places: list[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
         if self.attn is None:
             return self._first(x, sizes, count)
@@ -79,7 +83,10 @@ class _FlatBlock(Block):
         x = x + self.ls1(added)
         if self.merge is None:
             return x, sizes
-        merged, sizes = self.merge(x.view(-1, self.tokens, x.shape[-1]), sizes, read)
+        whole = x.view(-1, self.tokens, x.shape[-1])
+        if places is not None:
+            places.append(self.merge.places(whole, read))
+        merged, sizes = self.merge(whole, sizes, read)
         return merged.flatten(0, 1), sizes
 
     def _first(

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from analysis.vit import Architecture, ViT
@@ -154,6 +154,23 @@ class Admm(Objective):
         if self.exchanged is not None:
             own["exchanged"] = self.exchanged
         return loss, {**figures, **own}
+
+    @property
+    def score_name(self) -> str:
+        """That of the inner objective."""
+        return self.inner.score_name
+
+    def score(self, model: ViT, images: Float[Tensor, "B C Y X"], labels: Int[Tensor, " B"]) -> Tensor:
+        """That of the inner objective."""
+        return self.inner.score(model, images, labels)
+
+    def require_model(self, model: ViT) -> None:
+        """As the inner objective does.
+
+        Raises:
+            ValueError: a model that cannot learn this.
+        """
+        self.inner.require_model(model)
 
     def after_step(self, model: ViT, step: int) -> None:
         """Pull the weights, and update Z and U if it is time."""

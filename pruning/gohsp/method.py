@@ -19,6 +19,7 @@ from torch import Tensor
 from analysis.data import ImageSet
 from analysis.measure import Batches, cost
 from analysis.models import Preprocess
+from analysis.outputs import FEATURES, task_of
 from analysis.vit import Architecture, ViT
 from pruning.criteria import SCOPES, GraphOptions, counts_together, rank_heads
 from pruning.cut import HeadLocks, Plan, Ratios, cut, shrink
@@ -153,7 +154,8 @@ def _train_admm(
     size = batch_size(training, len(data.images), 1)
     steps = training.epochs * max(1, min(training.images or len(data.images), len(data.images)) // size)
     settings = AdmmOptions(steps, options.updates, options.settle, options.pull, options.dual)
-    inner = Distillation(model, model, training) if options.distill else Objective()
+    distill = options.distill or task_of(model) == FEATURES  # which has nothing else to learn from
+    inner = Distillation(model, model, training) if distill else Objective()
     objective = Admm(inner, model, structure, settings)
     return train(
         model,

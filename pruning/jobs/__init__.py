@@ -3,9 +3,9 @@
 from pruning.jobs import evaluations, registry
 from pruning.jobs.bench import BACKENDS, BenchJob, Timings, load_to_time, read_timings, time_models
 from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads, save_reading
-from pruning.jobs.inputs import Prepared, image_sets, prepare, require_classifier
+from pruning.jobs.inputs import Prepared, image_sets, prepare
 from pruning.jobs.prune_job import RUNTIMES, Job, default_align, default_skip_unread, method_options
-from pruning.jobs.prune_result import PruneResult, cost_report
+from pruning.jobs.prune_result import PruneResult, accuracies, cost_report, likeness_report
 from pruning.jobs.recover import RecoverJob, RecoverResult, Recovery, run_recover
 from pruning.jobs.registry import describe, save
 from pruning.jobs.reports import read_report
@@ -28,6 +28,7 @@ __all__ = [
     "Recovery",
     "SurveyJob",
     "Timings",
+    "accuracies",
     "cost_report",
     "default_align",
     "default_skip_unread",
@@ -36,6 +37,7 @@ __all__ = [
     "image_sets",
     "is_reading",
     "kept_survey",
+    "likeness_report",
     "load_to_time",
     "make_smaller",
     "measure_heads",
@@ -48,7 +50,6 @@ __all__ = [
     "read_timings",
     "registry",
     "removed",
-    "require_classifier",
     "require_feasible",
     "run_heads",
     "run_recover",

@@ -24,13 +24,14 @@ class Evaluations(Stored):
 
     `before` is the dense model or the teacher, `start` the smaller one before fine-tuning if there was
     any, `after` the result. `images_id` tells whether a set holds the same images (`ImageSet.names_id`);
-    files of version 1 have none.
+    files of version 1 have none,
+    and files of version 2 are all of classifiers.
 
     Raises:
         ValueError: a value of another type, or not one of each list for every image.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     MOST_BYTES: ClassVar[int] = 2**30
 
     before: Evaluation

@@ -69,7 +69,7 @@ def run_heads(job: HeadsJob, monitor: Monitor = Monitor()) -> HeadReading:
 def measure_heads(
     loaded: LoadedModel, images: ImageSet, progress: Progress = quiet, ask: bool = True
 ) -> HeadReading:
-    """Every measure on these images; those of the loss only if `ask`, and if the model has classes.
+    """Every measure on these images; those of the loss only if `ask`.
 
     Raises:
         ValueError: no images, one that cannot be read, or activations that are not finite.
@@ -81,7 +81,7 @@ def measure_heads(
     found = read_heads(loaded.model, told("Reading attention"))
     values = dict(found.values)
     for name, measure in HEAD_MEASURES.items():
-        if ask and measure.needs_labels and loaded.model.arch.num_classes:
+        if ask and measure.needs_labels:
             values[name] = ask_heads(loaded.model, name, told(measure.title))
     return replace(found, values={name: values[name] for name in HEAD_MEASURES if name in values})
 

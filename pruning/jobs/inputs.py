@@ -9,25 +9,13 @@ from pathlib import Path
 from analysis.data import ImageSet, open_data, open_training, require_apart
 from analysis.models import LoadedModel, load
 from pruning.cut import unmerged, with_architecture
+from pruning.evaluation import EvaluationImages
 from pruning.gohsp import TrainingData
 from pruning.jobs.prune_job import Job
 from pruning.methods import METHODS, Method, Task
 from pruning.progress import Monitor
 
 CURVE_IMAGES = 500  # held-out images on which a training measures itself after an epoch
-
-
-def require_classifier(loaded: LoadedModel) -> None:
-    """Refuse to measure the accuracy of a model without a classifier.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if loaded.model.arch.num_classes == 0:
-        raise ValueError(
-            f"{loaded.name} has no classifier, so no accuracy can be measured: load a model with classes, "
-            "or weights of one"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +42,15 @@ class Prepared:
         """
         model = self.dense.model
         request = self.job.request(model.arch)
-        dense = self.dense
-        if model.arch.merges:
-            dense = replace(dense, model=with_architecture(model, unmerged(model.arch)))
+        dense, arch = self.dense, self.job.kept_output(unmerged(model.arch))
+        if arch != model.arch:
+            dense = replace(dense, model=with_architecture(model, arch))
         return Task(dense, request, self.calibration, self._training, self.monitor)
+
+    @cached_property
+    def tested(self) -> EvaluationImages:
+        """The test images, with the calibration images as a gallery."""
+        return EvaluationImages.of(self.test, self.calibration)
 
     def _training(self) -> TrainingData:
         """What a method that trains learns from: the training part of `data`, or all of `calibration`."""

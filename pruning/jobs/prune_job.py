@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from analysis.formats import Stored
 from analysis.models import Reading
+from analysis.outputs import CLASSIFY, FEATURES, task_of
 from analysis.vit import Architecture
 from pruning.budget import Budget
 from pruning.criteria import CRITERIA
@@ -48,7 +49,9 @@ class Job(Stored):
     heads go by a lock, the method works inside the others, and a budget begins with the model they leave.
     With `skip_unread` the smaller model's last block computes only the tokens that the classifier reads
     (`Architecture.skip_unread`), where it reads tokens; a budget of GMACs counts on it, and one with
-    room for all tokens keeps them. A budget in ms is timed by `runtime`, one of `RUNTIMES`, on this machine;
+    room for all tokens keeps them. None: with a budget of GMACs, but never for a model without a classifier,
+    whose patch tokens are among its features; one that is asked for it gives its pooled features alone.
+    A budget in ms is timed by `runtime`, one of `RUNTIMES`, on this machine;
     or it is solved on the file `device` that a kit has written on another one (`pruning.kit`), which holds
     times of ONNX Runtime. None means torch, or ONNX Runtime in float with a device.
     `reading` says what the files of `model` do not. `tokens` are the patch tokens that each block merges: one
@@ -59,7 +62,7 @@ class Job(Stored):
         ValueError: a value of another type or out of its range, or an unknown method or option.
     """
 
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     INDENT: ClassVar[int | None] = 2
     NEEDED: ClassVar[tuple[str, ...]] = ("ratios", "options")
 
@@ -79,7 +82,7 @@ class Job(Stored):
     compensate: bool = False
     heads_by: str | None = None
     locks: HeadLocks = HeadLocks()
-    skip_unread: bool = False
+    skip_unread: bool | None = False
     reading: Reading = Reading()
     runtime: str | None = None
     device: str | None = None
@@ -173,10 +176,21 @@ class Job(Stored):
 
     def without_unread(self, arch: Architecture) -> Architecture:
         """The same widths without the tokens that nothing reads, where the job leaves those out."""
-        if not self.skip_unread or arch.pool != "token":
+        if not self.skips_unread(arch) or arch.pool != "token":
             return arch
         *before, last = arch.blocks  # which computes no patch tokens that could merge
         return replace(arch, blocks=(*before, replace(last, merge=0)), skip_unread=True)
+
+    def skips_unread(self, arch: Architecture) -> bool:
+        """Whether tokens that nothing reads are left out of a model: as asked for, or by default."""
+        if self.skip_unread is None:
+            return default_skip_unread(self.budget) and task_of(arch) == CLASSIFY
+        return self.skip_unread
+
+    def kept_output(self, dense: Architecture) -> Architecture:
+        """The dense model that is aimed at: of a backbone the patch tokens only where they are to stay."""
+        lean = self.skips_unread(dense) and dense.pool == "token" and task_of(dense) == FEATURES
+        return self.without_unread(dense) if lean else dense
 
     def request(self, dense: Architecture) -> Request:
         """What the job asks of its method, a preset's ratios looked up.
@@ -270,8 +284,9 @@ class Job(Stored):
         for name, number in self.options:
             words += ["--option", f"{name}={number}"]
         words += ["--compensate"] if self.compensate else []
-        if self.skip_unread != default_skip_unread(self.budget):
-            words += ["--skip-unread" if self.skip_unread else "--no-skip-unread"]
+        words += ["--skip-unread"] if self.skip_unread else []
+        if self.skip_unread is False and default_skip_unread(self.budget):
+            words += ["--no-skip-unread"]
         if self.recovery is not None:
             words += ["--recover", *option_words(self.recovery)]
         return shlex.join([*words, "--out", out])

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.measure import Agreement, Evaluation, agreement, cost, paired_change
+from analysis.measure import (
+    CLASSES,
+    KNN,
+    NEIGHBOURS,
+    Agreement,
+    Evaluation,
+    agreement,
+    cost,
+    paired_change,
+)
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from pruning.budget import Allocation
@@ -72,17 +81,44 @@ def cost_report(dense: Architecture, pruned: Architecture) -> dict[str, Any]:
 
 
 def accuracy_report(evaluations: Mapping[str, Evaluation | None]) -> dict[str, Any]:
-    """Accuracies of "before", "pruned" (before fine-tuning, if known) and "after", and their changes."""
+    """Accuracies of "before", "pruned" (before fine-tuning, if known) and "after", and their changes.
+
+    Those of features have names of their own; `likeness_report` tells how like the dense model's they are.
+    """
     report: dict[str, Any] = {}
     for when, evaluation in evaluations.items():
-        for name in () if evaluation is None else ("top1", "top5", "top1_low", "top1_high"):
-            report[f"{name}_{when}"] = getattr(evaluation, name)
+        if evaluation is not None:
+            report |= {f"{name}_{when}": value for name, value in accuracies(evaluation).items()}
     after = evaluations["after"]
-    for name, when in (("top1_change", "before"), ("top1_change_by_recovery", "pruned")):
+    for name, when in (("change", "before"), ("change_by_recovery", "pruned")):
         first = evaluations[when]
         if first is not None and after is not None:
-            report[name] = asdict(paired_change(first, after))
-    return report
+            report[f"{ACCURACY_KEYS[after.measure]}_{name}"] = asdict(paired_change(first, after))
+    return report | (likeness_report(after) if after is not None else {})
+
+
+# How JSON calls top-1, by what it is about.
+ACCURACY_KEYS = {CLASSES: "top1", KNN: "knn", NEIGHBOURS: "neighbours"}
+
+
+def accuracies(found: Evaluation) -> dict[str, float]:
+    """Top-1 with its interval under the name of what was measured; of a classifier top-5, too."""
+    key = ACCURACY_KEYS[found.measure]
+    top5 = {"top5": found.top5} if found.measure == CLASSES else {}
+    return {key: found.top1, **top5, f"{key}_low": found.top1_low, f"{key}_high": found.top1_high}
+
+
+def likeness_report(found: Evaluation) -> dict[str, float]:
+    """Cosines with the dense model's features: mean, 95 % interval and 5th percentile; and linear CKA."""
+    if found.fidelity is None:
+        return {}
+    report: dict[str, float] = {}
+    for name, likeness in (("pooled", found.fidelity.pooled), ("tokens", found.fidelity.tokens)):
+        if likeness is not None:
+            report[f"cosine_{name}"] = likeness.mean
+            ends = {"low": likeness.low, "high": likeness.high, "p5": likeness.p5}
+            report |= {f"cosine_{name}_{end}": value for end, value in ends.items()}
+    return report | {"cka": found.fidelity.cka}
 
 
 def budget_report(allocation: Allocation) -> dict[str, Any]:

@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 
 from analysis.data import open_training
 from analysis.formats import Stored
-from analysis.measure import Agreement, Evaluation, agreement, evaluate, paired_change
+from analysis.measure import Agreement, Evaluation, agreement, paired_change
 from analysis.models import LoadedModel, Named, Reading, load_named
 from pruning.bundle import rounded
 from pruning.cut import Plan
-from pruning.jobs.inputs import require_classifier
+from pruning.evaluation import EvaluationImages, evaluate_model
 from pruning.jobs.prune_result import accuracy_report, cost_report
 from pruning.options import Value
 from pruning.progress import Monitor
-from pruning.tracked import tracked
 from pruning.training import (
     Distillation,
     Recovery,
@@ -151,27 +150,41 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor(), *, dtype: str | N
     teacher = load_named(Named(job.teacher, job.teacher_weights, job.reading))
     for note in dict.fromkeys((*student.notes, *teacher.notes)):
         monitor.note(note)
-    require_classifier(student)
-    require_pair(student, teacher)
+    require_pair(student, teacher, job.recovery)
     classes = student.model.arch.num_classes
     images, test = open_training(job.data, student.preprocess, classes, job.test_data)
     test = test.sample(job.limit, job.seed) if job.limit else test
-    before = evaluate(teacher.model, tracked(test, teacher, "Evaluating the teacher", monitor))
-    start = evaluate(student.model, tracked(test, student, "Evaluating the model to recover", monitor))
-    known = {"top1_dense": before.top1, "top1": start.top1}  # the aim of the curve, and where it begins
+    tested = EvaluationImages.of(test, images)
+    before = evaluate_model(teacher, tested, "Evaluating the teacher", monitor)
+
+    def measured(model: LoadedModel, what: str) -> Evaluation:
+        return evaluate_model(model, tested, what, monitor, dense=teacher, reference=before)
+
+    start = measured(student, "Evaluating the model to recover")
+    known = known_curves(before, start)
     trained = recover(student, teacher, images, test, job.recovery, job.seed, monitor, known)
     recovered = rounded(trained, dtype, monitor)
-    after = evaluate(recovered.model, tracked(test, recovered, "Evaluating the recovered model", monitor))
+    after = measured(recovered, "Evaluating the recovered model")
     recovered, after = unless_harmed((student, start), (recovered, after), monitor)
     seconds = time.perf_counter() - began
-    tested = test.names_id()
-    return RecoverResult(job, teacher, student, recovered, before, start, after, seconds, tested)
+    images_id = test.names_id()
+    return RecoverResult(job, teacher, student, recovered, before, start, after, seconds, images_id)
 
 
-Tested = tuple[LoadedModel, Evaluation]
+def known_curves(before: Evaluation, start: Evaluation) -> dict[str, float]:
+    """What the curves of a recovery begin with: what they aim at, and what the smaller model has.
+
+    Of features it is their cosine with the teacher's, which the training measures after an epoch.
+    """
+    if start.fidelity is not None:
+        return {"cosine": start.fidelity.pooled.mean}
+    return {"top1_dense": before.top1, "top1": start.top1}
 
 
-def unless_harmed(start: Tested, recovered: Tested, monitor: Monitor) -> Tested:
+Candidate = tuple[LoadedModel, Evaluation]
+
+
+def unless_harmed(start: Candidate, recovered: Candidate, monitor: Monitor) -> Candidate:
     """The recovered model, or the one from before if recovery made it worse beyond chance; says so, then.
 
     Worse means that the 95 % interval of the paired change on the test images lies below 0. A choice made

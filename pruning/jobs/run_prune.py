@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from analysis.data import ImageSet, open_training
-from analysis.measure import Evaluation, evaluate
+from analysis.measure import Evaluation
 from analysis.models import LoadedModel
+from analysis.outputs import FEATURES
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Allocation
 from pruning.bundle import rounded
@@ -24,15 +25,15 @@ from pruning.cut import (
     unmerged,
     with_merges,
 )
-from pruning.jobs.inputs import Prepared, load_dense, prepare, require_classifier
+from pruning.evaluation import evaluate_model, is_of
+from pruning.jobs.inputs import Prepared, load_dense, prepare
 from pruning.jobs.prune_job import Job
 from pruning.jobs.prune_result import PruneResult
-from pruning.jobs.recover import unless_harmed
+from pruning.jobs.recover import known_curves, unless_harmed
 from pruning.jobs.solve_budget import solve_all, time_widths
 from pruning.jobs.survey import surveyed
 from pruning.methods import METHODS, Made, Task, require_narrowing
 from pruning.progress import Progress, as_monitor, quiet
-from pruning.tracked import tracked
 from pruning.training import read_recovery, recover
 
 NOTHING = "nothing to remove: set a ratio above 0, or tokens to merge, or name a preset or a budget"
@@ -63,13 +64,13 @@ def prune(
     made = make_smaller(run, allocation.arch if allocation else None, scores)
     pruned = replace(run.dense, model=made.model, name=f"{run.dense.name}, {job.method}")
     pruned = rounded(pruned, dtype, run.monitor)
-    if before is None or before.labels != tuple(run.test.label(i) for i in range(len(run.test))):
-        before = _evaluated(run, run.dense, "Evaluating the dense model")
-    after, start = _evaluated(run, pruned, "Evaluating the pruned model"), None
+    if before is None or not is_of(before, run.dense, run.tested):
+        before = evaluate_model(run.dense, run.tested, "Evaluating the dense model", run.monitor)
+    after, start = _evaluated(run, pruned, "Evaluating the pruned model", before), None
     if job.recovery is not None:
-        reached = {"top1_dense": before.top1, "top1": after.top1}
-        start, recovered = after, rounded(_recover(run, pruned, reached), dtype, run.monitor)
-        after = _evaluated(run, recovered, "Evaluating the recovered model")
+        start, known = after, known_curves(before, after)
+        recovered = rounded(_recover(run, pruned, known), dtype, run.monitor)
+        after = _evaluated(run, recovered, "Evaluating the recovered model", before)
         pruned, after = unless_harmed((pruned, start), (recovered, after), run.monitor)
     seconds = time.perf_counter() - began
     heads = kept_heads(made.plan or made.heads, run.dense.model.arch, pruned.model.arch)
@@ -93,7 +94,11 @@ def require_feasible(job: Job, dense: LoadedModel) -> None:
     Raises:
         ValueError: it removes nothing, asks of its method what that cannot do, or does not fit the model.
     """
-    require_classifier(dense)
+    if job.request(dense.model.arch).ratios.embed and dense.task == FEATURES:
+        raise ValueError(
+            f"{dense.name} has no classifier: its embedding is what it gives, so it cannot be made narrower; "
+            "set embed to 0"
+        )
     if job.budget is not None:
         require_narrowing(METHODS[job.method])
     elif job.removes_nothing or job.target(dense.model.arch) == dense.model.arch:
@@ -106,11 +111,17 @@ def _allocated(run: Prepared) -> tuple[Allocation, Scores | None]:
     Of the candidates that are predicted to do the least damage the one is taken that does the least: each is
     made in a rough way and compared with the dense model on images that it was not made on.
     """
-    begin = with_merges(run.task.start.model.arch, merges_of(run.dense.model.arch))
+    begin = _merging_as_before(run)
     table = time_widths(run.job, begin, run.monitor)  # out of reach is said now, not after minutes
     found = surveyed(run)
     solved = solve_all(run.job, begin, found.sensitivities, run.monitor, table)
     return _confirmed(run, solved, found.scores), found.scores
+
+
+def _merging_as_before(run: Prepared) -> Architecture:
+    """What a budget begins with: the model without the heads that are locked to go, with its own merging."""
+    arch, merges = run.task.start.model.arch, merges_of(run.dense.model.arch)
+    return with_merges(arch, (*merges[:-1], 0) if arch.skip_unread else merges)
 
 
 def _confirmed(run: Prepared, solved: Sequence[Allocation], scores: Scores | None) -> Allocation:
@@ -188,8 +199,8 @@ def _begun(task: Task, target: Architecture) -> tuple[Task, Architecture]:
     return (task.shallower(gone) if gone else task), plain
 
 
-def _evaluated(run: Prepared, loaded: LoadedModel, what: str) -> Evaluation:
-    return evaluate(loaded.model, tracked(run.test, loaded, what, run.monitor))
+def _evaluated(run: Prepared, loaded: LoadedModel, what: str, before: Evaluation) -> Evaluation:
+    return evaluate_model(loaded, run.tested, what, run.monitor, dense=run.dense, reference=before)
 
 
 def _recover(run: Prepared, pruned: LoadedModel, known: Mapping[str, float]) -> LoadedModel:

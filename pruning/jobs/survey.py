@@ -19,12 +19,13 @@ from torch import Tensor
 
 from analysis.formats import Checked, Stored
 from analysis.models import Reading
+from analysis.vit import Architecture
 from pruning import cache
 from pruning.budget import Budget, Sensitivities
 from pruning.criteria import weights_id
 from pruning.cut import Head, HeadLocks, Scores, format_heads
 from pruning.files import replace_text
-from pruning.jobs.inputs import Prepared, prepare, require_classifier
+from pruning.jobs.inputs import Prepared, prepare
 from pruning.jobs.prune_job import Job
 from pruning.methods import METHODS, Survey, require_narrowing
 from pruning.options import Value
@@ -41,13 +42,15 @@ class SurveyJob(Stored):
     """What a survey depends on: the fields of a pruning job that play a part before anything is cut.
 
     `images` are the calibration images that sensitivities are measured on, at most; `removed` the
-    heads that are locked to go, without which the model is measured.
+    heads that are locked to go, without which the model is measured. With `skip_unread` only the pooled
+    feature of a model without a classifier is to stay; for others it plays no part.
 
     Raises:
         ValueError: a value of another type, an unknown method or option, one that cannot narrow a single
             block, or no images.
     """
 
+    VERSION: ClassVar[int] = 2
     INDENT: ClassVar[int | None] = 2
 
     model: str
@@ -60,6 +63,7 @@ class SurveyJob(Stored):
     seed: int = 0
     removed: tuple[Head, ...] = ()
     reading: Reading = Reading()
+    skip_unread: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,13 +74,14 @@ class SurveyJob(Stored):
             raise ValueError(f"images must be a whole number of at least 1, got {self.images!r}")
 
     @classmethod
-    def of(cls, job: Job) -> SurveyJob:
-        """The survey that a pruning job's budget is solved on.
+    def of(cls, job: Job, dense: Architecture | None = None) -> SurveyJob:
+        """The survey that a pruning job's budget is solved on; `dense` is the model's, where it is known.
 
         Raises:
             ValueError: its method cannot narrow a single block.
         """
         images = job.budget.images if job.budget else Budget.images
+        lean = dense is not None and job.kept_output(dense) != dense
         return cls(
             job.model,
             job.data,
@@ -88,6 +93,7 @@ class SurveyJob(Stored):
             job.seed,
             job.locks.remove,
             job.reading,
+            lean,
         )
 
     @property
@@ -103,6 +109,7 @@ class SurveyJob(Stored):
             seed=self.seed,
             locks=HeadLocks(remove=self.removed),
             reading=self.reading,
+            skip_unread=self.skip_unread,
         )
 
     def command(self) -> str:
@@ -120,7 +127,7 @@ class SurveyJob(Stored):
             words += [f"--{name}", value] if value else []
         for name, number in self.options:
             words += ["--option", f"{name}={number}"]
-        return shlex.join(words)
+        return shlex.join([*words, *(["--skip-unread"] if self.skip_unread else [])])
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,6 @@ def run_survey(job: SurveyJob, monitor: Monitor | None = None) -> SurveyResult:
     """
     began = time.perf_counter()
     run = prepare(job.pruning_job, monitor)
-    require_classifier(run.dense)
     kept = kept_survey(run, job.images)
     found = kept or surveyed(run, job.images)
     return SurveyResult(survey_key(run, job.images), found, kept is not None, time.perf_counter() - began)

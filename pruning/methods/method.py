@@ -12,8 +12,9 @@ import torch
 from analysis.data import ImageSet
 from analysis.measure import Batches
 from analysis.models import LoadedModel
+from analysis.outputs import divergence, output
 from analysis.vit import Architecture, ViT
-from pruning.budget import Sensitivities, kl_divergence
+from pruning.budget import Sensitivities
 from pruning.cut import Half, HeadLocks, Plan, Ratios, Scores, cut
 from pruning.gohsp import TrainingData
 from pruning.options import Options
@@ -80,7 +81,7 @@ class Task:
         return replace(self, dense=replace(self.dense, model=model), whole=self.dense)
 
     def divergence(self, small: ViT, images: int) -> float:
-        """Mean KL divergence from the dense model on calibration images, half of them steered.
+        """Mean divergence from the dense model on calibration images, half of them steered.
 
         They are the last ones, which no method was fitted on unless there are so few that all were.
         """
@@ -89,7 +90,7 @@ class Task:
         model, total = (self.whole or self.dense).model, 0.0
         with torch.no_grad():
             for batch, _ in steered(model, tracked(last, self.dense, "Comparing", self.monitor), 0.5):
-                total += float(kl_divergence(model(batch), small(batch)).sum())
+                total += float(divergence(output(model, batch), output(small, batch)).sum())
         return total / len(last)
 
     def without(self, heads: Plan | None) -> LoadedModel:

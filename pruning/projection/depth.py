@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.measure import Batches
+from analysis.outputs import divergence, read_output
 from analysis.vit import ViT
-from pruning.budget import HalfLoss, kl_divergence
+from pruning.budget import HalfLoss
 from pruning.cut import Half, without_halves
 from pruning.progress import Progress, quiet
 from pruning.projection.block_parts import folded, present, set_folded, working_copy
@@ -80,7 +81,7 @@ def mean_additions(model: ViT, batches: Iterable[Batch]) -> dict[int, Float[Tens
 def measure_halves(
     model: ViT, batches: Iterable[Batch], means: dict[int, Float[Tensor, " E"]], progress: Progress = quiet
 ) -> tuple[HalfLoss, ...]:
-    """Mean KL divergence (dense || without) for every half of a block, replaced by its mean.
+    """Mean divergence (`analysis.outputs`) for every half of a block, replaced by its mean.
 
     Raises:
         ValueError: no images.
@@ -92,13 +93,13 @@ def measure_halves(
         streams = [dense.embed(batch.to(dense.pos_embed))]
         for _, part in parts:
             streams.append(part.through(streams[-1]))
-        logits = dense.classify(streams[-1])
+        whole = read_output(dense, streams[-1])
         for place, (number, _) in enumerate(parts):
             progress("Measuring halves of blocks", place / len(parts))
             x = streams[place] + means[number].to(streams[place])
             for _, part in parts[place + 1 :]:
                 x = part.through(x)
-            sums[number] += float(kl_divergence(logits, dense.classify(x)).sum())
+            sums[number] += float(divergence(whole, read_output(dense, x)).sum())
         count += len(batch)
     if not count:
         raise ValueError("halves of blocks are measured on images, got none")

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from analysis.outputs import probe, read_output
 from analysis.vit import ViT
 from pruning.projection.block_parts import present
 from pruning.projection.least_squares import require_finite
@@ -19,19 +20,16 @@ _PLAIN = 0.1  # of the metric is the identity: what few gradients do not show is
 def error_roots(model: ViT, streams: Streams, images: int = _IMAGES) -> list[Float[Tensor, "E E"]]:
     """R of every half block: an error e of the stream behind it counts |R e|^2, on average |e|^2 [ours].
 
-    A small error e of one token costs e^T F e / 2 in KL divergence of the prediction, with the Fisher
-    information F = E[g g^T], g the gradient of log p(y) and y drawn from the prediction (Martens 2020).
+    A small error e of one token costs e^T F e / 2 in divergence from the model's output, with F = E[g g^T]
+    and g the gradient of a random scalar (`analysis.outputs.probe`): of logits the Fisher information.
     R^T R is F over all tokens alike, at a mean diagonal of one, mixed with a tenth of the identity.
-    Without a classifier it is the identity. `streams` begin at the model's embedding; gradients are
-    taken of the first `images`.
+    `streams` begin at the model's embedding; gradients are taken of the first `images`.
 
     Raises:
         ValueError: gradients that are not finite.
     """
     halves, width = 2 * model.arch.depth, model.arch.embed_dim
     identity = torch.eye(width, dtype=torch.float64, device=streams.device)
-    if not model.arch.num_classes:
-        return [identity] * halves
     sums = torch.zeros(halves, width, width, dtype=torch.float64, device=streams.device)
     generator, count = torch.Generator(streams.device).manual_seed(0), 0
     numbers = [number for number, _ in present(model)]
@@ -56,17 +54,13 @@ def prediction_gradients(
     generator: torch.Generator,
     classes: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B N E"], ...]:
-    """Gradients of log p(y) by the stream behind every half block that is there.
+    """Gradients of `analysis.outputs.probe` by the stream behind every half block that is there.
 
-    `classes` y are drawn from the prediction where not given.
+    `classes` are those of a classifier's predictions, drawn where not given.
     """
     with torch.enable_grad():
         x, behind = embedded.detach().requires_grad_(), []
         for _, half in present(model):
             x = half.through(x)
             behind.append(x)
-        likely = model.classify(x).log_softmax(dim=-1)
-        if classes is None:
-            classes = torch.multinomial(likely.detach().exp(), 1, generator=generator)[:, 0]
-        chosen = likely.gather(1, classes[:, None]).sum()
-        return torch.autograd.grad(chosen, behind)
+        return torch.autograd.grad(probe(read_output(model, x), generator, classes), behind)

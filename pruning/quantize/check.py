@@ -15,11 +15,13 @@ from analysis.measure import (
     agreement,
     compare,
     evaluate,
+    evaluate_vectors,
     paired_change,
     take_turns,
 )
+from analysis.outputs import CLASSIFY
 from pruning.progress import Progress
-from pruning.quantize.choose import mean_kl
+from pruning.quantize.choose import mean_divergence
 
 Logits = Callable[[Tensor], Tensor]
 BATCHES = (1, 8)  # batch sizes that are timed
@@ -39,9 +41,9 @@ class Compared:
 
 
 def compare_predictions(
-    floating: Logits, quantised: Logits, batches: Iterable[tuple[Tensor, Tensor]]
+    floating: Logits, quantised: Logits, batches: Iterable[tuple[Tensor, Tensor]], task: str = CLASSIFY
 ) -> Compared:
-    """Evaluate both on the same labelled images.
+    """Evaluate both on the same labelled images; features find their neighbours among these.
 
     Raises:
         ValueError: no images, or logits that are not finite.
@@ -49,13 +51,21 @@ def compare_predictions(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for images, labels in batches:
         found.append((floating(images), quantised(images), labels))
-    same = nn.Identity()  # `evaluate` is given logits in the place of images
-    before = evaluate(same, [(first, labels) for first, _, labels in found])
-    after = evaluate(same, [(second, labels) for _, second, labels in found])
-    logs = (torch.cat(logits).log_softmax(dim=-1) for logits in list(zip(*found, strict=True))[:2])
-    return Compared(
-        before, after, paired_change(before, after), agreement(before, after).share, mean_kl(*logs)
-    )
+    before, after = _evaluated(found, task)
+    first, second = (torch.cat(given) for given in list(zip(*found, strict=True))[:2])
+    kl = mean_divergence(task, first, second)
+    return Compared(before, after, paired_change(before, after), agreement(before, after).share, kl)
+
+
+def _evaluated(found: list[tuple[Tensor, Tensor, Tensor]], task: str) -> tuple[Evaluation, Evaluation]:
+    """Evaluations of what both models gave, batch by batch."""
+    first, second = ([(row[which], row[2]) for row in found] for which in (0, 1))
+    if task == CLASSIFY:
+        same = nn.Identity()  # `evaluate` is given logits in the place of images
+        return evaluate(same, first), evaluate(same, second)
+    labelled = len({int(label) for _, labels in first for label in labels}) > 1
+    before = evaluate_vectors(first, labelled=labelled)
+    return before, evaluate_vectors(second, labelled=labelled, reference=before)
 
 
 def compare_speed(

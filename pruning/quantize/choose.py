@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis import outputs
 from analysis.formats import Checked
+from analysis.outputs import Output, task_of
 from analysis.vit import ViT
 from pruning.progress import Progress, quiet
 from pruning.quantize.layers import Spans, input_spans, kind, linear_layers
@@ -26,7 +28,8 @@ _WHAT = "Choosing what to quantise"
 class Trial(Checked):
     """What was tried: smoothed by `alpha` (None: not), with the layers in `floating` left in float.
 
-    `kl` is the mean KL divergence of its predictions from the float model's, in nats.
+    `kl` is the mean divergence of its output from the float model's: of logits the KL divergence in nats, of
+    features that of the pooled ones (`analysis.outputs.divergence`).
     """
 
     alpha: float | None
@@ -55,7 +58,7 @@ class _Search:
     spans: Spans
     images: Sequence[Tensor]
     progress: Progress
-    expected: list[Tensor] = field(default_factory=list)  # log-probabilities of the float model, by batch
+    expected: list[Tensor] = field(default_factory=list)  # output of the float model, by batch
     tried: list[Trial] = field(default_factory=list)
 
     def smoothed(self, alpha: float | None) -> tuple[ViT, Spans]:
@@ -92,7 +95,7 @@ def choose(
     """
     search = _Search(model, input_spans(model, fit), aside, progress)
     with torch.inference_mode():
-        search.expected = [model(batch).log_softmax(dim=-1) for batch in aside]
+        search.expected = [model(batch) for batch in aside]
     best = min((search.trial(alpha) for alpha in ALPHAS), key=lambda trial: trial.kl)
     if best.kl > ENOUGH:
         best = _restored(search, best)
@@ -102,7 +105,7 @@ def choose(
 
 
 def divergence(model: ViT, expected: Sequence[Tensor], images: Sequence[Tensor]) -> float:
-    """Mean KL divergence of a model's predictions from the expected log-probabilities, in nats.
+    """Mean divergence of a model's output from the expected one.
 
     Raises:
         ValueError: no images.
@@ -110,13 +113,13 @@ def divergence(model: ViT, expected: Sequence[Tensor], images: Sequence[Tensor])
     if not images:
         raise ValueError("there are no images to measure the divergence on")
     with torch.inference_mode():
-        found = [model(batch).log_softmax(dim=-1) for batch in images]
-    return mean_kl(torch.cat(list(expected)), torch.cat(found))
+        found = [model(batch) for batch in images]
+    return mean_divergence(task_of(model), torch.cat(list(expected)), torch.cat(found))
 
 
-def mean_kl(expected: Float[Tensor, "B K"], found: Float[Tensor, "B K"]) -> float:
-    """Mean over images of KL(expected || found), both log-probabilities, in nats."""
-    return float((expected.exp() * (expected - found)).sum(dim=-1).double().mean())
+def mean_divergence(task: str, expected: Float[Tensor, "B K"], found: Float[Tensor, "B K"]) -> float:
+    """Mean over images of the divergence of logits, or of pooled features."""
+    return float(outputs.divergence(Output(task, expected), Output(task, found)).mean())
 
 
 def _restored(search: _Search, start: Trial) -> Trial:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from analysis.data import ImageSet, batches
 from analysis.models import Preprocess
+from analysis.outputs import task_of
 from analysis.vit import ViT
 from pruning.export import FILES, FOLDERS, FileFormat, check_logits, is_our_onnx, onnx_runner, write_onnx
 from pruning.progress import Progress, quiet
@@ -155,7 +156,7 @@ class _Measure:
         """Measure a quantised file against the float file; the report lies beside it."""
         threads, arch = torch.get_num_threads(), model.arch
         before, after = (self.runner(file, threads) for file in (floating, quantised))
-        found = compare_predictions(before, after, self._test_batches(preprocess))
+        found = compare_predictions(before, after, self._test_batches(preprocess), task_of(model))
         timings = compare_speed(before, after, (arch.in_channels, *arch.image_size), threads, self.progress)
         report = QuantizedReport(
             format=self.format,
@@ -177,6 +178,7 @@ class _Measure:
             smoothing=choice.best.alpha if choice else None,
             floating=choice.best.floating if choice else (),
             tried=choice.tried if choice else (),
+            measure=found.after.measure,
         )
         quantised.with_suffix(".json").write_text(report.to_json(), encoding="utf-8", newline="\n")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from analysis.formats import Stored
-from analysis.measure import PairedChange, Timing
+from analysis.measure import CLASSES, PairedChange, Timing
 from pruning.quantize.choose import Trial
 
 
@@ -19,12 +19,14 @@ class QuantizedReport(Stored):
     of equal predictions, `kl` the mean KL divergence of int8 from float in nats. `timings[batch]` compares
     int8 (a) with float (b), timed in turns: `speedup` is how many times faster int8 is. `smoothing` is the
     alpha of SmoothQuant, `floating` names the layers left in float, and `tried` are all trials from which
-    both were chosen; other tools than ours leave them empty.
+    both were chosen; other tools than ours leave them empty. `measure` says what top-1 is about
+    (`Evaluation.measure`): that of features is by neighbours, and `kl` the mean of 1 - cos of pooled ones.
 
     Raises:
         ValueError: a value of another type, or one that cannot be.
     """
 
+    VERSION: ClassVar[int] = 2
     INDENT: ClassVar[int | None] = 1
 
     format: str
@@ -46,6 +48,7 @@ class QuantizedReport(Stored):
     smoothing: float | None = None
     floating: tuple[str, ...] = ()
     tried: tuple[Trial, ...] = ()
+    measure: str = CLASSES
 
     def __post_init__(self) -> None:
         super().__post_init__()

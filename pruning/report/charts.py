@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.measure import Bin, wilson
 from analysis.vit import Architecture
 from pruning.report.comparison import Trade
+from pruning.wording import accuracy_within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ def trade_off(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str])
         axes.set_xlim(0, 1.16 * max(trade.gmacs for trade in trades))
         axes.set_ylim(max(100 * min(trade.result.top1_low for trade in trades) - 5, 0), 102)
         axes.set_xlabel("GMACs per image")
-        axes.set_ylabel("top-1, %, and 95 % interval")
+        axes.set_ylabel(f"{accuracy_within(trades[0].result)}, %, and 95 % interval")
 
     return _svg(draw, 3.6, "trade-off")
 

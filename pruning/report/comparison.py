@@ -10,6 +10,8 @@ from pathlib import Path
 from analysis.attention import AttentionMaps, Map
 from analysis.data import ImageSet
 from analysis.measure import (
+    CLASSES,
+    NEIGHBOURS,
     Agreement,
     Cost,
     Evaluation,
@@ -164,9 +166,17 @@ class Comparison:
         """All models, the dense one first."""
         return (self.dense, *self.others)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the models are classifiers; otherwise their features were measured."""
+        return self.dense.result.measure == CLASSES
+
     def class_name(self, index: int) -> str:
-        """Name of a class of the test images."""
-        return self.tested.classes[index]
+        """Name of a class of the test images, or of a nearest neighbour where they have no classes."""
+        if self.dense.result.measure == NEIGHBOURS:
+            return f"image {index}"
+        known = self.tested.classes
+        return known[index] if index < len(known) else f"class {index}"  # of the gallery alone
 
 
 def dense_of(run: FinishedRun, loaded: LoadedModel) -> ComparedModel:

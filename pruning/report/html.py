@@ -29,7 +29,7 @@ from analysis.attention import (
     thumbnail,
 )
 from analysis.head_grid import head_grid
-from analysis.measure import BINS, confusion_changes, reliability
+from analysis.measure import BINS, NEIGHBOURS, confusion_changes, reliability
 from analysis.paths import open_regular
 from pruning import wording
 from pruning.progress import Progress, quiet
@@ -135,7 +135,7 @@ def _in_short(model: ComparedModel, dense: ComparedModel) -> str:
     return (
         f"{wording.change(dense.cost.params, model.cost.params)} parameters, "
         f"{wording.change(dense.cost.macs, model.cost.macs)} MACs, "
-        f"top-1 {wording.points(dense.result.top1, model.result.top1)}"
+        f"{wording.accuracy_within(model.result)} {wording.points(dense.result.top1, model.result.top1)}"
     )
 
 
@@ -152,11 +152,11 @@ def _rows(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
 
     rows = [
         row(
-            "Top-1",
+            wording.accuracy_name(dense.result),
             lambda m: wording.percent(m.result.top1),
         ),
         row(
-            "Change of top-1 (95 % interval)",
+            f"Change of {wording.accuracy_within(dense.result)} (95 % interval)",
             lambda m: "" if m is dense else wording.paired_points(m.top1_change(dense)),
             lambda m: wording.by_chance(m.top1_change(dense)),
         ),
@@ -168,14 +168,18 @@ def _rows(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
         row("Before fine-tuning", lambda m: wording.percent(m.start.top1) if m.start else ""),
         row(
             "Top-5",
-            lambda m: wording.percent(m.result.top5),
+            lambda m: wording.percent(m.result.top5) if found.classifies else "",
             lambda m: wording.points(dense.result.top5, m.result.top5),
         ),
         row(
             "Agreement with dense",
             lambda m: "" if m is dense else wording.percent(m.agreement(dense).share),
         ),
-        row("Calibration error (ECE)", lambda m: wording.percent(m.ece)),
+        *(
+            row(name, lambda m, name=name: wording.likeness(m.result).get(name, ""))
+            for name in dict.fromkeys(name for m in found.others for name in wording.likeness(m.result))
+        ),
+        row("Calibration error (ECE)", lambda m: wording.percent(m.ece) if found.classifies else ""),
         row(
             "Parameters",
             lambda m: wording.count(m.cost.params),
@@ -225,7 +229,11 @@ def _charts(found: Comparison) -> dict[str, Any]:
         "trade_off": charts.trade_off(found.trades, front, names),
         "front": [trade.name for trade in front],
         "widths_chart": charts.widths([(m.name, m.arch) for m in found.models]),
-        "calibration": charts.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models]),
+        "calibration": charts.calibration([(m.name, m.ece, reliability(m.result)) for m in found.models])
+        if found.classifies
+        else "",
+        "accuracy": wording.accuracy_within(found.dense.result),
+        "about": wording.accuracy_meaning(found.dense.result),
         "bins": BINS,
     }
 
@@ -245,7 +253,7 @@ def _look(found: Comparison, number: int) -> list[Picture]:
     crop = covered(test.image(number), preprocess, found.dense.arch)
     wide = min(SIDE, WIDE // (len(found.models) + 1) - 12)
     crop = enlarge(crop, round(wide * max(crop.size) / crop.width))
-    true = found.class_name(test.label(number))
+    true = found.class_name(found.dense.result.labels[number])
     pictures = [Picture(data_uri(crop), "the photo as the models see it", f"#{number}, {true}")]
     for model in found.models:
         loaded = found.load(model.source)
@@ -313,7 +321,8 @@ def _changes(found: Comparison, model: ComparedModel) -> dict[str, Any]:
     agreement = model.agreement(found.dense)
     shown = [*agreement.lost, *agreement.gained]
     shown += [number for number in agreement.flips if number not in set(shown)]
-    pairs = confusion_changes(found.dense.result, model.result)
+    confused = found.dense.result.measure != NEIGHBOURS
+    pairs = confusion_changes(found.dense.result, model.result) if confused else ()
     return {
         "model": model,
         "flips": len(agreement.flips),

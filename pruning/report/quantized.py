@@ -38,11 +38,12 @@ def int8_columns(models: Iterable[tuple[str, tuple[QuantizedReport, ...]]]) -> d
 
 def quantized_row(report: QuantizedReport) -> dict[str, str]:
     """The figures of an int8 file as text, by name; time is given where it was measured."""
+    name = wording.ACCURACY[report.measure]
     row = {
         "Runtime": report.runtime,
         "Test images": f"{wording.count(report.images)} of {wording.base_name(report.data)}",
-        "Top-1": wording.percent(report.top1_int8),
-        "Top-1 of the float file": wording.percent(report.top1_float),
+        name: wording.percent(report.top1_int8),
+        f"{name} of the float file": wording.percent(report.top1_float),
         "Change (95 % interval)": wording.paired_points(report.top1_change),
         "Agreement": wording.percent(report.agreement),
         "Size": f"{wording.megabytes(report.bytes_int8)} "

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from analysis.data import ImageSet, open_training
-from analysis.measure import Agreement, Evaluation, agreement
+from analysis.measure import CLASSES, NEIGHBOURS, Agreement, Evaluation, agreement
 from analysis.models import LoadedModel, Named, architecture, require_bundle
+from analysis.outputs import CLASSIFY, task_of
 from analysis.paths import is_there
 from analysis.vit import Architecture
 from pruning.bundle import EVALUATIONS_FILE, PLAN_FILE, Report
 from pruning.cut import Indices, Plan
+from pruning.evaluation import EvaluationImages
 from pruning.jobs import (
     BenchJob,
     HeadsJob,
@@ -29,6 +31,7 @@ from pruning.jobs import (
 )
 from pruning.runs import folder as runs
 
+MOST_NUMBER = 2**31  # of a class or an image, in the evaluation of features
 Heads = tuple[Indices | None, ...]  # of each block
 
 
@@ -122,10 +125,11 @@ class FinishedRun:
     def _evaluations(self) -> evaluations.Evaluations:
         found = evaluations.read_evaluations(self.run.folder)
         for one in (found.before, found.start, found.after):
-            if one is not None and not _is_usual(one, self.arch.num_classes):
+            if one is not None and not _is_usual(one, self.arch):
+                known = f"classes of the {self.arch.num_classes} that the model tells apart"
+                known = known if task_of(self.arch) == CLASSIFY else "the neighbours of images"
                 raise ValueError(
-                    f"{self.run.folder / EVALUATIONS_FILE} must have shares from 0 to 1 and classes of the "
-                    f"{self.arch.num_classes} that the model tells apart"
+                    f"{self.run.folder / EVALUATIONS_FILE} must have shares from 0 to 1 and {known}"
                 )
         return found
 
@@ -179,9 +183,11 @@ class FinishedRun:
         Raises:
             ValueError: they can no longer be read, or are no longer those that were tested on.
         """
-        found = self._open(dense)
+        found = self._open(dense)[1]
         known = self._evaluations.images_id
         labels = tuple(found.label(i) for i in range(len(found)))
+        if self.before.measure == NEIGHBOURS:  # whose labels are numbers of images
+            labels = self.before.labels if len(found) == self.before.images else ()
         if labels != self.before.labels or known not in (None, found.names_id()):
             raise ValueError(
                 f"the images in {found.name} have changed since {self.run.name} was tested on them "
@@ -190,16 +196,25 @@ class FinishedRun:
             )
         return found
 
-    def _open(self, dense: LoadedModel) -> ImageSet:
+    def with_gallery(self, tested: ImageSet, dense: LoadedModel) -> EvaluationImages:
+        """The test images with those that features find their neighbours in, as the run had them.
+
+        Raises:
+            ValueError: the images of the gallery cannot be read.
+        """
+        return EvaluationImages.of(tested, self._open(dense)[0])
+
+    def _open(self, dense: LoadedModel) -> tuple[ImageSet, ImageSet]:
+        """The images that the run calibrated or trained on, and the test images."""
         job = replace(self.job, data=self._placed(self.job.data))
         if isinstance(job, Job):
             job = replace(job, calibration=job.calibration and self._placed(job.calibration))
-            return image_sets(job, dense)[1]
+            return image_sets(job, dense)
         classes = dense.model.arch.num_classes
-        _, test = open_training(
+        images, test = open_training(
             job.data, dense.preprocess, classes, job.test_data and self._placed(job.test_data)
         )
-        return test.sample(job.limit, job.seed) if job.limit else test
+        return images, test.sample(job.limit, job.seed) if job.limit else test
 
     def _placed(self, spec: str) -> str:
         """Resolve a relative path against the folder where the run was started, if it exists there."""
@@ -237,8 +252,11 @@ def _problem(read: Callable[[], Any]) -> str | None:
     return None
 
 
-def _is_usual(result: Evaluation, classes: int) -> bool:
-    """Whether a model of so many classes can have done like this on at least one image."""
+def _is_usual(result: Evaluation, arch: Architecture) -> bool:
+    """Whether a model can have done like this on at least one image."""
+    if (result.measure == CLASSES) != (task_of(arch) == CLASSIFY):
+        return False
+    classes = arch.num_classes or MOST_NUMBER
     shares = (result.top1, result.top5, result.top1_low, result.top1_high, *result.confidences)
     known = (*result.predictions, *result.labels)
     rounded = 1 + 1e-3  # a softmax in half precision can be a little above 1

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from analysis.data import ImageSet
 from analysis.models import LoadedModel
+from analysis.outputs import FEATURES, task_of
 from analysis.vit import Merge, ViT
 from pruning.options import Value, option_field, parse_option
 from pruning.progress import Monitor
@@ -45,6 +46,9 @@ class Distillation(Objective):
     is the mean squared difference of the tokens B N E behind each block, every token normalised to
     mean 0 and variance 1 [ours]; a token that the student has merged is compared with the mean of the
     teacher's. Streams of another width or depth cannot be compared: then M is 0.
+
+    Without a classifier loss = 1 - cos(pooled feature, teacher's) + features · M: labels play no part, and
+    neither do `soft` and `temperature` [ours].
     """
 
     def __init__(self, teacher: ViT, student: ViT, options: Recovery) -> None:
@@ -52,6 +56,7 @@ class Distillation(Objective):
         self.options = options
         shapes = [(m.arch.embed_dim, m.arch.depth, m.arch.num_tokens) for m in (teacher, student)]
         self.matches = options.features > 0 and shapes[0] == shapes[1]
+        self.task = task_of(teacher)
 
     def identity(self) -> object:
         """The teacher is told by its architecture; a run has but one."""
@@ -62,6 +67,8 @@ class Distillation(Objective):
     ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         """The loss above, with its parts as figures; a teacher with no share in it is not asked."""
         options, teacher = self.options, self.teacher.to(images.device)
+        if self.task == FEATURES:
+            return self._loss_of_features(model, images)
         if not options.soft and not self.matches:
             return cross_entropy(model(images), targets), {}
         with torch.no_grad(), _streams(teacher, self.matches) as wanted:
@@ -75,6 +82,52 @@ class Distillation(Objective):
             figures["features"] = stream_loss(got, wanted)
             loss = loss + options.features * figures["features"]
         return loss, {name: value.detach() for name, value in figures.items()}
+
+    def _loss_of_features(
+        self, model: nn.Module, images: Float[Tensor, "B C Y X"]
+    ) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        with torch.no_grad(), _streams(self.teacher, self.matches) as wanted:
+            pooled = self.teacher(images)
+        with _streams(bare(model), self.matches) as got:
+            figures = {"distillation": 1 - F.cosine_similarity(model(images).float(), pooled.float()).mean()}
+        loss = figures["distillation"]
+        if self.matches:
+            figures["features"] = stream_loss(got, wanted)
+            loss = loss + self.options.features * figures["features"]
+        return loss, {name: value.detach() for name, value in figures.items()}
+
+    @property
+    def score_name(self) -> str:
+        """Top-1, or of features their cosine with the teacher's."""
+        return "cosine" if self.task == FEATURES else super().score_name
+
+    def score(self, model: ViT, images: Float[Tensor, "B C Y X"], labels: Int[Tensor, " B"]) -> Tensor:
+        """Whether the class is right, or the cosine of the pooled feature with the teacher's."""
+        if self.task != FEATURES:
+            return super().score(model, images, labels)
+        return F.cosine_similarity(model(images), self.teacher.to(images.device)(images))
+
+    def require_model(self, model: ViT) -> None:
+        """Any model can learn what its teacher does.
+
+        Raises:
+            ValueError: a model without a classifier that is to learn without its teacher.
+        """
+        if self.task == FEATURES:
+            require_teaching(self.options)
+
+
+def require_teaching(options: Recovery) -> None:
+    """Refuse options by which a model without a classifier would have nothing to learn from.
+
+    Raises:
+        ValueError: the teacher has no share.
+    """
+    if not options.soft:
+        raise ValueError(
+            "a model without a classifier learns from its teacher alone: set soft above 0, or choose another "
+            "recipe"
+        )
 
 
 def soft_loss(
@@ -184,7 +237,8 @@ def recover(
     require_pair(student, teacher)
     objective = Distillation(teacher.model, student.model, options)
     if options.features and not objective.matches:
-        monitor.note("teacher and student differ in width or depth: matched on their logits only")
+        what = "pooled features" if objective.task == FEATURES else "logits"
+        monitor.note(f"teacher and student differ in width or depth: matched on their {what} only")
     model = train(
         student.model,
         images,
@@ -199,17 +253,25 @@ def recover(
     return replace(student, model=model)
 
 
-def require_pair(student: LoadedModel, teacher: LoadedModel) -> None:
-    """Check that one model can learn from the other.
+def require_pair(student: LoadedModel, teacher: LoadedModel, options: Recovery | None = None) -> None:
+    """Check that one model can learn from the other, with these options if they are given.
 
     Raises:
-        ValueError: other classes, or other preprocessing.
+        ValueError: other classes, features of another width, or other preprocessing.
     """
     counts = [loaded.model.arch.num_classes for loaded in (student, teacher)]
     if counts[0] != counts[1]:
         raise ValueError(
             f"teacher and student must have the same classes, but {teacher.name} has {counts[1]} "
             f"and {student.name} has {counts[0]}"
+        )
+    if not counts[0] and options is not None:
+        require_teaching(options)
+    if not counts[0] and student.model.arch.embed_dim != teacher.model.arch.embed_dim:
+        raise ValueError(
+            "without a classifier teacher and student must have features of one width, but "
+            f"{teacher.name} has {teacher.model.arch.embed_dim} channels and {student.name} has "
+            f"{student.model.arch.embed_dim}"
         )
     labels = [loaded.preprocess.labels for loaded in (student, teacher)]
     if all(labels) and labels[0] != labels[1]:

@@ -172,7 +172,7 @@ class Loop:
     def _test(self, top1: Callable[[], float | None]) -> None:
         value = top1() if self.untested else None
         if value is not None:
-            self.monitor.metrics(self.done, top1=value)
+            self.monitor.metrics(self.done, **{self.objective.score_name: value})
         self.untested = False
 
     def _cancel_point(self) -> None:

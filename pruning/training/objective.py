@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from analysis.outputs import CLASSIFY, task_of
 from analysis.vit import ViT
 from pruning.seeding import State
 
@@ -32,6 +33,26 @@ class Objective:
         Targets are labels, B whole numbers, or B x classes soft labels after mixup or smoothing.
         """
         return cross_entropy(model(images), targets), {}
+
+    @property
+    def score_name(self) -> str:
+        """What `score` measures, as the name of a curve."""
+        return "top1"
+
+    def score(self, model: ViT, images: Float[Tensor, "B C Y X"], labels: Int[Tensor, " B"]) -> Tensor:
+        """How well the model does on test images: B numbers, here 1 where its class is right and else 0."""
+        return (model(images).argmax(dim=-1) == labels).float()
+
+    def require_model(self, model: ViT) -> None:
+        """Refuse a model that cannot learn this.
+
+        Raises:
+            ValueError: it has no classes.
+        """
+        if task_of(model) != CLASSIFY:
+            raise ValueError(
+                "a model without a classifier cannot be trained to classify: load one with classes"
+            )
 
     def after_step(self, model: ViT, step: int) -> None:
         """After the optimiser's step number `step`, counted from 0 over all epochs."""

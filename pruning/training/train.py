@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from analysis.data import ImageSet, batches
-from analysis.measure import evaluate
 from analysis.models import Preprocess
 from analysis.vit import Architecture, ViT
 from pruning.progress import Monitor
@@ -52,8 +51,8 @@ def train(
     In several processes each sees its share of every batch, all return the same weights, and only
     the first tells its monitor anything. Checkpoints lie in `monitor.folder`/checkpoint, one file for
     each training, and the same call goes on from where its file ends. Curves: `loss`, `lr` and what
-    the objective reports every few steps, `top1` on `test` after an epoch. `what` names them, as two
-    trainings of one run have steps of their own; `known` are figures of step 0.
+    the objective reports every few steps, its score (`top1`) on `test` after an epoch. `what` names them,
+    as two trainings of one run have steps of their own; `known` are figures of step 0.
 
     Raises:
         ValueError: settings, images or processes that do not fit, or a loss that is not finite.
@@ -61,8 +60,7 @@ def train(
     """
     from accelerate import Accelerator
 
-    if not model.arch.num_classes:
-        raise ValueError("a model without a classifier cannot be trained to classify: load one with classes")
+    objective.require_model(model)
     # Its own mixed precision is fixed for the whole life of a process; ours is set by each training.
     accelerator = Accelerator(mixed_precision="no")
     with seeded("train", seed):
@@ -86,26 +84,36 @@ def train(
             workers=reading_workers(options, accelerator.device),
             device=accelerator.device,
         )
-        mixing = Mixing(options.mixup, options.cutmix, options.smoothing, model.arch.num_classes, seed)
-        loop.go(stream, mixing, lambda: _top1(accelerator, loop.result(), test, preprocess, size), known)
+        classes = model.arch.num_classes or len(images.classes)
+        mixing = Mixing(options.mixup, options.cutmix, options.smoothing, classes, seed)
+        loop.go(
+            stream,
+            mixing,
+            lambda: _score(accelerator, objective, loop.result(), test, preprocess, size),
+            known,
+        )
         accelerator.free_memory()
         return _copied(loop.result(), model.arch)
 
 
-def _top1(
-    accelerator: Accelerator, model: ViT, test: ImageSet | None, preprocess: Preprocess, size: int
+def _score(
+    accelerator: Accelerator,
+    objective: Objective,
+    model: ViT,
+    test: ImageSet | None,
+    preprocess: Preprocess,
+    size: int,
 ) -> float | None:
-    """Top-1 on the test images, each process measuring its share."""
+    """The objective's score on the test images, each process measuring its share."""
     if test is None:
         return None
     share = test.subset(range(accelerator.process_index, len(test), accelerator.num_processes))
-    right = 0.0
-    if len(share):
-        device, training = accelerator.device, model.training
-        moved = ((x.to(device), y.to(device)) for x, y in batches(share, preprocess, size))
-        right = evaluate(model.eval(), moved).top1 * len(share)
-        model.train(training)
-    counted = accelerator.reduce(torch.tensor(right, device=accelerator.device), "sum")
+    total, device, training = 0.0, accelerator.device, model.training
+    with torch.inference_mode():
+        for x, y in batches(share, preprocess, size) if len(share) else ():
+            total += float(objective.score(model.eval(), x.to(device), y.to(device)).sum())
+    model.train(training)
+    counted = accelerator.reduce(torch.tensor(total, device=device), "sum")
     return float(counted) / len(test)
 
 

@@ -136,8 +136,8 @@ def test_what_cannot_be_is_one_sentence(data: DataLoader[Any], tiny: ViT, tmp_pa
         prune(tiny, data)
     with pytest.raises(ValueError, match="gohsp trains, which takes a run"):
         prune(tiny, data, "gohsp", ratios={"heads": 0.5})
-    with pytest.raises(ValueError, match="no classifier, so no accuracy"):
-        evaluate(random_vit(replace(TINY, num_classes=0)), data)
+    with pytest.raises(ValueError, match="are for models without a classifier"):
+        evaluate(tiny, data, gallery=data)
     with pytest.raises(ValueError, match="belong to models by name"):
         load(tiny, num_classes=0)
     with pytest.raises(ValueError, match=r"not supported: .* another|not supported: "):
@@ -151,3 +151,11 @@ def test_importing_the_package_loads_nothing() -> None:
     code = "import sys, pruning; assert 'torch' not in sys.modules; from pruning import runs; pruning.prune"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_backbone_is_pruned_for_its_features(data: DataLoader[Any]) -> None:
+    dense = load(random_vit(replace(TINY, num_classes=0)))
+    small = prune(dense, data, "l2", ratios={"mlp": 0.5})
+    found = evaluate(small, data, gallery=data, against=dense)
+    assert found.measure == "knn" and found.fidelity is not None and found.fidelity.tokens is not None
+    assert found.fidelity.pooled.mean < 1 == pytest.approx(evaluate(dense, data, against=dense).fidelity.cka)

@@ -287,7 +287,8 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
     figure = styled(figure, 380)
     figure.update_xaxes(title=title, range=[0, 1.16 * highest])
     lowest = min(100 * trade.result.top1_low for trade in shown)
-    figure.update_yaxes(title="top-1, % (95 % interval)", range=[max(lowest - 5, 0), 102])
+    name = wording.accuracy_within(shown[0].result)
+    figure.update_yaxes(title=f"{name}, % (95 % interval)", range=[max(lowest - 5, 0), 102])
     return figure
 
 

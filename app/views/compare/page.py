@@ -28,6 +28,7 @@ from pruning.wording import base_name
 
 CHOSEN = "compare-runs"
 TERMS = "Dense model", "Top-1", "95 % interval", "Agreement", "Calibration error", "GMACs"
+FEATURE_TERMS = "Dense model", "k-NN top-1", "95 % interval", "CKA", "GMACs"
 
 TABS: dict[str, Callable[[Comparison], None]] = {
     "Predictions": compare_predictions.show,
@@ -61,9 +62,11 @@ def _show() -> None:
     found = comparison.comparison(group, chosen)
     with st.container(key="table"):
         st.table(_table(found), border="horizontal", alt="figures of all models")
-    st.caption(_legend(found), help=meaning(*TERMS))
+    st.caption(_legend(found), help=meaning(*(TERMS if found.classifies else FEATURE_TERMS)))
     _int8(found)
     names = [name for name in TABS if name != "Objects" or found.tested.rendered]
+    if not found.classifies:
+        names.remove("Calibration")
     for name, tab in zip(names, st.tabs(names, key="compare-tab", bind="query-params"), strict=True):
         if tab.open:
             with tab, st.container(key=f"tab-{name.lower().replace(' ', '-')}"), feedback.sentences():
@@ -74,7 +77,8 @@ def _outcome(group: list[NumberedRun], key: str) -> None:
     """What the one run that is compared won and lost."""
     run = next((run for run in group if run.key == key), None)
     if run is not None:
-        st.markdown(f"**{wording.outcome(paired_change(run.finished.before, run.finished.after))}**")
+        before, after = run.finished.before, run.finished.after
+        st.markdown(f"**{wording.outcome(paired_change(before, after), after.measure)}**")
 
 
 # ---- choosing
@@ -224,16 +228,21 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
     def against(text: str, change: str) -> str:
         return f"{text} ({change})" if other else text
 
-    start = model.start
+    start, classifies, change = model.start, found.classifies, wording.points(dense.result.top5, result.top5)
+    like = {row: "" for other in found.others for row in wording.likeness(other.result)}
     column = {
-        "Top-1": wording.percent(result.top1),
+        wording.accuracy_name(result): wording.percent(result.top1),
         "95 % interval": f"{100 * result.top1_low:.1f} to {100 * result.top1_high:.1f}{wording.NBSP}%",
-        "Change of top-1": wording.paired_points(model.top1_change(dense)) if other else "",
+        f"Change of {wording.accuracy_within(result)}": wording.paired_points(model.top1_change(dense))
+        if other
+        else "",
         "Measured": model.when,
         "Before fine-tuning": "" if start is None else wording.percent(start.top1),
-        "Top-5": against(wording.percent(result.top5), wording.points(dense.result.top5, result.top5)),
+        "Top-5": against(wording.percent(result.top5), change) if classifies else "",
         "Agreement with dense": wording.percent(model.agreement(dense).share) if other else "",
-        "Calibration error": wording.percent(model.ece),
+        **like,
+        **wording.likeness(result),
+        "Calibration error": wording.percent(model.ece) if classifies else "",
         "Parameters": against(wording.count(mine.params), wording.change(theirs.params, mine.params)),
         "Compute, GMACs": against(f"{mine.gmacs:,.4f}", wording.change(theirs.macs, mine.macs)),
         "Weights, float32": against(wording.megabytes(mine.bytes), wording.change(theirs.bytes, mine.bytes)),
@@ -267,10 +276,12 @@ def _int8(found: Comparison) -> None:
 
 def _legend(found: Comparison) -> str:
     titles = [f"**{wording.plain(model.name)}**: {wording.plain(model.title)}" for model in found.models]
-    images = wording.count(found.dense.result.images)
+    result = found.dense.result
+    images, within = wording.count(result.images), wording.accuracy_within(result)
+    about = f"{told} " if (told := wording.accuracy_meaning(result)) else ""
     return (
         f"{' · '.join(titles)}  \nAccuracy on {images} test images of {wording.plain(found.data)}, with 95 % "
-        "intervals (Wilson). The change of top-1 is counted image by image against the dense model, with "
-        "Tango's 95 % interval and the p-value of the exact McNemar test: above 0.05, chance alone "
-        "could explain the change."
+        f"intervals (Wilson). {about}The change of {within} is counted image by image against the dense "
+        "model, with Tango's 95 % interval and the p-value of the exact McNemar test: above 0.05, chance "
+        "alone could explain the change."
     )

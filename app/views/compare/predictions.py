@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis.attention import thumbnail
-from analysis.measure import BINS, PairChange, confusion, confusion_changes, reliability
+from analysis.measure import BINS, NEIGHBOURS, PairChange, confusion, confusion_changes, reliability
 from app import wording
 from app.parts import charts
 from app.state import address, memo
@@ -31,7 +31,8 @@ def show(found: Comparison) -> None:
     """Changed predictions and confused classes of one model, compared with the dense one."""
     model = _pick(found)
     _flips(found, model)
-    _confusion(found, model)
+    if found.dense.result.measure != NEIGHBOURS:
+        _confusion(found, model)
 
 
 def _pick(found: Comparison) -> ComparedModel:
@@ -121,7 +122,9 @@ def _confusion(found: Comparison, model: ComparedModel) -> None:
     if not changes:
         st.caption("Each class is confused with others exactly as often as before.")
         return
-    if len(found.tested.classes) > MATRIX:
+    # of a gallery there may be more
+    highest = max(*model.result.predictions, *found.dense.result.predictions)
+    if len(found.tested.classes) > MATRIX or highest >= len(found.tested.classes):
         _pairs(found, model, changes)
         return
     left, right = st.columns([5, 6], gap="medium")

@@ -23,7 +23,8 @@ def show(found: Comparison) -> None:
         compare_charts.pareto(found.trades, front, {model.name for model in found.models}, by),
         config=charts.CONFIG,
         key="runs-scatter",
-        alt=f"top-1 against {AXES[by]} of all runs, with the Pareto front",
+        alt=f"{wording.accuracy_within(found.dense.result)} against {AXES[by]} of all runs, with the "
+        "Pareto front",
     )
     names = ", ".join(wording.plain(trade.name) for trade in front)
     measured = (

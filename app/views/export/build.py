@@ -15,7 +15,7 @@ from app.state.finished_runs import NumberedRun
 from app.state.session import NothingChosen
 from pruning.bundle import PLAN_FILE, zip_bundle
 from pruning.export import FOLDERS, export_formats
-from pruning.jobs import Job, image_sets, require_classifier
+from pruning.jobs import Job, image_sets
 from pruning.progress import Progress, quiet
 from pruning.quantize import (
     INT8_FORMATS,
@@ -137,7 +137,6 @@ def _images(model: Exportable) -> QuantizeImages:
         raise NothingChosen(
             "An int8 file is calibrated and tested on images. Pick a folder or zip of them in the sidebar."
         )
-    require_classifier(model.loaded)
     job = Job(chosen.model, chosen.data, weights=chosen.weights, limit=chosen.limit, reading=chosen.reading)
     return QuantizeImages(*image_sets(job, model.loaded))
 

@@ -46,12 +46,38 @@ for index in logits[0].argsort()[::-1][:3]:
     print(labels[index] if labels else index, logits[0, index])
 """
 
+_FEATURES = """\
+print(logits.shape, logits[0, :5])  # pooled features
+"""
+
 BUNDLE = """\
 # run this inside the unpacked folder
 from example import classify, read
 
 for label, probability in classify(read("photo.jpg"), top=3):
     print(label, probability)
+"""
+
+BUNDLE_FEATURES = """\
+# run this inside the unpacked folder
+from example import features, read
+
+pooled, tokens = features(read("photo.jpg"))  # E, and N E: prefix tokens, then patches
+print(pooled.shape, tokens.shape)
+"""
+
+TRANSFORMERS_FEATURES = """\
+# run this inside the unpacked folder, or with the name of its repository on the hub
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+folder = "."
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+with torch.inference_mode():
+    found = model(**processor(Image.open("photo.jpg"), return_tensors="pt"))
+print(found.pooler_output.shape, found.last_hidden_state.shape)
 """
 
 TRANSFORMERS = """\
@@ -169,6 +195,10 @@ def shown() -> dict[str, Shown]:
     return {name: _KNOWN.get(name, Shown(name, ":material/draft:", "", "", "")) for name in FORMATS}
 
 
-def snippet(format: str, file: str) -> str:
-    """Python that classifies photo.jpg with a file of a format; `file` is its name."""
-    return shown()[format].snippet.replace("FILE", file)
+def snippet(format: str, file: str, classifies: bool = True) -> str:
+    """Python that classifies photo.jpg with a file of a format, or takes its features; `file` is its name."""
+    text = shown()[format].snippet
+    if not classifies:
+        text = {"bundle": BUNDLE_FEATURES, "transformers": TRANSFORMERS_FEATURES}.get(format, text)
+        text = text.replace(_ANSWER, _FEATURES)
+    return text.replace("FILE", file)

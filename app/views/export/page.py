@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE
+from analysis.outputs import CLASSIFY
 from app import wording
 from app.glossary import meaning
 from app.parts import damaged_runs, feedback
@@ -103,21 +104,26 @@ def _accuracy(model: Exportable) -> None:
     before = build.dense_result(model)
     changed = before is not None and round(before.top1, 3) != round(model.result.top1, 3)
     st.metric(
-        f"Top-1{when}",
+        f"{wording.accuracy_name(model.result)}{when}",
         wording.percent(model.result.top1),
         None if before is None else wording.points(before.top1, model.result.top1),
         delta_color="normal" if changed else "off",
         delta_arrow="auto" if changed else "off",
-        help=f"95 % interval (Wilson): {wording.interval(model.result)}.",
+        help=f"95 % interval (Wilson): {wording.interval(model.result)}. "
+        f"{wording.accuracy_meaning(model.result)}",
     )
+    if said := wording.likeness_sentence(model.result):
+        st.caption(said)
 
 
 def _content(model: Exportable, dtype: str) -> dict[str, str]:
+    classifies = model.loaded.task == CLASSIFY
     content = {
         WEIGHTS_FILE: f"the weights, {wording.plain(dtype)}",
         ARCHITECTURE_FILE: "all widths, block by block",
         CODE_FILE: "the model's code, one file that needs only torch",
-        EXAMPLE_FILE: f"classifies a photo: python {EXAMPLE_FILE} photo.jpg",
+        EXAMPLE_FILE: f"{'classifies a photo' if classifies else 'the features of a photo'}: "
+        f"python {EXAMPLE_FILE} photo.jpg",
         PREPROCESS_FILE: "image size, normalisation, class names",
     }
     if model.has_plan:
@@ -221,5 +227,6 @@ def _snippets(model: Exportable, known: dict[str, formats.Shown], dtype: str) ->
             st.code(f"pip install {known[name].needs}", "bash")
             if name == "bundle":
                 st.code(LOADER, "python", wrap_lines=True)
-                st.caption(f"Or, with the preprocessing and the names of classes, by {EXAMPLE_FILE}:")
-            st.code(formats.snippet(name, build.file_name(model, name, dtype)), "python", wrap_lines=True)
+                st.caption(f"Or, with the preprocessing, by {EXAMPLE_FILE}:")
+            file, classifies = build.file_name(model, name, dtype), model.loaded.task == CLASSIFY
+            st.code(formats.snippet(name, file, classifies), "python", wrap_lines=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
 import streamlit as st
 
+from analysis import measure
 from analysis.attention import pictures
 from analysis.gates import without_heads
 from analysis.heads import head_names, nearest
-from analysis.measure import Batches, Evaluation, agreement, evaluate
+from analysis.measure import Evaluation, agreement
 from app import wording
 from app.parts.keys import keys
 from app.progress_bar import progress_bar
@@ -19,9 +21,8 @@ from app.state import head_locks, memo, session, viewed_image
 from app.state.viewed_image import ViewedImage
 from pruning.criteria import HEAD_MEASURES, HeadReading
 from pruning.cut import Head
-from pruning.jobs import require_classifier
+from pruning.evaluation import evaluate_model
 from pruning.progress import Progress
-from pruning.tracked import tracked
 
 UNITS = {
     "taylor": "nats",
@@ -176,9 +177,8 @@ def _others() -> None:
 
 def what_if(head: Head) -> None:
     """Accuracy without the head, and the predictions that change."""
-    loaded = session.model()
-    if session.choice().data is None or not loaded.model.arch.num_classes:
-        st.caption("To measure accuracy without the head, load a model with classes and labelled images.")
+    if session.choice().data is None:
+        st.caption("To measure accuracy without the head, pick labelled images in the sidebar.")
         return
     key = (session.choice(), head)
     asked = st.button(
@@ -198,25 +198,25 @@ def what_if(head: Head) -> None:
 
 
 def _masked(head: Head, progress: Progress) -> tuple[Evaluation, Evaluation]:
-    loaded, few = session.model(), session.few_images(TRY_ON)
-    require_classifier(loaded)
-
-    def images(what: str) -> Batches:
-        return tracked(few, loaded, what, progress)
-
+    loaded, tested = session.model(), session.test_set(TRY_ON)
     before = memo.remember(
-        "few", session.choice(), lambda: evaluate(loaded.model, images("Evaluating the dense model"))
+        "few",
+        session.choice(),
+        lambda: evaluate_model(loaded, tested, "Evaluating the dense model", progress),
     )
-    return before, evaluate(without_heads(loaded.model, [head]), images("Evaluating without the head"))
+    masked = replace(loaded, model=without_heads(loaded.model, [head]))
+    what = "Evaluating without the head"
+    return before, evaluate_model(masked, tested, what, progress, dense=loaded, reference=before)
 
 
 def _show_what_if(before: Evaluation, after: Evaluation) -> None:
     both = agreement(before, after)
     with st.container(key="head-outcome"):
         st.markdown(
-            f"Top-1 is **{wording.percent(after.top1)}** without it ({wording.interval(after)}) and "
-            f"{wording.percent(before.top1)} with it. {wording.percent(both.share)} of the predictions stay "
-            "the same."
+            f"{wording.accuracy_name(after)} is **{wording.percent(after.top1)}** without it "
+            f"({wording.interval(after)}) and {wording.percent(before.top1)} with it. "
+            f"{wording.percent(both.share)} of the predictions stay the same. "
+            f"{wording.likeness_sentence(after)}"
         )
         if not both.flips:
             st.caption("No prediction changes.")
@@ -226,10 +226,18 @@ def _show_what_if(before: Evaluation, after: Evaluation) -> None:
         few, class_names = session.few_images(TRY_ON), session.class_names()
         with st.container(horizontal=True, key="flips"):
             for index in both.flips[:FLIPS]:
-                names = [class_names[one.predictions[index]] for one in (before, after)]
+                names = [_called(one, index, class_names) for one in (before, after)]
                 st.image(
                     pictures.thumbnail(few.image(index), session.model().preprocess, THUMBNAIL),
                     caption=wording.plain(f"{names[0]} → {names[1]}"),
                     alt=f"predicted {names[0]} with the head and {names[1]} without it",
                     width=THUMBNAIL,
                 )
+
+
+def _called(result: Evaluation, index: int, class_names: Sequence[str]) -> str:
+    """The class that was predicted for an image, or the image that was found nearest to it."""
+    number = result.predictions[index]
+    if result.measure == measure.NEIGHBOURS or number >= len(class_names):
+        return f"{'image' if result.measure == measure.NEIGHBOURS else 'class'} {number}"
+    return class_names[number]

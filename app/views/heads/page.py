@@ -110,7 +110,7 @@ def _measure(known: KnownReading) -> None:
         st.session_state["heads runs begun"] = st.session_state.get("heads runs begun", 0) + 1
         st.rerun()  # so that the sidebar shows the run, too
     if not session.model().model.arch.num_classes:
-        st.caption("This model has no classes, so criteria that need the loss are left out.")
+        st.caption("Without a classifier the loss is how far the features move.")
     st.code(job.command(), language="bash", wrap_lines=True)
 
 

@@ -8,6 +8,7 @@ import streamlit as st
 
 from analysis.measure import cost
 from analysis.models import LoadedModel
+from analysis.outputs import CLASSIFY, task_of
 from app import wording
 from app.parts import run_panel
 from app.parts.charts import CONFIG
@@ -15,7 +16,7 @@ from app.progress_bar import progress_bar
 from app.state import measured, memo, session, session_runs
 from app.views.prune import charts, duration, offered
 from pruning.budget import Allocation, amount, trade_off
-from pruning.jobs import Job, SurveyJob, require_classifier, solve
+from pruning.jobs import Job, SurveyJob, solve
 from pruning.methods import METHODS, Survey, require_narrowing
 
 
@@ -48,7 +49,6 @@ def survey_of(job: Job) -> Survey | None:
     require_narrowing(METHODS[job.method])
     if not job.data:
         raise session.NothingChosen("A budget is solved on images. Choose some in the sidebar.")
-    require_classifier(session.model())
     if job.device == "":
         raise session.NothingChosen(
             "Upload the device.json that a benchmark kit wrote on the device. "
@@ -75,7 +75,7 @@ def allocation(job: Job, found: Survey, loaded: LoadedModel) -> Allocation:
 
 def offer_survey(job: Job) -> None:
     """Measure what budgets are solved on, as a run of its own; one that is at work is shown."""
-    wanted = session_runs.lasting(SurveyJob.of(job), copy=False)
+    wanted = session_runs.lasting(_survey_job(job), copy=False)
     run = next((run for run in session_runs.listed() if run.job == wanted), None)
     if run is not None and (run.active or session_runs.is_news(run)) and run.state != "done":
         run_panel.panel(run, "survey-panel")
@@ -86,16 +86,20 @@ def offer_survey(job: Job) -> None:
         st.markdown("**What will it cost in accuracy?**")
         st.markdown(
             "That is only known once it is measured how sensitive the model is: each structure of each block "
-            "is narrowed alone, and a run records on calibration images how far the predictions move. "
+            "is narrowed alone, and a run records on calibration images how far the model's output moves. "
             "Then a curve of size against damage appears here, and budgets of any size are solved at "
             "once. A pruning run does this by itself, if it was not done before."
         )
         if st.button("Measure it first", icon=":material/speed:", key="survey"):
-            session_runs.begin(SurveyJob.of(job))
+            session_runs.begin(_survey_job(job))
             st.rerun()
         expected = duration.of_survey(job)
         if expected is not None:
             st.caption(f"{wording.plain(expected.words)}. The result is kept, so it is measured only once.")
+
+
+def _survey_job(job: Job) -> SurveyJob:
+    return SurveyJob.of(job, session.model().model.arch)
 
 
 def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None) -> None:
@@ -120,8 +124,13 @@ def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None
     here = None if chosen is None else (cost(chosen.arch).gmacs, chosen.loss)
     figure = charts.trade_off(points, here, cost(dense).gmacs, offered.preset_gmacs(dense))
     st.plotly_chart(figure, config=CONFIG, key="trade-off")
+    damage = (
+        "KL divergences from the dense model"
+        if task_of(dense) == CLASSIFY
+        else "the angles (1 − cosine) by which pooled features and patch tokens turn from the dense model's"
+    )
     st.caption(
-        "Predicted damage, lower is better: the sum of KL divergences from the dense model, with one "
+        f"Predicted damage, lower is better: the sum of {damage}, with one "
         f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images. It ranks "
         "budgets and is no accuracy, which the run measures."
     )

@@ -77,7 +77,7 @@ def of_trial(job: Job, images: int) -> Expected | None:
 
 def of_survey(job: Job) -> Expected | None:
     """What to expect of measuring the sensitivities alone; None without images."""
-    wanted = session_runs.lasting(SurveyJob.of(job), copy=False)
+    wanted = session_runs.lasting(SurveyJob.of(job, session.model().model.arch), copy=False)
     last = next((run for run in _done(SurveyJob) if run.job == wanted), None)
     if last is not None:
         return Expected(last.seconds, last.seconds)

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from analysis.measure import cost
+from analysis.outputs import FEATURES, task_of
 from analysis.vit import Architecture
 from app.parts import feedback
 from app.parts.options_form import options
@@ -44,7 +45,7 @@ class Choices:
     runtime: str | None = None
     device: str | None = None
     align: int = 1
-    skip_unread: bool = False
+    skip_unread: bool | None = False
     heads_by: str | None = None
     compensate: bool = False
     tokens: int | None = None
@@ -235,15 +236,17 @@ def _switches(kind: str | None) -> tuple[bool, bool]:
     return merging, shallower
 
 
-def _besides_widths(dense: Architecture, budget: Budget | None) -> bool:
+def _besides_widths(dense: Architecture, budget: Budget | None) -> bool | None:
     """What a model may save besides narrower widths, a switch for each.
 
     Whether the last block computes only the tokens that the classifier reads: the user is not asked if the
     classifier reads all tokens, or if the model skips the others already, as what is made from it does, too.
     """
+    if task_of(dense) == FEATURES:
+        return _pooled_alone(dense)
     default = default_skip_unread(budget)
     if dense.pool != "token" or dense.skip_unread:
-        return default
+        return None if default else False
     whole, less = (cost(replace(dense, skip_unread=skip)).macs for skip in (False, True))
     chosen: bool = st.toggle(
         "Skip tokens that the classifier does not read",
@@ -255,7 +258,24 @@ def _besides_widths(dense: Architecture, budget: Budget | None) -> bool:
         f"that block saves {100 * (whole - less) / whole:.1f} % of the MACs and changes no prediction."
         + (" A budget with room for all tokens keeps them." if default else ""),
     )
-    return chosen
+    return None if chosen and default else chosen
+
+
+def _pooled_alone(dense: Architecture) -> bool | None:
+    """Whether only the pooled feature of a model without a classifier is to stay; None: patch tokens, too."""
+    if dense.pool != "token" or dense.skip_unread:
+        return None
+    whole, less = (cost(replace(dense, skip_unread=skip)).macs for skip in (False, True))
+    chosen: bool = st.toggle(
+        "Keep the pooled feature alone",
+        key="pooled-alone",
+        bind=BIND,
+        persist_state="session",
+        help="The model has no classifier, so its patch tokens are features, too. Where only the pooled "
+        f"feature is used, leaving them out of the last block saves {100 * (whole - less) / whole:.1f} % of "
+        "the MACs.",
+    )
+    return chosen or None
 
 
 def locked() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from analysis.measure import Cost, Evaluation, cost, evaluate
+from analysis.measure import Cost, Evaluation, cost
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
@@ -18,10 +18,10 @@ from app.views.prune.form import Choices
 from app.views.prune.offered import EXACT
 from pruning.budget import Budget
 from pruning.cut import merges_of
-from pruning.jobs import ROUGH_IMAGES, Job, preview, require_classifier, require_feasible
+from pruning.evaluation import evaluate_model
+from pruning.jobs import ROUGH_IMAGES, Job, preview, require_feasible
 from pruning.methods import Survey
 from pruning.progress import Progress
-from pruning.tracked import tracked
 
 TRY_ON = 128  # test images of a what-if
 
@@ -173,27 +173,31 @@ def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool)
     found: tuple[Evaluation, Evaluation] | None = memo.recall("what-if", key)
     if found is not None:
         before, after = found
+        likeness = wording.likeness_sentence(after)
         with st.container(key="what-if"):
             st.markdown(
-                f"Rough estimate: **{wording.points(before.top1, after.top1)}** of top-1 before fine-tuning, "
-                f"{wording.percent(after.top1)} ({wording.interval(after)}) against "
-                f"{wording.percent(before.top1)} dense. The run measures it on all test images."
+                f"Rough estimate: **{wording.points(before.top1, after.top1)}** of "
+                f"{wording.accuracy_within(after)} before fine-tuning, {wording.percent(after.top1)} "
+                f"({wording.interval(after)}) against {wording.percent(before.top1)} dense. "
+                f"{likeness}{' ' * bool(likeness)}The run measures it on all test images."
             )
 
 
 def _tried(
     job: Job, loaded: LoadedModel, target: Architecture, progress: Progress
 ) -> tuple[Evaluation, Evaluation]:
-    require_classifier(loaded)
-    few = session.few_images(TRY_ON)
+    tested = session.test_set(TRY_ON)
     run = measured.prepared(job, progress)
     tried = preview(run, target, measured.scores(run))
     before = memo.remember(
         "few",
         session.choice(),
-        lambda: evaluate(loaded.model, tracked(few, loaded, "Evaluating the dense model", progress)),
+        lambda: evaluate_model(loaded, tested, "Evaluating the dense model", progress),
     )
-    return before, evaluate(tried, tracked(few, loaded, "Evaluating the estimate", progress))
+    rough = replace(loaded, model=tried)
+    return before, evaluate_model(
+        rough, tested, "Evaluating the estimate", progress, dense=loaded, reference=before
+    )
 
 
 def _start(job: Job, loaded: LoadedModel, name: str) -> None:

@@ -81,7 +81,10 @@ def _table(shown: list[Run], chosen: str) -> None:
 
 COLUMNS: dict[str, Any] = {
     "★": st.column_config.TextColumn("★", width=32),
-    "Top-1": st.column_config.TextColumn(width=72, help="Accuracy of the smaller model on its test images."),
+    "Top-1": st.column_config.TextColumn(
+        width=72,
+        help="Accuracy of the smaller model on its test images; without a classifier, by its neighbours.",
+    ),
     "Change": st.column_config.TextColumn(
         width=96, help="Of top-1 against the dense model. In brackets where chance could explain it."
     ),

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from analysis.heads import loss
+from analysis.outputs import divergence, output
 from analysis.vit import ViT
 from pruning.criteria import taylor
 from pruning.criteria.head_measures import ask_heads
@@ -142,9 +143,18 @@ def test_leaves_the_model_untouched(name: str, tiny: ViT) -> None:
 def test_bad_input_is_refused(name: str, tiny: ViT) -> None:
     with pytest.raises(ValueError, match="the loss is measured on calibration images, got none"):
         MEASURES[name](tiny, [])
-    headless = random_vit(type(TINY)(**{**TINY.__dict__, "num_classes": 0}))
-    with pytest.raises(ValueError, match="needs a model with classes, and this one has none"):
-        MEASURES[name](headless, batches(random_images(TINY)))
+
+
+def test_integrated_gradients_of_features_add_up() -> None:
+    """Without a classifier they share out the divergence from the model without heads."""
+    model = random_vit(replace(TINY, num_classes=0))
+    images = random_images(TINY, count=3)
+    got = loss.integrated_gradients(model, batches(images, 2), steps=48)
+    every = [(block, h) for block, widths in enumerate(TINY.blocks) for h in range(widths.heads)]
+    with torch.no_grad():
+        bare = scaled_heads(model, dict.fromkeys(every, 0.0))
+        wanted = float(divergence(output(model, images), output(bare, images)).mean())
+    assert float(torch.cat(got).sum()) == pytest.approx(wanted, rel=5e-3)
 
 
 def test_a_path_needs_points(tiny: ViT) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from analysis.outputs import divergence, output
 from analysis.vit import ViT
-from pruning.budget.sensitivity import kl_divergence
 from pruning.budget.tokens import measure_schedules, schedules
 from pruning.cut import unmerged, with_merges
 from tests.support.models import SHORTER, VARIANTS, random_images, random_vit
 
-MODELS = {name: VARIANTS[name] for name in ("plain", "distilled", "average pool", "uneven")}
+MODELS = {name: VARIANTS[name] for name in ("plain", "distilled", "average pool", "uneven", "no head")}
 MODELS |= {name: SHORTER[name] for name in ("merging", "without halves")}
 
 
@@ -27,7 +27,9 @@ def test_the_damage_of_a_schedule_is_that_of_the_model_that_merges(name: str) ->
         small = ViT(with_merges(model.arch, merges)).eval()
         small.load_state_dict(model.state_dict())
         with torch.no_grad():
-            kl = torch.cat([kl_divergence(plain(images), small(images)) for images, _ in batches])
+            kl = torch.cat(
+                [divergence(output(plain, images), output(small, images)) for images, _ in batches]
+            )
         assert found[merges] == pytest.approx(float(kl.mean()), rel=1e-3, abs=1e-7)
 
 

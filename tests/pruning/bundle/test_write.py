@@ -84,7 +84,7 @@ def test_a_bundle_reads_back_bit_equal(save: Callable[..., Path], pruned: tuple[
     assert Plan.from_json((folder / "plan.json").read_text(encoding="utf-8")) == plan
     assert (
         json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        == {"version": 2, "model": "demo"} | REPORT
+        == {"version": 3, "model": "demo"} | REPORT
     )
     expected = {*layout.FILES} - {*layout.EXPORTS, *layout.TRANSFORMERS_FILES}
     assert {path.name for path in folder.iterdir()} == expected

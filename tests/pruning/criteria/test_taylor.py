@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from analysis.outputs import divergence, output
 from analysis.vit import ViT
 from pruning.criteria.taylor import LossOptions, ablation, taylor
 from pruning.cut.ratios import Ratios
 from pruning.cut.selection import Scores
 from tests.support import reference
-from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit
+from tests.support.models import TINY, VARIANTS, batches, random_images, random_vit, scaled_heads
 
 CLASSIFIERS = {name: arch for name, arch in VARIANTS.items() if arch.num_classes}
 STEP = 1e-4
@@ -161,12 +162,31 @@ def test_the_model_may_be_in_use_meanwhile(criterion, tiny: ViT) -> None:
 
 
 @pytest.mark.parametrize("criterion", [taylor, ablation])
-def test_without_classes_or_images_it_is_refused(criterion, tiny: ViT) -> None:
+def test_without_images_it_is_refused(criterion, tiny: ViT) -> None:
     with pytest.raises(ValueError, match="the loss is measured on calibration images, got none"):
         criterion(tiny, [], LossOptions())
-    headless = random_vit(VARIANTS["no head"])
-    with pytest.raises(ValueError, match="needs a model with classes, and this one has none"):
-        criterion(headless, batches(random_images(TINY)), LossOptions())
+
+
+@torch.no_grad()
+def test_ablation_of_features_is_how_far_they_move() -> None:
+    model, images = random_vit(VARIANTS["no head"]), random_images(TINY)
+    scores = ablation(model, batches(images), LossOptions())
+    for block, head in ((0, 0), (0, 2), (1, 1)):
+        other = scaled_heads(model, {(block, head): 0.0})
+        wanted = divergence(output(model, images), output(other, images)).mean()
+        assert float(scores.heads[block][head]) == pytest.approx(float(wanted), rel=1e-3)
+
+
+def test_taylor_of_features_is_the_curvature_of_their_divergence() -> None:
+    """Twin: the divergence of a gate that is a little closed, over the square of how far."""
+    model, image = random_vit(VARIANTS["no head"]), random_images(TINY, count=1)
+    scores = taylor(model, [(image.repeat(256, 1, 1, 1), torch.zeros(256).long())], LossOptions())
+    whole = model.double()
+    for block, head in ((0, 0), (0, 2), (1, 1)):
+        other = scaled_heads(whole, {(block, head): 1 - 1e-3})
+        with torch.no_grad():
+            moved = divergence(output(whole, image.double()), output(other, image.double()))
+        assert float(scores.heads[block][head]) == pytest.approx(float(moved) / 1e-6, rel=0.2)
 
 
 def test_options_keep_their_range() -> None:

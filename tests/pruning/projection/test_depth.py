@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from analysis.measure import evaluate
+from analysis.outputs import divergence, output
 from analysis.vit import Architecture, ViT
-from pruning.budget import kl_divergence
 from pruning.cut import without_halves
 from pruning.projection.depth import mean_additions, measure_halves, remove_halves
 from tests.support.models import SHORTER, TINY, VARIANTS, random_images, random_vit
@@ -51,15 +51,16 @@ def test_the_mean_over_images_and_tokens_is_added() -> None:
     torch.testing.assert_close(mean_additions(model, given)[0], total / count, atol=1e-6, rtol=1e-5)
 
 
-def test_the_damage_of_each_half_is_that_of_the_model_without_it() -> None:
-    model, given = random_vit(TINY), batches(TINY)
+@pytest.mark.parametrize("classes", [10, 0])
+def test_the_damage_of_each_half_is_that_of_the_model_without_it(classes: int) -> None:
+    model, given = random_vit(replace(TINY, num_classes=classes)), batches(TINY)
     found = measure_halves(model, given, mean_additions(model, given))
     assert {(one.block, one.half) for one in found} == {(b, h) for b in range(TINY.depth) for h in (0, 1)}
     for one in found:
         small = remove_halves(model, [(one.block, one.half)], given)
         with torch.no_grad():
-            kl = torch.cat([kl_divergence(model(images), small(images)) for images, _ in given]).mean()
-        assert one.kl == pytest.approx(float(kl), rel=1e-3)
+            kl = torch.cat([divergence(output(model, images), output(small, images)) for images, _ in given])
+        assert one.kl == pytest.approx(float(kl.mean()), rel=1e-3)
 
 
 def test_a_half_that_is_not_there_cannot_go() -> None:

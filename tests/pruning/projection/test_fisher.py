@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from analysis.outputs import divergence, kl_divergence, read_output
 from analysis.vit import ViT
 from pruning.activations import Activations
-from pruning.budget.sensitivity import kl_divergence
 from pruning.projection import fisher
 from pruning.projection.block_parts import output
 from pruning.projection.fisher import error_roots, prediction_gradients
@@ -21,6 +21,11 @@ from tests.support.models import TINY, batches, random_images, random_vit
 @torch.no_grad()
 def logits_with(model: ViT, images: Tensor, half: int, error: Tensor) -> Tensor:
     """Logits when `error` (B N E) is added to the stream behind a half block."""
+    return model.classify(stream_with(model, images, half, error))
+
+
+def stream_with(model: ViT, images: Tensor, half: int, error: Tensor) -> Tensor:
+    """The stream behind the last block, then."""
     x = model.embed(images)
     parts = [((b.norm1, b.attn, b.ls1), (b.norm2, b.mlp, b.ls2)) for b in model.blocks]
     for number, (norm, part, scale) in enumerate(half for block in parts for half in block):
@@ -28,7 +33,7 @@ def logits_with(model: ViT, images: Tensor, half: int, error: Tensor) -> Tensor:
         x = x + scale(output(part, norm(x)))
         if number == half:
             x = x + error
-    return model.classify(x)
+    return x
 
 
 def gradients(model: ViT, images: Tensor, label: int) -> tuple[Tensor, ...]:
@@ -80,12 +85,37 @@ def test_roots_are_those_of_the_fisher_information(monkeypatch: pytest.MonkeyPat
         assert float((root.T @ root - mixed).norm() / mixed.norm()) < 0.15
 
 
-def test_without_a_classifier_all_errors_count_alike() -> None:
-    model = random_vit(replace(TINY, num_classes=0))
+def weighted_directions(model: ViT, images: Tensor, half: int, error: Tensor) -> Tensor:
+    """The pooled feature's direction and those of all patches, so that half the squared distance between two
+    of these is the divergence."""
+    found = read_output(model, stream_with(model, images, half, error))
+    assert found.patches is not None
+    rows = [found.vectors[:, None] / 2**0.5 / found.vectors.norm(dim=-1)[:, None, None]]
+    rows += [found.patches / (2 * found.patches.shape[1]) ** 0.5 / found.patches.norm(dim=-1, keepdim=True)]
+    return torch.cat(rows, dim=1).flatten()
+
+
+@pytest.mark.parametrize("half", [0, 2, 3])
+def test_roots_of_features_are_those_of_their_gauss_newton_matrix(
+    half: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The matrix from the Jacobian, and what it says of small errors."""
+    model, image = random_vit(replace(TINY, num_classes=0)).double(), random_images(TINY, count=1).double()
+    monkeypatch.setattr(fisher, "_CHUNK", 512)
     with torch.no_grad():
-        streams = Streams(Activations(), model, batches(random_images(TINY)), 4, share=0)
-    for root in error_roots(model, streams):
-        assert torch.equal(root, torch.eye(TINY.embed_dim).double())
+        many = Streams(Activations(), model, batches(image.repeat(512, 1, 1, 1), 512), 512, share=0)
+    root, zero = error_roots(model, many, 512)[half], torch.zeros(1, TINY.num_tokens, TINY.embed_dim).double()
+    slopes = torch.autograd.functional.jacobian(lambda e: weighted_directions(model, image, half, e), zero)
+    slopes = slopes.flatten(1, 2)  # outputs N E
+    error = 1e-3 * torch.randn(zero.shape, generator=torch.Generator().manual_seed(3)).double()
+    told = (slopes * error[0]).sum(dim=(1, 2)).square().sum() / 2
+    with torch.no_grad():
+        dense, moved = (read_output(model, stream_with(model, image, half, e)) for e in (zero, error))
+    assert float(divergence(dense, moved)) == pytest.approx(float(told), rel=0.05)
+    exact = torch.einsum("one,onf->ef", slopes, slopes)
+    exact /= exact.diagonal().mean()
+    mixed = 0.9 * exact + 0.1 * torch.eye(TINY.embed_dim)
+    assert float((root.T @ root - mixed).norm() / mixed.norm()) < 0.15
 
 
 def test_a_prediction_that_nothing_moves_leaves_all_errors_alike() -> None:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from analysis.outputs import CLASSIFY
 from analysis.vit import ViT
 from pruning.quantize import choose as module
-from pruning.quantize.choose import ALPHAS, Trial, choose, divergence, mean_kl
+from pruning.quantize.choose import ALPHAS, Trial, choose, divergence, mean_divergence
 from tests.support.models import TINY, random_images, random_vit
 
 
@@ -34,7 +35,7 @@ def test_the_divergence_from_its_formula() -> None:
     wanted = 0.0
     for a, b in zip(p, q, strict=True):
         wanted += sum(x * (torch.tensor(x / y).log().item()) for x, y in zip(a, b, strict=True)) / 5
-    assert mean_kl(first.log_softmax(-1), second.log_softmax(-1)) == pytest.approx(wanted, rel=1e-5)
+    assert mean_divergence(CLASSIFY, first, second) == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(ValueError, match="no images to measure the divergence on"):
         divergence(random_vit(TINY), [], [])
 

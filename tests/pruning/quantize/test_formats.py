@@ -123,7 +123,7 @@ def test_a_missing_package_is_named(
     assert f"the format {format} needs the package {missing}, which is not installed: pip install" in said
 
 
-def test_a_model_without_classes_is_refused(capsys, photos: str, tmp_path: Path) -> None:
+def test_features_are_quantised_too(capsys, photos: str, tmp_path: Path) -> None:
     folder = tmp_path / "headless"
     model = random_vit(replace(TINY, num_classes=0))
     write_bundle(folder, model, Preprocess(TINY.image_size), name="tiny", report={"method": "none"})
@@ -137,7 +137,9 @@ def test_a_model_without_classes_is_refused(capsys, photos: str, tmp_path: Path)
         "--out",
         str(tmp_path / "out"),
     ]
-    assert "has no classifier" in refused(capsys, *words)
+    assert main(["export", *words]) == 0
+    found = QuantizedReport.read(tmp_path / "out" / "model.int8.json")
+    assert found.measure == "knn" and 0 <= found.kl < 0.05
 
 
 @pytest.mark.parametrize("name", ["model.int8.onnx", "model.int8.json"])

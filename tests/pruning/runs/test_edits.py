@@ -104,10 +104,10 @@ def test_bundles_of_the_previous_release_are_read(folder: Path) -> None:
     merged = [block | {"merge": 0} for block in blocks]
     renewed(place / "architecture.json", loaded.model.arch.to_json(), 2, blocks=merged)
     assert report is not None
-    renewed(place / "report.json", report.to_json(), 2)
+    renewed(place / "report.json", report.to_json(), 3)
     if plan is not None:
         renewed(place / "plan.json", plan.to_json())
-    renewed(folder / "evaluations.json", read_evaluations(folder).to_json(), 2)
+    renewed(folder / "evaluations.json", read_evaluations(folder).to_json(), 3)
     again = finished.FinishedRun(runs.read(folder))
     assert (again.arch, again.report, again.plan) == (loaded.model.arch, report, plan)
     assert again.report.top1_after == again.after.top1 and again.before.images == 6
@@ -194,7 +194,7 @@ def test_no_edit_of_a_report_slips_through(folder: Path) -> None:
     place = folder / "bundle"
     report = read_report(place)
     assert report is not None
-    renewed(place / "report.json", report.to_json(), 2)
+    renewed(place / "report.json", report.to_json(), 3)
     fine = [*taken(Report), *of_job(folder.name, "job."), r"recovery\.\w+: missing", "job.version: missing"]
     fine += [
         r"heads\[\d\]: nothing",
@@ -237,7 +237,7 @@ def architecture_takes() -> list[str]:
 
 @of_bundles
 def test_no_edit_of_evaluations_slips_through(folder: Path) -> None:
-    renewed(folder / "evaluations.json", read_evaluations(folder).to_json(), 2)
+    renewed(folder / "evaluations.json", read_evaluations(folder).to_json(), 3)
     named = lambda name: f"{name}|{name}.top1"
     read = lambda: read_evaluations(folder)
     assert require_refused(folder / "evaluations.json", read, ["start: nothing"], (), named) > 100
