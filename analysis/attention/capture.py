@@ -38,7 +38,7 @@ class BlockActivations:
 
     @cached_property
     def attention(self) -> Float[Tensor, "B H N N"]:
-        """softmax(scale q k^T + log sizes); each row (a query token) sums to one."""
+        """softmax(scale q k^T + bias + log sizes); each row (a query token) sums to one."""
         if self._block.attn is None:
             return self.q @ self.k.mT
         return self._block.attn.weights(self.q, self.k, self.sizes)
@@ -108,8 +108,9 @@ class Record:
 class Captured:
     """What `watch` stores of one block: the output of `qkv`, the input of `proj`, and that of its merging.
 
-    `qkv` and `proj` are without channels where the block has no attention; `merging` holds tokens, their
-    sizes and how much each is read, and is None where the block merges nothing.
+    Where a norm stands in front of `proj`, its input is taken. `qkv` and `proj` are without channels where
+    the block has no attention; `merging` holds tokens, their sizes and how much each is read, and is None
+    where the block merges nothing.
     """
 
     qkv: Tensor
@@ -143,7 +144,7 @@ def watch(block: Block, captured: Captured) -> Iterator[None]:
     try:
         if block.attn is not None:
             handles.append(block.attn.qkv.register_forward_hook(after_qkv))
-            handles.append(block.attn.proj.register_forward_pre_hook(before_proj))
+            handles.append(block.attn.norm.register_forward_pre_hook(before_proj))
         if block.merge is not None:
             handles.append(block.merge.register_forward_pre_hook(before_merge))
         yield

@@ -20,7 +20,7 @@ from analysis.attention.rollout import rollout_from, with_skip
 from analysis.attention.tokens import Members, averaging, merged, of_first, over_patches
 from analysis.attention.trace import mean_of_patches, one_token, to_patches
 from analysis.frozen import frozen_copy
-from analysis.vit import Architecture, ViT
+from analysis.vit import Architecture, Attention, ViT
 
 CLASSIFIERS = ("mean", "class", "distillation")
 
@@ -36,14 +36,14 @@ class _BlockGradient:
     k: Float[Tensor, "H N Dqk"]
     v: Float[Tensor, "H N Dv"]
     d_output: Float[Tensor, "H N Dv"]
-    scale: float
+    attn: Attention
     members: Members | None
 
     def weighted(self) -> Float[Tensor, "H N N"]:
         """dA ⊙ A."""
-        scores = (self.q * self.scale) @ self.k.transpose(-2, -1)
-        scores = scores if self.members is None else scores + self.members.sizes.log()
-        return scores.softmax(dim=-1) * (self.d_output @ self.v.transpose(-2, -1))
+        sizes = None if self.members is None else self.members.sizes[None]
+        attention = self.attn.weights(self.q[None], self.k[None], sizes)[0]
+        return attention * (self.d_output @ self.v.transpose(-2, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def gradients(model: ViT, image: Float[Tensor, "C Y X"], label: int, classifier:
             continue
         q, k, v = (part.detach() for part in block.attn.split_heads(tensors.qkv))
         by_head = next(grads)[0].unflatten(-1, (block.attn.heads, -1)).transpose(0, 1)  # H N Dv
-        blocks.append(_BlockGradient(q[0], k[0], v[0], by_head, block.attn.scale, of_first(members)))
+        blocks.append(_BlockGradient(q[0], k[0], v[0], by_head, block.attn, of_first(members)))
         members = merged(block.merge, tensors.merging, members)
     return Gradients(model.arch, tuple(blocks), of_first(members))
 
@@ -149,7 +149,12 @@ def classifiers_of(arch: Architecture) -> tuple[str, ...]:
 
 
 def readout(arch: Architecture, classifier: str = "mean") -> Float[Tensor, " N"]:
-    """The tokens a logit depends on, as a reading: class token, distillation token, both, or all patches."""
+    """The tokens a logit depends on, as a reading: class token, distillation token, both, or all patches.
+
+    With pool "both" class token and patches count half each; attention pooling counts as an average [ours].
+    """
+    if arch.pool == "both":
+        return (one_token(arch, 0) + mean_of_patches(arch)) / 2
     if arch.pool != "token":
         return mean_of_patches(arch)
     tokens = {"class": [0], "distillation": [1], "mean": [0, 1] if arch.distilled else [0]}[classifier]

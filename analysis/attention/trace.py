@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analysis.attention.capture import capture
 from analysis.attention.tokens import Members, of_first, over_patches
-from analysis.vit import Architecture, ViT
+from analysis.vit import Architecture, ViT, by_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +27,14 @@ class Trace:
     keys: tuple[Float[Tensor, "H N Dqk"], ...]
     logits: Float[Tensor, " num_classes"]
     members: tuple[Members | None, ...]
+    biases: tuple[Float[Tensor, "H T"], ...] = ()  # `position_bias` of each block, where the model has one
 
     def token_attention(self, block: int) -> Float[Tensor, "H N N"]:
         """Attention maps between the tokens of a block: row i is what token i attends to."""
         scores = (self.queries[block] * self.arch.scale) @ self.keys[block].transpose(-2, -1)
+        if self.biases and scores.numel():
+            prefix = len(self.arch.prefix_names)
+            scores = scores + by_distance(self.biases[block], self.arch.grid, prefix)
         members = self.members[block]
         return (scores if members is None else scores + members.sizes.log()).softmax(dim=-1)
 
@@ -54,7 +58,10 @@ def held_bytes(arch: Architecture) -> int:
     *given, _ = arch.tokens
     values = sum(2 * n * block.heads * block.qk for n, block in zip(given, arch.blocks, strict=True))
     merging = (n - block.merge for n, block in zip(given, arch.blocks, strict=True) if block.merge)
-    return 4 * (values + (arch.num_classes or arch.embed_dim) + sum(2 * arch.num_tokens + n for n in merging))
+    values += arch.distances * sum(block.heads for block in arch.blocks)
+    return 4 * (
+        values + (arch.num_classes or arch.feature_dim) + sum(2 * arch.num_tokens + n for n in merging)
+    )
 
 
 def trace(model: ViT, image: Float[Tensor, "C Y X"]) -> Trace:
@@ -67,7 +74,10 @@ def trace(model: ViT, image: Float[Tensor, "C Y X"]) -> Trace:
             keys.append(block.k[0].clone())
             members.append(members[-1] if block.left is block.members else of_first(block.left))
         logits = record.logits[0].clone()  # without a head, a view of all tokens
-        return Trace(model.arch, tuple(queries), tuple(keys), logits, tuple(members))
+        tables = [None if block.attn is None else block.attn.position_bias for block in model.blocks]
+        biases = [logits[:0, None] if table is None else table.detach().clone() for table in tables]
+        biases = biases if model.arch.position_bias else []
+        return Trace(model.arch, tuple(queries), tuple(keys), logits, tuple(members), tuple(biases))
 
 
 def token_names(arch: Architecture) -> tuple[str, ...]:

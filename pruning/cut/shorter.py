@@ -22,10 +22,12 @@ def can_merge(arch: Architecture) -> tuple[bool, ...]:
     """For every block, whether it can merge tokens to any use: it needs attention, and someone behind it.
 
     Behind the attention of the last block nothing reads the patch tokens of a model with pool "token".
+    No block can where scores depend on the places of patches (`rope`, `position_bias`).
     """
-    last = arch.depth - 1
+    last, placed = arch.depth - 1, arch.rope or arch.position_bias
     return tuple(
-        widths.heads > 0 and (index < last or arch.pool == "avg") for index, widths in enumerate(arch.blocks)
+        widths.heads > 0 and not placed and (index < last or arch.pool != "token")
+        for index, widths in enumerate(arch.blocks)
     )
 
 

@@ -26,7 +26,7 @@ def flat_tokens(model: ViT) -> ViT:
     for block, tokens in zip(flat.blocks, model.arch.tokens, strict=False):
         _flatten(block, tokens)
     last = flat.blocks[-1]
-    if model.arch.skip_unread and last.attn is not None:
+    if model.arch.skip_unread and model.arch.absorbs and last.attn is not None:
         last.attn = _FlatLeanAttention(last.attn, last.tokens, model.arch.computed_tokens)
     flat.__class__ = _FlatViT
     return flat
@@ -57,10 +57,11 @@ class _FlatAttention(Attention):
             part.view(-1, self.tokens, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
             for part in self.qkv(x).split(self.qkv_rows, dim=-1)
         )
+        q, k = self.placed(q, k)
         weights = self.weights(q, k, sizes)
         out = weights @ v  # B H N Dv
         read = weights[:, :, 0].mean(dim=1) if self.reads else None
-        return self.proj(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim)), read
+        return self.proj(self.norm(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim))), read
 
 
 class _FlatBlock(Block):
@@ -74,11 +75,12 @@ class _FlatBlock(Block):
         if self.attn is None:
             return self._first(x, sizes, count)
         added, read = self.attn(self.norm1(x), sizes)
-        if isinstance(self.attn, _FlatLeanAttention):  # which gives the first tokens alone
+        lean = isinstance(self.attn, _FlatLeanAttention)
+        if lean:  # which gives the first tokens alone
             x, sizes = self._first(x, sizes, count)
         x = x + self.ls1(added)
         if self.merge is None:
-            return x, sizes
+            return (x, sizes) if lean else self._first(x, sizes, count)
         merged, sizes = self.merge(x.view(-1, self.tokens, x.shape[-1]), sizes, read)
         return merged.flatten(0, 1), sizes
 
@@ -123,7 +125,7 @@ class _FlatLeanAttention(nn.Module):
             b_q, _, b_v = (part.clone() for part in attn.qkv.bias.detach().split(attn.qkv_rows))
             self.q.bias = nn.Parameter(b_q)
             self.values_bias = nn.Parameter(b_v.view(attn.heads, -1, 1))
-        self.proj = attn.proj
+        self.norm, self.proj = attn.norm, attn.proj
 
     def forward(
         self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None
@@ -138,7 +140,7 @@ class _FlatLeanAttention(nn.Module):
         mixed = mixed.unflatten(1, (self.heads, self.count)).permute(1, 3, 0, 2).flatten(2)  # H E BC
         out = self.values @ mixed  # H Dv BC
         out = out if self.values_bias is None else out + self.values_bias
-        return self.proj(out.permute(2, 0, 1).flatten(1)), None
+        return self.proj(self.norm(out.permute(2, 0, 1).flatten(1))), None
 
 
 class _FlatViT(ViT):

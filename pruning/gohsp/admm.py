@@ -78,8 +78,9 @@ def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
             if dense.qkv_bias:
                 masks[f"{attn}.qkv.bias"] = rows
         if widths.mlp:
-            masks[f"{mlp}.fc1.weight"], masks[f"{mlp}.fc2.weight"] = neurons[:, None], neurons
-            masks[f"{mlp}.fc1.bias"] = neurons
+            rows = neurons.repeat(2) if dense.gated else neurons
+            masks[f"{mlp}.fc1.weight"], masks[f"{mlp}.fc2.weight"] = rows[:, None], neurons
+            masks[f"{mlp}.fc1.bias"] = rows
     return masks
 
 
