@@ -54,7 +54,7 @@ MOST = {
 MOST_BLOCKS = 256
 MOST_TOKENS = 2**14  # of one image
 MOST_WIDE = 2**27  # numbers that one layer puts out for one image: 512 MB
-MOST_PARAMETERS = 2**32
+MOST_PARAMETERS = 2**33
 SCALES = (1e-6, 1e3)  # least and most; 1/sqrt(head_dim) of a head of 64 channels is 0.125
 EPSILONS = (1e-15, 1.0)
 

@@ -15,11 +15,11 @@ import sys
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 
-from analysis.models.convert import TOLERANCE, UnsupportedModelError, architecture_of, from_timm
+from analysis.models.convert import TOLERANCE, architecture_of, from_timm
 from analysis.models.timm_source import fill_buffers
 
 DOCS = Path(__file__).parents[1] / "docs" / "models.md"
@@ -41,34 +41,37 @@ BLOCKS = 1  # of the models whose logits are compared
 
 def names() -> list[str]:
     """timm's names of Vision Transformers and what is related to them, without tags."""
+    import timm
+
     return [name for name in timm.list_models() if _NAMES.search(name)]
 
 
-def refusal(name: str) -> str | None:
-    """Why a model cannot be read; None if it can."""
+def skeleton(name: str, **options: object) -> Any:
+    """A model of timm without weights."""
+    import timm
+
     with torch.device("meta"):
-        model = timm.create_model(name)
+        return timm.create_model(name, **options)
+
+
+def read(name: str) -> tuple[bool, str]:
+    """Whether a model can be read, and what it has that a plain ViT has not, or why it cannot."""
     try:
-        architecture_of(model)
-    except UnsupportedModelError as error:
-        return str(error).removeprefix(f"{name} is not supported: ").rpartition("; a plain")[0]
-    return None
-
-
-def features(name: str) -> str:
-    """What a model has that a plain ViT has not."""
-    with torch.device("meta"):
-        arch = architecture_of(timm.create_model(name))
+        arch = architecture_of(skeleton(name))
+    except ValueError as error:  # its own kind, or a size beyond the bounds of an architecture
+        return False, str(error).removeprefix(f"{name} is not supported: ").partition("; a plain")[0]
     found = [words for field, words in _FEATURES.items() if getattr(arch, field)]
     found += [] if arch.final_norm else ["no final norm"]
     found += ["attention pooling"] if arch.pool == "attention" else []
-    return ", ".join(found) or "plain"
+    return True, ", ".join(found) or "plain"
 
 
 def difference(name: str) -> float:
     """The largest difference of any two logits with random weights, as a share of the largest logit."""
-    with torch.device("meta"):
-        model = timm.create_model(name, depth=BLOCKS)
+    try:
+        model = skeleton(name, depth=BLOCKS)
+    except AssertionError:  # with a number of key and value heads for each of all its blocks
+        model = skeleton(name, depth=BLOCKS, num_kv_heads=1)
     model = model.to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -85,6 +88,8 @@ def difference(name: str) -> float:
 
 def table(refused: dict[str, str], accepted: dict[str, str]) -> str:
     """Both as Markdown: how many names, by what the models have, and by why they are refused."""
+    import timm
+
     lines = [
         f"Of {len(refused) + len(accepted)} names {len(accepted)} can be read (timm {timm.__version__}; "
         "names without tags):",
@@ -120,11 +125,8 @@ def main() -> None:
     refused: dict[str, str] = {}
     accepted: dict[str, str] = {}
     for name in names():
-        reason = refusal(name)
-        if reason is None:
-            accepted[name] = features(name)
-        else:
-            refused[name] = reason
+        is_read, words = read(name)
+        (accepted if is_read else refused)[name] = words
     text = table(refused, accepted)
     if options.logits:
         worst = 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from analysis.models.timm_parts import activation_of, is_norm, layer_scale_of, norm_kind
+from analysis.models.timm_parts import activation_of, is_norm, norm_kind
 
 _OTHER_CLASSES = {
     "VisionTransformerSAM": "it has windowed attention with a relative position bias",
@@ -84,8 +84,6 @@ def _block_obstacles(block: Any) -> Iterator[str]:
     for name, norm in (("norm1", block.norm1), ("norm2", block.norm2)):
         if norm_kind(norm) is None:
             yield f"{name} is a {type(norm).__name__}, not a LayerNorm or RMSNorm"
-    if layer_scale_of(block) and not (is_norm(getattr(block, "ls2", None)) or block.gamma_2 is not None):
-        yield "only its attention has a LayerScale"
     yield from _attention_obstacles(block.attn)
     yield from _mlp_obstacles(block.mlp)
 
@@ -101,8 +99,6 @@ def _attention_obstacles(attn: Any) -> Iterator[str]:
     if type(attn) not in kinds:
         yield f"its attention is of another kind, {type(attn).__name__}"
         return
-    if getattr(attn, "num_kv_heads", attn.num_heads) != attn.num_heads:
-        yield "several of its heads share keys and values (grouped-query attention, num_kv_heads)"
     for name in ("q_norm", "k_norm", "norm"):
         norm = getattr(attn, name, None)
         if is_norm(norm) and norm_kind(norm) is None:

@@ -89,6 +89,8 @@ def state_of(m: Any, arch: Architecture) -> State:
     ]:
         bias = name.removesuffix("weight") + "bias"
         state.setdefault(bias, state[name].new_zeros(len(state[name])))
+    for name in [name for name in state if name.endswith(".ls1.gamma")]:  # Sapiens2 scales attention alone
+        state.setdefault(name.replace("ls1", "ls2"), torch.ones_like(state[name]))
     if not arch.pre_norm:
         state.setdefault("patch_embed.proj.bias", like.new_zeros(len(like)))
     return state
@@ -170,13 +172,20 @@ def _join_qkv(state: State, attn: str, module: Any) -> None:
         return
     if f"{attn}.q_proj.weight" in state:
         parts = [state.pop(f"{attn}.{part}_proj.weight") for part in "qkv"]
-        state[f"{attn}.qkv.weight"] = torch.cat(parts)
+        state[f"{attn}.qkv.weight"] = torch.cat([_for_each_head(part, module) for part in parts])
     rows = module.num_heads * head_dim(module)
     found = [(f"{attn}.{part}_proj.bias", f"{attn}.{part}_bias") for part in "qkv"]
     biases = [next((state.pop(name) for name in names if name in state), None) for names in found]
     if any(bias is not None for bias in biases):
         zeros = first.new_zeros(rows)
-        state[f"{attn}.qkv.bias"] = torch.cat([zeros if bias is None else bias for bias in biases])
+        given = [zeros if bias is None else _for_each_head(bias, module) for bias in biases]
+        state[f"{attn}.qkv.bias"] = torch.cat(given)
+
+
+def _for_each_head(rows: Tensor, module: Any) -> Tensor:
+    """Rows of queries, keys or values for every head, where several share keys and values (Sapiens2)."""
+    shared = module.num_heads * head_dim(module) // len(rows)
+    return rows.unflatten(0, (-1, head_dim(module))).repeat_interleave(shared, dim=0).flatten(0, 1)
 
 
 def _join_gates(state: State, mlp: str, module: Any) -> None:

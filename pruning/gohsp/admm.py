@@ -63,7 +63,8 @@ def constrained(model: ViT) -> Weights:
         *("attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight"),
         *("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight"),
     )
-    return {name: weight for name, weight in model.named_parameters() if name.endswith(ends)}
+    named = model.named_parameters()
+    return {name: weight for name, weight in named if name.startswith("blocks.") and name.endswith(ends)}
 
 
 def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:

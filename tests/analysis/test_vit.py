@@ -140,9 +140,9 @@ def test_architectures_from_before_there_was_a_version_are_read() -> None:
     assert list(data) == [field.name for field in fields(Architecture)]  # nothing else has changed
     assert Architecture.from_json(json.dumps(data)) == TINY
     with pytest.raises(
-        ValueError, match=r"^this was written by a later PruneScope \(version 3; this one reads up"
+        ValueError, match=r"^this was written by a later PruneScope \(version 4; this one reads up"
     ):
-        Architecture.from_json(json.dumps(data | {"version": 3, "tokens": 3}))
+        Architecture.from_json(json.dumps(data | {"version": 4, "tokens": 3}))
 
 
 @pytest.mark.parametrize(

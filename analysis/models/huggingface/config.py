@@ -216,7 +216,7 @@ def _architecture(
         pos_embed_prefix=family.class_token
         and not (registers or family.rope)
         and not (beit and not flag(said, "use_absolute_position_embeddings", False)),
-        layer_scale=family.layer_scale or (beit and number(said, "layer_scale_init_value", 0.1) > 0),
+        layer_scale=family.layer_scale or (beit and said.get("layer_scale_init_value", 0.1) != 0),
         qkv_bias=bool(biases) if family.rope else flag(said, "qkv_bias", True),
         pre_norm=family.pre_norm,
         pool=_pool(family, gives, attends=attends, averages=averages),

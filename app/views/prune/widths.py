@@ -13,6 +13,7 @@ from app.views.prune import offered
 from app.views.prune.offered import BIND
 from app.wording import STRUCTURE_TITLES
 from pruning.cut import PerBlock, Ratios, can_merge, merges_of
+from pruning.projection import whole_in_projections
 
 START = {"qk": 50}  # percent removed when the sliders are first shown
 START_HEADS = 25  # of a method that ranks heads alone
@@ -35,9 +36,10 @@ def preset(dense: Architecture) -> str:
     return chosen
 
 
-def sliders(method: str) -> Ratios:
+def sliders(method: str, dense: Architecture) -> Ratios:
     """The same percentage in every block: a slider for each structure that the method can narrow."""
-    able = offered.structures(method)
+    whole = whole_in_projections(dense) if method == "spectral" else ("qk",) * dense.qk_norm
+    able = tuple(name for name in offered.structures(method) if name not in whole)
     removed = {name: _slider(name, able) for name in STRUCTURE_TITLES if name in able}
     return Ratios(**{name: value / 100 for name, value in removed.items()})
 

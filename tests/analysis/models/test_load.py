@@ -105,6 +105,10 @@ FAMILIES = {
     "perception encoder": ("vit_pe_core_tiny_patch16_384", {}),
     "dinov3": ("vit_small_patch16_dinov3", {"embed_dim": 96, "img_size": (48, 80)}),
     "dinov3, gated": ("vit_small_plus_patch16_dinov3_qkvb", {"embed_dim": 96}),
+    "sapiens2": (
+        "vit_base_patch16_sapiens2",
+        {"embed_dim": 96, "num_kv_heads": (6, 12), "img_size": (48, 32)},
+    ),
     "beit": ("beit_base_patch16_224", {"embed_dim": 96}),
     "relpos": ("vit_relpos_base_patch16_clsgap_224", {"embed_dim": 96, "img_size": (32, 48)}),
     "relpos, shared": ("vit_srelpos_small_patch16_224", {"embed_dim": 96, "img_size": (32, 48)}),
@@ -150,7 +154,6 @@ def test_conversion_notices_what_the_structure_does_not_tell():
 
 REFUSED = {
     "eva02, post-norm": ("eva02_enormous_patch14_clip_224", {"depth": 1}, "norms come after"),
-    "grouped": ("vit_base_patch16_sapiens2", {}, "LayerScale|grouped-query"),
     "kind of mlp": ("vit_tiny_patch16_224", {"mlp_layer": GatedMlp}, "GatedMlp"),
     "activation": ("vit_tiny_patch16_224", {"act_layer": "relu"}, "activation ReLU"),
     "differential": ("vit_dlittle_patch16_reg1_gap_256", {}, "DiffAttention"),
@@ -726,9 +729,9 @@ def test_bundles_from_before_there_were_versions_are_read(bundle):
         (bundle / name).write_text(json.dumps(data, indent=2) + "\n")
     assert (read_bundle(bundle).model.arch, read_bundle(bundle).preprocess) == (ARCH, before.preprocess)
     for name in ("preprocess.json", "architecture.json"):
-        data = json.loads((bundle / name).read_text()) | {"version": 3}
+        data = json.loads((bundle / name).read_text()) | {"version": VERSION + 1}
         (bundle / name).write_text(json.dumps(data))
         with pytest.raises(
-            ValueError, match=rf"/{name} was written by a later PruneScope \(version 3; this one"
+            ValueError, match=rf"/{name} was written by a later PruneScope \(version {VERSION + 1}; this one"
         ):
             read_bundle(bundle)

@@ -160,7 +160,9 @@ SUPPORTED = {
         logits,
     ),
     "BeitForImageClassification, with positions": (
-        lambda: of("BeitConfig", **CLASSES, use_absolute_position_embeddings=True, layer_scale_init_value=0),
+        lambda: of(
+            "BeitConfig", **CLASSES, use_absolute_position_embeddings=True, layer_scale_init_value=0.0
+        ),
         logits,
     ),
     "Data2VecVisionForImageClassification": (
