@@ -11,10 +11,10 @@ from analysis.attention.relevance import gradients
 from analysis.attention.trace import trace
 from analysis.measure import cost
 from analysis.vit import Architecture, BlockWidths, ViT, by_distance
-from tests.support.models import FAMILIES, TINY, random_images, random_vit
+from tests.support.models import EVERY_PART, FAMILIES, TINY, random_images, random_vit
 
 
-@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.fixture(params=[*FAMILIES.values(), EVERY_PART], ids=[*FAMILIES, "every part"])
 def family(request) -> ViT:
     return random_vit(request.param)
 

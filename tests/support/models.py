@@ -36,7 +36,7 @@ VARIANTS = {
     "rms norms": replace(TINY, norm="rms", distilled=True),
     "uneven": replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11))),
 }
-# What other families have. Every field that is off in a plain model is on in one of them.
+# What other families have: every field that is off in a plain model is on in one of them.
 FAMILIES = {
     "gated": replace(TINY, gated=True, activation="silu", layer_scale=True, registers=1, pool="both"),
     "inner norms": replace(
@@ -50,20 +50,29 @@ FAMILIES = {
         pool_prefix=True,
         blocks=(BlockWidths(2, 7, 5, 9),) * 2,
     ),
-    "rotary": replace(TINY, rope=True, registers=2, pos_embed_prefix=False, layer_scale=True),
-    "rotary, uneven": replace(
-        TINY, rope=True, pool="both", blocks=(BlockWidths(3, 6, 7, 20), BlockWidths(2, 10, 4, 11))
+    "rotary": replace(
+        TINY,
+        rope=True,
+        registers=2,
+        pos_embed_prefix=False,
+        layer_scale=True,
+        blocks=(BlockWidths(3, 8, 7, 20), BlockWidths(2, 10, 4, 11)),
     ),
     "qk-norm": replace(TINY, qk_norm=True, rope=True, pool="avg", class_token=False, qkv_bias=False),
     "attention pooling": replace(
-        TINY, pool="attention", class_token=False, pool_heads=2, pool_width=20, pool_mlp=17
+        TINY, pool="attention", pool_prefix=True, pool_heads=2, pool_width=20, pool_mlp=17
     ),
-    "attention pooling, prefix": replace(
-        TINY, pool="attention", pool_prefix=True, pool_heads=3, pool_width=24, pool_mlp=9, num_classes=0
-    ),
-    "position bias": replace(TINY, position_bias=True, pool="avg", norm_before_pool=False, layer_scale=True),
-    "position bias, registers": replace(TINY, position_bias=True, registers=2),
+    "position bias": replace(TINY, position_bias=True, registers=1),
 }
+EVERY_PART = replace(
+    TINY,
+    **dict.fromkeys(("rope", "qk_norm", "position_bias", "gated", "attn_norm", "mlp_norm"), True),
+    patch_norm=True,
+    pool="attention",
+    pool_heads=2,
+    pool_width=20,
+    pool_mlp=17,
+)
 # Blocks that merge tokens, and blocks of which a half is absent.
 _MERGING = BlockWidths(3, 8, 8, 32, 2)
 SHORTER = {
