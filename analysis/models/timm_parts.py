@@ -106,7 +106,7 @@ def is_norm(module: Any) -> bool:
     return module is not None and not isinstance(module, nn.Identity)
 
 
-def norm_kind(module: nn.Module) -> str | None:
+def norm_kind(module: nn.Module | None) -> str | None:
     """The name in `vit.NORMS` of timm's or torch's norm; None for others."""
     from timm.layers import RmsNorm
 

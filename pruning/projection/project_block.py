@@ -228,10 +228,11 @@ def _qk_covariances(step: Step) -> tuple[Float[Tensor, "H D D"], Float[Tensor, "
 
 def _plane_products(step: Step) -> Float[Tensor, "H T T"]:
     if "planes" not in step.known:
-        attn, sums = step.attn, 0
+        attn, terms = step.attn, step.attn.qk_dim
+        sums = torch.zeros(attn.heads, terms, terms, dtype=torch.float64, device=step.streams.device)
         for _, _, x in step.streams:
             q, k, _ = attn.split_heads(attn.qkv(step.whole.norm(x)))
-            sums = sums + plane_products(q, k, step.weights)
+            sums += plane_products(q, k, step.weights)
         require_finite(sums)
         step.known["planes"] = sums
     return step.known["planes"]

@@ -1,6 +1,7 @@
 """What other families of Vision Transformers have, in the model file and in what reads it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -77,8 +78,8 @@ def test_traces_and_gradients_see_the_same_maps(family):
     if family.arch.num_classes:
         gradient = gradients(family, image, 3)
         assert gradient.relevance(read[None]).isfinite().all()
-        for one, block in zip(gradient._blocks, seen.queries, strict=True):
-            assert torch.equal(one.q, block)
+        for one, queries in zip(gradient._blocks, seen.queries, strict=True):
+            assert torch.equal(one.q, queries)
 
 
 def test_relevance_weights_maps_by_their_gradient(family):
@@ -130,7 +131,7 @@ def test_the_position_bias_by_a_loop():
                 assert torch.equal(found[:, i, j], table[:, at])
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     "pool 'both' needs a class token": {"pool": "both", "class_token": False},
     "norm_before_pool false needs pool": {"pool": "both", "norm_before_pool": False},
     "needs pool 'token' or 'avg', and final_norm": {"final_norm": False, "norm_before_pool": False},

@@ -13,7 +13,7 @@ from analysis.models.load import read_bundle
 from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, ViT
 from pruning.bundle.write import write_bundle
-from pruning.criteria.magnitude import SeedOptions
+from pruning.criteria.magnitude import MagnitudeOptions, SeedOptions
 from pruning.criteria.registry import CRITERIA
 from pruning.criteria.snp import pair_scores
 from pruning.cut import Plan, Ratios, can_merge, cut, mask, select, shrink
@@ -34,7 +34,7 @@ RATIOS = {
 }
 
 
-@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES.keys())
+@pytest.fixture(params=list(FAMILIES.values()), ids=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> ViT:
     return random_vit(request.param)
 
@@ -117,7 +117,7 @@ def test_snp_takes_the_terms_of_a_plane_together() -> None:
 
 def test_groups_are_what_a_cut_takes_away(family: ViT) -> None:
     arch = family.arch
-    scores = CRITERIA["l2"].score(family, [], replace(CRITERIA["l2"].options(), group=True))
+    scores = CRITERIA["l2"].score(family, [], MagnitudeOptions(group=True))
 
     def total(of: ViT) -> float:
         return sum(float(weight.detach().double().square().sum()) for weight in of.parameters())

@@ -66,7 +66,12 @@ FAMILIES = {
 }
 EVERY_PART = replace(
     TINY,
-    **dict.fromkeys(("rope", "qk_norm", "position_bias", "gated", "attn_norm", "mlp_norm"), True),
+    rope=True,
+    qk_norm=True,
+    position_bias=True,
+    gated=True,
+    attn_norm=True,
+    mlp_norm=True,
     patch_norm=True,
     pool="attention",
     pool_heads=2,
