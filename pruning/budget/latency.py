@@ -24,6 +24,7 @@ from pruning.budget.allocate import (
     Allocation,
     Budget,
     Menu,
+    align_of,
     apply,
     choose,
     require_reachable,
@@ -32,6 +33,7 @@ from pruning.budget.allocate import (
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
 from pruning.budget.latency_menu import LatencyTable, best_start, latency_starts, thinned
 from pruning.budget.sensitivity import measured_widths
+from pruning.cut import can_merge
 from pruning.progress import Progress, quiet
 
 _FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
@@ -144,18 +146,23 @@ def measure_table(
             replace(whole, **{name: width})
             for name in BUDGETED_STRUCTURES
             if getattr(whole, name)
-            for width in _offered(getattr(whole, name), measured_widths(getattr(whole, name))[-1], align)
+            for width in _offered(
+                getattr(whole, name),
+                measured_widths(getattr(whole, name))[-1],
+                align_of(dense, name, align),
+            )
         ]
         alone = [replace(whole, mlp=0)] if whole.heads and whole.mlp else []
         alone += [BlockWidths(0, 0, 0, whole.mlp)] if alone else []
         merges = [replace(whole, mlp=0, merge=_merged(dense))] if alone and _merged(dense) else []
         timed = [(widths, 1.0) for widths in dict.fromkeys([*offered, whole, *alone, *merges])]
-        times = _in_turns(dense, [*timed, *((whole, share) for share in _FEWER)], batch)
+        fewer = _FEWER if _merged(dense) else ()
+        times = _in_turns(dense, [*timed, *((whole, share) for share in fewer)], batch)
         medians[block] = times[whole, 1.0]
         shares |= {
             (block, _with(block, w)): times[w, 1.0] / medians[block] for w in (*offered, whole, *alone)
         }
-        tokens[block] = tuple((share, times[whole, share] / medians[block]) for share in (*_FEWER, 1.0))
+        tokens[block] = tuple((share, times[whole, share] / medians[block]) for share in (*fewer, 1.0))
         merging += [times[merges[0], 1.0] - times[alone[0], 1.0]] if merges else []
         progress("Timing widths", (done + 1) / len(kinds))
     spent = max(0.0, median(merging)) if merging else 0.0
@@ -170,8 +177,8 @@ def _with(block: BlockWidths, widths: BlockWidths) -> BlockWidths:
 
 
 def _merged(dense: Architecture) -> int:
-    """How many tokens a block merges where merging is timed."""
-    return dense.grid[0] * dense.grid[1] // 10
+    """How many tokens a block merges where merging is timed; 0 where none can."""
+    return dense.grid[0] * dense.grid[1] // 10 if any(can_merge(dense)) else 0
 
 
 def _offered(dense: int, least: int, align: int) -> tuple[int, ...]:

@@ -38,7 +38,8 @@ def with_merges(arch: Architecture, tokens: Tokens) -> Architecture:
     A list is taken as it is.
 
     Raises:
-        ValueError: a list of another length, or one that asks of a block what it cannot do.
+        ValueError: a list of another length, or one that asks of a block what it cannot do; or a model in
+            which nothing can merge.
     """
     if isinstance(tokens, tuple):
         if len(tokens) != arch.depth:
@@ -50,6 +51,11 @@ def with_merges(arch: Architecture, tokens: Tokens) -> Architecture:
             if count and not widths.heads:
                 raise ValueError(f"block {index} has no attention behind which {count} tokens could merge")
         return _with(arch, tokens)
+    if tokens and (arch.rope or arch.position_bias):
+        raise ValueError(
+            "tokens of a model whose scores depend on places (rotary positions, position bias) cannot merge: "
+            "a merged token has no place of its own; leave tokens out"
+        )
     wanted = [tokens if able else 0 for able in can_merge(arch)]
     return _with(arch, at_most_half(arch, wanted))
 

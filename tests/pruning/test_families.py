@@ -9,14 +9,23 @@ import onnxruntime
 import pytest
 import torch
 
+from analysis.measure import cost
 from analysis.models.load import read_bundle
 from analysis.models.preprocess import Preprocess
 from analysis.vit import Architecture, ViT
+from pruning.budget import (
+    Budget,
+    allocate,
+    measure_schedules,
+    measure_sensitivities,
+    measure_table,
+    narrow_by_scores,
+)
 from pruning.bundle.write import write_bundle
 from pruning.criteria.magnitude import MagnitudeOptions, SeedOptions
 from pruning.criteria.registry import CRITERIA
 from pruning.criteria.snp import pair_scores
-from pruning.cut import Plan, Ratios, can_merge, cut, mask, select, shrink
+from pruning.cut import Plan, Ratios, can_merge, cut, mask, select, shrink, with_merges
 from pruning.export import export_onnx, export_pt2
 from pruning.export.flat import flat_tokens
 from pruning.gohsp.admm import Structure, hard_projection
@@ -96,6 +105,25 @@ def test_every_criterion_scores_every_part(name: str, family: ViT) -> None:
         assert (qk.shape, v.shape) == ((widths.heads, widths.qk), (widths.heads, widths.v))
         assert mlp.shape == (widths.mlp,)
         assert float(mlp.std()) > 0
+
+
+@pytest.mark.parametrize("name", ["rotary", "qk-norm", "position bias"])
+def test_budgets_leave_whole_what_has_to_stay(name: str) -> None:
+    model = random_vit(FAMILIES[name])
+    images, arch = batches(random_images(model.arch)), model.arch
+    narrow = narrow_by_scores(model, CRITERIA["l1"].score(model, [], MagnitudeOptions()))
+    measured = measure_sensitivities(model, images, narrow)
+    measured = replace(measured, tokens=measure_schedules(model, images))
+    for share in (0.9, 0.7):
+        found = allocate(arch, measured, Budget(gmacs=share * cost(arch).gmacs), align=1).arch
+        assert cost(found).gmacs <= share * cost(arch).gmacs
+        assert not found.merges
+        if name == "qk-norm":
+            assert [block.qk for block in found.blocks] == [block.qk for block in arch.blocks]
+    table = measure_table(replace(arch, blocks=arch.blocks[:1]), 1, 4)
+    assert not table.tokens
+    with pytest.raises(ValueError, match="cannot merge: a merged token has no place"):
+        with_merges(arch, 1)
 
 
 def test_snp_takes_the_terms_of_a_plane_together() -> None:
