@@ -260,6 +260,12 @@ def test_bundles(family: ViT, tmp_path: Path) -> None:
     images = random_images(arch)
     assert again.arch == arch
     torch.testing.assert_close(again(images), family(images))
+    write_bundle(tmp_path / "half", family, Preprocess(arch.image_size), name="family", report={}, half=True)
+    rounded = read_bundle(tmp_path / "half")
+    assert rounded.half
+    for name, value in rounded.model.state_dict().items():  # angles are kept as they are
+        expected = family.state_dict()[name]
+        assert torch.equal(value, expected if name.endswith(".rope") else expected.half().float())
 
 
 def test_a_model_with_every_part_is_exported(tmp_path: Path) -> None:
