@@ -133,10 +133,10 @@ def _hooks(model: ViT, gates: Gates) -> Iterator[RemovableHandle]:
 
 
 def _stream_norms(model: ViT) -> Iterator[nn.Module]:
-    """The norms of the residual stream, without those inside of attention, MLP and attention pooling."""
+    """The norms of the residual stream, without those inside of attention, MLP, merging and pooling."""
     for name, module in model.named_modules():
         inner = name.endswith((".attn.norm", ".mlp.norm", ".q_norm", ".k_norm")) or name == "attn_pool.norm"
-        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and not inner:
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and not inner and module.weight is not None:
             yield module
 
 

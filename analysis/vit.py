@@ -14,7 +14,9 @@ of an MLP, P patches. A dense ViT is the case Dqk = Dv = E / H in every block. S
 
 A block that merges has fewer tokens behind its attention than before it. Tokens are then handed on
 together with their sizes, B N: the number of patches that each of them stands for. Before the first
-merge the sizes are None: every token stands for itself.
+merge the sizes are None: every token stands for itself. Where scores depend on places (rope, position
+bias), a merged token has the place of the token that the others were merged into, and the sizes come with
+the places, `Placed`.
 """
 
 from __future__ import annotations
@@ -185,8 +187,6 @@ class Architecture:
             raise ValueError("pool_prefix belongs to pool 'avg' or 'attention'")
         if self.rope and any(block.qk % 2 for block in self.blocks):
             raise ValueError("with rope the channels of queries and keys go by twos: qk must be even")
-        if self.merges and (self.rope or self.position_bias):
-            raise ValueError("tokens of a model with rope or position_bias cannot merge: merge must be 0")
         if self.skip_unread and self.pool != "token":
             raise ValueError("skip_unread needs pool 'token': average pooling reads every patch")
         if self.skip_unread and self.blocks[-1].merge:
@@ -470,15 +470,18 @@ class Attention(nn.Module):
         """Numbers of rows of `qkv` that are queries, keys and values."""
         return self.heads * self.qk_dim, self.heads * self.qk_dim, self.heads * self.v_dim
 
-    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split_heads(self, qkv: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """B N (rows of qkv) -> q and k as the scores take them: B H N Dqk, v: B H N Dv."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.split(self.qkv_rows, dim=-1)
         )
-        return *self.placed(q, k), v
+        return *self.placed(q, k, places), v
 
-    def placed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys B H N Dqk as the scores take them: normed, and turned by their places."""
+    def placed(self, q: Tensor, k: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Queries and keys B H N Dqk as the scores take them: normed, and turned by their places.
+
+        `places` B N says which token of the image each has the place of; without it they are all there.
+        """
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is None:
             return q, k
@@ -486,6 +489,8 @@ class Attention(nn.Module):
         start, down, across = self.rope.float().view(self.heads, -1, 3).transpose(0, 1).unbind(-1)  # Dqk/2 H
         angles = start[..., None, None] + down[..., None, None] * y[:, None] + across[..., None, None] * x
         angles = angles.flatten(2).permute(1, 2, 0)  # H P Dqk/2
+        if places is not None:
+            angles = angles[:, places[:, self.prefix :] - self.prefix].transpose(0, 1)  # B H P Dqk/2
         cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
         return self._turned(q, cos, sin), self._turned(k, cos, sin)
 
@@ -495,15 +500,18 @@ class Attention(nn.Module):
         turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
         return torch.cat([first, turned], dim=2)
 
-    def weights(self, q: Tensor, k: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Attention maps softmax(scale q k^T + log sizes), whose rows sum to one: B H N N.
+    def weights(
+        self, q: Tensor, k: Tensor, sizes: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """Attention maps softmax(scale q k^T + bias + log sizes), whose rows sum to one: B H N N.
 
         A token that stands for several patches counts as often (proportional attention, ToMe).
         """
         if not self.fused or self.position_bias is not None or _is_traced():
             scores = (q * self.scale) @ k.transpose(-2, -1)
             if self.position_bias is not None:
-                scores = scores + by_distance(self.position_bias, self.grid, self.prefix)[:, : q.shape[2]]
+                bias = by_distance(self.position_bias, self.grid, self.prefix, places)
+                scores = scores + bias[..., : q.shape[2], :]
             return (scores if sizes is None else scores + _log(sizes, scores.ndim)).softmax(dim=-1)
         every = q.shape[:-2]  # B, or B H
         added = q.new_zeros(1) if sizes is None else _log(sizes, q.ndim).expand(*every, 1, -1).flatten(0, -3)
@@ -512,28 +520,30 @@ class Attention(nn.Module):
         return scores.unflatten(0, every).softmax(dim=-1)
 
     def forward(
-        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+        self, x: Tensor, sizes: Tensor | Placed | None = None, count: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Attention of the first `count` tokens (None: all) to all tokens: B N E -> B count E.
 
         The second result is how much the class token attends to each token, the mean over heads B N, where
         `reads` asks for it.
         """
-        read = None
+        read, (numbers, places) = None, sizes_and_places(sizes)
         if count is not None and self.absorbs and is_plain_linear(self.qkv):
-            out = self._first(x, sizes, count)
+            out = self._first(x, numbers, count)
         else:
-            out, read = self._all(x, sizes, count)  # B H count Dv
+            out, read = self._all(x, numbers, places, count)  # B H count Dv
         return self.proj(self.norm(out.transpose(1, 2).flatten(2))), read
 
-    def _all(self, x: Tensor, sizes: Tensor | None, count: int | None) -> tuple[Tensor, Tensor | None]:
-        q, k, v = self.split_heads(self.qkv(x))
+    def _all(
+        self, x: Tensor, sizes: Tensor | None, places: Tensor | None, count: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        q, k, v = self.split_heads(self.qkv(x), places)
         q = q[:, :, :count]
         if self.fused and self.position_bias is None and not self._is_faster_plain(q, k):
             read = self.weights(q[:, :, :1], k, sizes) if self.reads else None
             out = self._fused(q, k, v, sizes)
         else:
-            read = self.weights(q, k, sizes)
+            read = self.weights(q, k, sizes, places)
             out = read @ v
         return out, read[:, :, 0].mean(dim=1) if self.reads and read is not None else None
 
@@ -583,8 +593,26 @@ def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def by_distance(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
-    """What a `position_bias` adds to the scores, H N N; its last three numbers are for prefix tokens."""
+Placed = tuple[Tensor, Tensor]  # sizes of tokens B N, and which token of the image each has the place of B N
+
+
+def sizes_and_places(sizes: Tensor | Placed | None) -> tuple[Tensor | None, Tensor | None]:
+    """Sizes of tokens and, where they come with them, places."""
+    return sizes if isinstance(sizes, tuple) else (sizes, None)
+
+
+def first_sizes(sizes: Tensor | Placed | None, count: int | None) -> Tensor | Placed | None:
+    """Those of the first tokens, or of all."""
+    if sizes is None or count is None:
+        return sizes
+    return (sizes[0][:, :count], sizes[1][:, :count]) if isinstance(sizes, tuple) else sizes[:, :count]
+
+
+def by_distance(table: Tensor, grid: tuple[int, int], prefix: int, places: Tensor | None = None) -> Tensor:
+    """What a `position_bias` adds to the scores, H N N; its last three numbers are for prefix tokens.
+
+    Of tokens with `places` B N it is B H N N.
+    """
 
     def offsets(side: int) -> Tensor:
         places = torch.arange(side, device=table.device)
@@ -595,7 +623,9 @@ def by_distance(table: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
     index = F.pad(index.flatten(2).flatten(0, 1), (prefix, 0), value=last - 1)  # P N
     index = F.pad(index, (0, 0, prefix, 0), value=last - 2)  # N N
     index[:prefix, :prefix] = last
-    return table[:, index]
+    if places is None:
+        return table[:, index]
+    return table[:, index[places[:, :, None], places[:, None]]].transpose(0, 1)
 
 
 def _log(sizes: Tensor, axes: int) -> Tensor:
@@ -676,6 +706,7 @@ class Merge(nn.Module):
     def __init__(self, arch: Architecture, count: int) -> None:
         super().__init__()
         self.prefix, self.count = len(arch.prefix_names), count
+        self.keeps_places = arch.rope or arch.position_bias
         self.norm = NORMS[arch.norm](arch.embed_dim, eps=arch.norm_eps, elementwise_affine=False)
 
     def pairs(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -707,10 +738,12 @@ class Merge(nn.Module):
         place = order.argsort(dim=-1)  # of the tokens that stay
         return place.scatter(1, order[:, -self.count :], place.gather(1, onto))
 
-    def forward(self, x: Tensor, sizes: Tensor | None, read: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, sizes: Tensor | Placed | None, read: Tensor | None
+    ) -> tuple[Tensor, Tensor | Placed]:
         """Tokens B N E, their sizes B N or None and how much each is read -> B N-count E and B N-count."""
         order, onto = self.pairs(x, read)
-        batch, tokens, _ = x.shape
+        (sizes, places), (batch, tokens, _) = sizes_and_places(sizes), x.shape
         # rows of one matrix, because gathering whole rows is the fastest
         rows = (order + torch.arange(batch, device=x.device)[:, None] * tokens).flatten()
         moved = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B N E
@@ -722,7 +755,11 @@ class Merge(nn.Module):
             own, into = counts[:, : -self.count], into * counts[:, None, -self.count :]
         total = own + into.sum(dim=-1)
         kept = stay * (own / total)[..., None]
-        return torch.baddbmm(kept, into / total[..., None], gone), total
+        merged = torch.baddbmm(kept, into / total[..., None], gone)
+        if not self.keeps_places:
+            return merged, total
+        stayed = order[:, : -self.count]
+        return merged, (total, stayed if places is None else places.gather(1, stayed))
 
 
 _STEP = 2e-5  # rounding changes distances by some 1e-6
@@ -757,15 +794,15 @@ class Block(nn.Module):
             self.mlp = Mlp(arch, arch.embed_dim, widths.mlp, arch.gated, arch.mlp_norm)
 
     def forward(
-        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, sizes: Tensor | Placed | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor | Placed | None]:
         """Tokens B N E and sizes B N -> the same behind the block: the first `count` tokens, or all."""
         x, sizes = self.attend(x, sizes, count)
         return (x if self.mlp is None else x + self.ls2(self.mlp(self.norm2(x)))), sizes
 
     def attend(
-        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, sizes: Tensor | Placed | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor | Placed | None]:
         """The first half: attention, and merging behind it."""
         read = None
         if self.attn is not None:
@@ -773,7 +810,7 @@ class Block(nn.Module):
             x = x[:, :count] + self.ls1(added)
         if self.merge is not None:
             x, sizes = self.merge(x, sizes, read)
-        return x[:, :count], sizes if sizes is None else sizes[:, :count]
+        return x[:, :count], first_sizes(sizes, count)
 
 
 class AttentionPool(nn.Module):
@@ -853,7 +890,7 @@ class ViT(nn.Module):
         x = torch.cat([*(t.expand(x.shape[0], -1, -1) for t in prefix if t is not None), x], dim=1)
         return self.norm_pre(x + self.pos_embed if self.arch.pos_embed_prefix else x)
 
-    def classify(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def classify(self, x: Tensor, sizes: Tensor | Placed | None = None) -> Tensor:
         """Logits B num_classes from the output of the last block, B N E (with two heads, their mean).
 
         Where patches are pooled, a token of `sizes` B N counts for all the patches it stands for.
@@ -861,7 +898,7 @@ class ViT(nn.Module):
         x = self.norm(x)
         if self.head_dist is not None:
             return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
-        return self.head(self.fc_norm(self._pooled(x, sizes)))
+        return self.head(self.fc_norm(self._pooled(x, sizes_and_places(sizes)[0])))
 
     def _pooled(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         """The normed tokens B N E as one vector of an image: B feature_dim."""

@@ -1,7 +1,7 @@
 """Which of timm's Vision Transformers can be read, and why the others cannot: the table in docs/models.md.
 
-Every name of timm that is about a Vision Transformer is built without weights, and read. One of each kind that
-is accepted is then built again with random weights and few blocks, and the logits of both are compared.
+Every name of timm that is about a Vision Transformer is built without weights, and read. One of each kind
+that is accepted is then built again with random weights and few blocks, and the logits of both are compared.
 
     python -m benchmarks.families            # print the table
     python -m benchmarks.families --logits --write    # put it into docs/models.md, with the comparison
@@ -164,8 +164,8 @@ def main() -> None:
         text += (
             f"\n\nOf {len(apart)} kinds, which differ in more than sizes, one model each was built with "
             f"random weights and {BLOCKS} block: its logits differ from timm's by at most "
-            f"{max(apart.values()):.0e} of the largest. Every model is compared when it is loaded, and refused "
-            f"beyond {TOLERANCE:g}."
+            f"{max(apart.values()):.0e} of the largest. Every model is compared when it is loaded, and "
+            f"refused beyond {TOLERANCE:g}."
         )
     if options.write:
         before, _, rest = DOCS.read_text().partition(BEGIN)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from analysis.measure import bench, take_turns, torch_runner
-from analysis.vit import Architecture, Block, BlockWidths, ViT
+from analysis.vit import Architecture, Block, BlockWidths, Placed, ViT
 from pruning.budget.allocate import (
     WITHIN,
     Allocation,
@@ -33,7 +33,6 @@ from pruning.budget.allocate import (
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
 from pruning.budget.latency_menu import LatencyTable, best_start, latency_starts, thinned
 from pruning.budget.sensitivity import measured_widths
-from pruning.cut import can_merge
 from pruning.progress import Progress, quiet
 
 _FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
@@ -156,13 +155,12 @@ def measure_table(
         alone += [BlockWidths(0, 0, 0, whole.mlp)] if alone else []
         merges = [replace(whole, mlp=0, merge=_merged(dense))] if alone and _merged(dense) else []
         timed = [(widths, 1.0) for widths in dict.fromkeys([*offered, whole, *alone, *merges])]
-        fewer = _FEWER if _merged(dense) else ()
-        times = _in_turns(dense, [*timed, *((whole, share) for share in fewer)], batch)
+        times = _in_turns(dense, [*timed, *((whole, share) for share in _FEWER)], batch)
         medians[block] = times[whole, 1.0]
         shares |= {
             (block, _with(block, w)): times[w, 1.0] / medians[block] for w in (*offered, whole, *alone)
         }
-        tokens[block] = tuple((share, times[whole, share] / medians[block]) for share in (*fewer, 1.0))
+        tokens[block] = tuple((share, times[whole, share] / medians[block]) for share in (*_FEWER, 1.0))
         merging += [times[merges[0], 1.0] - times[alone[0], 1.0]] if merges else []
         progress("Timing widths", (done + 1) / len(kinds))
     spent = max(0.0, median(merging)) if merging else 0.0
@@ -177,8 +175,8 @@ def _with(block: BlockWidths, widths: BlockWidths) -> BlockWidths:
 
 
 def _merged(dense: Architecture) -> int:
-    """How many tokens a block merges where merging is timed; 0 where none can."""
-    return dense.grid[0] * dense.grid[1] // 10 if any(can_merge(dense)) else 0
+    """How many tokens a block merges where merging is timed."""
+    return dense.grid[0] * dense.grid[1] // 10
 
 
 def _offered(dense: int, least: int, align: int) -> tuple[int, ...]:
@@ -191,9 +189,7 @@ def _in_turns(
 ) -> dict[tuple[BlockWidths, float], float]:
     """Median milliseconds of a block of these widths with this share of the tokens, random weights."""
     blocks = [Block(dense, widths).eval() for widths, _ in offered]
-    inputs = [
-        torch.randn(batch, max(1, round(share * dense.num_tokens)), dense.embed_dim) for _, share in offered
-    ]
+    inputs = [_tokens(dense, batch, share) for _, share in offered]
     samples: list[list[float]] = [[] for _ in offered]
     for turn in range(-_WARMUP, _ROUNDS):
         order = range(len(blocks))
@@ -204,10 +200,18 @@ def _in_turns(
     return {which: median(spent) for which, spent in zip(offered, samples, strict=True)}
 
 
-def _milliseconds(block: nn.Module, x: torch.Tensor) -> float:
+def _tokens(dense: Architecture, batch: int, share: float) -> tuple[torch.Tensor, Placed | None]:
+    """A share of a model's tokens, with sizes and places where their places count and some are gone."""
+    count = max(1, round(share * dense.num_tokens))
+    x = torch.randn(batch, count, dense.embed_dim)
+    placed = (dense.rope or dense.position_bias) and count < dense.num_tokens
+    return x, (torch.ones(batch, count), torch.arange(count).expand(batch, -1)) if placed else None
+
+
+def _milliseconds(block: nn.Module, given: tuple[torch.Tensor, Placed | None]) -> float:
     with torch.inference_mode():
         began = time.perf_counter()
-        block(x)
+        block(*given)
         return (time.perf_counter() - began) * 1000
 
 

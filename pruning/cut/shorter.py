@@ -22,11 +22,10 @@ def can_merge(arch: Architecture) -> tuple[bool, ...]:
     """For every block, whether it can merge tokens to any use: it needs attention, and someone behind it.
 
     Behind the attention of the last block nothing reads the patch tokens of a model with pool "token".
-    No block can where scores depend on the places of patches (`rope`, `position_bias`).
     """
-    last, placed = arch.depth - 1, arch.rope or arch.position_bias
+    last = arch.depth - 1
     return tuple(
-        widths.heads > 0 and not placed and (index < last or arch.pool != "token")
+        widths.heads > 0 and (index < last or arch.pool != "token")
         for index, widths in enumerate(arch.blocks)
     )
 
@@ -38,8 +37,7 @@ def with_merges(arch: Architecture, tokens: Tokens) -> Architecture:
     A list is taken as it is.
 
     Raises:
-        ValueError: a list of another length, or one that asks of a block what it cannot do; or a model in
-            which nothing can merge.
+        ValueError: a list of another length, or one that asks of a block what it cannot do.
     """
     if isinstance(tokens, tuple):
         if len(tokens) != arch.depth:
@@ -51,11 +49,6 @@ def with_merges(arch: Architecture, tokens: Tokens) -> Architecture:
             if count and not widths.heads:
                 raise ValueError(f"block {index} has no attention behind which {count} tokens could merge")
         return _with(arch, tokens)
-    if tokens and (arch.rope or arch.position_bias):
-        raise ValueError(
-            "tokens of a model whose scores depend on places (rotary positions, position bias) cannot merge: "
-            "a merged token has no place of its own; leave tokens out"
-        )
     wanted = [tokens if able else 0 for able in can_merge(arch)]
     return _with(arch, at_most_half(arch, wanted))
 

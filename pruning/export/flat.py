@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.vit import Attention, Block, ViT
+from analysis.vit import Attention, Block, Placed, ViT, first_sizes, sizes_and_places
 
 
 def flat_tokens(model: ViT) -> ViT:
@@ -51,14 +51,15 @@ class _FlatAttention(Attention):
     tokens: int
 
     def forward(
-        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None, count: int | None = None
+        self, x: Float[Tensor, "BN E"], sizes: Tensor | Placed | None = None, count: int | None = None
     ) -> tuple[Float[Tensor, "BN E"], Float[Tensor, "B N"] | None]:
+        numbers, places = sizes_and_places(sizes)
         q, k, v = (
             part.view(-1, self.tokens, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
             for part in self.qkv(x).split(self.qkv_rows, dim=-1)
         )
-        q, k = self.placed(q, k)
-        weights = self.weights(q, k, sizes)
+        q, k = self.placed(q, k, places)
+        weights = self.weights(q, k, numbers, places)
         out = weights @ v  # B H N Dv
         read = weights[:, :, 0].mean(dim=1) if self.reads else None
         return self.proj(self.norm(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim))), read
@@ -70,8 +71,8 @@ class _FlatBlock(Block):
     tokens: int
 
     def attend(
-        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None, count: int | None = None
-    ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
+        self, x: Float[Tensor, "BN E"], sizes: Tensor | Placed | None = None, count: int | None = None
+    ) -> tuple[Float[Tensor, "BM E"], Tensor | Placed | None]:
         if self.attn is None:
             return self._first(x, sizes, count)
         added, read = self.attn(self.norm1(x), sizes)
@@ -85,13 +86,13 @@ class _FlatBlock(Block):
         return merged.flatten(0, 1), sizes
 
     def _first(
-        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None, count: int | None
-    ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
+        self, x: Float[Tensor, "BN E"], sizes: Tensor | Placed | None, count: int | None
+    ) -> tuple[Float[Tensor, "BM E"], Tensor | Placed | None]:
         """The first `count` tokens of each image, or all."""
         if count is None:
             return x, sizes
         first = x.view(-1, self.tokens, x.shape[-1])[:, :count].flatten(0, 1)
-        return first, None if sizes is None else sizes[:, :count]
+        return first, first_sizes(sizes, count)
 
 
 class _Alone(nn.Module):

@@ -12,7 +12,7 @@ from analysis.attention.relevance import gradients
 from analysis.attention.trace import trace
 from analysis.measure import cost
 from analysis.vit import Architecture, BlockWidths, ViT, by_distance
-from tests.support.models import EVERY_PART, FAMILIES, TINY, random_images, random_vit
+from tests.support.models import EVERY_PART, FAMILIES, PLACED, TINY, random_images, random_vit
 
 
 @pytest.fixture(params=[*FAMILIES.values(), EVERY_PART], ids=[*FAMILIES, "every part"])
@@ -20,20 +20,28 @@ def family(request) -> ViT:
     return random_vit(request.param)
 
 
-def test_fused_equals_plain_and_json_gives_the_same_model(family):
-    images = random_images(family.arch)
+@pytest.fixture(
+    params=[*FAMILIES.values(), EVERY_PART, *PLACED.values()], ids=[*FAMILIES, "every part", *PLACED]
+)
+def whole(request) -> ViT:
+    """Those that merge as well."""
+    return random_vit(request.param)
+
+
+def test_fused_equals_plain_and_json_gives_the_same_model(whole):
+    images = random_images(whole.arch)
     with torch.inference_mode():
-        fused = family(images)
-        with family.plain_attention():
-            torch.testing.assert_close(family(images), fused, rtol=1e-4, atol=1e-4)
-        again = ViT(Architecture.from_json(family.arch.to_json())).eval()
-        again.load_state_dict(family.state_dict())
+        fused = whole(images)
+        with whole.plain_attention():
+            torch.testing.assert_close(whole(images), fused, rtol=1e-4, atol=1e-4)
+        again = ViT(Architecture.from_json(whole.arch.to_json())).eval()
+        again.load_state_dict(whole.state_dict())
         assert torch.equal(again(images), fused)
-    assert fused.shape == (4, family.arch.num_classes or family.arch.feature_dim)
+    assert fused.shape == (4, whole.arch.num_classes or whole.arch.feature_dim)
 
 
-def test_cost_is_that_of_the_flop_counter(family):
-    arch = family.arch
+def test_cost_is_that_of_the_flop_counter(whole):
+    arch = whole.arch
     archs = [arch, *([replace(arch, skip_unread=True)] if arch.pool == "token" else [])]
     for one in archs:
         model = random_vit(one).requires_grad_(False)
@@ -51,32 +59,62 @@ def test_a_lean_last_block_gives_the_same_logits():
             torch.testing.assert_close(lean(images), model(images), rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_captured_maps_are_those_that_are_used(family):
-    """softmax(q k) v, normed and projected, is what the attention adds."""
-    images = random_images(family.arch)
-    x = family.embed(images)
-    with capture(family) as record, torch.no_grad():
-        for captured, block in zip(record(images), family.blocks, strict=True):
+def test_captured_maps_are_those_that_are_used(whole):
+    """softmax(q k) v, normed and projected, is what the attention adds, to merged tokens as well."""
+    images = random_images(whole.arch)
+    x, sizes = whole.embed(images), None
+    with capture(whole) as record, torch.no_grad():
+        for captured, block in zip(record(images), whole.blocks, strict=True):
             maps = captured.attention
             torch.testing.assert_close(maps.sum(dim=-1), torch.ones_like(maps[..., 0]))
             heads = (maps @ captured.v).transpose(1, 2).flatten(2)
             added = block.attn.proj(block.attn.norm(heads))
-            torch.testing.assert_close(added, block.attn(block.norm1(x))[0], rtol=1e-4, atol=1e-4)
-            x = block(x)[0]
-        torch.testing.assert_close(record.logits, family(images), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(added, block.attn(block.norm1(x), sizes)[0], rtol=1e-4, atol=1e-4)
+            x, sizes = block(x, sizes)
+        torch.testing.assert_close(record.logits, whole(images), rtol=1e-4, atol=1e-4)
 
 
-def test_traces_and_gradients_see_the_same_maps(family):
-    image = random_images(family.arch, 1)[0]
-    seen = trace(family, image)
-    with capture(family) as record:
+@pytest.mark.parametrize("name", PLACED)
+def test_a_merged_token_has_the_place_of_the_one_it_was_merged_into(name):
+    model = random_vit(PLACED[name])
+    images = random_images(model.arch)
+    prefix = len(model.arch.prefix_names)
+    with capture(model) as record:
+        first, second, *_ = record(images)
+    assert first.places is None
+    for image, places in enumerate(second.places):
+        assert places[:prefix].tolist() == list(range(prefix))
+        token = second.members.token[image]
+        for now, place in enumerate(places.tolist()):  # one of its own patches, the only one in an even place
+            own = [patch for patch in range(model.arch.num_tokens) if token[patch] == now]
+            assert place in own
+            assert now < prefix or len(own) == 1 or (place - prefix) % 2 == 0
+    attn = model.blocks[1].attn
+    dense = torch.randn(len(images), attn.heads, model.arch.num_tokens, attn.qk_dim)
+    at = second.places[:, None, :, None].expand(-1, attn.heads, -1, attn.qk_dim)
+    thinned = dense.gather(2, at)
+    for all_of_them, some in zip(
+        attn.placed(dense, dense), attn.placed(thinned, thinned, second.places), strict=True
+    ):
+        torch.testing.assert_close(some, all_of_them.gather(2, at))
+    scores = attn.weights(dense, dense).log()
+    few = attn.weights(thinned, thinned, places=second.places).log()
+    for image, places in enumerate(second.places):
+        expected = scores[image][:, places][:, :, places].log_softmax(dim=-1)
+        torch.testing.assert_close(few[image], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_traces_and_gradients_see_the_same_maps(whole):
+    image = random_images(whole.arch, 1)[0]
+    seen = trace(whole, image)
+    with capture(whole) as record:
         for block in record(image[None]):
             found = seen.attention(block.index)
-            torch.testing.assert_close(found, block.attention[0], rtol=1e-4, atol=1e-5)
-    read = readout(family.arch)
+            torch.testing.assert_close(found, block.patch_attention[0], rtol=1e-4, atol=1e-5)
+    read = readout(whole.arch)
     torch.testing.assert_close(read.sum(), torch.tensor(1.0))
-    if family.arch.num_classes:
-        gradient = gradients(family, image, 3)
+    if whole.arch.num_classes:
+        gradient = gradients(whole, image, 3)
         assert gradient.relevance(read[None]).isfinite().all()
         for one, queries in zip(gradient._blocks, seen.queries, strict=True):
             assert torch.equal(one.q, queries)
@@ -145,7 +183,6 @@ WRONG: dict[str, dict[str, Any]] = {
     "belong to pool 'attention'": {"pool_mlp": 8},
     "pool_prefix belongs to pool": {"pool_prefix": True},
     "qk must be even": {"rope": True, "blocks": (BlockWidths(3, 7, 8, 8),)},
-    "cannot merge": {"position_bias": True, "blocks": (BlockWidths(3, 8, 8, 8, 1), BlockWidths(3, 8, 8, 8))},
     "weights, at most": {
         "position_bias": True,
         "image_size": (1000, 1000),

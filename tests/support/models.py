@@ -64,6 +64,20 @@ FAMILIES = {
     ),
     "position bias": replace(TINY, position_bias=True, registers=1),
 }
+PLACED = {  # scores depend on places, and tokens have merged
+    "merging, rotary": replace(
+        TINY,
+        rope=True,
+        registers=2,
+        blocks=(BlockWidths(3, 8, 8, 32, 2), BlockWidths(3, 6, 8, 32, 1), TINY.blocks[0]),
+    ),
+    "merging, position bias": replace(
+        TINY,
+        position_bias=True,
+        pool="both",
+        blocks=(BlockWidths(3, 8, 8, 32, 2), BlockWidths(2, 8, 8, 32, 1)),
+    ),
+}
 EVERY_PART = replace(
     TINY,
     rope=True,
