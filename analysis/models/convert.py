@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from analysis.models.timm_obstacles import obstacles
-from analysis.models.timm_parts import read_architecture, state_of
+from analysis.models.timm_parts import obstacles, read_architecture, state_of
 from analysis.vit import Architecture, ViT
 
 TOLERANCE = 1e-4  # relative to the largest logit; two float32 implementations differ by about 1e-6

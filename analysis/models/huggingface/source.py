@@ -26,8 +26,8 @@ from analysis.models.huggingface.config import (
 from analysis.models.huggingface.families import PROJECTION
 from analysis.models.huggingface.fields import read_object
 from analysis.models.huggingface.images import PROCESSOR_FILES, Images, images_of
-from analysis.models.places import dinov3_angles, in_planes
 from analysis.models.preprocess import Preprocess
+from analysis.models.timm_parts import dinov3_angles, in_planes
 from analysis.models.weights import require_match, unpack
 from analysis.models.weights_files import read_stored
 from analysis.paths import is_file, is_folder

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from analysis.models.timm_parts import activation_of, is_norm, norm_kind
+from analysis.models.timm_parts.structure import activation_of, is_norm, norm_kind
 
 _OTHER_CLASSES = {
     "VisionTransformerSAM": "it has windowed attention with a relative position bias",

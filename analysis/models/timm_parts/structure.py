@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.models.places import in_planes, in_planes_of_head
+from analysis.models.timm_parts.planes import in_planes, in_planes_of_head
 from analysis.vit import Architecture, BlockWidths
 
 State = dict[str, Tensor]
