@@ -152,6 +152,13 @@ def test_turning_depends_on_the_distance_of_patches_alone():
     torch.testing.assert_close(q[:, :, :1], one[0])
 
 
+def test_every_parameter_learns(whole):
+    whole.train()(random_images(whole.arch)).square().mean().backward()
+    for name, parameter in whole.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert not any(buffer.requires_grad for buffer in whole.buffers())
+
+
 def test_the_position_bias_by_a_loop():
     generator = torch.Generator().manual_seed(0)
     for prefix, grid in ((0, (2, 3)), (1, (3, 2)), (3, (1, 4))):

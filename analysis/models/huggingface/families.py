@@ -119,14 +119,15 @@ FAMILIES = {
     "siglip_vision_model": _SIGLIP,
 }
 
+_AIM = "it pools by an attention of its own kind; timm's aimv2 models, which average, can be read"
 _WINDOWS = "it has windowed attention over a hierarchy of resolutions"
 _NAFLEX = "it takes sequences of patches of varying length (NaFlex)"
 _VIDEO = "it reads videos"
 _CONVOLUTIONS = "it is a convolutional network, or one in part"
 OTHERS = {
     "dinov3_convnext": _CONVOLUTIONS,
-    "aimv2": "its MLPs are gated, and its norms are RMSNorms",
-    "aimv2_vision_model": "its MLPs are gated, and its norms are RMSNorms",
+    "aimv2": _AIM,
+    "aimv2_vision_model": _AIM,
     "siglip2": _NAFLEX,
     "siglip2_vision_model": _NAFLEX,
     "timm_wrapper": "it is a timm model: give its name on the hub or timm's name",
