@@ -62,7 +62,7 @@ def read(name: str) -> Architecture | str:
     try:
         return architecture_of(skeleton(name))
     except ValueError as error:  # its own kind, or a size beyond the bounds of an architecture
-        return str(error).removeprefix(f"{name} is not supported: ").partition("; a plain")[0]
+        return re.sub(r"^\S+ is not supported: ", "", str(error)).partition("; a plain")[0]
 
 
 def features(arch: Architecture) -> str:
