@@ -10,7 +10,7 @@ The structures that can be removed, under the names used everywhere:
 
 qk     query-key pairs of a head: channel i of its queries together with channel i of its keys
 v      value neurons of a head, with the columns of `proj` that read them
-mlp    MLP neurons: a row of `fc1` with its column of `fc2`
+mlp    MLP neurons: a row of `fc1` (two where the MLP is gated) with its column of `fc2`
 heads  whole heads: all their query-key pairs and value neurons
 embed  channels of the residual stream, through the whole network
 """

@@ -29,9 +29,10 @@ class Gates:
 
     `qk` multiplies a pair's term q_i k_i^T of the attention scores, `v` a channel of a head's output
     (equivalent to the value neuron, as attention is linear in it), `heads` a head's output, `mlp` a
-    neuron's activation. `embed` acts in every norm, the only places that read the residual stream:
-    there it also weights the channel in the mean and variance. A structure without gates is unchanged. Which
-    tokens merge is told by the stream itself, so gates on `embed` leave that as it was.
+    neuron's activation. `embed` acts in every norm of the residual stream, the only places that read it (and
+    in front of the pooling where there is no final norm): there it also weights the channel in the mean and
+    variance, as `v`, `heads` and `mlp` do in a norm inside of attention or MLP. A structure without gates is
+    unchanged. Which tokens merge is told by the stream itself, so gates on `embed` leave that as it was.
     """
 
     qk: tuple[Float[Tensor, "#B H Dqk"], ...] = ()
@@ -120,9 +121,18 @@ def _hooks(model: ViT, gates: Gates) -> Iterator[RemovableHandle]:
     gates = gates.with_tensors(gate.to(weight) for gate in gates.tensors)
     for index, block in enumerate(model.blocks):
         yield from _block_hooks(block, gates, index)
-    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.RMSNorm)]
     for gate in gates.embed:
-        yield from (norm.register_forward_hook(_gated_norm(gate)) for norm in norms)
+        yield from (norm.register_forward_hook(_gated_norm(gate)) for norm in _stream_norms(model))
+        if not model.arch.final_norm:
+            yield model.norm.register_forward_hook(_gated_output(gate))
+
+
+def _stream_norms(model: ViT) -> Iterator[nn.Module]:
+    """The norms of the residual stream, without those inside of attention, MLP, merging and pooling."""
+    for name, module in model.named_modules():
+        inner = name.endswith((".attn.norm", ".mlp.norm", ".q_norm", ".k_norm")) or name == "attn_pool.norm"
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and not inner and module.weight is not None:
+            yield module
 
 
 def _block_hooks(block: Block, gates: Gates, index: int) -> Iterator[RemovableHandle]:
@@ -136,9 +146,16 @@ def _block_hooks(block: Block, gates: Gates, index: int) -> Iterator[RemovableHa
         )
         if gates.heads:
             channels = channels * gates.heads[index][..., None]
-        yield block.attn.proj.register_forward_pre_hook(_gated_input(channels.flatten(1)))
+        yield _gated_before(block.attn.norm, block.attn.proj, channels.flatten(1))
     if gates.mlp and block.mlp is not None:
-        yield block.mlp.act.register_forward_hook(_gated_output(gates.mlp[index]))
+        yield _gated_before(block.mlp.norm, block.mlp.fc2, gates.mlp[index])
+
+
+def _gated_before(norm: nn.Module, layer: nn.Module, gate: Float[Tensor, "#B channels"]) -> RemovableHandle:
+    """Gate what enters a layer, or the norm in front of it if there is one."""
+    if isinstance(norm, nn.Identity):
+        return layer.register_forward_pre_hook(_gated_input(gate))
+    return norm.register_forward_hook(_gated_norm(gate))
 
 
 def _gated_output(

@@ -1,4 +1,4 @@
-"""The model: a plain Vision Transformer whose blocks may each have different widths, and merge tokens.
+"""The model: a Vision Transformer whose blocks may each have different widths, and merge tokens.
 
 This file needs only torch. Every exported bundle includes a copy of it, so that a pruned model can be
 loaded without the project that pruned it:
@@ -10,11 +10,13 @@ loaded without the project that pruned it:
 
 Axes in shape comments: B images, L blocks, H heads of a block, N tokens (prefix tokens included),
 D channels of a head (Dqk for queries and keys, Dv for values), E embedding width, F hidden width
-of an MLP. A dense ViT is the case Dqk = Dv = E / H in every block. State-dict names are timm's.
+of an MLP, P patches. A dense ViT is the case Dqk = Dv = E / H in every block. State-dict names are timm's.
 
 A block that merges has fewer tokens behind its attention than before it. Tokens are then handed on
 together with their sizes, B N: the number of patches that each of them stands for. Before the first
-merge the sizes are None: every token stands for itself.
+merge the sizes are None: every token stands for itself. Where scores depend on places (rope, position
+bias), a merged token has the place of the token that the others were merged into, and the sizes come with
+the places, `Placed`.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VERSION = 2  # of architecture.json; files from before there was a version have none
-POOLS = ("token", "avg")
+VERSION = 3  # of architecture.json; files from before there was a version have none
+POOLS = ("token", "avg", "both", "attention")
 # Bounds of an architecture, far above the largest ViTs in use: a few bytes of JSON must not take gigabytes.
 MOST = {
     "image_size": 4096,
@@ -47,11 +49,14 @@ MOST = {
     "v": 2**13,
     "mlp": 2**17,
     "merge": 2**13,
+    "pool_heads": 1024,
+    "pool_width": 2**14,
+    "pool_mlp": 2**17,
 }
 MOST_BLOCKS = 256
 MOST_TOKENS = 2**14  # of one image
 MOST_WIDE = 2**27  # numbers that one layer puts out for one image: 512 MB
-MOST_PARAMETERS = 2**32
+MOST_PARAMETERS = 2**33
 SCALES = (1e-6, 1e3)  # least and most; 1/sqrt(head_dim) of a head of 64 channels is 0.125
 EPSILONS = (1e-15, 1.0)
 
@@ -90,8 +95,18 @@ class Architecture:
     (timm's `norm`) or after it (timm's `fc_norm`). `norm` is "layer" (LayerNorm) or "rms" (RMSNorm: no
     centring, no bias). `num_classes` 0 means no head: the output is the pooled feature. With
     `skip_unread` the last block computes only the tokens that the classifier or the pooling reads, and no
-    keys or values, for the same output with less work. It needs pool "token", and a last block that merges
-    nothing. A block merges at most half of the patch tokens that it is given.
+    keys or values where it can (`absorbs`), for the same output with less work. It needs pool "token", and a
+    last block that merges nothing. A block merges at most half of the patch tokens that it is given.
+
+    What follows is off in a plain ViT. `final_norm` False: no norm behind the last block. `pool` is the
+    class token ("token"), the mean of the patches ("avg"), the two side by side ("both"; DINOv2's linear
+    heads), or a query of its own that attends to them ("attention"; SigLIP), with `pool_heads` heads, width
+    `pool_width` and `pool_mlp` neurons; `pool_prefix` counts the prefix tokens among the patches there.
+    `patch_norm` is a norm behind the patch embedding, `attn_norm` one in front of `proj`, `mlp_norm` one in
+    front of `fc2`, `qk_norm` one of queries and one of keys (Dqk channels, shared by the heads). `gated`
+    MLPs multiply each neuron by a second row of `fc1` (SwiGLU, GeGLU). With `rope` queries and keys of
+    patches are turned by their place; with `position_bias` scores get a number by the distance of the two
+    patches (BEiT).
 
     Sizes are bounded (`MOST`, `MOST_BLOCKS`, `MOST_TOKENS`, `MOST_WIDE`, `MOST_PARAMETERS`), `scale` by
     `SCALES` and `norm_eps` by `EPSILONS`, all before any memory is taken.
@@ -121,12 +136,27 @@ class Architecture:
     norm_eps: float = 1e-6
     activation: str = "gelu"
     skip_unread: bool = False
+    final_norm: bool = True
+    pool_prefix: bool = False
+    pool_heads: int = 0
+    pool_width: int = 0
+    pool_mlp: int = 0
+    patch_norm: bool = False
+    attn_norm: bool = False
+    mlp_norm: bool = False
+    qk_norm: bool = False
+    gated: bool = False
+    rope: bool = False
+    position_bias: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             _require_type(field.name, getattr(self, field.name), str(field.type))
-        for name, least in (("embed_dim", 1), ("num_classes", 0), ("in_channels", 1), ("registers", 0)):
-            _require_count(name, getattr(self, name), least, MOST[name])
+        pooling = int(self.pool == "attention")
+        least = {"embed_dim": 1, "num_classes": 0, "in_channels": 1, "registers": 0}
+        least |= {"pool_heads": pooling, "pool_width": pooling, "pool_mlp": pooling}
+        for name, fewest in least.items():
+            _require_count(name, getattr(self, name), fewest, MOST[name])
         for size, patch in zip(self.image_size, self.patch_size, strict=True):
             _require_count("patch_size", patch, 1, MOST["patch_size"])
             _require_count("image_size", size, patch, MOST["image_size"])
@@ -143,10 +173,20 @@ class Architecture:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}")
         if self.norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
-        if self.pool == "token" and not self.class_token:
-            raise ValueError("pool 'token' needs a class token; use pool 'avg'")
+        if self.pool in ("token", "both") and not self.class_token:
+            raise ValueError(f"pool {self.pool!r} needs a class token; use pool 'avg'")
         if self.distilled and not (self.class_token and self.pool == "token" and self.norm_before_pool):
             raise ValueError("a distilled model needs a class token, pool 'token' and norm_before_pool")
+        if not self.norm_before_pool and (self.pool in ("both", "attention") or not self.final_norm):
+            raise ValueError("norm_before_pool false needs pool 'token' or 'avg', and final_norm")
+        if self.pool == "attention" and self.pool_width % self.pool_heads:
+            raise ValueError(f"pool_width must be a multiple of pool_heads, got {self.pool_width}")
+        if self.pool != "attention" and (self.pool_heads, self.pool_width, self.pool_mlp) != (0, 0, 0):
+            raise ValueError("pool_heads, pool_width and pool_mlp belong to pool 'attention'")
+        if self.pool_prefix and self.pool not in ("avg", "attention"):
+            raise ValueError("pool_prefix belongs to pool 'avg' or 'attention'")
+        if self.rope and any(block.qk % 2 for block in self.blocks):
+            raise ValueError("with rope the channels of queries and keys go by twos: qk must be even")
         if self.skip_unread and self.pool != "token":
             raise ValueError("skip_unread needs pool 'token': average pooling reads every patch")
         if self.skip_unread and self.blocks[-1].merge:
@@ -168,14 +208,16 @@ class Architecture:
                 f"image_size, patch_size and registers give {self.num_tokens:,} tokens, "
                 f"at most {MOST_TOKENS:,} are allowed"
             )
-        wide = self.num_tokens * max(self.embed_dim, *(_widest(block) for block in self.blocks))
+        wide = self.num_tokens * max(self.feature_dim, *(_widest(self, block) for block in self.blocks))
         if wide > MOST_WIDE:
             raise ValueError(
                 f"the widest layer gives {wide:,} numbers for one image, at most {MOST_WIDE:,} are allowed; "
                 "choose fewer tokens or smaller widths"
             )
-        weights = self.embed_dim * sum(_rows(block) for block in self.blocks)
+        weights = self.embed_dim * sum(_rows(self, block) for block in self.blocks)
         weights += self.embed_dim * self.in_channels * self.patch_size[0] * self.patch_size[1]
+        weights += 2 * self.pool_width * (self.embed_dim + self.pool_width + self.pool_mlp)
+        weights += self.distances * sum(block.heads for block in self.blocks)
         if weights > MOST_PARAMETERS:
             raise ValueError(
                 f"the model would have {weights:,} weights, at most {MOST_PARAMETERS:,} are allowed"
@@ -213,6 +255,24 @@ class Architecture:
     def computed_tokens(self) -> int:
         """Number of tokens the last block gives: with `skip_unread` only those the classifier reads."""
         return self.tokens[-1]
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the pooled feature."""
+        if self.pool == "attention":
+            return self.pool_width
+        return self.embed_dim * (2 if self.pool == "both" else 1)
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether a lean last block does without keys and values: they have neither places nor norms."""
+        return not (self.rope or self.qk_norm or self.position_bias)
+
+    @property
+    def distances(self) -> int:
+        """Numbers of a head's `position_bias`: one for each offset of patches, three for prefix tokens."""
+        rows, columns = self.grid
+        return (2 * rows - 1) * (2 * columns - 1) + 3 if self.position_bias else 0
 
     @property
     def merges(self) -> bool:
@@ -284,14 +344,14 @@ def _require_range(name: str, value: float, bounds: tuple[float, float]) -> None
         raise ValueError(f"{name} must be from {least:g} to {most:g}, got {_shown(value)}")
 
 
-def _rows(block: BlockWidths) -> int:
+def _rows(arch: Architecture, block: BlockWidths) -> int:
     """Weights of a block for each channel of the embedding."""
-    return 2 * block.heads * (block.qk + block.v) + 2 * block.mlp
+    return 2 * block.heads * (block.qk + block.v) + (2 + arch.gated) * block.mlp
 
 
-def _widest(block: BlockWidths) -> int:
+def _widest(arch: Architecture, block: BlockWidths) -> int:
     """Numbers for each token in the widest layer; attention pads queries, keys and values to one width."""
-    return max(3 * block.heads * max(block.qk, block.v), block.mlp)
+    return max(arch.embed_dim, 3 * block.heads * max(block.qk, block.v), (1 + arch.gated) * block.mlp)
 
 
 def _fields(kind: Any, data: object, place: str = "") -> dict[str, Any]:
@@ -348,13 +408,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "quick_gelu": QuickGELU,
+    "silu": nn.SiLU,
 }
 
 NORMS: dict[str, Callable[..., nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
-def _norm(arch: Architecture) -> nn.Module:
-    return NORMS[arch.norm](arch.embed_dim, eps=arch.norm_eps)
+def _norm(arch: Architecture, width: int) -> nn.Module:
+    return NORMS[arch.norm](width, eps=arch.norm_eps)
 
 
 class PatchEmbed(nn.Module):
@@ -370,9 +431,10 @@ class PatchEmbed(nn.Module):
             # a norm right after it makes the bias redundant; timm's CLIP models have none
             bias=not arch.pre_norm,
         )
+        self.norm = _norm(arch, arch.embed_dim) if arch.patch_norm else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
+        return self.norm(self.proj(images).flatten(2).transpose(1, 2))
 
 
 class Attention(nn.Module):
@@ -380,7 +442,10 @@ class Attention(nn.Module):
 
     Rows of `qkv` are in timm's order: all heads' queries, all heads' keys, all heads' values.
     With `fused` False, softmax(q k^T) v is computed as plain matrix products, as FLOP counters and
-    ONNX need it.
+    ONNX need it, and always with a position bias.
+
+    `rope` turns queries and keys of patches: channels 2p and 2p + 1 of a head are a plane, in which a patch
+    at row y and column x is turned by a + b y + c x. It holds a, b and c of every plane, HDqk/2 3.
     """
 
     def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
@@ -389,28 +454,64 @@ class Attention(nn.Module):
         self.scale = arch.scale
         self.fused = True
         self.reads = bool(widths.merge) and arch.class_token
+        self.absorbs, self.prefix, self.grid = arch.absorbs, len(arch.prefix_names), arch.grid
         self.qkv = nn.Linear(arch.embed_dim, sum(self.qkv_rows), bias=arch.qkv_bias)
+        self.q_norm = _norm(arch, widths.qk) if arch.qk_norm else nn.Identity()
+        self.k_norm = _norm(arch, widths.qk) if arch.qk_norm else nn.Identity()
+        self.norm = _norm(arch, widths.heads * widths.v) if arch.attn_norm else nn.Identity()
         self.proj = nn.Linear(widths.heads * widths.v, arch.embed_dim)
+        self.rope: Tensor | None
+        self.register_buffer("rope", torch.zeros(widths.heads * widths.qk // 2, 3) if arch.rope else None)
+        table = torch.zeros(widths.heads, arch.distances)
+        self.position_bias = nn.Parameter(table) if arch.position_bias else None
 
     @property
     def qkv_rows(self) -> tuple[int, int, int]:
         """Numbers of rows of `qkv` that are queries, keys and values."""
         return self.heads * self.qk_dim, self.heads * self.qk_dim, self.heads * self.v_dim
 
-    def split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """B N (rows of qkv) -> q and k: B H N Dqk, v: B H N Dv."""
+    def split_heads(self, qkv: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """B N (rows of qkv) -> q and k as the scores take them: B H N Dqk, v: B H N Dv."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.split(self.qkv_rows, dim=-1)
         )
-        return q, k, v
+        return *self.placed(q, k, places), v
 
-    def weights(self, q: Tensor, k: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Attention maps softmax(scale q k^T + log sizes), whose rows sum to one: B H N N.
+    def placed(self, q: Tensor, k: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Queries and keys B H N Dqk as the scores take them: normed, and turned by their places.
+
+        `places` B N says which token of the image each has the place of; without it they are all there.
+        """
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rope is None:
+            return q, k
+        y, x = (torch.arange(side, device=q.device) for side in self.grid)
+        start, down, across = self.rope.float().view(self.heads, -1, 3).transpose(0, 1).unbind(-1)  # Dqk/2 H
+        angles = start[..., None, None] + down[..., None, None] * y[:, None] + across[..., None, None] * x
+        angles = angles.flatten(2).permute(1, 2, 0)  # H P Dqk/2
+        if places is not None:
+            angles = angles[:, places[:, self.prefix :] - self.prefix].transpose(0, 1)  # B H P Dqk/2
+        cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+        return self._turned(q, cos, sin), self._turned(k, cos, sin)
+
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, patches = x[:, :, : self.prefix], x[:, :, self.prefix :]
+        even, odd = patches[..., ::2], patches[..., 1::2]
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+        return torch.cat([first, turned], dim=2)
+
+    def weights(
+        self, q: Tensor, k: Tensor, sizes: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """Attention maps softmax(scale q k^T + bias + log sizes), whose rows sum to one: B H N N.
 
         A token that stands for several patches counts as often (proportional attention, ToMe).
         """
-        if not self.fused or _is_traced():
+        if not self.fused or self.position_bias is not None or _is_traced():
             scores = (q * self.scale) @ k.transpose(-2, -1)
+            if self.position_bias is not None:
+                bias = by_distance(self.position_bias, self.grid, self.prefix, places)
+                scores = scores + bias[..., : q.shape[2], :]
             return (scores if sizes is None else scores + _log(sizes, scores.ndim)).softmax(dim=-1)
         every = q.shape[:-2]  # B, or B H
         added = q.new_zeros(1) if sizes is None else _log(sizes, q.ndim).expand(*every, 1, -1).flatten(0, -3)
@@ -419,28 +520,30 @@ class Attention(nn.Module):
         return scores.unflatten(0, every).softmax(dim=-1)
 
     def forward(
-        self, x: Tensor, sizes: Tensor | None = None, count: int | None = None
+        self, x: Tensor, sizes: Tensor | Placed | None = None, count: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Attention of the first `count` tokens (None: all) to all tokens: B N E -> B count E.
 
         The second result is how much the class token attends to each token, the mean over heads B N, where
         `reads` asks for it.
         """
-        read = None
-        if count is not None and is_plain_linear(self.qkv):
-            out = self._first(x, sizes, count)
+        read, (numbers, places) = None, sizes_and_places(sizes)
+        if count is not None and self.absorbs and is_plain_linear(self.qkv):
+            out = self._first(x, numbers, count)
         else:
-            out, read = self._all(x, sizes, count)  # B H count Dv
-        return self.proj(out.transpose(1, 2).flatten(2)), read
+            out, read = self._all(x, numbers, places, count)  # B H count Dv
+        return self.proj(self.norm(out.transpose(1, 2).flatten(2))), read
 
-    def _all(self, x: Tensor, sizes: Tensor | None, count: int | None) -> tuple[Tensor, Tensor | None]:
-        q, k, v = self.split_heads(self.qkv(x))
+    def _all(
+        self, x: Tensor, sizes: Tensor | None, places: Tensor | None, count: int | None
+    ) -> tuple[Tensor, Tensor | None]:
+        q, k, v = self.split_heads(self.qkv(x), places)
         q = q[:, :, :count]
-        if self.fused and not self._is_faster_plain(q, k):
+        if self.fused and self.position_bias is None and not self._is_faster_plain(q, k):
             read = self.weights(q[:, :, :1], k, sizes) if self.reads else None
             out = self._fused(q, k, v, sizes)
         else:
-            read = self.weights(q, k, sizes)
+            read = self.weights(q, k, sizes, places)
             out = read @ v
         return out, read[:, :, 0].mean(dim=1) if self.reads and read is not None else None
 
@@ -490,6 +593,41 @@ def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
+Placed = tuple[Tensor, Tensor]  # sizes of tokens B N, and which token of the image each has the place of B N
+
+
+def sizes_and_places(sizes: Tensor | Placed | None) -> tuple[Tensor | None, Tensor | None]:
+    """Sizes of tokens and, where they come with them, places."""
+    return sizes if isinstance(sizes, tuple) else (sizes, None)
+
+
+def first_sizes(sizes: Tensor | Placed | None, count: int | None) -> Tensor | Placed | None:
+    """Those of the first tokens, or of all."""
+    if sizes is None or count is None:
+        return sizes
+    return (sizes[0][:, :count], sizes[1][:, :count]) if isinstance(sizes, tuple) else sizes[:, :count]
+
+
+def by_distance(table: Tensor, grid: tuple[int, int], prefix: int, places: Tensor | None = None) -> Tensor:
+    """What a `position_bias` adds to the scores, H N N; its last three numbers are for prefix tokens.
+
+    Of tokens with `places` B N it is B H N N.
+    """
+
+    def offsets(side: int) -> Tensor:
+        places = torch.arange(side, device=table.device)
+        return places[:, None] - places + side - 1
+
+    (down, across), last = map(offsets, grid), table.shape[1] - 1
+    index = down[:, None, :, None] * (2 * grid[1] - 1) + across[:, None]
+    index = F.pad(index.flatten(2).flatten(0, 1), (prefix, 0), value=last - 1)  # P N
+    index = F.pad(index, (0, 0, prefix, 0), value=last - 2)  # N N
+    index[:prefix, :prefix] = last
+    if places is None:
+        return table[:, index]
+    return table[:, index[places[:, :, None], places[:, None]]].transpose(0, 1)
+
+
 def _log(sizes: Tensor, axes: int) -> Tensor:
     """What sizes add to scores of so many axes, for every head and query alike: B N -> B 1 N or B 1 1 N."""
     return sizes.log()[:, None] if axes == 3 else sizes.log()[:, None, None]
@@ -518,16 +656,25 @@ def is_plain_linear(module: nn.Module) -> bool:
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x))) with F hidden neurons: B N E -> B N E."""
+    """fc2(act(fc1(x))) with F hidden neurons: B N E -> B N E.
 
-    def __init__(self, arch: Architecture, widths: BlockWidths) -> None:
+    Where `gated`, `fc1` has two rows for a neuron, first those of all gates: it is act(gate) times the other.
+    """
+
+    def __init__(self, arch: Architecture, width: int, neurons: int, gated: bool, norm: bool) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(arch.embed_dim, widths.mlp)
+        self.gated = gated
+        self.fc1 = nn.Linear(width, neurons * (2 if gated else 1))
         self.act = ACTIVATIONS[arch.activation]()
-        self.fc2 = nn.Linear(widths.mlp, arch.embed_dim)
+        self.norm = _norm(arch, neurons) if norm else nn.Identity()
+        self.fc2 = nn.Linear(neurons, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        x = self.fc1(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            return self.fc2(self.norm(self.act(gate) * x))
+        return self.fc2(self.norm(self.act(x)))
 
 
 class LayerScale(nn.Module):
@@ -559,6 +706,7 @@ class Merge(nn.Module):
     def __init__(self, arch: Architecture, count: int) -> None:
         super().__init__()
         self.prefix, self.count = len(arch.prefix_names), count
+        self.keeps_places = arch.rope or arch.position_bias
         self.norm = NORMS[arch.norm](arch.embed_dim, eps=arch.norm_eps, elementwise_affine=False)
 
     def pairs(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -590,10 +738,12 @@ class Merge(nn.Module):
         place = order.argsort(dim=-1)  # of the tokens that stay
         return place.scatter(1, order[:, -self.count :], place.gather(1, onto))
 
-    def forward(self, x: Tensor, sizes: Tensor | None, read: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, sizes: Tensor | Placed | None, read: Tensor | None
+    ) -> tuple[Tensor, Tensor | Placed]:
         """Tokens B N E, their sizes B N or None and how much each is read -> B N-count E and B N-count."""
         order, onto = self.pairs(x, read)
-        batch, tokens, _ = x.shape
+        (sizes, places), (batch, tokens, _) = sizes_and_places(sizes), x.shape
         # rows of one matrix, because gathering whole rows is the fastest
         rows = (order + torch.arange(batch, device=x.device)[:, None] * tokens).flatten()
         moved = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B N E
@@ -605,7 +755,11 @@ class Merge(nn.Module):
             own, into = counts[:, : -self.count], into * counts[:, None, -self.count :]
         total = own + into.sum(dim=-1)
         kept = stay * (own / total)[..., None]
-        return torch.baddbmm(kept, into / total[..., None], gone), total
+        merged = torch.baddbmm(kept, into / total[..., None], gone)
+        if not self.keeps_places:
+            return merged, total
+        stayed = order[:, : -self.count]
+        return merged, (total, stayed if places is None else places.gather(1, stayed))
 
 
 def spread(x: Tensor, places: Sequence[Tensor]) -> Tensor:
@@ -639,19 +793,20 @@ class Block(nn.Module):
         self.merge: Merge | None = None
         self.mlp: Mlp | None = None
         if widths.heads:
-            self.norm1, self.attn, self.ls1 = _norm(arch), Attention(arch, widths), scale()
+            self.norm1, self.attn, self.ls1 = _norm(arch, arch.embed_dim), Attention(arch, widths), scale()
         if widths.merge:
             self.merge = Merge(arch, widths.merge)
         if widths.mlp:
-            self.norm2, self.mlp, self.ls2 = _norm(arch), Mlp(arch, widths), scale()
+            self.norm2, self.ls2 = _norm(arch, arch.embed_dim), scale()
+            self.mlp = Mlp(arch, arch.embed_dim, widths.mlp, arch.gated, arch.mlp_norm)
 
     def forward(
         self,
         x: Tensor,
-        sizes: Tensor | None = None,
+        sizes: Tensor | Placed | None = None,
         count: int | None = None,
         places: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | Placed | None]:
         """Tokens B N E and sizes B N -> the same behind the block: the first `count` tokens, or all.
 
         Where tokens merge, `places` is given the place that each token has behind the block, B N.
@@ -662,10 +817,10 @@ class Block(nn.Module):
     def attend(
         self,
         x: Tensor,
-        sizes: Tensor | None = None,
+        sizes: Tensor | Placed | None = None,
         count: int | None = None,
         places: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | Placed | None]:
         """The first half: attention, and merging behind it."""
         read = None
         if self.attn is not None:
@@ -675,7 +830,28 @@ class Block(nn.Module):
             if places is not None:
                 places.append(self.merge.places(x, read))
             x, sizes = self.merge(x, sizes, read)
-        return x[:, :count], sizes if sizes is None else sizes[:, :count]
+        return x[:, :count], first_sizes(sizes, count)
+
+
+class AttentionPool(nn.Module):
+    """A learned query attends to the tokens, then an MLP (SigLIP's MAP head): B N E -> B pool_width."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width, self.heads = arch.pool_width, arch.pool_heads
+        self.scale = (width // self.heads) ** -0.5
+        self.latent = nn.Parameter(torch.zeros(1, 1, width))
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(arch.embed_dim, 2 * width)
+        self.proj, self.norm = nn.Linear(width, width), _norm(arch, width)
+        self.mlp = Mlp(arch, width, arch.pool_mlp, gated=False, norm=False)
+
+    def forward(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+        rows = (self.q(self.latent), *self.kv(x).chunk(2, dim=-1))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in rows)  # q 1 H 1 D
+        scores = (q * self.scale) @ k.transpose(-2, -1)  # B H 1 N
+        scores = scores if sizes is None else scores + _log(sizes, 4)
+        x = self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(1))
+        return x + self.mlp(self.norm(x))
 
 
 class ViT(nn.Module):
@@ -695,14 +871,16 @@ class ViT(nn.Module):
         self.reg_token = token(arch.registers) if arch.registers else None
         self.pos_embed = token(embedded)
         self.patch_embed = PatchEmbed(arch)
-        self.norm_pre = _norm(arch) if arch.pre_norm else nn.Identity()
+        self.norm_pre = _norm(arch, arch.embed_dim) if arch.pre_norm else nn.Identity()
         blocks = nn.ModuleList(Block(arch, widths) for widths in arch.blocks)
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]  # ModuleList yields Module
-        self.norm = _norm(arch) if arch.norm_before_pool else nn.Identity()
-        self.fc_norm = nn.Identity() if arch.norm_before_pool else _norm(arch)
+        before = arch.norm_before_pool
+        self.norm = _norm(arch, arch.embed_dim) if before and arch.final_norm else nn.Identity()
+        self.attn_pool = AttentionPool(arch) if arch.pool == "attention" else None
+        self.fc_norm = nn.Identity() if before else _norm(arch, arch.embed_dim)
 
         def head() -> nn.Module:
-            return nn.Linear(arch.embed_dim, arch.num_classes) if arch.num_classes else nn.Identity()
+            return nn.Linear(arch.feature_dim, arch.num_classes) if arch.num_classes else nn.Identity()
 
         self.head = head()
         self.head_dist = head() if arch.distilled else None
@@ -732,22 +910,29 @@ class ViT(nn.Module):
         x = torch.cat([*(t.expand(x.shape[0], -1, -1) for t in prefix if t is not None), x], dim=1)
         return self.norm_pre(x + self.pos_embed if self.arch.pos_embed_prefix else x)
 
-    def classify(self, x: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def classify(self, x: Tensor, sizes: Tensor | Placed | None = None) -> Tensor:
         """Logits B num_classes from the output of the last block, B N E (with two heads, their mean).
 
-        In the mean over patches a token of `sizes` B N counts for all the patches it stands for.
+        Where patches are pooled, a token of `sizes` B N counts for all the patches it stands for.
         """
         x = self.norm(x)
         if self.head_dist is not None:
             return (self.head(x[:, 0]) + self.head_dist(x[:, 1])) / 2
-        return self.head(self.fc_norm(x[:, 0] if self.arch.pool == "token" else self._mean(x, sizes)))
+        return self.head(self.fc_norm(self._pooled(x, sizes_and_places(sizes)[0])))
 
-    def _mean(self, x: Tensor, sizes: Tensor | None) -> Tensor:
-        patches = x[:, len(self.arch.prefix_names) :]
+    def _pooled(self, x: Tensor, sizes: Tensor | None) -> Tensor:
+        """The normed tokens B N E as one vector of an image: B feature_dim."""
+        if self.arch.pool == "token":
+            return x[:, 0]
+        begin = 0 if self.arch.pool_prefix else len(self.arch.prefix_names)
+        tokens, sizes = x[:, begin:], None if sizes is None else sizes[:, begin:]
+        if self.attn_pool is not None:
+            return self.attn_pool(tokens, sizes)
         if sizes is None:
-            return patches.mean(dim=1)
-        counts = sizes[:, len(self.arch.prefix_names) :, None]
-        return (patches * counts).sum(dim=1) / (self.arch.grid[0] * self.arch.grid[1])
+            mean = tokens.mean(dim=1)
+        else:
+            mean = (tokens * sizes[..., None]).sum(dim=1) / (self.arch.num_tokens - begin)
+        return torch.cat([x[:, 0], mean], dim=-1) if self.arch.pool == "both" else mean
 
     def forward(self, images: Tensor) -> Tensor:
         x, sizes = self.embed(images), None

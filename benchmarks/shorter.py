@@ -51,12 +51,8 @@ class PublishedBlock(Block):
     """A block that merges as ToMe was published: by the cosine of the keys' mean over heads, in its order."""
 
     def attend(
-        self,
-        x: Tensor,
-        sizes: Tensor | None = None,
-        count: int | None = None,
-        places: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, sizes: Any = None, count: int | None = None, places: list[Tensor] | None = None
+    ) -> tuple[Tensor, Any]:
         """The first half: attention, and merging behind it."""
         if self.attn is None or self.merge is None:
             return super().attend(x, sizes, count, places)

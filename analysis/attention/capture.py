@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from analysis.attention.tokens import Members, merged, of_its_token, over_patches
 from analysis.frozen import frozen_copy
-from analysis.vit import Block, LayerScale, ViT
+from analysis.vit import Block, LayerScale, Placed, ViT, sizes_and_places
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class BlockActivations:
     """The activations of one block for one batch; attention maps are computed on first access.
 
     `sizes` are the numbers of patches that the block's tokens stand for, None before any have merged;
-    `members` says which patches these are, `left` the same of the tokens that leave the block.
+    `members` says which patches these are, `left` the same of the tokens that leave the block. `places` are
+    the tokens of the image whose places they have, where scores depend on places and some have merged.
     A block without attention has 0 heads.
     """
 
@@ -35,13 +36,14 @@ class BlockActivations:
     members: Members | None
     left: Members | None
     _block: Block
+    places: Int[Tensor, "B N"] | None = None
 
     @cached_property
     def attention(self) -> Float[Tensor, "B H N N"]:
-        """softmax(scale q k^T + log sizes); each row (a query token) sums to one."""
+        """softmax(scale q k^T + bias + log sizes); each row (a query token) sums to one."""
         if self._block.attn is None:
             return self.q @ self.k.mT
-        return self._block.attn.weights(self.q, self.k, self.sizes)
+        return self._block.attn.weights(self.q, self.k, self.sizes, self.places)
 
     @cached_property
     def patch_attention(self) -> Float[Tensor, "B H N0 N0"]:
@@ -90,15 +92,15 @@ class Record:
         """Yield the activations block by block; nothing here keeps a block's N x N maps alive."""
         self._logits = None
         x = self._model.embed(images)
-        sizes: Tensor | None = None
+        sizes: Tensor | Placed | None = None
         members: Members | None = None
         for index, block in enumerate(self._model.blocks):
-            before, captured = sizes, Captured(x[..., :0], x[..., :0])
+            (before, places), captured = sizes_and_places(sizes), Captured(x[..., :0], x[..., :0])
             with watch(block, captured):
                 x, sizes = block(x, sizes)
-            q, k, v, output = _by_head(block, captured)
+            q, k, v, output = _by_head(block, captured, places)
             left = merged(block.merge, captured.merging, members)
-            yield BlockActivations(index, q, k, v, output, before, members, left, block)
+            yield BlockActivations(index, q, k, v, output, before, members, left, block, places)
             members = left
             del captured, q, k, v, output  # free them before the next block runs
         self._logits = self._model.classify(x, sizes)
@@ -108,21 +110,24 @@ class Record:
 class Captured:
     """What `watch` stores of one block: the output of `qkv`, the input of `proj`, and that of its merging.
 
-    `qkv` and `proj` are without channels where the block has no attention; `merging` holds tokens, their
-    sizes and how much each is read, and is None where the block merges nothing.
+    Where a norm stands in front of `proj`, its input is taken. `qkv` and `proj` are without channels where
+    the block has no attention; `merging` holds tokens, their sizes and how much each is read, and is None
+    where the block merges nothing.
     """
 
     qkv: Tensor
     proj: Tensor
-    merging: tuple[Tensor, Tensor | None, Tensor | None] | None = None
+    merging: tuple[Tensor, Tensor | Placed | None, Tensor | None] | None = None
 
 
-def _by_head(block: Block, captured: Captured) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _by_head(
+    block: Block, captured: Captured, places: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Queries, keys, values and the heads' outputs, from what was captured."""
     if block.attn is None:
         none = captured.qkv[:, None, :, :][:, :0]  # B 0 N 0
         return none, none, none, none
-    q, k, v = block.attn.split_heads(captured.qkv)
+    q, k, v = block.attn.split_heads(captured.qkv, places)
     return q, k, v, captured.proj.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2)
 
 
@@ -136,14 +141,14 @@ def watch(block: Block, captured: Captured) -> Iterator[None]:
     def before_proj(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         captured.proj = inputs[0]
 
-    def before_merge(_: nn.Module, inputs: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
+    def before_merge(_: nn.Module, inputs: tuple[Tensor, Tensor | Placed | None, Tensor | None]) -> None:
         captured.merging = inputs
 
     handles: list[RemovableHandle] = []
     try:
         if block.attn is not None:
             handles.append(block.attn.qkv.register_forward_hook(after_qkv))
-            handles.append(block.attn.proj.register_forward_pre_hook(before_proj))
+            handles.append(block.attn.norm.register_forward_pre_hook(before_proj))
         if block.merge is not None:
             handles.append(block.merge.register_forward_pre_hook(before_merge))
         yield

@@ -46,7 +46,7 @@ class TokenMaps:
 
 def default_row(arch: Architecture) -> int:
     """Index of the row the prediction depends on: the class token, or the patches if they are pooled."""
-    return 0 if arch.pool == "token" else len(arch.prefix_names)
+    return 0 if arch.pool in ("token", "both") else len(arch.prefix_names)
 
 
 def row_readings(arch: Architecture) -> Float[Tensor, "R N"]:

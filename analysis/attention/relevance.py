@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.attention.capture import Captured, watch
@@ -20,7 +20,7 @@ from analysis.attention.rollout import rollout_from, with_skip
 from analysis.attention.tokens import Members, averaging, merged, of_first, over_patches
 from analysis.attention.trace import mean_of_patches, one_token, to_patches
 from analysis.frozen import frozen_copy
-from analysis.vit import Architecture, ViT
+from analysis.vit import Architecture, Attention, Placed, ViT, sizes_and_places
 
 CLASSIFIERS = ("mean", "class", "distillation")
 
@@ -36,14 +36,15 @@ class _BlockGradient:
     k: Float[Tensor, "H N Dqk"]
     v: Float[Tensor, "H N Dv"]
     d_output: Float[Tensor, "H N Dv"]
-    scale: float
+    attn: Attention
     members: Members | None
+    places: Int[Tensor, "1 N"] | None
 
     def weighted(self) -> Float[Tensor, "H N N"]:
         """dA ⊙ A."""
-        scores = (self.q * self.scale) @ self.k.transpose(-2, -1)
-        scores = scores if self.members is None else scores + self.members.sizes.log()
-        return scores.softmax(dim=-1) * (self.d_output @ self.v.transpose(-2, -1))
+        sizes = None if self.members is None else self.members.sizes[None]
+        attention = self.attn.weights(self.q[None], self.k[None], sizes, self.places)[0]
+        return attention * (self.d_output @ self.v.transpose(-2, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,9 @@ def gradients(model: ViT, image: Float[Tensor, "C Y X"], label: int, classifier:
         for block, tensors in zip(own.blocks, captured, strict=True):
             hooks.enter_context(watch(block, tensors))
         x, sizes = own.embed(image[None]).requires_grad_(), None  # the graph begins here: weights are frozen
+        places: list[Tensor | None] = []
         for block in own.blocks:
+            places.append(sizes_and_places(sizes)[1])
             x, sizes = block(x, sizes)
         logit = _logits(own, x, sizes, classifier)[0, label]
         pairs = zip(own.blocks, captured, strict=True)
@@ -133,12 +136,13 @@ def gradients(model: ViT, image: Float[Tensor, "C Y X"], label: int, classifier:
         grads = iter(torch.autograd.grad(logit, outputs) if outputs else ())
     blocks: list[_BlockGradient] = []
     members: Members | None = None
-    for block, tensors in zip(own.blocks, captured, strict=True):
+    for block, tensors, own_places in zip(own.blocks, captured, places, strict=True):
         if block.attn is None:
             continue
-        q, k, v = (part.detach() for part in block.attn.split_heads(tensors.qkv))
+        q, k, v = (part.detach() for part in block.attn.split_heads(tensors.qkv, own_places))
         by_head = next(grads)[0].unflatten(-1, (block.attn.heads, -1)).transpose(0, 1)  # H N Dv
-        blocks.append(_BlockGradient(q[0], k[0], v[0], by_head, block.attn.scale, of_first(members)))
+        one = _BlockGradient(q[0], k[0], v[0], by_head, block.attn, of_first(members), own_places)
+        blocks.append(one)
         members = merged(block.merge, tensors.merging, members)
     return Gradients(model.arch, tuple(blocks), of_first(members))
 
@@ -149,7 +153,12 @@ def classifiers_of(arch: Architecture) -> tuple[str, ...]:
 
 
 def readout(arch: Architecture, classifier: str = "mean") -> Float[Tensor, " N"]:
-    """The tokens a logit depends on, as a reading: class token, distillation token, both, or all patches."""
+    """The tokens a logit depends on, as a reading: class token, distillation token, both, or all patches.
+
+    With pool "both" class token and patches count half each; attention pooling counts as an average [ours].
+    """
+    if arch.pool == "both":
+        return (one_token(arch, 0) + mean_of_patches(arch)) / 2
     if arch.pool != "token":
         return mean_of_patches(arch)
     tokens = {"class": [0], "distillation": [1], "mean": [0, 1] if arch.distilled else [0]}[classifier]
@@ -157,7 +166,7 @@ def readout(arch: Architecture, classifier: str = "mean") -> Float[Tensor, " N"]
 
 
 def _logits(
-    model: ViT, x: Float[Tensor, "B N E"], sizes: Float[Tensor, "B N"] | None, classifier: str
+    model: ViT, x: Float[Tensor, "B N E"], sizes: Tensor | Placed | None, classifier: str
 ) -> Float[Tensor, "B num_classes"]:
     if classifier == "mean" or model.head_dist is None:
         return model.classify(x, sizes)

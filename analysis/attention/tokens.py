@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analysis.vit import Merge
+from analysis.vit import Merge, Placed, sizes_and_places
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Members:
 @torch.no_grad()
 def merged(
     merge: Merge | None,
-    given: tuple[Tensor, Tensor | None, Tensor | None] | None,
+    given: tuple[Tensor, Tensor | Placed | None, Tensor | None] | None,
     members: Members | None,
 ) -> Members | None:
     """The members behind a block's merging, from what that was given and the members before it.
@@ -46,7 +46,7 @@ def merged(
     """
     if merge is None or given is None:
         return members
-    x, sizes, read = given
+    x, read, (sizes, _) = given[0], given[2], sizes_and_places(given[1])
     place = merge.places(x, read)  # B N
     before = torch.ones_like(x[..., 0]) if sizes is None else sizes
     after = before.new_zeros(len(x), x.shape[1] - merge.count).scatter_add(1, place, before)

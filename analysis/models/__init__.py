@@ -1,6 +1,12 @@
 """Load models and their preprocessing: the demo, timm, the hub, weights files, bundles."""
 
-from analysis.models.bundle_files import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE
+from analysis.models.bundle_files import (
+    ARCHITECTURE_FILE,
+    IN_FULL,
+    PREPROCESS_FILE,
+    REQUIRED_FILES,
+    WEIGHTS_FILE,
+)
 from analysis.models.load import (
     DEMO,
     LoadedModel,
@@ -22,6 +28,7 @@ __all__ = [
     "ARCHITECTURE_FILE",
     "DEMO",
     "HUB",
+    "IN_FULL",
     "PREPROCESS_FILE",
     "REQUIRED_FILES",
     "WEIGHTS_FILE",

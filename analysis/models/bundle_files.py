@@ -6,3 +6,4 @@ ARCHITECTURE_FILE = "architecture.json"
 PREPROCESS_FILE = "preprocess.json"
 WEIGHTS_FILE = "model.safetensors"
 REQUIRED_FILES = (ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE)
+IN_FULL = ".rope"  # ends the names of tensors that stay float32 in a bundle of float16: angles

@@ -73,6 +73,8 @@ _HUGGING_FACE = (
 _TIMM = (
     (r"blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2 in training keeps its blocks in chunks
     (r"(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),
+    (r"(blocks\.\d+)\.mlp\.w12\.", r"\1.mlp.fc1."),  # DINOv2's and EVA02's gated MLPs
+    (r"(blocks\.\d+)\.mlp\.w3\.", r"\1.mlp.fc2."),
 )
 _JAX = (
     (r"embedding/kernel$", "patch_embed.proj.weight"),

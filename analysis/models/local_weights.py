@@ -76,7 +76,7 @@ def image_size_of(state: Mapping[str, Tensor], model: Any) -> tuple[int, int] | 
     Of another size than the model's only that of a square grid of patches can be told.
     """
     tokens = state.get("pos_embed")
-    if tokens is None or tokens.ndim != 3:
+    if tokens is None or tokens.ndim != 3 or getattr(model, "pos_embed", None) is None:
         return None
     prefix = model.pos_embed.shape[1] - math.prod(model.patch_embed.grid_size)
     patches = tokens.shape[1] - prefix

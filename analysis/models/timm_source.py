@@ -23,6 +23,7 @@ from analysis.vit import Architecture, ViT
 HUB = "hf-hub:"
 PROBE_SECONDS = 5.0
 _LOCAL = "local weights (--weights FILE)"
+_LAYER_SCALE = re.compile(r"(?<=\d)\.ls([12])\.gamma$")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,21 @@ def _filled(
 ) -> FromTimm:
     require_match(state, model.state_dict(), file)
     model.load_state_dict(state, assign=True)
+    fill_buffers(model)
     vit = from_timm(model)
     return FromTimm(vit, preprocess_of(model.pretrained_cfg, vit.arch), source, notes)
+
+
+def fill_buffers(model: Any, *, everywhere: bool = False) -> None:
+    """Compute what no state dict holds, such as frequencies of rotary positions: what is on meta, or all."""
+    for module in model.modules():
+        own = dict(module.named_buffers(recurse=False))
+        lacking = {name: buffer for name, buffer in own.items() if buffer.is_meta or everywhere}
+        for name, buffer in lacking.items():
+            if name in module._non_persistent_buffers_set:
+                module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+        if lacking and hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
 
 
 def skeleton(
@@ -268,13 +282,24 @@ def _require_known_grid(
 
 def _adapt(state: dict[str, Tensor], model: Any, source: object) -> dict[str, Tensor]:
     """Convert original checkpoints (DeiT, DINOv2, CLIP, JAX) to timm's names and the image size."""
-    from timm.models.vision_transformer import checkpoint_filter_fn
+    from timm.models import beit, eva, vision_transformer, vision_transformer_relpos
 
+    filters = {
+        "Eva": eva.checkpoint_filter_fn,
+        "Beit": beit.checkpoint_filter_fn,
+        "VisionTransformerRelPos": vision_transformer_relpos.checkpoint_filter_fn,
+    }
+    other = filters.get(type(model).__name__)
     try:
-        adapted: dict[str, Tensor] = checkpoint_filter_fn(state, model, adapt_layer_scale=True)
+        if other is None:
+            adapted = vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True)
+        else:  # whose own name for LayerScale is that of the original code
+            adapted = other({_LAYER_SCALE.sub(r".gamma_\1", name): v for name, v in state.items()}, model)
     except Exception as error:  # the filter raises all kinds of errors on other checkpoints
         raise ValueError(f"{source} does not hold weights for this Vision Transformer") from error
-    unused = ["attn_pool."]  # SigLIP's pooling, left out of its average-pooled variants
+    unused = (
+        ["attn_pool."] if getattr(model, "attn_pool", None) is None else []
+    )  # SigLIP's, where it averages
     if model.num_classes == 0:
         unused += ["head.", "head_dist."]
     return {key: value for key, value in adapted.items() if not key.startswith(tuple(unused))}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from analysis.models.bundle_files import IN_FULL
 from analysis.models.candidates import Candidate, candidates, named_tensors
 from analysis.models.weights_files import (
     MOST_DIMENSIONS,
@@ -202,10 +203,10 @@ def require_header(file: Path, expected: Mapping[str, Tensor]) -> None:
 
 
 def is_half(file: Path) -> bool:
-    """Whether all tensors of a safetensors file are float16; only its header is read.
+    """Whether all tensors of a safetensors file but those `IN_FULL` are float16; only its header is read.
 
     Raises:
         ValueError: it is damaged.
     """
     kinds = read_safetensors(file, lambda stored, name: stored.get_slice(name).get_dtype())
-    return set(kinds.values()) == {"F16"}
+    return {kind for name, kind in kinds.items() if not name.endswith(IN_FULL)} == {"F16"}

@@ -99,9 +99,26 @@ def _facts(facts: dict[str, str], key: str) -> None:
         st.html(f'<table class="facts">{"".join(rows)}</table>')
 
 
+_READ = {
+    "token": "class token",
+    "avg": "mean over patches",
+    "both": "class token and mean over patches",
+    "attention": "patches, by an attention of its own",
+}
+_SPECIAL = {
+    "gated": "gated MLPs",
+    "rope": "rotary positions",
+    "position_bias": "a position bias in its scores",
+    "qk_norm": "norms of queries and keys",
+    "attn_norm": "a norm before the output of attention",
+    "mlp_norm": "a norm inside its MLPs",
+}
+
+
 def _anatomy(arch: Architecture) -> dict[str, str]:
     rows, columns = arch.grid
     prefix = ", ".join(arch.prefix_names) or "none"
+    special = [words for field, words in _SPECIAL.items() if getattr(arch, field)]
     return {
         "Image": f"{arch.image_size[0]} × {arch.image_size[1]} px (rows × columns)",
         "Patches": f"{rows} × {columns} of {arch.patch_size[0]} × {arch.patch_size[1]} px",
@@ -112,10 +129,8 @@ def _anatomy(arch: Architecture) -> dict[str, str]:
         "Value width": f"{_span([block.v for block in arch.blocks])} per head",
         "MLP width": _span([block.mlp for block in arch.blocks]),
         "Embedding width": wording.count(arch.embed_dim),
-        ("Classes" if arch.num_classes else "Pooled feature") + " read from": "class token"
-        if arch.pool == "token"
-        else "mean over patches",
-    }
+        ("Classes" if arch.num_classes else "Pooled feature") + " read from": _READ[arch.pool],
+    } | ({"Also has": ", ".join(special)} if special else {})
 
 
 def _span(values: list[int]) -> str:

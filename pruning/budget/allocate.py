@@ -266,7 +266,7 @@ def offers(dense: Architecture, sensitivities: Sensitivities, align: int) -> tup
         for name in BUDGETED_STRUCTURES:
             width, curve = getattr(whole, name), getattr(curves, name)
             if width:
-                widths = widths_on_grid(width, curve.least, align)
+                widths = widths_on_grid(width, curve.least, align_of(dense, name, align))
                 losses = tuple(map(curve.at, widths))
                 removed = tuple(float(width - kept) for kept in widths)
                 hull = tuple(_hull(Item(block, name, widths, removed, losses)))
@@ -313,6 +313,11 @@ def frontier(menu: Menu) -> Callable[[Any], Any]:
         return at[np.searchsorted(prices, menu.dense - np.asarray(limit) - 1e-9 * menu.dense)]
 
     return least
+
+
+def align_of(dense: Architecture, structure: str, align: int) -> int:
+    """What widths of a structure are multiples of: pairs of a model with rotary positions go by twos."""
+    return math.lcm(align, 2) if dense.rope and structure == "qk" else align
 
 
 def widths_on_grid(dense: int, least: int, align: int) -> tuple[int, ...]:

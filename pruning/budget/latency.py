@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from analysis.measure import bench, take_turns, torch_runner
-from analysis.vit import Architecture, Block, BlockWidths, ViT
+from analysis.vit import Architecture, Block, BlockWidths, Placed, ViT
 from pruning.budget.allocate import (
     WITHIN,
     Allocation,
     Budget,
     Menu,
+    align_of,
     apply,
     choose,
     require_reachable,
@@ -144,7 +145,11 @@ def measure_table(
             replace(whole, **{name: width})
             for name in BUDGETED_STRUCTURES
             if getattr(whole, name)
-            for width in _offered(getattr(whole, name), measured_widths(getattr(whole, name))[-1], align)
+            for width in _offered(
+                getattr(whole, name),
+                measured_widths(getattr(whole, name))[-1],
+                align_of(dense, name, align),
+            )
         ]
         alone = [replace(whole, mlp=0)] if whole.heads and whole.mlp else []
         alone += [BlockWidths(0, 0, 0, whole.mlp)] if alone else []
@@ -184,9 +189,7 @@ def _in_turns(
 ) -> dict[tuple[BlockWidths, float], float]:
     """Median milliseconds of a block of these widths with this share of the tokens, random weights."""
     blocks = [Block(dense, widths).eval() for widths, _ in offered]
-    inputs = [
-        torch.randn(batch, max(1, round(share * dense.num_tokens)), dense.embed_dim) for _, share in offered
-    ]
+    inputs = [_tokens(dense, batch, share) for _, share in offered]
     samples: list[list[float]] = [[] for _ in offered]
     for turn in range(-_WARMUP, _ROUNDS):
         order = range(len(blocks))
@@ -197,10 +200,18 @@ def _in_turns(
     return {which: median(spent) for which, spent in zip(offered, samples, strict=True)}
 
 
-def _milliseconds(block: nn.Module, x: torch.Tensor) -> float:
+def _tokens(dense: Architecture, batch: int, share: float) -> tuple[torch.Tensor, Placed | None]:
+    """A share of a model's tokens, with sizes and places where their places count and some are gone."""
+    count = max(1, round(share * dense.num_tokens))
+    x = torch.randn(batch, count, dense.embed_dim)
+    placed = (dense.rope or dense.position_bias) and count < dense.num_tokens
+    return x, (torch.ones(batch, count), torch.arange(count).expand(batch, -1)) if placed else None
+
+
+def _milliseconds(block: nn.Module, given: tuple[torch.Tensor, Placed | None]) -> float:
     with torch.inference_mode():
         began = time.perf_counter()
-        block(x)
+        block(*given)
         return (time.perf_counter() - began) * 1000
 
 

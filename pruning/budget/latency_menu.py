@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget.allocate import Item, Menu, choose, widths_on_grid
+from pruning.budget.allocate import Item, Menu, align_of, choose, widths_on_grid
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
 from pruning.budget.starts import starts
 
@@ -153,7 +153,8 @@ def _menu(
             if not getattr(left, name):
                 continue
             curve = getattr(curves, name)
-            offered = _timed(table, whole, name, widths_on_grid(getattr(whole, name), curve.least, align))
+            step = align_of(dense, name, align)
+            offered = _timed(table, whole, name, widths_on_grid(getattr(whole, name), curve.least, step))
             savings = tuple(share * table.saved(whole, replace(whole, **{name: width})) for width in offered)
             items.append(Item(index, name, offered, savings, tuple(map(curve.at, offered))))
     return Menu(table.model - saved, tuple(items))

@@ -58,7 +58,9 @@ def measure_sensitivities(
             curves = {}
             for number, name in enumerate(BUDGETED_STRUCTURES):
                 progress("Measuring sensitivities", _share_done(model.arch.depth, index, number))
-                kept = measured_widths(getattr(widths, name))[: None if name in structures else 1]
+                fixed = name not in structures or (name == "qk" and model.arch.qk_norm)
+                step = 2 if name == "qk" and model.arch.rope else 1
+                kept = measured_widths(getattr(widths, name), step)[: 1 if fixed else None]
                 made = [narrow(index, name, width) for width in kept[1:]]
                 curves[name] = _curve(stream, index, kept, made, stream.needed(name))
             blocks.append(BlockCurves(**curves))
@@ -67,11 +69,11 @@ def measure_sensitivities(
     return Sensitivities(tuple(blocks), stream.images)
 
 
-def measured_widths(dense: int) -> tuple[int, ...]:
-    """The widths of a curve, falling from the dense one."""
+def measured_widths(dense: int, step: int = 1) -> tuple[int, ...]:
+    """The widths of a curve, falling from the dense one; multiples of `step`."""
     if not dense:  # half of the block is absent
         return (0,)
-    shares = {max(1, round(share * dense)) for share in SHARES}
+    shares = {max(step, round(share * dense / step) * step) for share in SHARES}
     return (dense, *sorted(shares - {dense}, reverse=True))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from analysis.models import LoadedModel
+from analysis.models import IN_FULL, LoadedModel
 from pruning.progress import Monitor
 
 
@@ -20,7 +20,10 @@ def rounded(made: LoadedModel, dtype: str | None, monitor: Monitor) -> LoadedMod
     """
     if not (made.half if dtype is None else dtype == "float16"):
         return replace(made, half=False)
-    state = {name: value.half().float() for name, value in made.model.state_dict().items()}
+    state = {
+        name: value if name.endswith(IN_FULL) else value.half().float()
+        for name, value in made.model.state_dict().items()
+    }
     beyond = next((name for name, value in state.items() if not value.isfinite().all()), None)
     if beyond is not None:
         monitor.note(f"{beyond} has values beyond the range of float16, so the bundle is in float32")

@@ -13,7 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from analysis import vit
-from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, REQUIRED_FILES, WEIGHTS_FILE, Preprocess
+from analysis.models import (
+    ARCHITECTURE_FILE,
+    IN_FULL,
+    PREPROCESS_FILE,
+    REQUIRED_FILES,
+    WEIGHTS_FILE,
+    Preprocess,
+)
 from analysis.vit import ViT
 from pruning.bundle.card import card
 from pruning.bundle.layout import (
@@ -155,7 +162,8 @@ def _weights(model: ViT, half: bool) -> dict[str, Tensor]:
     dtype = torch.float16 if half else torch.float32
     weights = {}
     for name, value in model.state_dict().items():
-        weights[name] = value.detach().to("cpu", dtype).contiguous()
+        own = torch.float32 if name.endswith(IN_FULL) else dtype
+        weights[name] = value.detach().to("cpu", own).contiguous()
         if not bool(weights[name].isfinite().all()):
             advice = "; save it in float32" if half and bool(value.isfinite().all()) else ""
             raise ValueError(f"{name} contains values that are not finite in {dtype}{advice}")

@@ -1,9 +1,10 @@
 """Groups of weights that are removed together, and their norms, as in DepGraph (Fang et al., CVPR 2023).
 
 Query-key pair: query row, key row and their biases. Value channel: value row, its bias and the column of
-`proj` that reads it. MLP neuron: row of `fc1`, its bias and the column of `fc2`. Head: all its pairs and
-value channels. Channel of the residual stream: its share of every weight that writes, normalises or
-reads the stream, in the whole network. Biases count, because they are removed with the rest [ours].
+`proj` that reads it. MLP neuron: row of `fc1` (both rows where it is gated), its bias and the column of
+`fc2`. Head: all its pairs and value channels. Channel of the residual stream: its share of every weight that
+writes, normalises or reads the stream, in the whole network. Biases count, because they are removed with the
+rest [ours].
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def group_norms(arch: Architecture, weights: Mapping[str, Tensor], order: int = 
             q, k, v = rows.split([widths.heads * width for width in (widths.qk, widths.qk, widths.v)])
             v = v + _sums(weights[f"{attn}.proj.weight"], 1, order)
         if widths.mlp:
-            neuron = _by_row(weights, f"{mlp}.fc1", order) + _sums(weights[f"{mlp}.fc2.weight"], 1, order)
+            rows = _by_row(weights, f"{mlp}.fc1", order).view(-1, widths.mlp).sum(dim=0)
+            neuron = rows + _sums(weights[f"{mlp}.fc2.weight"], 1, order)
         pairs.append(_root(q + k, order).view(widths.heads, widths.qk))
         values.append(_root(v, order).view(widths.heads, widths.v))
         neurons.append(_root(neuron, order))
@@ -66,9 +68,9 @@ def by_groups(model: ViT, order: int) -> Scores:
 def _stream_norms(model: ViT, order: int) -> Float[Tensor, " E"]:
     total = torch.zeros(model.arch.embed_dim, dtype=torch.float64, device=model.pos_embed.device)
     for name, weight in model.named_parameters():
-        axis = stream_axis(name)
+        axis = stream_axis(model.arch, name)
         if axis is not None:
-            total += _sums(weight, axis, order)
+            total += _sums(weight, axis, order).view(-1, len(total)).sum(dim=0)
     return _root(total, order)
 
 

@@ -49,7 +49,11 @@ def _scored(rows: Float[Tensor, "H D I"], score: Callable[[Tensor], Tensor]) -> 
 
 
 def _neurons(block: Block, score: Callable[[Tensor], Tensor]) -> Float[Tensor, " F"]:
-    return torch.zeros(0) if block.mlp is None else score(block.mlp.fc1.weight)
+    """Both rows of a neuron in a gated MLP count as one."""
+    if block.mlp is None:
+        return torch.zeros(0)
+    rows = block.mlp.fc1.weight
+    return score(torch.cat(rows.chunk(2), dim=-1) if block.mlp.gated else rows)
 
 
 def _qkv_weights(block: Block) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,15 @@
 """Ratios, plans and head locks, and the surgery that cuts a model by a plan."""
 
 from pruning.cut.head_locks import Head, HeadLocks, format_heads, parse_heads
-from pruning.cut.plan import BlockPlan, Indices, Plan, kept_heads, require_indices, within_heads
+from pruning.cut.plan import (
+    QK_WHOLE,
+    BlockPlan,
+    Indices,
+    Plan,
+    kept_heads,
+    require_indices,
+    within_heads,
+)
 from pruning.cut.ratios import (
     MOST_ALIGN,
     PerBlock,
@@ -30,6 +38,7 @@ from pruning.cut.surgery import cut, mask, plan_gates, stream_axis
 
 __all__ = [
     "MOST_ALIGN",
+    "QK_WHOLE",
     "BlockPlan",
     "Half",
     "Head",

@@ -9,6 +9,7 @@ from analysis.formats import Checked, Stored
 from analysis.vit import Architecture, BlockWidths
 
 Indices = tuple[int, ...]
+QK_WHOLE = "queries and keys of a model with qk-norm stay whole: leave their ratio (qk) at 0"
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,23 @@ class Plan(Stored):
             for qk, v in zip(block.qk, block.v, strict=True):
                 _require_within("qk", qk, widths.qk)
                 _require_within("v", v, widths.v)
+            require_whole_pairs(dense, block.qk, widths.qk)
         pairs = zip(self.blocks, dense.blocks, strict=True)
         blocks = (replace(kept.widths, merge=whole.merge if kept.heads else 0) for kept, whole in pairs)
         return replace(dense, embed_dim=len(self.embed), blocks=tuple(blocks))
+
+
+def require_whole_pairs(dense: Architecture, kept: tuple[Indices, ...], width: int) -> None:
+    """Check that query-key pairs are kept as the model can: all with qk-norm, plane by plane with rope.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if dense.qk_norm and any(len(one) < width for one in kept):
+        raise ValueError(QK_WHOLE)
+    planes = [tuple(channel ^ 1 for channel in one) for one in kept]  # the other channel of each one's plane
+    if dense.rope and any(set(one) != set(others) for one, others in zip(kept, planes, strict=True)):
+        raise ValueError("with rotary positions the query-key pairs 2p and 2p + 1 stay or go together")
 
 
 def within_heads(heads: Plan, rest: Plan) -> Plan:

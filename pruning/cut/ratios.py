@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis.formats import Checked, content, in_file, parse, read_text, typed
 from analysis.vit import Architecture
+from pruning.cut.plan import QK_WHOLE
 
 PRESETS_FILE = Path(__file__).parents[2] / "assets" / "presets.json"
 
@@ -135,10 +136,11 @@ def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
     """The architecture after removing the ratios: widths n - round(ratio n), halves rounded up.
 
     `align` rounds channel widths (not head counts) to its nearest multiple, but to at least `align` and
-    at most the dense width.
+    at most the dense width. Query-key pairs of a model with rotary positions go by twos.
 
     Raises:
-        ValueError: a ratio removes everything, there is a wrong number of ratios, or align is out of range.
+        ValueError: a ratio removes everything or what has to stay, there is a wrong number of ratios, or
+            align is out of range.
     """
     require_align(align)
 
@@ -152,12 +154,16 @@ def shrink(dense: Architecture, ratios: Ratios, align: int = 1) -> Architecture:
         replace(  # what merges still does
             widths,
             heads=remaining("heads", widths.heads, index, 1),
-            qk=remaining("qk", widths.qk, index, align),
+            qk=remaining("qk", widths.qk, index, math.lcm(align, 2) if dense.rope else align),
             v=remaining("v", widths.v, index, align),
             mlp=remaining("mlp", widths.mlp, index, align),
         )
         for index, widths in enumerate(dense.blocks)
     )
+    if dense.qk_norm and any(
+        after.qk < before.qk for before, after in zip(dense.blocks, blocks, strict=True)
+    ):
+        raise ValueError(QK_WHOLE)
     embed = _remaining("embed", dense.embed_dim, ratios.embed, align)
     return replace(dense, embed_dim=embed, blocks=blocks)
 

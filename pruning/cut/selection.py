@@ -39,7 +39,8 @@ def heads_only(arch: Architecture, heads: Sequence[Float[Tensor, " H"]]) -> Scor
 def select(scores: Scores, dense: Architecture, target: Architecture, locks: HeadLocks = HeadLocks()) -> Plan:
     """The plan that keeps the parts with the highest scores, with the widths of `target`.
 
-    Heads are selected first, subject to the locks; then pairs and value neurons inside each kept head.
+    Heads are selected first, subject to the locks; then pairs and value neurons inside each kept head. With
+    rotary positions the two pairs of a plane stay or go together, by the sum of their scores.
     Of equal scores the lower index is kept, so the same scores always give the same plan.
 
     Raises:
@@ -51,12 +52,19 @@ def select(scores: Scores, dense: Architecture, target: Architecture, locks: Hea
         blocks.append(
             BlockPlan(
                 heads=heads,
-                qk=tuple(_top(scores.qk[index][head], after.qk, before.qk) for head in heads),
+                qk=tuple(_pairs(scores.qk[index][head], after.qk, before.qk, dense.rope) for head in heads),
                 v=tuple(_top(scores.v[index][head], after.v, before.v) for head in heads),
                 mlp=_top(scores.mlp[index], after.mlp, before.mlp),
             )
         )
     return Plan(_top(scores.embed, target.embed_dim, dense.embed_dim), tuple(blocks))
+
+
+def _pairs(scores: Tensor, count: int, width: int, in_planes: bool) -> Indices:
+    if not in_planes:
+        return _top(scores, count, width)
+    planes = _top(scores.view(-1, 2).sum(dim=-1), count // 2, width // 2)
+    return tuple(channel for plane in planes for channel in (2 * plane, 2 * plane + 1))
 
 
 def _top(scores: Tensor, count: int, width: int) -> Indices:

@@ -25,7 +25,8 @@ def can_merge(arch: Architecture) -> tuple[bool, ...]:
     """
     last = arch.depth - 1
     return tuple(
-        widths.heads > 0 and (index < last or arch.pool == "avg") for index, widths in enumerate(arch.blocks)
+        widths.heads > 0 and (index < last or arch.pool != "token")
+        for index, widths in enumerate(arch.blocks)
     )
 
 

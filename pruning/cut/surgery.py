@@ -36,32 +36,56 @@ def cut(model: ViT, plan: Plan) -> ViT:
     return small.train(model.training)
 
 
-def stream_axis(name: str) -> int | None:
-    """The axis of a parameter along which the channels of the residual stream lie; None if there is none."""
+# Parameters without an axis of the residual stream, by how their names end.
+_INSIDE = ("qkv.bias", "fc1.bias", "head.bias", "head_dist.bias", ".rope", ".position_bias")
+_INNER_NORMS = (".attn.norm.", ".mlp.norm.", ".q_norm.", ".k_norm.")
+
+
+def stream_axis(arch: Architecture, name: str) -> int | None:
+    """The axis of a parameter along which the channels of the residual stream lie; None if there is none.
+
+    A classifier that reads two vectors side by side (pool "both") has the channels twice on it.
+    """
+    if name.startswith("attn_pool."):
+        return 1 if name == "attn_pool.kv.weight" else None
+    if name.endswith(_INSIDE) or any(norm in name for norm in _INNER_NORMS):
+        return None
+    if name == "head.weight" and arch.pool == "attention":
+        return None
     if name.endswith(("_token", "pos_embed")):
         return 2
-    if name.endswith(("qkv.weight", "fc1.weight", "head.weight", "head_dist.weight")):
-        return 1
-    return None if name.endswith(("qkv.bias", "fc1.bias", "head.bias", "head_dist.bias")) else 0
+    return 1 if name.endswith(("qkv.weight", "fc1.weight", "head.weight", "head_dist.weight")) else 0
 
 
 def _kept(model: ViT, plan: Plan, name: str) -> Iterator[tuple[int, Tensor]]:
     """Every axis of a parameter that a plan may shorten, with the indices that stay."""
-    axis = stream_axis(name)
+    axis, arch = stream_axis(model.arch, name), model.arch
     if axis is not None:
-        yield axis, torch.tensor(plan.embed)
+        twice = name == "head.weight" and arch.pool == "both"
+        stream = torch.tensor(plan.embed)
+        yield axis, torch.cat([stream, arch.embed_dim + stream]) if twice else stream
     if not name.startswith("blocks."):
         return
     index = int(name.split(".")[1])
-    block, widths = plan.blocks[index], model.arch.blocks[index]
+    block, widths = plan.blocks[index], arch.blocks[index]
+    neurons = torch.tensor(block.mlp)
     if ".qkv." in name:
         yield 0, _qkv_rows(model, index, block)
     elif ".fc1." in name:
-        yield 0, torch.tensor(block.mlp)
+        yield 0, torch.cat([neurons, widths.mlp + neurons]) if arch.gated else neurons
     elif name.endswith("attn.proj.weight"):
         yield 1, _positions(block.heads, block.v, widths.v)
+    elif ".attn.norm." in name:
+        yield 0, _positions(block.heads, block.v, widths.v)
     elif name.endswith("fc2.weight"):
-        yield 1, torch.tensor(block.mlp)
+        yield 1, neurons
+    elif ".mlp.norm." in name:
+        yield 0, neurons
+    elif name.endswith(".position_bias"):
+        yield 0, torch.tensor(block.heads)
+    elif name.endswith(".rope"):
+        planes = [tuple(channel // 2 for channel in kept[::2]) for kept in block.qk]
+        yield 0, _positions(block.heads, planes, widths.qk // 2)
 
 
 def _qkv_rows(model: ViT, index: int, block: BlockPlan) -> Tensor:

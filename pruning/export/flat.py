@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.vit import Attention, Block, ViT
+from analysis.vit import Attention, Block, Placed, ViT, first_sizes, sizes_and_places
 
 
 def flat_tokens(model: ViT) -> ViT:
@@ -26,7 +26,7 @@ def flat_tokens(model: ViT) -> ViT:
     for block, tokens in zip(flat.blocks, model.arch.tokens, strict=False):
         _flatten(block, tokens)
     last = flat.blocks[-1]
-    if model.arch.skip_unread and last.attn is not None:
+    if model.arch.skip_unread and model.arch.absorbs and last.attn is not None:
         last.attn = _FlatLeanAttention(last.attn, last.tokens, model.arch.computed_tokens)
     flat.__class__ = _FlatViT
     return flat
@@ -51,16 +51,18 @@ class _FlatAttention(Attention):
     tokens: int
 
     def forward(
-        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None, count: int | None = None
+        self, x: Float[Tensor, "BN E"], sizes: Tensor | Placed | None = None, count: int | None = None
     ) -> tuple[Float[Tensor, "BN E"], Float[Tensor, "B N"] | None]:
+        numbers, places = sizes_and_places(sizes)
         q, k, v = (
             part.view(-1, self.tokens, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
             for part in self.qkv(x).split(self.qkv_rows, dim=-1)
         )
-        weights = self.weights(q, k, sizes)
+        q, k = self.placed(q, k, places)
+        weights = self.weights(q, k, numbers, places)
         out = weights @ v  # B H N Dv
         read = weights[:, :, 0].mean(dim=1) if self.reads else None
-        return self.proj(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim)), read
+        return self.proj(self.norm(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim))), read
 
 
 class _FlatBlock(Block):
@@ -71,18 +73,19 @@ class _FlatBlock(Block):
     def attend(
         self,
         x: Float[Tensor, "BN E"],
-        sizes: Float[Tensor, "B N"] | None = None,
+        sizes: Tensor | Placed | None = None,
         count: int | None = None,
         places: list[Tensor] | None = None,
-    ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
+    ) -> tuple[Float[Tensor, "BM E"], Tensor | Placed | None]:
         if self.attn is None:
             return self._first(x, sizes, count)
         added, read = self.attn(self.norm1(x), sizes)
-        if isinstance(self.attn, _FlatLeanAttention):  # which gives the first tokens alone
+        lean = isinstance(self.attn, _FlatLeanAttention)
+        if lean:  # which gives the first tokens alone
             x, sizes = self._first(x, sizes, count)
         x = x + self.ls1(added)
         if self.merge is None:
-            return x, sizes
+            return (x, sizes) if lean else self._first(x, sizes, count)
         whole = x.view(-1, self.tokens, x.shape[-1])
         if places is not None:
             places.append(self.merge.places(whole, read))
@@ -90,13 +93,13 @@ class _FlatBlock(Block):
         return merged.flatten(0, 1), sizes
 
     def _first(
-        self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None, count: int | None
-    ) -> tuple[Float[Tensor, "BM E"], Float[Tensor, "B M"] | None]:
+        self, x: Float[Tensor, "BN E"], sizes: Tensor | Placed | None, count: int | None
+    ) -> tuple[Float[Tensor, "BM E"], Tensor | Placed | None]:
         """The first `count` tokens of each image, or all."""
         if count is None:
             return x, sizes
         first = x.view(-1, self.tokens, x.shape[-1])[:, :count].flatten(0, 1)
-        return first, None if sizes is None else sizes[:, :count]
+        return first, first_sizes(sizes, count)
 
 
 class _Alone(nn.Module):
@@ -130,7 +133,7 @@ class _FlatLeanAttention(nn.Module):
             b_q, _, b_v = (part.clone() for part in attn.qkv.bias.detach().split(attn.qkv_rows))
             self.q.bias = nn.Parameter(b_q)
             self.values_bias = nn.Parameter(b_v.view(attn.heads, -1, 1))
-        self.proj = attn.proj
+        self.norm, self.proj = attn.norm, attn.proj
 
     def forward(
         self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None
@@ -145,7 +148,7 @@ class _FlatLeanAttention(nn.Module):
         mixed = mixed.unflatten(1, (self.heads, self.count)).permute(1, 3, 0, 2).flatten(2)  # H E BC
         out = self.values @ mixed  # H Dv BC
         out = out if self.values_bias is None else out + self.values_bias
-        return self.proj(out.permute(2, 0, 1).flatten(1)), None
+        return self.proj(self.norm(out.permute(2, 0, 1).flatten(1))), None
 
 
 class _FlatViT(ViT):

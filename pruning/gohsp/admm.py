@@ -63,7 +63,8 @@ def constrained(model: ViT) -> Weights:
         *("attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight"),
         *("mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight"),
     )
-    return {name: weight for name, weight in model.named_parameters() if name.endswith(ends)}
+    named = model.named_parameters()
+    return {name: weight for name, weight in named if name.startswith("blocks.") and name.endswith(ends)}
 
 
 def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
@@ -78,8 +79,9 @@ def keep_masks(dense: Architecture, plan: Plan) -> dict[str, Tensor]:
             if dense.qkv_bias:
                 masks[f"{attn}.qkv.bias"] = rows
         if widths.mlp:
-            masks[f"{mlp}.fc1.weight"], masks[f"{mlp}.fc2.weight"] = neurons[:, None], neurons
-            masks[f"{mlp}.fc1.bias"] = neurons
+            rows = neurons.repeat(2) if dense.gated else neurons
+            masks[f"{mlp}.fc1.weight"], masks[f"{mlp}.fc2.weight"] = rows[:, None], neurons
+            masks[f"{mlp}.fc1.bias"] = rows
     return masks
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.formats import dump
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget import BUDGETED_STRUCTURES, measured_widths, widths_on_grid
+from pruning.budget import BUDGETED_STRUCTURES, align_of, measured_widths, widths_on_grid
 from pruning.seeding import fingerprint
 
 FORMAT = 1  # of kit.json
@@ -102,7 +102,7 @@ def narrowed(dense: Architecture, share: float, align: int) -> Architecture:
         widths = {}
         for name in BUDGETED_STRUCTURES:
             full = getattr(whole, name)
-            grid = widths_on_grid(full, measured_widths(full)[-1], align)
+            grid = widths_on_grid(full, measured_widths(full)[-1], align_of(dense, name, align))
             widths[name] = min(grid, key=lambda width: abs(width - share * full))
         blocks.append(replace(whole, **widths))
     return replace(dense, blocks=tuple(blocks))
@@ -114,7 +114,7 @@ def offered(dense: Architecture, whole: BlockWidths, align: int) -> Iterator[Blo
     yield whole
     for name in BUDGETED_STRUCTURES:
         full = getattr(whole, name)
-        grid = widths_on_grid(full, measured_widths(full)[-1], align)
+        grid = widths_on_grid(full, measured_widths(full)[-1], align_of(dense, name, align))
         step = -(-len(grid) // most)
         yield from (replace(whole, **{name: width}) for width in grid[::step] if width != full)
 

@@ -14,7 +14,7 @@ from pruning.methods.method import Made, Request, Survey, Task, require_narrowin
 from pruning.methods.selection import Selection
 from pruning.methods.sensitivities import held_out, sensitivities
 from pruning.options import Options
-from pruning.projection import Folding, VbpOptions, fold, narrow_folded
+from pruning.projection import Folding, VbpOptions, fold, narrow_folded, whole_in_foldings
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,19 @@ class Folded(Selection):
 
     chooses: bool = False
     folding: Callable[[Any], Folding] = field(kw_only=True)
+
+    def target(self, dense: Architecture, request: Request) -> Architecture:
+        """The architecture after removing the ratios, subject to the locks.
+
+        Raises:
+            ValueError: ratios or locks that do not fit the model, or that remove what cannot be folded.
+        """
+        target = super().target(dense, request)
+        for name, reason in whole_in_foldings(dense).items():
+            pairs = zip(dense.blocks, target.blocks, strict=True)
+            if any(getattr(after, name) < getattr(before, name) for before, after in pairs):
+                raise ValueError(f"{self.title} cannot narrow {name} of this model: {reason}")
+        return target
 
     def survey(self, task: Task, images: int, scores: Scores | None = None) -> Survey:
         """Scores, and the sensitivity to keeping only the best of one structure of one block, compensated.
@@ -38,7 +51,9 @@ class Folded(Selection):
         fitted = task.batches("Reading calibration images", task.start)
         place, folding = task.monitor.folder, self.folding(options)
         narrow = narrow_folded(task.start.model, scores, fitted, folding, _images(options), place)
-        return Survey(sensitivities(task, others, narrow, self.criterion.ranks), scores)
+        whole = whole_in_foldings(task.start.model.arch)
+        narrowed = [name for name in self.criterion.ranks if name not in whole]
+        return Survey(sensitivities(task, others, narrow, narrowed), scores)
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
         """Cut the parts with the lowest scores, and compensate; VBP spreads its neurons over the blocks.

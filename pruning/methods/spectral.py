@@ -12,7 +12,13 @@ from pruning.methods.heads_first import heads_first
 from pruning.methods.method import Made, Request, Survey, Task
 from pruning.methods.sensitivities import held_out, sensitivities
 from pruning.options import Options
-from pruning.projection import SpectralOptions, narrow_spectral, spectral, spectral_target
+from pruning.projection import (
+    SpectralOptions,
+    narrow_spectral,
+    spectral,
+    spectral_target,
+    whole_in_projections,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,9 @@ class Spectral:
         fitted = task.batches("Reading calibration images", task.start)
         narrow = narrow_spectral(task.start.model, fitted, options, task.monitor.folder)
         others = held_out(task, options.images, images)
-        return Survey(sensitivities(task, others, narrow, BUDGETED_STRUCTURES, options.steered / 100))
+        whole = whole_in_projections(task.start.model.arch)
+        narrowed = [name for name in BUDGETED_STRUCTURES if name not in whole]
+        return Survey(sensitivities(task, others, narrow, narrowed, options.steered / 100))
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
         """Remove whole heads first if requested, and project the rest.

@@ -12,9 +12,16 @@ from pruning.projection.folding import (
     fold,
     narrow_folded,
     vbp_scores,
+    whole_in_foldings,
 )
 from pruning.projection.rotation import rotate
-from pruning.projection.spectral import SpectralOptions, narrow_spectral, spectral, spectral_target
+from pruning.projection.spectral import (
+    SpectralOptions,
+    narrow_spectral,
+    spectral,
+    spectral_target,
+    whole_in_projections,
+)
 from pruning.projection.steering import steered
 
 __all__ = [
@@ -38,4 +45,6 @@ __all__ = [
     "spectral_target",
     "steered",
     "vbp_scores",
+    "whole_in_foldings",
+    "whole_in_projections",
 ]

@@ -100,10 +100,20 @@ def present(model: ViT) -> Iterator[tuple[int, HalfBlock]]:
                 yield 2 * index + number, half
 
 
-def without_proj(arch: Architecture, widths: BlockWidths) -> Attention:
-    """An attention of these widths that ends before `proj`: B N E -> B N H*Dv."""
-    outputs = Attention(arch, widths)
+def without_proj(arch: Architecture, attn: Attention, widths: BlockWidths) -> Attention:
+    """An attention like `attn` of these widths that ends before `proj`: B N E -> B N H*Dv.
+
+    Its rows of `qkv` are to be set, and the planes of its queries and keys where these are fewer.
+    """
+    outputs = Attention(arch, widths).to(attn.qkv.weight)
     outputs.proj = nn.Identity()  # type: ignore[assignment]
+    own = outputs.state_dict()
+    same = {
+        name: value
+        for name, value in attn.state_dict().items()
+        if name in own and own[name].shape == value.shape
+    }
+    outputs.load_state_dict(same, strict=False)
     return outputs
 
 

@@ -12,10 +12,19 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from analysis.vit import Architecture, Attention, BlockWidths
-from pruning.projection.bases import fit_scores, qk_bases, score_importance, value_bases
+from analysis.vit import Architecture, Attention, BlockWidths, Mlp
+from pruning.projection.bases import (
+    choose_planes,
+    fit_scores,
+    kept_planes,
+    kept_rows,
+    plane_products,
+    qk_bases,
+    score_importance,
+    value_bases,
+)
 from pruning.projection.block_parts import (
     HalfBlock,
     folded,
@@ -94,13 +103,17 @@ def restore_reader(step: Step) -> None:
 def _project_attention(step: Step) -> None:
     attn, narrow = step.attn, cast(Attention, step.narrow.part)
     queries, keys, values = rows_by_head(attn)
-    rank = narrow.qk_dim
-    if rank < attn.qk_dim:
+    rank, rope = narrow.qk_dim, attn.rope
+    if rank < attn.qk_dim and attn.rope is not None:
+        planes, factors = choose_planes(_plane_products(step), rank // 2)
+        queries, keys = kept_rows(queries, keys, planes, factors)
+        rope = kept_planes(attn.rope, planes)
+    elif rank < attn.qk_dim:
         on_q, on_k = _pair_bases(step, rank)
         queries, keys = on_q.mT @ queries, on_k.mT @ keys  # H Dqk E+1
     known = step.known if rank == attn.qk_dim else {}  # what was measured with the scores unchanged
     moments = known["attention"] = known.get("attention") or _moments(
-        step, _head_outputs(step, queries, keys, values)
+        step, _head_outputs(step, queries, keys, values, rope)
     )
     weight, bias = folded(step.whole.writer, step.whole.scale)
     rank, down = narrow.v_dim, torch.eye(weight.shape[1]).to(weight)
@@ -109,38 +122,58 @@ def _project_attention(step: Step) -> None:
         bases = value_bases(covariance, best, attn.heads, rank)  # H Dv (Dv of the dense model)
         values, down = bases @ values, torch.block_diag(*bases)  # H Dv E+1
     set_rows(narrow.qkv, queries, keys, values)
+    narrow.rope = rope
     fitted, shift = refit(moments, weight, down, step.pull)
     set_folded(step.narrow.writer, step.narrow.scale, fitted, bias + shift)
 
 
 def _project_mlp(step: Step) -> None:
-    fc1, narrow = step.whole.reader, step.narrow.reader
+    mlp, narrow = cast(Mlp, step.whole.part), cast(Mlp, step.narrow.part)
     weight, bias = folded(step.whole.writer, step.whole.scale)
-    moments = step.known["mlp"] = step.known.get("mlp") or _moments(step, step.whole.before_writer())
-    width, kept = narrow.out_features, torch.arange(fc1.out_features, device=weight.device)
-    if width < fc1.out_features:
+    inner = not isinstance(mlp.norm, nn.Identity)  # it makes other inputs of fc2 out of fewer neurons
+    moments = step.known["mlp"] = step.known.get("mlp") or _moments(
+        step, step.whole.before_writer(), advance=not inner
+    )
+    width, whole = narrow.fc2.in_features, mlp.fc2.in_features
+    kept = torch.arange(whole, device=weight.device)
+    if width < whole:
         if "neurons" not in step.known:
             covariance, best = goal(moments, weight, step.pull)
             step.known["neurons"] = Elimination(covariance, step.root @ best)
         kept = step.known["neurons"].kept(width)
-    narrow.weight.copy_(fc1.weight[kept])
-    narrow.bias.copy_(fc1.bias[kept])
+    rows = torch.cat([kept, whole + kept]) if mlp.gated else kept
+    narrow.fc1.weight.copy_(mlp.fc1.weight[rows])
+    narrow.fc1.bias.copy_(mlp.fc1.bias[rows])
+    if inner:
+        for own, wide in zip(narrow.norm.parameters(), mlp.norm.parameters(), strict=True):
+            own.copy_(wide[kept])
+        moments = _moments(step, step.narrow.before_writer(), of=narrow.fc2)
+        weight, kept = weight[:, kept], torch.arange(width, device=weight.device)
     fitted, shift = refit(moments, weight, kept, step.pull)
     set_folded(step.narrow.writer, step.narrow.scale, fitted, bias + shift)
 
 
-def _moments(step: Step, inputs: Callable[[Tensor], Tensor]) -> Moments:
-    """Moments of the writer's inputs and of what would make up the dense stream, its bias taken as given."""
+def _moments(
+    step: Step, inputs: Callable[[Tensor], Tensor], of: nn.Linear | None = None, *, advance: bool = True
+) -> Moments:
+    """Moments of the writer's inputs and of what would make up the dense stream, its bias taken as given.
+
+    `of` is the writer, the whole one where not given.
+    """
     bias = folded(step.whole.writer, step.whole.scale)[1]
     missing = lambda behind, x: behind - x - bias.to(x)
-    return writer_moments(step.streams, step.weights, step.dense, step.whole.writer, inputs, missing)
+    writer = of or step.whole.writer
+    return writer_moments(step.streams, step.weights, step.dense, writer, inputs, missing, advance=advance)
 
 
-def _head_outputs(step: Step, queries: Tensor, keys: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
+def _head_outputs(
+    step: Step, queries: Tensor, keys: Tensor, values: Tensor, rope: Tensor | None
+) -> Callable[[Tensor], Tensor]:
     """A function from the stream to the heads' outputs, B N H*Dv, of attention with these rows."""
     attn, norm = step.attn, step.whole.norm
     widths = BlockWidths(attn.heads, queries.shape[1], values.shape[1], 1)
-    outputs = without_proj(step.arch, widths).to(attn.qkv.weight)
+    outputs = without_proj(step.arch, attn, widths)
+    outputs.rope = rope
     set_rows(outputs.qkv, queries, keys, values)
     return lambda x: output(outputs, norm(x))
 
@@ -165,9 +198,10 @@ def _scores_that_matter(step: Step) -> list[tuple[Tensor, Tensor, Tensor]]:
     q, k, v = _some_heads(step)
     columns = step.root @ folded(attn.proj, step.whole.scale)[0]
     columns = columns.to(q).unflatten(1, (attn.heads, -1))  # E H Dv
+    maps = None if attn.position_bias is None else attn.weights(q, k)  # B H N N
     for head in range(attn.heads):
         query, key, value = q[:, head], k[:, head], v[:, head]  # B N D
-        attention = attn.weights(query, key)  # B N N
+        attention = attn.weights(query, key) if maps is None else maps[:, head]  # B N N
         metric = columns[:, head].T @ columns[:, head]
         importance = score_importance(attention, value, attention @ value, metric, step.weights)
         found.append((query, key - key.mean(dim=1, keepdim=True), importance))
@@ -190,6 +224,18 @@ def _qk_covariances(step: Step) -> tuple[Float[Tensor, "H D D"], Float[Tensor, "
         sums[1] += (k.mT @ k).sum(dim=0)
     require_finite(sums)
     return sums[0], sums[1]
+
+
+def _plane_products(step: Step) -> Float[Tensor, "H T T"]:
+    if "planes" not in step.known:
+        attn, terms = step.attn, step.attn.qk_dim
+        sums = torch.zeros(attn.heads, terms, terms, dtype=torch.float64, device=step.streams.device)
+        for _, _, x in step.streams:
+            q, k, _ = attn.split_heads(attn.qkv(step.whole.norm(x)))
+            sums += plane_products(q, k, step.weights)
+        require_finite(sums)
+        step.known["planes"] = sums
+    return step.known["planes"]
 
 
 def _some_heads(step: Step) -> list[Tensor]:

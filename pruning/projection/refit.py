@@ -83,17 +83,20 @@ def writer_moments(
     layer: nn.Linear,
     inputs: Callable[[Tensor], Tensor],
     missing: Callable[[Tensor, Tensor], Tensor],
+    *,
+    advance: bool = True,
 ) -> Moments:
     """Moments of a writer's inputs and of what it has to add; takes the dense stream behind `dense`.
 
     `layer` has the writer's widths. `inputs` are of the pruned stream, `missing` of the dense stream
-    behind this half and the pruned one before it.
+    behind this half and the pruned one before it. Without `advance` the dense stream stays where it is.
     """
     moments = Moments(layer.in_features, layer.out_features, streams.device)
     for number, before, x in streams:
         behind = dense.through(before)
         moments.add(inputs(x), missing(behind, x), weights)
-        streams.write(number, dense=behind)
+        if advance:
+            streams.write(number, dense=behind)
     return moments
 
 

@@ -279,10 +279,20 @@ def _narrower(arch: Architecture, embed_dim: int) -> Architecture:
 
 
 def _require_foldable(arch: Architecture) -> None:
-    if arch.pre_norm:
+    if arch.pre_norm or arch.patch_norm:
         raise ValueError(
-            "the embedding of a model with a norm in front of its blocks (pre_norm) cannot be rotated, "
-            "because that norm's gain belongs to single channels; methods that choose channels work"
+            "the embedding of a model with a norm in front of its blocks (pre_norm, patch_norm) cannot be "
+            "rotated, because that norm's gain belongs to single channels; methods that choose channels work"
+        )
+    if arch.attn_norm or arch.mlp_norm or arch.qk_norm:
+        raise ValueError(
+            "the embedding of a model with norms inside of attention or MLP (attn_norm, mlp_norm, qk_norm) "
+            "cannot be rotated, because all norms would become others; methods that choose channels work"
+        )
+    if not arch.final_norm or arch.pool not in ("token", "avg") or arch.pool_prefix:
+        raise ValueError(
+            "the embedding of a model can be rotated only where its classifier reads the class token or the "
+            "mean of the patches behind a norm; methods that choose channels work"
         )
     if not arch.num_classes:
         raise ValueError(

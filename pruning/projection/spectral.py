@@ -23,6 +23,7 @@ from analysis.measure import Batches
 from analysis.vit import Architecture, Block, ViT
 from pruning.activations import Activations
 from pruning.budget import Narrow
+from pruning.cut import QK_WHOLE
 from pruning.options import ImageOptions, option_field
 from pruning.projection.block_parts import Walk, halves, working_copy
 from pruning.projection.fisher import error_roots
@@ -118,11 +119,33 @@ def spectral_target(dense: Architecture, widths: Architecture) -> Architecture:
     """The architecture that `spectral` makes for these widths: a narrower embedding changes the norms.
 
     Raises:
-        ValueError: an embedding that cannot be narrowed.
+        ValueError: an embedding that cannot be narrowed, or a structure that has to stay whole.
     """
+    require_projectable(dense, widths)
     if widths.embed_dim == dense.embed_dim:
         return widths
     return replace(rotated_architecture(dense, widths.embed_dim), blocks=widths.blocks)
+
+
+def whole_in_projections(dense: Architecture) -> tuple[str, ...]:
+    """The structures of a model that projections have to leave whole."""
+    return ("qk",) * dense.qk_norm + ("v",) * dense.attn_norm
+
+
+def require_projectable(dense: Architecture, target: Architecture) -> None:
+    """Check that a target leaves whole what has to stay so.
+
+    Raises:
+        ValueError: it does not.
+    """
+    pairs = list(zip(dense.blocks, target.blocks, strict=False))
+    if dense.qk_norm and any(after.qk < before.qk for before, after in pairs if after.heads):
+        raise ValueError(QK_WHOLE)
+    if dense.attn_norm and any(after.v < before.v for before, after in pairs if after.heads):
+        raise ValueError(
+            "spectral pruning leaves the values of a model with a norm in front of `proj` whole, because it "
+            "belongs to single channels: leave their ratio (v) at 0, or take a method that chooses channels"
+        )
 
 
 def narrow_spectral(
@@ -176,6 +199,7 @@ def _weights(model: ViT, index: int, options: SpectralOptions, streams: Streams 
 
 
 def _require_target(dense: Architecture, target: Architecture) -> None:
+    require_projectable(dense, target)
     if replace(target, blocks=dense.blocks) != dense or target.depth != dense.depth:
         raise ValueError("the target must be the model's architecture with narrower blocks")
     for index, (before, after) in enumerate(zip(dense.blocks, target.blocks, strict=True)):

@@ -43,13 +43,18 @@ Spans = Mapping[str, Span]  # by the name of the layer
 def linear_layers(model: ViT) -> dict[str, nn.Linear]:
     """The layers that can be computed in int8, by name.
 
-    The last block's `qkv` is not one of them where `skip_unread` replaces its product by smaller ones.
+    The last block's `qkv` is not one of them where `skip_unread` replaces its product by smaller ones, and
+    the layers of an attention pooling never are.
     """
-    split = f"blocks.{model.arch.depth - 1}.attn.qkv" if model.arch.skip_unread else None
+    lean = model.arch.skip_unread and model.arch.absorbs
+    split = f"blocks.{model.arch.depth - 1}.attn.qkv" if lean else None
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and is_plain_linear(module) and name != split
+        if isinstance(module, nn.Linear)
+        and is_plain_linear(module)
+        and name != split
+        and not name.startswith("attn_pool.")
     }
 
 

@@ -136,13 +136,13 @@ def test_rms_norm_divides_by_the_root_mean_square_alone() -> None:
 
 def test_architectures_from_before_there_was_a_version_are_read() -> None:
     data = json.loads(TINY.to_json())
-    assert data.pop("version") == vit.VERSION == 2
+    assert data.pop("version") == vit.VERSION == 3
     assert list(data) == [field.name for field in fields(Architecture)]  # nothing else has changed
     assert Architecture.from_json(json.dumps(data)) == TINY
     with pytest.raises(
-        ValueError, match=r"^this was written by a later PruneScope \(version 3; this one reads up"
+        ValueError, match=r"^this was written by a later PruneScope \(version 4; this one reads up"
     ):
-        Architecture.from_json(json.dumps(data | {"version": 3, "tokens": 3}))
+        Architecture.from_json(json.dumps(data | {"version": 4, "tokens": 3}))
 
 
 @pytest.mark.parametrize(

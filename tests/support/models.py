@@ -36,6 +36,62 @@ VARIANTS = {
     "rms norms": replace(TINY, norm="rms", distilled=True),
     "uneven": replace(TINY, blocks=(BlockWidths(3, 5, 7, 20), BlockWidths(2, 9, 4, 11))),
 }
+# What other families have: every field that is off in a plain model is on in one of them.
+FAMILIES = {
+    "gated": replace(TINY, gated=True, activation="silu", layer_scale=True, registers=1, pool="both"),
+    "inner norms": replace(
+        TINY, attn_norm=True, mlp_norm=True, patch_norm=True, gated=True, pool="avg", norm_before_pool=False
+    ),
+    "no final norm": replace(
+        TINY,
+        final_norm=False,
+        norm="rms",
+        pool="avg",
+        pool_prefix=True,
+        blocks=(BlockWidths(2, 7, 5, 9),) * 2,
+    ),
+    "rotary": replace(
+        TINY,
+        rope=True,
+        registers=2,
+        pos_embed_prefix=False,
+        layer_scale=True,
+        blocks=(BlockWidths(3, 8, 7, 20), BlockWidths(2, 10, 4, 11)),
+    ),
+    "qk-norm": replace(TINY, qk_norm=True, rope=True, pool="avg", class_token=False, qkv_bias=False),
+    "attention pooling": replace(
+        TINY, pool="attention", pool_prefix=True, pool_heads=2, pool_width=20, pool_mlp=17
+    ),
+    "position bias": replace(TINY, position_bias=True, registers=1),
+}
+PLACED = {  # scores depend on places, and tokens have merged
+    "merging, rotary": replace(
+        TINY,
+        rope=True,
+        registers=2,
+        blocks=(BlockWidths(3, 8, 8, 32, 2), BlockWidths(3, 6, 8, 32, 1), TINY.blocks[0]),
+    ),
+    "merging, position bias": replace(
+        TINY,
+        position_bias=True,
+        pool="both",
+        blocks=(BlockWidths(3, 8, 8, 32, 2), BlockWidths(2, 8, 8, 32, 1)),
+    ),
+}
+EVERY_PART = replace(
+    TINY,
+    rope=True,
+    qk_norm=True,
+    position_bias=True,
+    gated=True,
+    attn_norm=True,
+    mlp_norm=True,
+    patch_norm=True,
+    pool="attention",
+    pool_heads=2,
+    pool_width=20,
+    pool_mlp=17,
+)
 # Blocks that merge tokens, and blocks of which a half is absent.
 _MERGING = BlockWidths(3, 8, 8, 32, 2)
 SHORTER = {
@@ -93,6 +149,8 @@ def random_vit(arch: Architecture, seed: int = 0) -> ViT:
             noise = torch.randn(parameter.shape, generator=generator) * 0.3
             gain = "norm" in name and name.endswith("weight")
             parameter.copy_(1 + noise if gain or "gamma" in name else noise)
+        for angles in model.buffers():
+            angles.copy_(torch.randn(angles.shape, generator=generator))
     return model
 
 

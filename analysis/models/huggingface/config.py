@@ -13,10 +13,12 @@ from typing import Any
 
 from analysis.models.convert import UnsupportedModelError
 from analysis.models.huggingface.families import (
+    BOTH,
     CLASSES,
     DEFAULTS,
     FAMILIES,
     FEATURES,
+    MEANS,
     OTHERS,
     PROJECTION,
     TEACHER,
@@ -31,9 +33,6 @@ OURS = "prunescope"  # the model_type of a bundle that was exported for transfor
 MOST_LABEL = 1000  # characters
 NUM_LABELS = 2  # in transformers, where a config says nothing
 
-_POOLS_BY_ATTENTION = (
-    "it pools by attention (`vision_use_head`); SiglipForImageClassification, which averages, can be read"
-)
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -42,6 +41,8 @@ _ACTIVATIONS = {
     "gelu_accurate": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
 }
 
 
@@ -49,8 +50,8 @@ _ACTIVATIONS = {
 class Structure:
     """The architecture that a config describes, and what is needed to fill it with weights.
 
-    `grid` is that of the position embedding as stored, and `notes` are sentences for the user about what is
-    left out or read otherwise than transformers does.
+    `grid` is that of the position embedding as stored, `rope_theta` the base of rotary positions, and `notes`
+    are sentences for the user about what is left out or read otherwise than transformers does.
     """
 
     arch: Architecture
@@ -60,6 +61,7 @@ class Structure:
     labels: tuple[str, ...]
     grid: tuple[int, int]
     notes: tuple[str, ...]
+    rope_theta: float
 
 
 def is_transformers(config: Mapping[str, Any]) -> bool:
@@ -92,16 +94,14 @@ def structure_of(
     gives = _gives(class_name, family, name)
     if num_classes == 0:
         gives = FEATURES
-    elif gives not in (FEATURES, CLASSES, TEACHER, PROJECTION):
+    elif gives not in (FEATURES, CLASSES, TEACHER, PROJECTION, BOTH, MEANS):
         raise UnsupportedModelError(name, f"{gives} ({class_name}); without the classifier it can be read")
     vision = _vision(config, class_name)
-    if "Siglip" in class_name and gives == FEATURES and flag(vision, "vision_use_head", True):
-        raise UnsupportedModelError(name, _POOLS_BY_ATTENTION)
-    if family.layer_scale and flag(vision, "use_swiglu_ffn", False):
-        raise UnsupportedModelError(name, "its MLPs are gated (SwiGLU, `use_swiglu_ffn`)")
     values = Values(vision, DEFAULTS | dict(family.defaults))
     stored = values.pair("image_size")
     size = image_size or (taken if family.resizes and taken else stored)
+    if is_beit(model_type) and size != stored:
+        raise ValueError(f"{name} has a position bias for images of {stored} pixels: leave that option out")
     labels = labels_of(config)
     arch = _architecture(values, family, model_type, gives, size, _num_classes(config, vision, gives, labels))
     if num_classes not in (None, 0, arch.num_classes):
@@ -112,10 +112,16 @@ def structure_of(
         family,
         class_name,
         gives,
-        labels if gives in (CLASSES, TEACHER) and len(labels) == arch.num_classes else (),
+        labels if gives in (CLASSES, TEACHER, BOTH, MEANS) and len(labels) == arch.num_classes else (),
         (stored[0] // patch[0], stored[1] // patch[1]),
         tuple(_notes(config, gives, arch, stored)),
+        number(vision, "rope_theta", 100.0),
     )
+
+
+def is_beit(model_type: str) -> bool:
+    """Whether scores get a number by the distance of two patches, and patches are averaged."""
+    return model_type in ("beit", "data2vec-vision")
 
 
 def _unknown(model_type: str, config: Mapping[str, Any]) -> str:
@@ -184,8 +190,17 @@ def _architecture(
     block = BlockWidths(heads, head, head, _neurons(values, family, width))
     depth = whole(values.said, "num_hidden_layers", 12, MOST_BLOCKS)
     registers = 0
-    if model_type == "dinov2_with_registers":
-        registers = whole(values.said, "num_register_tokens", 4, MOST["registers"], least=0)
+    if model_type in ("dinov2_with_registers", "dinov3_vit"):
+        usual = 4 if model_type == "dinov2_with_registers" else 0
+        registers = whole(values.said, "num_register_tokens", usual, MOST["registers"], least=0)
+    said, beit, averages = values.said, is_beit(model_type), False
+    if beit:
+        averages = flag(said, "use_mean_pooling", True)
+    attends = model_type.startswith("siglip") and gives == FEATURES and flag(said, "vision_use_head", True)
+    biases = [
+        name for name in ("query_bias", "key_bias", "value_bias") if flag(said, name, name != "key_bias")
+    ]
+    swiglu = family.mlp_ratio and flag(said, "use_swiglu_ffn", False)
     # without a second head, DeiT's distillation token takes part in attention only: a register
     unread_token = model_type == "deit" and gives != TEACHER
     return Architecture(
@@ -198,21 +213,45 @@ def _architecture(
         class_token=family.class_token,
         distilled=gives == TEACHER,
         registers=registers + unread_token,
-        pos_embed_prefix=family.class_token and not registers,
-        layer_scale=family.layer_scale,
-        qkv_bias=flag(values.said, "qkv_bias", True),
+        pos_embed_prefix=family.class_token
+        and not (registers or family.rope)
+        and not (beit and not flag(said, "use_absolute_position_embeddings", False)),
+        layer_scale=family.layer_scale or (beit and said.get("layer_scale_init_value", 0.1) != 0),
+        qkv_bias=bool(biases) if family.rope else flag(said, "qkv_bias", True),
         pre_norm=family.pre_norm,
-        pool="token" if family.class_token else "avg",
+        pool=_pool(family, gives, attends=attends, averages=averages),
+        norm_before_pool=not averages,
         norm_eps=values.number("layer_norm_eps"),
-        activation=_activation(text(values.said, "hidden_act", values.defaults["hidden_act"])),
+        activation="silu" if swiglu else _activation(text(said, "hidden_act", values.defaults["hidden_act"])),
+        final_norm=gives != MEANS,
+        pool_heads=heads if attends else 0,
+        pool_width=width if attends else 0,
+        pool_mlp=values.whole("intermediate_size") if attends else 0,
+        gated=swiglu or (family.rope and flag(said, "use_gated_mlp", False)),
+        rope=family.rope,
+        position_bias=beit
+        and (
+            flag(said, "use_relative_position_bias", False)
+            or flag(said, "use_shared_relative_position_bias", False)
+        ),
     )
 
 
+def _pool(family: Family, gives: str, *, attends: bool, averages: bool) -> str:
+    if attends:
+        return "attention"
+    if gives == BOTH:
+        return "both"
+    return "token" if family.class_token and gives != MEANS and not averages else "avg"
+
+
 def _neurons(values: Values, family: Family, width: int) -> int:
-    if not family.layer_scale:  # all but DINOv2
+    if not family.mlp_ratio:
         return values.whole("intermediate_size")
-    ratio = number(values.said, "mlp_ratio", 4)
-    return int(width * min(ratio, MOST["mlp"]))
+    neurons = int(width * min(number(values.said, "mlp_ratio", 4), MOST["mlp"]))
+    if flag(values.said, "use_swiglu_ffn", False):
+        return (int(neurons * 2 / 3) + 7) // 8 * 8
+    return neurons
 
 
 def _activation(name: str) -> str:
@@ -250,7 +289,7 @@ def _notes(config: Mapping[str, Any], gives: str, arch: Architecture, stored: tu
         notes.append("code that it brings (auto_map) is not run")
     if gives == PROJECTION:
         notes.append("the projection to the space of texts is its head, without class names")
-    if arch.image_size != stored:
+    if arch.image_size != stored and not arch.rope:
         rows, columns = arch.image_size
         notes.append(f"its position embedding is resampled for images of {rows} x {columns}")
     return notes

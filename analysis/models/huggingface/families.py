@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FEATURES, CLASSES, TEACHER, PROJECTION = "features", "classes", "teacher", "projection"
-
-_CONCATENATED = "its classifier reads the class token beside the mean of the patches (concatenated pooling)"
-_NO_FINAL_NORM = "its classifier averages the patches without a final norm"
+BOTH = "classes of the class token beside the mean of the patches"  # of DINOv2
+MEANS = "classes of the mean of the patches, without a final norm"  # of CLIP
 
 
 @dataclass(frozen=True)
 class Family:
     """A kind of transformers model: its classes with what each gives, and what a config may leave out.
 
-    A class maps to one of `FEATURES`, `CLASSES`, `TEACHER`, `PROJECTION`, or else to the reason why it is
-    refused. `resizes` says that the model itself fits its position embedding to each image, `antialias` how.
+    A class maps to one of `FEATURES`, `CLASSES`, `TEACHER`, `PROJECTION`, `BOTH`, `MEANS`, or else to the
+    reason why it is refused. `resizes` says that the model itself fits its position embedding to each image,
+    `antialias` how. `mlp_ratio` says that the config gives neurons by their ratio to the width.
     """
 
     classes: Mapping[str, str]
@@ -25,6 +25,8 @@ class Family:
     class_token: bool = True
     pre_norm: bool = False
     layer_scale: bool = False
+    mlp_ratio: bool = False
+    rope: bool = False
     resizes: bool = False
     antialias: bool = False
 
@@ -38,7 +40,7 @@ def _dinov2(name: str) -> dict[str, str]:
     return {
         f"{name}Model": FEATURES,
         f"{name}Backbone": FEATURES,
-        f"{name}ForImageClassification": _CONCATENATED,
+        f"{name}ForImageClassification": BOTH,
     }
 
 
@@ -47,7 +49,7 @@ _CLIP = Family(
         "CLIPVisionModel": FEATURES,
         "CLIPVisionModelWithProjection": PROJECTION,
         "CLIPModel": PROJECTION,
-        "CLIPForImageClassification": _NO_FINAL_NORM,
+        "CLIPForImageClassification": MEANS,
     },
     {"layer_norm_eps": 1e-5, "patch_size": 32, "hidden_act": "quick_gelu"},
     pre_norm=True,
@@ -78,14 +80,35 @@ FAMILIES = {
         _plain("DeiT", "ForMaskedImageModeling") | {"DeiTForImageClassificationWithTeacher": TEACHER}
     ),
     "dinov2": Family(
-        _dinov2("Dinov2"), {"layer_norm_eps": 1e-6, "patch_size": 14}, layer_scale=True, resizes=True
+        _dinov2("Dinov2"),
+        {"layer_norm_eps": 1e-6, "patch_size": 14},
+        layer_scale=True,
+        mlp_ratio=True,
+        resizes=True,
     ),
     "dinov2_with_registers": Family(
         _dinov2("Dinov2WithRegisters"),
         {"layer_norm_eps": 1e-6},
         layer_scale=True,
+        mlp_ratio=True,
         resizes=True,
         antialias=True,
+    ),
+    "dinov3_vit": Family(
+        {"DINOv3ViTModel": FEATURES, "DINOv3ViTBackbone": FEATURES},
+        {
+            "hidden_size": 384,
+            "num_attention_heads": 6,
+            "intermediate_size": 1536,
+            "layer_norm_eps": 1e-5,
+        },
+        layer_scale=True,
+        rope=True,
+        resizes=True,
+    ),
+    "beit": Family({"BeitModel": FEATURES, "BeitForImageClassification": CLASSES}),
+    "data2vec-vision": Family(
+        {"Data2VecVisionModel": FEATURES, "Data2VecVisionForImageClassification": CLASSES}
     ),
     "vit_mae": Family({"ViTMAEModel": FEATURES, "ViTMAEForPreTraining": FEATURES}),
     "vit_msn": Family(_plain("ViTMSN"), {"layer_norm_eps": 1e-6}),
@@ -96,19 +119,15 @@ FAMILIES = {
     "siglip_vision_model": _SIGLIP,
 }
 
-_BIAS = "its attention adds a relative position bias"
-_ROTARY = "it has rotary positions (RoPE)"
+_AIM = "it pools by an attention of its own kind; timm's aimv2 models, which average, can be read"
 _WINDOWS = "it has windowed attention over a hierarchy of resolutions"
 _NAFLEX = "it takes sequences of patches of varying length (NaFlex)"
 _VIDEO = "it reads videos"
 _CONVOLUTIONS = "it is a convolutional network, or one in part"
 OTHERS = {
-    "beit": _BIAS,
-    "data2vec-vision": _BIAS,
-    "dinov3_vit": _ROTARY,
     "dinov3_convnext": _CONVOLUTIONS,
-    "aimv2": "its MLPs are gated, and its norms are RMSNorms",
-    "aimv2_vision_model": "its MLPs are gated, and its norms are RMSNorms",
+    "aimv2": _AIM,
+    "aimv2_vision_model": _AIM,
     "siglip2": _NAFLEX,
     "siglip2_vision_model": _NAFLEX,
     "timm_wrapper": "it is a timm model: give its name on the hub or timm's name",

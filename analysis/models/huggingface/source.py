@@ -27,6 +27,7 @@ from analysis.models.huggingface.families import PROJECTION
 from analysis.models.huggingface.fields import read_object
 from analysis.models.huggingface.images import PROCESSOR_FILES, Images, images_of
 from analysis.models.preprocess import Preprocess
+from analysis.models.timm_parts import dinov3_angles, in_planes
 from analysis.models.weights import require_match, unpack
 from analysis.models.weights_files import read_stored
 from analysis.paths import is_file, is_folder
@@ -36,22 +37,32 @@ WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of pr
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHTS_FILES)  # of weights in several files
 MOST_SHARDS = 256
 
-_PREFIX = re.compile(r"^(?:(?:vit|deit|dinov2|dinov2_with_registers|ijepa|clip|siglip|vision_model)\.)+")
+_PREFIX = re.compile(
+    r"^(?:(?:vit|deit|dinov2|dinov2_with_registers|ijepa|clip|siglip|vision_model|beit|data2vec_vision|model)\.)+"
+)
 _LEFT_OUT = {
     "the pooler": re.compile(r"pooler\."),
     "the text tower": re.compile(r"text_model\.|text_projection\.|logit_(scale|bias)$"),
     "the decoder": re.compile(r"decoder\."),
     "the attention pooling": re.compile(r"head\.(probe|attention|layernorm|mlp)"),
-    "": re.compile(r"embeddings\.(mask_token|position_ids)$"),  # used in pretraining alone, or no weights
+    "": re.compile(
+        r"embeddings\.(mask_token|position_ids)$|.*relative_position_index$"
+    ),  # used in pretraining alone, or no weights
 }
 _HEADS = re.compile(r"(classifier|cls_classifier|distillation_classifier|visual_projection)\.")
 _NAMES = (
     (r"^embeddings\.(cls_token|class_embedding)$", "cls_token"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.position_embeddings?(\.weight)?$", "pos_embed"),
-    (r"^embeddings\.patch_embedding(s\.projection)?\.", "patch_embed.proj."),
+    (r"^embeddings\.patch_embeddings?(\.projection)?\.", "patch_embed.proj."),
     (r"^pre_layrnorm\.", "norm_pre."),
     (r"^(layernorm|post_layernorm)\.", "norm."),
+    (r"^pooler\.layernorm\.", "fc_norm."),
+    (r"^head\.probe$", "attn_pool.latent"),
+    (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
+    (r"^head\.attention\.in_proj_", "attn_pool.qkv."),
+    (r"^head\.layernorm\.", "attn_pool.norm."),
+    (r"^head\.mlp\.", "attn_pool.mlp."),
     (r"^(classifier|cls_classifier|visual_projection)\.", "head."),
     (r"^distillation_classifier\.", "head_dist."),
     (r"^(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
@@ -64,6 +75,11 @@ _NAMES = (
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+    (r"\.lambda_([12])$", r".ls\1.gamma"),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.fc2."),
+    (r"^(blocks\.\d+\.).*relative_position_bias_table$", r"\1attn.position_bias"),
+    (r"^(encoder\.relative_position_bias|shared_position_bias)\.relative_position_bias_table$", "shared"),
 )
 
 
@@ -222,6 +238,10 @@ def _without(state: Mapping[str, Tensor], structure: Structure) -> tuple[dict[st
     for full, value in state.items():
         name = _PREFIX.sub("", full)
         what = next((what for what, names in _LEFT_OUT.items() if names.match(name)), None)
+        if _is_used(name, structure.arch):
+            what = None
+        if name.startswith("post_layernorm.") and not structure.arch.final_norm:
+            what = "the final norm, which its classifier does not read,"
         if what is None and not structure.arch.num_classes and _HEADS.match(name):
             what = "the classifier"
         if what is None:
@@ -231,15 +251,34 @@ def _without(state: Mapping[str, Tensor], structure: Structure) -> tuple[dict[st
     return kept, list(left_out)
 
 
+def _is_used(name: str, arch: Architecture) -> bool:
+    """Whether a part that most models have for training alone is read: BEiT's norm, SigLIP's pooling."""
+    norm = name.startswith("pooler.layernorm.") and not arch.norm_before_pool
+    return norm or (name.startswith("head.") and arch.pool == "attention")
+
+
 def _adapted(stored: Mapping[str, Tensor], structure: Structure, source: Path) -> dict[str, Tensor]:
     """State dict of a `ViT` from tensors by transformers' names."""
     arch = structure.arch
     state = _fused({_renamed(name, arch): value for name, value in stored.items()}, source)
+    for index in range(arch.depth):
+        _complete_block(state, f"blocks.{index}", arch, structure.rope_theta)
+    state.pop("shared", None)
+    for end in ("weight", "bias"):
+        if f"attn_pool.qkv.{end}" in state:
+            joined = state.pop(f"attn_pool.qkv.{end}")
+            state[f"attn_pool.q.{end}"], state[f"attn_pool.kv.{end}"] = joined.tensor_split(
+                [len(joined) // 3]
+            )
+    if not arch.registers:
+        state.pop("reg_token", None)
     if structure.gives == PROJECTION:
         state.setdefault("head.bias", torch.zeros(arch.num_classes))
     if "cls_token" in state:
         state["cls_token"] = state["cls_token"].reshape(1, 1, -1)
-    if "pos_embed" in state:
+    if "pos_embed" not in state and (arch.rope or arch.position_bias):
+        state["pos_embed"] = torch.zeros(1, arch.grid[0] * arch.grid[1], arch.embed_dim)
+    elif "pos_embed" in state:
         _fit_positions(state, structure, source)
     return state
 
@@ -249,13 +288,16 @@ def _renamed(name: str, arch: Architecture) -> str:
         return "dist_token" if arch.distilled else "reg_token"
     for pattern, replacement in _NAMES:
         name = re.sub(pattern, replacement, name)
-    return name
+    name = name.replace(".mlp.gate_proj.", ".mlp.gate.")
+    return name.replace(".mlp.up_proj.", ".mlp.up." if arch.gated else ".mlp.fc1.")
 
 
 def _fused(state: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """With queries, keys and values of each block in one tensor."""
     for name in [name for name in state if ".attn.q." in name]:
         parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if name.endswith("bias"):  # the keys of BEiT and DINOv3 have none
+            state.setdefault(parts[1], torch.zeros_like(state[name]))
         if not all(part in state for part in parts):
             continue  # told as unknown tensors
         tensors = [state.pop(part) for part in parts]
@@ -263,6 +305,25 @@ def _fused(state: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
             raise ValueError(f"{source}: queries, keys and values must have the same shape ({name:.100})")
         state[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(tensors)
     return state
+
+
+def _complete_block(state: dict[str, Tensor], block: str, arch: Architecture, theta: float) -> None:
+    """Gates and values of an MLP in one layer, planes of rotary positions, and the bias by distance."""
+    widths = arch.blocks[0]
+    for end in ("weight", "bias"):
+        gate, up = f"{block}.mlp.gate.{end}", f"{block}.mlp.up.{end}"
+        if gate in state and up in state:
+            state[f"{block}.mlp.fc1.{end}"] = torch.cat([state.pop(gate), state.pop(up)])
+        rows = f"{block}.attn.qkv.{end}"
+        if arch.rope and rows in state and len(state[rows]) == 3 * widths.heads * widths.qk:
+            state[rows] = in_planes(state[rows], widths)
+    if arch.rope:
+        state[f"{block}.attn.rope"] = dinov3_angles(arch, theta)
+    if arch.position_bias:
+        own = [state.pop(name) for name in (f"{block}.attn.position_bias",) if name in state]
+        tables = [*own, *([state["shared"]] if "shared" in state else [])]
+        if tables:
+            state[f"{block}.attn.position_bias"] = torch.stack(tables).sum(dim=0).T.contiguous()
 
 
 def _fit_positions(state: dict[str, Tensor], structure: Structure, source: Path) -> None:

@@ -41,11 +41,13 @@ def _data(job: Job, dense: Architecture) -> dict[str, object] | None:
         now = cost(job.target(dense))
     except ValueError:
         return None
-    before = cost(dense)
+    before, shown = cost(dense), widths.shown(job.method, dense)
     return {
         "dense": [before.params, before.gmacs],
         "now": [now.params, now.gmacs],
-        "lines": {key: list(_line(job, dense, name)) for name, key in widths.shown(job.method).items()},
+        "lines": {
+            key: list(_line(job, dense, name)) for name, key in widths.shown(job.method, dense).items()
+        },
     }
 
 

@@ -108,7 +108,7 @@ def choices(dense: Architecture) -> Choices:
     chosen = Choices(method, (), _mode(method, dense))
     kind = None
     if chosen.mode == "sliders":
-        chosen = replace(chosen, ratios=widths.sliders(method), tokens=widths.tokens(dense))
+        chosen = replace(chosen, ratios=widths.sliders(method, dense), tokens=widths.tokens(dense))
         follows = st.container()
     elif chosen.mode == "blocks":
         chosen = replace(chosen, ratios=widths.per_block(method, dense), tokens=widths.tokens(dense))

@@ -13,6 +13,7 @@ from app.views.prune import offered
 from app.views.prune.offered import BIND
 from app.wording import STRUCTURE_TITLES
 from pruning.cut import PerBlock, Ratios, can_merge, merges_of
+from pruning.projection import whole_in_projections
 
 START = {"qk": 50}  # percent removed when the sliders are first shown
 START_HEADS = 25  # of a method that ranks heads alone
@@ -37,11 +38,11 @@ def preset(dense: Architecture) -> str:
     return chosen
 
 
-def sliders(method: str) -> Ratios:
+def sliders(method: str, dense: Architecture) -> Ratios:
     """The same percentage in every block: a slider for each structure that the method can narrow."""
-    able = offered.structures(method)
-    removed = {name: _slider(name, able) for name in shown(method)}
-    begin = {key: _start(name, able) for name, key in shown(method).items()}
+    able = _able(method, dense)
+    removed = {name: _slider(name, able) for name in able}
+    begin = {key: _start(name, able) for name, key in shown(method, dense).items()}
     st.button(
         "Reset",
         icon=":material/restart_alt:",
@@ -54,10 +55,16 @@ def sliders(method: str) -> Ratios:
     return Ratios(**{name: value / 100 for name, value in removed.items()})
 
 
-def shown(method: str) -> dict[str, str]:
+def shown(method: str, dense: Architecture) -> dict[str, str]:
     """The structures that have a slider, and the keys of these."""
-    able = offered.structures(method)
-    return {name: _key(name, able) for name in STRUCTURE_TITLES if name in able}
+    able = _able(method, dense)
+    return {name: _key(name, able) for name in able}
+
+
+def _able(method: str, dense: Architecture) -> tuple[str, ...]:
+    """What the method can narrow in this model."""
+    whole = whole_in_projections(dense) if method == "spectral" else ("qk",) * dense.qk_norm
+    return tuple(name for name in offered.structures(method) if name not in whole)
 
 
 def tokens(dense: Architecture) -> int | None:

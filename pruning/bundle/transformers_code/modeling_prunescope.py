@@ -91,7 +91,7 @@ class PruneScopeForImageClassification(_PruneScopeModel):
 class _Features(_Network):
     """The network with its tokens and their pooled feature in place of logits."""
 
-    def classify(self, x: Tensor, sizes: Tensor | None = None) -> Any:
+    def classify(self, x: Tensor, sizes: Any = None) -> Any:
         return self.norm(x), super().classify(x, sizes)
 
 

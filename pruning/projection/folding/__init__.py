@@ -1,7 +1,7 @@
 """Published methods that choose parts and fold what these did into the weights that stay: VBP and CORP."""
 
 from pruning.projection.folding.corp import AffineFolding, CorpOptions, corp_scores
-from pruning.projection.folding.fold import Folding, fold, narrow_folded
+from pruning.projection.folding.fold import Folding, fold, narrow_folded, whole_in_foldings
 from pruning.projection.folding.vbp import MeanShift, VbpOptions, vbp_scores
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "fold",
     "narrow_folded",
     "vbp_scores",
+    "whole_in_foldings",
 ]

@@ -135,6 +135,18 @@ class _Narrowing:
         return select(self._scores, arch, replace(arch, blocks=tuple(blocks))).blocks[index]
 
 
+def whole_in_foldings(dense: Architecture) -> dict[str, str]:
+    """The structures of a model that cannot be folded into what stays, each with the reason."""
+    whole = {}
+    if dense.rope:
+        whole["qk"] = "their planes are turned each by its own angle (rotary positions), so none can stand in"
+    if dense.qk_norm:
+        whole["qk"] = "queries and keys of a model with qk-norm stay whole"
+    if dense.mlp_norm:
+        whole["mlp"] = "a norm between the neurons and fc2 (mlp_norm) depends on all of them"
+    return whole
+
+
 def halves_before(model: ViT, batches: Batches) -> Iterator[tuple[int, HalfBlock, Float[Tensor, "B N E"]]]:
     """Every half by the number of its block, with the residual stream before it, batch by batch.
 
