@@ -72,7 +72,10 @@ def read_output(
     vectors = model.classify(x, sizes)
     if not gives_patches(model.arch):
         return Output(task_of(model), vectors)
-    tokens = spread(model.fc_norm(model.norm(x)), places)
+    x = model.norm(x)
+    if model.arch.pool in ("token", "avg"):  # else the norm behind pooling is of something wider
+        x = model.fc_norm(x)
+    tokens = spread(x, places)
     return Output(FEATURES, vectors, tokens[:, len(model.arch.prefix_names) :])
 
 

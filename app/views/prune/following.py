@@ -45,9 +45,7 @@ def _data(job: Job, dense: Architecture) -> dict[str, object] | None:
     return {
         "dense": [before.params, before.gmacs],
         "now": [now.params, now.gmacs],
-        "lines": {
-            key: list(_line(job, dense, name)) for name, key in widths.shown(job.method, dense).items()
-        },
+        "lines": {key: list(_line(job, dense, name)) for name, key in shown.items()},
     }
 
 
