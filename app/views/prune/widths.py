@@ -133,7 +133,7 @@ def _start(name: str, able: tuple[str, ...]) -> int:
 
 def per_block(method: str, dense: Architecture) -> Ratios:
     """A table of percentages. It is kept beside the widget, so that leaving the page loses nothing."""
-    able = offered.structures(method)
+    able = _able(method, dense)
     shown = [name for name in _SHORT if name in able]
     key = f"{_TABLE}{dense.depth}" + ("-heads" if able == ("heads",) else "")
     editor = f"{key}-editor-{st.session_state.get(_REDRAWN, 0)}"
