@@ -229,6 +229,17 @@ DRAWINGS = MappingProxyType(
             _line((170, 28), (170, 48), colour=MAIN, wide=2.5),
             _dot(106, 38, 6, MARK),
         ),
+        "CKA": (
+            *(_dot(x, y, 4, MAIN) for x, y in ((24, 50), (40, 24), (62, 32), (70, 58))),
+            _text(108, 44, "≈", 22),
+            *(_dot(x, y, 4, MARK) for x, y in ((140, 24), (168, 12), (186, 34), (168, 62))),
+        ),
+        "k-NN top-1": (
+            *(_line((110, 38), place, colour=MARK) for place in ((86, 26), (92, 56), (134, 24))),
+            *(_dot(x, y, 5, MAIN) for x, y in ((86, 26), (92, 56), (62, 44))),
+            *(_dot(x, y, 5) for x, y in ((134, 24), (160, 50), (176, 30))),
+            _dot(110, 38, 6, MARK),
+        ),
         "Agreement": (
             _grid(40, 14, 7, 1, 20, {(1, 0), (4, 0), (5, 0)}, MAIN),
             _grid(40, 42, 7, 1, 20, {(1, 0), (4, 0)}, MAIN),

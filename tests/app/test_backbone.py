@@ -67,7 +67,7 @@ def test_pruning_is_tried_and_run(choice: Choice) -> None:
     assert not app.error and not app.exception
     assert only_run().bundle is not None
     assert "Cosine with the dense model's features" in text(app)
-    assert "k-NN top-1" in [metric.label for metric in app.metric]
+    assert "By the votes of neighbours" in text(app) and "k-NN top-1 " in text(app)
 
 
 def test_results_are_compared_recovered_and_exported(choice: Choice) -> None:

@@ -42,7 +42,13 @@ def test_text_is_shown_as_it_is(tmp_path: Path) -> None:
     port = free_port()
     words = ["-m", "streamlit", "run", str(tmp_path / "page.py"), f"--server.port={port}"]
     server = subprocess.Popen(
-        [sys.executable, *words, "--server.headless=true", "--server.address=localhost"],
+        [
+            sys.executable,
+            *words,
+            "--server.headless=true",
+            "--server.address=localhost",
+            "--browser.gatherUsageStats=false",
+        ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,

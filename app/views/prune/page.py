@@ -173,13 +173,13 @@ def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool)
     found: tuple[Evaluation, Evaluation] | None = memo.recall("what-if", key)
     if found is not None:
         before, after = found
-        likeness = wording.likeness_sentence(after)
+        likeness = f"{wording.likeness_sentence(after)} ".lstrip()
         with st.container(key="what-if"):
             st.markdown(
                 f"Rough estimate: **{wording.points(before.top1, after.top1)}** of "
                 f"{wording.accuracy_within(after)} before fine-tuning, {wording.percent(after.top1)} "
                 f"({wording.interval(after)}) against {wording.percent(before.top1)} dense. "
-                f"{likeness}{' ' * bool(likeness)}The run measures it on all test images."
+                f"{likeness}The run measures it on all test images."
             )
 
 

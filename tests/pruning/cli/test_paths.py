@@ -50,7 +50,8 @@ OPTIONS = [
     (command, name_of(action))
     for command, parser in commands().items()
     for action in parser._actions
-    if action.type is path_argument or name_of(action) in NAMES
+    if (action.type is path_argument or name_of(action) in NAMES)
+    and (command, name_of(action)) != ("evaluate", "--against")  # read as --model is
 ]
 
 
@@ -59,6 +60,8 @@ def words(command: str, option: str, value: str) -> list[str]:
     needed = {name: text for name, text in NEEDED.items() if name in known} | {option: value}
     if command == "export":  # other formats take no images
         needed["--format"] = "onnx-int8"
+    if command == "evaluate":  # what is compared is features, which the demo does not give
+        needed.pop("--against")
     if command == "heads" and option != "--out":
         needed.pop("--out")
     pairs = [[value] if not name.startswith("-") else [f"{name}={value}"] for name, value in needed.items()]
