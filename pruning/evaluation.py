@@ -44,9 +44,15 @@ class EvaluationImages:
 
         It must have every class of the test images, too.
         """
+        shown = self.images if self.gallery is None else self.gallery
+        return len(_labels(shown)) > 1 and not self.lacking
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Classes of the test images of which the gallery has no image."""
         own = _labels(self.images)
         shown = own if self.gallery is None else _labels(self.gallery)
-        return len(shown) > 1 and own <= shown
+        return tuple(self.images.classes[label] for label in sorted(own - shown))
 
 
 def evaluate_model(

@@ -211,6 +211,8 @@ class _Likeness:
         self._patches: list[Tensor] = []
 
     def add(self, dense: Output, other: Output) -> None:
+        if dense.task != other.task:
+            raise ValueError("features cannot be compared with a model that has a classifier")
         if dense.vectors.shape != other.vectors.shape:
             raise ValueError(
                 f"features of {other.vectors.shape[-1]} channels cannot be compared with the dense model's "
@@ -218,7 +220,9 @@ class _Likeness:
             )
         self._vectors.append((dense.vectors.cpu(), other.vectors.cpu()))
         self._pooled.append(F.cosine_similarity(dense.vectors, other.vectors, dim=-1).cpu())
-        if dense.patches is not None and other.patches is not None:
+        if dense.patches is None or other.patches is None:
+            return
+        if dense.patches.shape == other.patches.shape:  # else their patches are other parts of the image
             self._patches.append(F.cosine_similarity(dense.patches, other.patches, dim=-1).cpu())
 
     def result(self) -> Fidelity:

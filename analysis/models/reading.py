@@ -94,4 +94,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
 def _require_each(labels: Sequence[str], num_classes: int) -> None:
     if len(labels) != num_classes:
-        raise ValueError(f"{len(labels)} class names were given, but the model has {num_classes} classes")
+        way = "" if num_classes else ": it has no classifier, so leave them out"
+        raise ValueError(
+            f"{len(labels)} class names were given, but the model has {num_classes} classes{way}"
+        )

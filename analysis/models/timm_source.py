@@ -271,6 +271,7 @@ def _require_known_grid(
     if (
         size is None
         and tokens is not None
+        and model.pos_embed is not None
         and tokens.ndim == 3
         and tokens.shape[1] != model.pos_embed.shape[1]
     ):

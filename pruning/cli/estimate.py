@@ -12,7 +12,7 @@ from pruning.cli.arguments import (
     removal_fields,
 )
 from pruning.cli.output import Result
-from pruning.jobs import Job, cost_report, method_options
+from pruning.jobs import Job, cost_report, method_options, require_embedding
 from pruning.progress import Progress
 
 
@@ -37,4 +37,5 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     )
     options = method_options(args.method, args.option)
     job = Job(model=args.model, data="", method=args.method, options=options, **removal_fields(args))
+    require_embedding(job, dense, args.model)
     return cost_report(dense, job.target(dense))

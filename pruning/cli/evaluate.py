@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     Raises:
         ValueError: bad input of any kind, in one sentence.
     """
-    loaded = load(args.model, args.weights, reading_from(args))
+    loaded = _measured(args)
     dense = _against(args, loaded)
     images = open_data(args.data, loaded.preprocess, loaded.model.arch.num_classes)
     for note in (*loaded.notes, *images.notes):
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
     if gallery is not None:
         require_apart(gallery, images)
     tested = EvaluationImages.of(images, gallery)
+    if loaded.task != CLASSIFY and not tested.labelled:
+        _require_answer(tested, dense)
     reference = (
         None if dense is None else evaluate_model(dense, tested, "Evaluating the dense model", progress)
     )
@@ -66,6 +68,33 @@ def run(args: argparse.Namespace, progress: Progress) -> Result:
         "seconds": result.seconds,
         "images_per_second": result.images / result.seconds,
     }
+
+
+def _measured(args: argparse.Namespace) -> LoadedModel:
+    """The model; beside a dense one that is read with the same options, a bundle keeps its own structure."""
+    reading = reading_from(args)
+    if args.against is None:
+        return load(args.model, args.weights, reading)
+    return load_named(Named(args.model, as_text(args.weights), reading))
+
+
+def _require_answer(tested: EvaluationImages, dense: LoadedModel | None) -> None:
+    """Say why neighbours are neither right nor wrong by their classes, and what tells it then.
+
+    Raises:
+        ValueError: nothing does, as there is no dense model.
+    """
+    shown = tested.images if tested.gallery is None else tested.gallery
+    lacking = tested.lacking
+    why = f"{shown.name} has images of one class only"
+    if lacking:
+        why = f"the gallery {shown.name} has no images of class {lacking[0]!r}"
+    if dense is None:
+        raise ValueError(
+            f"{why}, so neighbours cannot be right or wrong by it: give images of all classes, "
+            "or name the dense model by --against"
+        )
+    log_line(f"note: {why}: nearest neighbours are compared with those of {dense.name}")
 
 
 def _against(args: argparse.Namespace, loaded: LoadedModel) -> LoadedModel | None:
@@ -86,7 +115,7 @@ def _against(args: argparse.Namespace, loaded: LoadedModel) -> LoadedModel | Non
             raise ValueError("--against-weights needs --against")
         return None
     dense = load_named(Named(args.against, as_text(args.against_weights), reading_from(args)))
-    require_pair(loaded, dense)
+    require_pair(loaded, dense, both="the dense model and the one that is measured")
     return dense
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from analysis.measure import PairedChange
+from analysis.measure import CLASSES, PairedChange
 from pruning import wording
 from pruning.budget import amount
 
@@ -79,7 +79,8 @@ def _print_quantised(report: Result) -> None:
     name = wording.ACCURACY[report["measure"]]
     print(f"{report['file']}: {name} {report['top1_int8']:.2%}, float {report['top1_float']:.2%}")
     print(f"  {wording.paired_points(change)}: {wording.by_chance(change)}")
-    print(f"  {report['agreement']:.2%} of the predictions agree, KL divergence {report['kl']:.4f}")
+    divergence = "KL divergence" if report["measure"] == CLASSES else "divergence of features"
+    print(f"  {report['agreement']:.2%} of the predictions agree, {divergence} {report['kl']:.4f}")
     print(f"  {report['bytes_int8']:,} bytes, float {report['bytes_float']:,}")
     _print_timings(report["runtime"], report["timings"])
 

@@ -9,7 +9,14 @@ from pruning.jobs.prune_result import PruneResult, accuracies, cost_report, like
 from pruning.jobs.recover import RecoverJob, RecoverResult, Recovery, run_recover
 from pruning.jobs.registry import describe, save
 from pruning.jobs.reports import read_report
-from pruning.jobs.run_prune import ROUGH_IMAGES, make_smaller, preview, prune, require_feasible
+from pruning.jobs.run_prune import (
+    ROUGH_IMAGES,
+    make_smaller,
+    preview,
+    prune,
+    require_embedding,
+    require_feasible,
+)
 from pruning.jobs.solve_budget import solve, width_times
 from pruning.jobs.survey import SurveyJob, kept_survey, run_survey
 from pruning.jobs.titles import removed
@@ -50,6 +57,7 @@ __all__ = [
     "read_timings",
     "registry",
     "removed",
+    "require_embedding",
     "require_feasible",
     "run_heads",
     "run_recover",

@@ -12,7 +12,7 @@ from torch import Tensor
 from analysis.data import ImageSet, open_training
 from analysis.measure import Evaluation
 from analysis.models import LoadedModel
-from analysis.outputs import FEATURES
+from analysis.outputs import FEATURES, task_of
 from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.budget import Allocation
 from pruning.bundle import rounded
@@ -88,17 +88,26 @@ def _prepared(job: Job, dense: LoadedModel | None, progress: Progress) -> Prepar
     return prepare(job, as_monitor(progress), dense)
 
 
+def require_embedding(job: Job, dense: Architecture, name: str) -> None:
+    """Refuse to narrow the embedding of a model that is used for its features.
+
+    Raises:
+        ValueError: the job does.
+    """
+    if job.request(dense).ratios.embed and task_of(dense) == FEATURES:
+        raise ValueError(
+            f"{name} has no classifier: its embedding is what it gives, so it cannot be made narrower; "
+            "set embed to 0"
+        )
+
+
 def require_feasible(job: Job, dense: LoadedModel) -> None:
     """Refuse a job of which it is known without reading an image that it cannot be carried out.
 
     Raises:
         ValueError: it removes nothing, asks of its method what that cannot do, or does not fit the model.
     """
-    if job.request(dense.model.arch).ratios.embed and dense.task == FEATURES:
-        raise ValueError(
-            f"{dense.name} has no classifier: its embedding is what it gives, so it cannot be made narrower; "
-            "set embed to 0"
-        )
+    require_embedding(job, dense.model.arch, dense.name)
     if job.budget is not None:
         require_narrowing(METHODS[job.method])
     elif job.removes_nothing or job.target(dense.model.arch) == dense.model.arch:

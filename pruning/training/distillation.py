@@ -253,37 +253,45 @@ def recover(
     return replace(student, model=model)
 
 
-def require_pair(student: LoadedModel, teacher: LoadedModel, options: Recovery | None = None) -> None:
+def require_pair(
+    student: LoadedModel,
+    teacher: LoadedModel,
+    options: Recovery | None = None,
+    both: str = "teacher and student",
+) -> None:
     """Check that one model can learn from the other, with these options if they are given.
+
+    `both` is what the two are called, the teacher first.
 
     Raises:
         ValueError: other classes, features of another width, or other preprocessing.
     """
     counts = [loaded.model.arch.num_classes for loaded in (student, teacher)]
     if counts[0] != counts[1]:
+        way = "" if all(counts) else ": leave the classifier out of both, by the option --num-classes 0"
         raise ValueError(
-            f"teacher and student must have the same classes, but {teacher.name} has {counts[1]} "
-            f"and {student.name} has {counts[0]}"
+            f"{both} must have the same classes, but {teacher.name} has {counts[1]} "
+            f"and {student.name} has {counts[0]}{way}"
         )
     if not counts[0] and options is not None:
         require_teaching(options)
-    if not counts[0] and student.model.arch.embed_dim != teacher.model.arch.embed_dim:
+    widths = [loaded.model.arch.feature_dim for loaded in (student, teacher)]
+    if not counts[0] and widths[0] != widths[1]:
         raise ValueError(
-            "without a classifier teacher and student must have features of one width, but "
-            f"{teacher.name} has {teacher.model.arch.embed_dim} channels and {student.name} has "
-            f"{student.model.arch.embed_dim}"
+            f"without a classifier {both} must have features of one width, but "
+            f"{teacher.name} has {widths[1]} channels and {student.name} has {widths[0]}"
         )
     labels = [loaded.preprocess.labels for loaded in (student, teacher)]
     if all(labels) and labels[0] != labels[1]:
         differ = next(i for i, (a, b) in enumerate(zip(*labels, strict=True)) if a != b)
         raise ValueError(
-            f"teacher and student must have the same classes in the same order, but class {differ} is "
+            f"{both} must have the same classes in the same order, but class {differ} is "
             f"{labels[1][differ]!r} in {teacher.name} and {labels[0][differ]!r} in {student.name}"
         )
     plain = [replace(loaded.preprocess, labels=()) for loaded in (student, teacher)]
     if plain[0] != plain[1]:
         raise ValueError(
-            f"teacher and student must see images alike, but {teacher.name} and {student.name} "
+            f"{both} must see images alike, but {teacher.name} and {student.name} "
             "differ in image size or normalisation"
         )
 

@@ -551,3 +551,10 @@ def test_odd_shapes_are_refused(layout: str, tmp_path: Path) -> None:
                 loaded = load(name, file)
                 assert "left out" in str(loaded.notes)
                 raise ValueError("a classifier that is left out")
+
+
+def test_places_for_a_model_that_has_none(tmp_path: Path) -> None:
+    """DINOv3 knows places by its rotary positions alone."""
+    file = saved(tmp_path, source("vit_small_patch16_224").state_dict())
+    with pytest.raises(ValueError, match="holds the weights of another architecture"):
+        load("vit_small_patch16_dinov3", file)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from analysis.measure import KNN, NEIGHBOURS
 from analysis.models.load import LoadedModel, load
@@ -29,7 +31,7 @@ from pruning.jobs.run_prune import make_smaller, prune
 from pruning.jobs.survey import SurveyJob
 from pruning.methods import METHODS
 from pruning.progress import quiet
-from pruning.training.distillation import Distillation, Recovery, recover
+from pruning.training.distillation import Distillation, Recovery, recover, require_pair
 from tests.support.bundles import isolated
 from tests.support.models import TINY, random_images, random_vit
 from tests.support.training import PREPROCESS, Recorder, write_images
@@ -269,3 +271,59 @@ def test_made_smaller_by_taylor_as_its_scores_say(photos: Path) -> None:
     assert scores is not None and all(bool((block >= 0).all()) for block in scores.mlp)
     small = make_smaller(run, scores=scores).model
     assert small.arch.blocks[0].mlp == 24
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(words) == 2
+    return capsys.readouterr().err
+
+
+def test_what_says_nothing_is_not_told_as_a_figure(
+    photos: Path, tmp_path: Path, backbone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without classes to vote on, and without a dense model, a model's neighbours are always its own."""
+    one = write_images(tmp_path / "one", each=4, classes=1, seed=5)
+    words = ["evaluate", "--model", str(backbone), "--data"]
+    assert "one has images of one class only" in refused(capsys, *words, str(one))
+    said = refused(capsys, *words, str(photos), "--gallery", str(one))
+    assert "the gallery one has no images of class" in said and "--against" in said
+    found = printed(capsys, *words, str(one), "--against", str(backbone))
+    assert found["neighbours"] == 1 and found["cosine_pooled"] == pytest.approx(1)
+
+
+def test_models_of_other_patches_are_compared_by_their_pooled_features(
+    photos: Path, tmp_path: Path, backbone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = random_vit(replace(HEADLESS, patch_size=(8, 12)))
+    other = write_bundle(tmp_path / "other", wide, PREPROCESS, name="other", report={})
+    found = printed(
+        capsys, "evaluate", "--model", str(backbone), "--data", str(photos), "--against", str(other)
+    )
+    assert "cosine_pooled" in found and "cosine_tokens" not in found
+    both = replace(dense(), model=random_vit(replace(HEADLESS, pool="both")), name="both")
+    with pytest.raises(ValueError, match="backbone has 24 channels and both has 48"):
+        require_pair(both, dense())
+    with pytest.raises(ValueError, match=r"backbone has 0 and classes has 10: leave the .* --num-classes 0"):
+        require_pair(replace(dense(), model=random_vit(TINY), name="classes"), dense())
+
+
+def test_a_bundle_against_a_model_that_is_read_with_options(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_vit", img_size=32, num_classes=7).state_dict(), file)
+    options = ["--image-size", "32", "--num-classes", "0"]
+    words = ["--model", "test_vit", "--weights", str(file), "--data", str(photos), "--limit", "6", *options]
+    small = tmp_path / "small"
+    assert main(["prune", *words, "--method", "l2", "--mlp", "0.25", "--out", str(small)]) == 0
+    capsys.readouterr()
+    words = ["--model", str(small), "--against", "test_vit", "--against-weights", str(file), *options]
+    assert "cosine_tokens" in printed(capsys, "evaluate", "--data", str(photos), *words)
+    assert "leave those options out" in refused(
+        capsys, "evaluate", "--model", str(small), "--data", str(photos), *options
+    )
+
+
+def test_estimate_refuses_what_prune_does(backbone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "estimate", "--model", str(backbone), "--embed", "0.5")
+    assert "so it cannot be made narrower" in said
