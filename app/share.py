@@ -64,6 +64,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     known, rest = parser.parse_known_args(words)
     if not known.share and (known.folder or known.hub):
         parser.error("--folder and --hub need --share; without it every path may be opened")
+    if rest and not rest[0].startswith("-"):  # which Streamlit would hand to the page, and nobody would read
+        parser.error(f"there is nothing to open by the word {rest[0]!r}: leave it out, or give options")
     return known, rest
 
 

@@ -279,3 +279,10 @@ def test_without_share_every_path_opens_and_loopback_is_all_it_listens_on(
 )
 def test_which_addresses_are_private(address: str | None, private: bool) -> None:
     assert share.is_private(address) == private
+
+
+def test_a_stray_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        share.parse(["prune"])
+    assert stop.value.code == 2 and "leave it out" in capsys.readouterr().err
+    assert share.parse(["--server.port", "8502"])[1] == ["--server.port", "8502"]
