@@ -67,11 +67,12 @@ def _latency(run: NumberedRun, key: str, *, time: bool) -> None:
 
 def _time(run: NumberedRun, drawn: str) -> None:
     st.caption("Both models are being timed …")
-    if not st.session_state[drawn]:  # this is the page's own run, which must not wait
+    if not st.session_state.get(drawn):  # this is the page's own run, which must not wait
         st.session_state[drawn] = True
         return
-    measured.latency(run.finished, measure=True)
-    st.rerun()
+    with feedback.sentences():  # a fragment is drawn outside of those of the page
+        measured.latency(run.finished, measure=True)
+        st.rerun()
 
 
 def _change(old: float, new: float) -> str:
