@@ -20,6 +20,7 @@ from analysis.models import DEMO, HUB
 from analysis.paths import LIMIT, absolute, allowed_folders, is_file, may_be_path, user_path
 from pruning.cache import cache_folder
 from pruning.runs import MOST_WAITING, runs_root
+from pruning.wording import printable
 
 UPLOAD_MB = 512  # of one file
 MOST_UPLOADS = 64  # files of all sessions together, which are kept in memory while their session lasts
@@ -65,7 +66,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if not known.share and (known.folder or known.hub):
         parser.error("--folder and --hub need --share; without it every path may be opened")
     if rest and not rest[0].startswith("-"):  # which Streamlit would hand to the page, and nobody would read
-        parser.error(f"there is nothing to open by the word {rest[0]!r}: leave it out, or give options")
+        word = printable(rest[0])
+        parser.exit(2, f"error: there is nothing to open by the word {word}: leave it out, or give options\n")
     return known, rest
 
 
