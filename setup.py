@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,7 @@ class BuildPackage(build_py):
     def run(self) -> None:
         """Write the package into the build folder."""
         package = Path(self.build_lib) / PACKAGE
+        shutil.rmtree(package, ignore_errors=True)  # an earlier build may hold modules that are gone
         for file in files():
             target = package / file
             target.parent.mkdir(parents=True, exist_ok=True)

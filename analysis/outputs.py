@@ -53,13 +53,14 @@ def needed_tokens(arch: Architecture) -> int | None:
 
 def output_from(model: ViT, x: Float[Tensor, "B N E"], first: int = 0) -> Output:
     """The output from the stream before block `first`, in which no tokens have merged yet."""
-    places: list[Tensor] = []
+    # where each patch has gone is worked out only for those who ask for patches
+    places: list[Tensor] | None = [] if gives_patches(model.arch) else None
     sizes, last = None, model.arch.depth - 1
     for index, block in enumerate(model.blocks):
         if index >= first:
             count = needed_tokens(model.arch) if index == last else None
             x, sizes = block(x, sizes, count, places)
-    return read_output(model, x, sizes, places)
+    return read_output(model, x, sizes, places or ())
 
 
 def read_output(
@@ -72,10 +73,7 @@ def read_output(
     vectors = model.classify(x, sizes)
     if not gives_patches(model.arch):
         return Output(task_of(model), vectors)
-    x = model.norm(x)
-    if model.arch.pool in ("token", "avg"):  # else the norm behind pooling is of something wider
-        x = model.fc_norm(x)
-    tokens = spread(x, places)
+    tokens = spread(model.fc_norm(model.norm(x)), places)
     return Output(FEATURES, vectors, tokens[:, len(model.arch.prefix_names) :])
 
 

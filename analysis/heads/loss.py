@@ -20,7 +20,16 @@ from torch import Tensor
 from analysis.frozen import frozen_copy
 from analysis.gates import Gates, gated, head_gates, open_gates
 from analysis.measure import Batches
-from analysis.outputs import FEATURES, Output, divergence, output, probe, read_output, task_of
+from analysis.outputs import (
+    FEATURES,
+    Output,
+    divergence,
+    gives_patches,
+    output,
+    probe,
+    read_output,
+    task_of,
+)
 from analysis.vit import ViT
 
 CHUNK = 8  # images per forward and backward pass: bounds memory use and changes nothing else
@@ -163,22 +172,22 @@ class _MaskedLikelihood:
         self._model, self._wanted = model, _Wanted.of(model, images, labels)
         # before each block and after the last: tokens, their sizes, and how many mergings there were
         self._streams: list[tuple[Tensor, Tensor | None, int]] = [(model.embed(images), None, 0)]
-        self._places: list[Tensor] = []
+        self._places: list[Tensor] | None = [] if gives_patches(model.arch) else None
         for block in model.blocks:
             x, sizes, _ = self._streams[-1]
             x, sizes = block(x, sizes, None, self._places)
-            self._streams.append((x, sizes, len(self._places)))
+            self._streams.append((x, sizes, len(self._places or ())))
 
     def __call__(self, mask: Float[Tensor, "1 heads"]) -> Tensor:
         counts = [widths.heads for widths in self._model.arch.blocks]
         masked = [bool((factors != 1).any()) for factors in mask[0].split(counts)]
         first = masked.index(True) if any(masked) else len(counts)
         x, sizes, merged = self._streams[first]
-        places = self._places[:merged]
+        places = None if self._places is None else self._places[:merged]
         with gated(self._model, head_gates(self._model.arch, mask)):
             for block in list(self._model.blocks)[first:]:
                 x, sizes = block(x, sizes, None, places)
-        return -self._wanted.losses(read_output(self._model, x, sizes, places)).sum()
+        return -self._wanted.losses(read_output(self._model, x, sizes, places or ())).sum()
 
 
 def _ones(model: ViT, rows: int) -> Float[Tensor, "rows heads"]:

@@ -82,7 +82,10 @@ class Agreement:
     gained: tuple[int, ...]
 
 
-def wilson(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+Z95 = 1.959964  # of a 95 % interval
+
+
+def wilson(right: int, total: int, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson 1927); the default z gives 95 %.
 
     Raises:

@@ -16,6 +16,7 @@ from torch import Tensor
 from analysis.measure.evaluate import (
     KNN,
     NEIGHBOURS,
+    Z95,
     Batches,
     Evaluation,
     Fidelity,
@@ -29,7 +30,6 @@ from analysis.vit import ViT
 NEAREST = 20  # neighbours that vote [Caron et al. 2021]
 TEMPERATURE = 0.07  # of the votes' weights [Caron et al. 2021]
 _CHUNK = 512  # queries that are compared with the gallery at once
-_Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +236,7 @@ def _likeness(cosines: Float[Tensor, "B P"]) -> Likeness:
     values = cosines.double().clamp(-1, 1)
     images = values.mean(dim=1)
     mean, count = float(images.mean()), len(images)
-    half = _Z * float(images.std()) / math.sqrt(count) if count > 1 else 2.0
+    half = Z95 * float(images.std()) / math.sqrt(count) if count > 1 else 2.0
     low, high = max(-1.0, mean - half), min(1.0, mean + half)
     return Likeness(mean, low, high, float(np.percentile(values.numpy(), 5)))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from analysis.measure.evaluate import Evaluation, agreement
+from analysis.measure.evaluate import Z95, Evaluation, agreement
 
-_Z = 1.959964  # of a 95 % interval
 _STEPS = 60  # of bisection, each halving the error: far below what a float can tell
 
 
@@ -74,7 +73,7 @@ def _upper(lost: int, gained: int, images: int) -> float:
     low, high = (gained - lost) / images, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if abs(_score(lost, gained, images, middle)) <= _Z:
+        if abs(_score(lost, gained, images, middle)) <= Z95:
             low = middle
         else:
             high = middle

@@ -132,10 +132,10 @@ def _require_like(loaded: LoadedModel, folder: Path, like: OpenedRun, classes: i
         raise ValueError(
             f"{folder.name} has {words[task_of(own)]}, but the dense model has {words[task_of(dense)]}"
         )
-    if task_of(own) == FEATURES and own.embed_dim != dense.embed_dim:
+    if task_of(own) == FEATURES and own.feature_dim != dense.feature_dim:
         raise ValueError(
-            f"{folder.name} gives features of {own.embed_dim} channels, but the dense model gives "
-            f"{dense.embed_dim}"
+            f"{folder.name} gives features of {own.feature_dim} channels, but the dense model gives "
+            f"{dense.feature_dim}"
         )
     if task_of(own) == CLASSIFY and own.num_classes != classes:
         raise ValueError(f"{folder.name} has {own.num_classes} classes, but the test images have {classes}")

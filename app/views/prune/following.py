@@ -14,7 +14,7 @@ from app.state import memo
 from app.views.prune import widths
 from pruning.jobs import Job
 
-STEP = 5  # percent between the points that are looked up; the browser draws lines between them
+STEP = 19  # percent between the points that are looked up; between them costs go along lines but for rounding
 Point = tuple[int, int, float]  # what a slider is set to, and parameters and GMACs then
 
 _HERE = Path(__file__)
