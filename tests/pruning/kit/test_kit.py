@@ -39,12 +39,13 @@ SMALL = narrowed(TINY, 0.5, 4)
 
 
 def with_slow_dense(table: DeviceTable) -> DeviceTable:
-    """Models this small differ by less than times scatter, and a table where none is faster is refused."""
+    """The dense model and its blocks 100 times slower: models this small differ by less than times scatter, and
+    a table where none is faster is refused."""
     return replace(
         table,
         entries=tuple(
             replace(e, ms={batch: tuple(100 * one for one in times) for batch, times in e.ms.items()})
-            if e.architecture == table.architecture
+            if e.architecture == table.architecture or e.widths == (e.of,)
             else e
             for e in table.entries
         ),
