@@ -1,7 +1,7 @@
 """Which of timm's Vision Transformers can be read, and why the others cannot: the table in docs/models.md.
 
-Every name of timm that is about a Vision Transformer is built without weights, and read. One of each kind
-that is accepted is then built again with random weights and few blocks, and the logits of both are compared.
+Every name of timm that is about a Vision Transformer is built without weights, and read. What is accepted is
+then built again with random weights and few blocks, and the logits of both are compared.
 
     python -m benchmarks.families            # print the table
     python -m benchmarks.families --logits --write    # put it into docs/models.md, with the comparison
@@ -14,8 +14,6 @@ import re
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -73,31 +71,6 @@ def features(arch: Architecture) -> str:
     return ", ".join(found) or "plain"
 
 
-def one_of_each_kind(archs: Mapping[str, Architecture]) -> list[str]:
-    """Of all models that differ in sizes alone the narrowest."""
-    kinds: dict[tuple[object, ...], str] = {}
-    for name, arch in sorted(archs.items(), key=lambda item: item[1].embed_dim):
-        sizes = (
-            "image_size",
-            "patch_size",
-            "embed_dim",
-            "blocks",
-            "num_classes",
-            "scale",
-            "norm_eps",
-            "registers",
-        )
-        pooling = ("pool_heads", "pool_width", "pool_mlp")
-        fixed = [field.name for field in fields(arch) if field.name not in (*sizes, *pooling)]
-        kind = (
-            type(skeleton(name)).__name__,
-            bool(arch.registers),
-            *(getattr(arch, field) for field in fixed),
-        )
-        kinds.setdefault(kind, name)
-    return list(kinds.values())
-
-
 def difference(name: str) -> float:
     """The largest difference of any two logits with random weights, as a share of the largest logit."""
     try:
@@ -152,20 +125,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into docs/models.md")
-    parser.add_argument("--logits", action="store_true", help="compare logits of one model of each kind")
+    parser.add_argument("--logits", action="store_true", help="compare the logits of all that are accepted")
     options = parser.parse_args()
     found = {name: read(name) for name in names()}
     archs = {name: arch for name, arch in found.items() if isinstance(arch, Architecture)}
     refused = {name: reason for name, reason in found.items() if isinstance(reason, str)}
     text = table(refused, {name: features(arch) for name, arch in archs.items()})
     if options.logits:
-        apart = {name: difference(name) for name in one_of_each_kind(archs)}
-        print(*(f"{name} {value:.1e}" for name, value in apart.items()), sep="\n", file=sys.stderr)
+        apart = {}
+        for name in archs:
+            apart[name] = difference(name)
+            print(f"{name} {apart[name]:.1e}", file=sys.stderr, flush=True)
         text += (
-            f"\n\nOf {len(apart)} kinds, which differ in more than sizes, one model each was built with "
-            f"random weights and {BLOCKS} block: its logits differ from timm's by at most "
-            f"{max(apart.values()):.0e} of the largest. Every model is compared when it is loaded, and "
-            f"refused beyond {TOLERANCE:g}."
+            f"\n\nEach of the {len(apart)} was built with random weights and {BLOCKS} block: its logits "
+            f"differ from timm's by at most {max(apart.values()):.0e} of the largest. Every model is compared "
+            f"when it is loaded, too, and refused beyond {TOLERANCE:g}."
         )
     if options.write:
         before, _, rest = DOCS.read_text().partition(BEGIN)

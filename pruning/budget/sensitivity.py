@@ -107,6 +107,7 @@ class _DenseStream:
     def __init__(self, stored: Activations, model: ViT, batches: Batches) -> None:
         self._stored, self._model, self._count, self.images = stored, model, 0, 0
         self._read = needed_tokens(model.arch)
+        self._local: tuple[Tensor, Tensor] | None = None
         for images, _ in batches:
             x = model.embed(images.to(stored.device))
             stored.write(self._count, stream=x)
@@ -148,8 +149,10 @@ class _DenseStream:
 
     def local_error(self, narrowed: Block, index: int) -> float:
         """Mean squared distance of what `narrowed` puts out from what block `index` does, on a few images."""
-        x = self._stored.read(0, "stream")[:_LOCAL]
-        dense = self._through(self._model.blocks[index], index, x)
+        if self._local is None:  # the same for all widths of all curves of a block
+            x = self._stored.read(0, "stream")[:_LOCAL].clone()  # not the whole batch
+            self._local = x, self._through(self._model.blocks[index], index, x)
+        x, dense = self._local
         return (self._through(narrowed, index, x) - dense).square().mean().item()
 
     def advance(self, index: int) -> None:
@@ -157,6 +160,7 @@ class _DenseStream:
         for number in range(self._count):
             x = self._stored.read(number, "stream")
             self._stored.write(number, stream=self._through(self._model.blocks[index], index, x))
+        self._local = None
 
     def _through(self, block: Block, index: int, x: Tensor) -> Tensor:
         """The stream behind a block in place of block `index`; behind the last only what is needed of it."""

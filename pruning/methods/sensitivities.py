@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
+from torch import Tensor
+
 from analysis.data import ImageSet
-from pruning.budget import Narrow, Sensitivities, measure_schedules, measure_sensitivities
+from pruning.budget import (
+    Narrow,
+    Sensitivities,
+    dense_curves,
+    measure_schedules,
+    measure_sensitivities,
+)
 from pruning.methods.method import Task
-from pruning.projection import mean_additions, measure_halves, steered
+from pruning.projection import mean_additions, measure_halves, steered, steered_twice
 from pruning.tracked import tracked
 
 _IMAGES = 64  # that merged tokens are measured on, at most
 _FEWER = 16  # that halves of blocks are, or a few more
+
+_Batch = tuple[Tensor, Tensor]  # images B C Y X, labels B
 
 
 def sensitivities(
@@ -23,31 +33,37 @@ def sensitivities(
     Steering balances the predicted classes [ours]: on photos of a few classes, the parts of late blocks
     that serve the other classes would appear free to remove.
     """
-    loaded = task.start
-    batches = tracked(images, loaded, "Running the dense model", task.monitor)
-    balanced = steered(loaded.model, batches, share)
-    place = task.monitor.folder
-    found = measure_sensitivities(loaded.model, balanced, narrow, structures, task.monitor, place)
-    return with_shorter(task, images, found, share)
-
-
-def with_shorter(
-    task: Task, images: ImageSet, found: Sensitivities, share: float = 1.0, *, depth: bool = True
-) -> Sensitivities:
-    """The same, with schedules of merging measured as well and, with `depth`, halves of blocks.
-
-    Only half of the `share` of images is steered: small steps in single pixels are what merging averages
-    away, so steered images alone would make merging in early blocks look dearer than it is [ours].
-    """
-    model, few = task.start.model, images.subset(range(min(_IMAGES, len(images))))
-    batches = tracked(few, task.start, "Reading images", task.monitor)
-    some = list(steered(model, batches, share / 2))
-    found = replace(found, tokens=measure_schedules(model, some, task.monitor))
-    if not depth:
-        return found
+    model, some = task.start.model, list[_Batch]()
+    batches = tracked(images, task.start, "Running the dense model", task.monitor)
+    balanced = _keeping(some, steered_twice(model, batches, share))
+    found = measure_sensitivities(model, balanced, narrow, structures, task.monitor, task.monitor.folder)
     fewer = [(batch[: _FEWER // len(some) + 1], labels) for batch, labels in some]
-    halves = measure_halves(model, fewer, mean_additions(model, some), task.monitor)
-    return replace(found, halves=halves)
+    return replace(
+        found,
+        tokens=measure_schedules(model, some, task.monitor),
+        halves=measure_halves(model, fewer, mean_additions(model, some), task.monitor),
+    )
+
+
+def schedules_alone(task: Task, images: ImageSet) -> Sensitivities:
+    """What merging does, measured like that of `sensitivities`; nothing else can be taken away."""
+    model, few = task.start.model, images.subset(range(min(_IMAGES, len(images))))
+    batches = steered(model, tracked(few, task.start, "Reading images", task.monitor), 0.5)
+    blocks = tuple(dense_curves(widths) for widths in model.arch.blocks)
+    return Sensitivities(blocks, len(images), tokens=measure_schedules(model, batches, task.monitor))
+
+
+def _keeping(some: list[_Batch], batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[_Batch]:
+    """Steered images; the first of them go into `some` with half as many of them steered.
+
+    Small steps in single pixels are what merging averages away, so steered images alone would make
+    merging in early blocks look dearer than it is [ours].
+    """
+    for images, half, labels in batches:
+        room = _IMAGES - sum(len(kept) for kept, _ in some)
+        if room > 0:
+            some.append((half[:room], labels[:room]))
+        yield images, labels
 
 
 def held_out(task: Task, fitted: int, count: int) -> ImageSet:

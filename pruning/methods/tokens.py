@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.vit import Architecture, ViT
-from pruning.budget import Sensitivities, dense_curves
 from pruning.cut import Plan, Scores, cut
 from pruning.methods.method import Made, Request, Survey, Task
-from pruning.methods.sensitivities import with_shorter
+from pruning.methods.sensitivities import schedules_alone
 from pruning.options import Options
 
 
@@ -52,8 +51,7 @@ class Tokens:
         """
         self.target(task.dense.model.arch, task.request)
         sample = task.calibration.sample(min(images, len(task.calibration)), task.request.seed)
-        blocks = tuple(dense_curves(widths) for widths in task.start.model.arch.blocks)
-        return Survey(with_shorter(task, sample, Sensitivities(blocks, len(sample)), depth=False))
+        return Survey(schedules_alone(task, sample))
 
     def make(self, task: Task, target: Architecture, scores: Scores | None = None) -> Made:
         """A copy of the model.

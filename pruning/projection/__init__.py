@@ -22,7 +22,7 @@ from pruning.projection.spectral import (
     spectral_target,
     whole_in_projections,
 )
-from pruning.projection.steering import steered
+from pruning.projection.steering import steered, steered_twice
 
 __all__ = [
     "COMPENSATION_IMAGES",
@@ -44,6 +44,7 @@ __all__ = [
     "spectral",
     "spectral_target",
     "steered",
+    "steered_twice",
     "vbp_scores",
     "whole_in_foldings",
     "whole_in_projections",

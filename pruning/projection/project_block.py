@@ -163,7 +163,9 @@ def _moments(
     bias = folded(step.whole.writer, step.whole.scale)[1]
     missing = lambda behind, x: behind - x - bias.to(x)
     writer = of or step.whole.writer
-    return writer_moments(step.streams, step.weights, step.dense, writer, inputs, missing, advance=advance)
+    # without a pull nothing is asked of the dense stream, and of a still one not even that it moves
+    dense = step.dense if step.pull or isinstance(step.streams, Streams) else None
+    return writer_moments(step.streams, step.weights, dense, writer, inputs, missing, advance=advance)
 
 
 def _head_outputs(

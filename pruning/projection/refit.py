@@ -79,7 +79,7 @@ def refit_reader(wide: nn.Linear, narrow: nn.Linear, moments: Moments, prior: Fl
 def writer_moments(
     streams: Streams | Still,
     weights: Float[Tensor, " N"],
-    dense: HalfBlock,
+    dense: HalfBlock | None,
     layer: nn.Linear,
     inputs: Callable[[Tensor], Tensor],
     missing: Callable[[Tensor, Tensor], Tensor],
@@ -89,13 +89,15 @@ def writer_moments(
     """Moments of a writer's inputs and of what it has to add; takes the dense stream behind `dense`.
 
     `layer` has the writer's widths. `inputs` are of the pruned stream, `missing` of the dense stream
-    behind this half and the pruned one before it. Without `advance` the dense stream stays where it is.
+    behind this half and the pruned one before it. Without `advance` the dense stream stays where it is,
+    and without `dense` as well: then there is nothing to add.
     """
     moments = Moments(layer.in_features, layer.out_features, streams.device)
     for number, before, x in streams:
-        behind = dense.through(before)
-        moments.add(inputs(x), missing(behind, x), weights)
-        if advance:
+        behind = None if dense is None else dense.through(before)
+        wanted = x.new_zeros(*x.shape[:2], layer.out_features) if behind is None else missing(behind, x)
+        moments.add(inputs(x), wanted, weights)
+        if advance and behind is not None:
             streams.write(number, dense=behind)
     return moments
 
