@@ -138,8 +138,8 @@ def main() -> None:
             print(f"{name} {apart[name]:.1e}", file=sys.stderr, flush=True)
         text += (
             f"\n\nEach of the {len(apart)} was built with random weights and {BLOCKS} block: its logits "
-            f"differ from timm's by at most {max(apart.values()):.0e} of the largest. Every model is compared "
-            f"when it is loaded, too, and refused beyond {TOLERANCE:g}."
+            f"differ from timm's by at most {max(apart.values()):.0e} of the largest. Every model is "
+            f"compared when it is loaded, too, and refused beyond {TOLERANCE:g}."
         )
     if options.write:
         before, _, rest = DOCS.read_text().partition(BEGIN)
