@@ -23,14 +23,14 @@ from pruning.budget.curves import (
     dense_curves,
 )
 from pruning.budget.latency import allocate_latency, measure_table
-from pruning.budget.latency_menu import LatencyTable
+from pruning.budget.latency_menu import LatencyTable, saved_by_blocks
 from pruning.budget.predicted import allocate_predicted
 from pruning.budget.sensitivity import (
     measure_sensitivities,
     measured_widths,
     narrow_by_scores,
 )
-from pruning.budget.tokens import measure_schedules, schedules
+from pruning.budget.tokens import measure_schedules, schedule, schedules
 
 __all__ = [
     "BUDGETED_STRUCTURES",
@@ -57,6 +57,8 @@ __all__ = [
     "measured_widths",
     "narrow_by_scores",
     "require_reachable",
+    "saved_by_blocks",
+    "schedule",
     "schedules",
     "trade_off",
     "widths_on_grid",

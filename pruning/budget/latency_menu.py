@@ -141,16 +141,12 @@ def _menu(
     dense: Architecture, arch: Architecture, sensitivities: Sensitivities, table: LatencyTable, align: int
 ) -> Menu:
     """The menu of a start: its widths save what they do in the dense model, for the tokens that are left."""
-    saved, items = 0.0, []
-    for index, (curves, whole, left) in enumerate(
-        zip(sensitivities.blocks, dense.blocks, arch.blocks, strict=True)
-    ):
-        own, share = (table.share_of(whole, _given(one, index) / dense.num_tokens) for one in (dense, arch))
-        half = table.shares[whole, _dense_half(whole, left)] if left.heads or left.mlp else 0.0
-        saved += table.blocks[whole] * (own - share * half)
-        saved -= table.merging * (bool(left.merge) - bool(whole.merge))
+    saved, shares = _saved_by_start(dense, arch, table)
+    items = []
+    for index, (curves, share) in enumerate(zip(sensitivities.blocks, shares, strict=True)):
+        whole = dense.blocks[index]
         for name in BUDGETED_STRUCTURES:
-            if not getattr(left, name):
+            if not getattr(arch.blocks[index], name):
                 continue
             curve = getattr(curves, name)
             step = align_of(dense, name, align)
@@ -158,6 +154,44 @@ def _menu(
             savings = tuple(share * table.saved(whole, replace(whole, **{name: width})) for width in offered)
             items.append(Item(index, name, offered, savings, tuple(map(curve.at, offered))))
     return Menu(table.model - saved, tuple(items))
+
+
+def saved_by_blocks(dense: Architecture, arch: Architecture, table: LatencyTable) -> float | None:
+    """Milliseconds that a whole model saves by the sum of its blocks; None where a half was not timed.
+
+    It is priced as menus price it, widths between those timed by a line.
+    """
+    if not _timed_halves(dense, arch, table):
+        return None
+    total, shares = _saved_by_start(dense, arch, table)
+    for whole, left, share in zip(dense.blocks, arch.blocks, shares, strict=True):
+        for name in BUDGETED_STRUCTURES:
+            width = getattr(left, name)
+            if not width:
+                continue
+            timed = sorted(
+                (getattr(other, name), table.saved(whole, other))
+                for block, other in table.shares
+                if block == whole
+                and getattr(other, name)
+                and replace(other, **{name: getattr(whole, name)}) == whole
+            )
+            total += share * float(np.interp(width, [at for at, _ in timed], [ms for _, ms in timed]))
+    return total
+
+
+def _saved_by_start(
+    dense: Architecture, arch: Architecture, table: LatencyTable
+) -> tuple[float, tuple[float, ...]]:
+    """What merging and missing halves save, and for each block the part of its time that its tokens take."""
+    saved, shares = 0.0, []
+    for index, (whole, left) in enumerate(zip(dense.blocks, arch.blocks, strict=True)):
+        own, share = (table.share_of(whole, _given(one, index) / dense.num_tokens) for one in (dense, arch))
+        half = table.shares[whole, _dense_half(whole, left)] if left.heads or left.mlp else 0.0
+        saved += table.blocks[whole] * (own - share * half)
+        saved -= table.merging * (bool(left.merge) - bool(whole.merge))
+        shares.append(share)
+    return saved, tuple(shares)
 
 
 def _given(arch: Architecture, index: int) -> float:

@@ -40,12 +40,15 @@ def schedules(arch: Architecture) -> tuple[tuple[int, ...], ...]:
     or, where much has to go, from earlier. Merging in the first blocks was measured to be the dearest, and
     merging in every block to lose more and to take longer than merging in a few.
     """
-    planned = [_schedule(arch, window, share) for window, shares in _WINDOWS.items() for share in shares]
+    planned = [schedule(arch, window, share) for window, shares in _WINDOWS.items() for share in shares]
     return tuple(dict.fromkeys(merges for merges in planned if any(merges)))
 
 
-def _schedule(arch: Architecture, window: tuple[int, int], share: float) -> tuple[int, ...]:
-    """So much of the patches merged in a window; none where no block of it can merge."""
+def schedule(arch: Architecture, window: tuple[int, int], share: float) -> tuple[int, ...]:
+    """So much of the patches merged in a window; none where no block of it can merge.
+
+    The window is its first block and its number of blocks, both in twelfths of the depth.
+    """
     first, count = window[0] * arch.depth / 12, max(1, round(window[1] * arch.depth / 12))
     chosen = range(round(first), round(first) + count)
     weights = [float(able and block in chosen) for block, able in enumerate(can_merge(arch))]
@@ -103,7 +106,7 @@ def _with_between(
     for shape, shares in _WINDOWS.items():
         known = {
             sum(merges): measured[merges]
-            for merges in (_schedule(arch, shape, s) for s in shares)
+            for merges in (schedule(arch, shape, s) for s in shares)
             if merges in measured
         }
         if len(known) < 2:
@@ -111,7 +114,7 @@ def _with_between(
         counts = sorted(known)
         losses = np.maximum.accumulate([max(known[count], _LEAST) for count in counts])
         for step in range(1, round(1 / _STEP)):
-            merges = _schedule(arch, shape, step * _STEP)
+            merges = schedule(arch, shape, step * _STEP)
             if counts[0] <= sum(merges) <= counts[-1] and merges not in found:
                 found[merges] = float(np.exp(np.interp(np.log(sum(merges)), np.log(counts), np.log(losses))))
     return found

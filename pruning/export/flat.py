@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,11 +33,14 @@ def flat_tokens(model: ViT) -> ViT:
     return flat
 
 
-def flat_block(block: Block, tokens: int) -> nn.Module:
-    """A copy of one block in that form, by itself: from B N E, of `tokens` tokens, to rows BN E."""
+def flat_block(block: Block, tokens: int, fewer: bool = False) -> nn.Module:
+    """A copy of one block in that form, by itself: from B N E, of `tokens` tokens, to rows BN E.
+
+    Where they are `fewer` than the model's, others have merged into them: they come with sizes and places.
+    """
     flat: Any = copy.deepcopy(block)
     _flatten(flat, tokens)
-    return _Alone(flat).eval()
+    return _Alone(flat, fewer).eval()
 
 
 def _flatten(block: Any, tokens: int) -> None:
@@ -103,14 +107,20 @@ class _FlatBlock(Block):
 
 
 class _Alone(nn.Module):
-    """A block by itself, from the tokens of images."""
+    """A block by itself, from the tokens of images; `fewer` of them than images have stand for some each."""
 
-    def __init__(self, block: _FlatBlock) -> None:
+    def __init__(self, block: _FlatBlock, fewer: bool) -> None:
         super().__init__()
-        self.block = block
+        self.block, self.fewer = block, fewer
 
     def forward(self, x: Float[Tensor, "B N E"]) -> Float[Tensor, "BN E"]:
-        return self.block(x.flatten(0, 1))[0]
+        sizes: Tensor | Placed | None = None
+        attn = self.block.attn
+        if self.fewer and attn is not None:
+            sizes = x[:, :, 0].square() + 1  # no constant, which a runtime would work out beforehand
+            if attn.rope is not None or attn.position_bias is not None:
+                sizes = sizes, torch.arange(x.shape[1]).expand(x.shape[0], -1)
+        return self.block(x.flatten(0, 1), sizes)[0]
 
 
 class _FlatLeanAttention(nn.Module):

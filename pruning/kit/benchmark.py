@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-VERSION = 1  # of the file that is written
+VERSION = 2  # of the file that is written
 KIT = "kit.json"
 WARMUP = 3
 LEAST_ROUNDS, MOST_ROUNDS, MOST_BATCH, MOST_THREADS = 5, 10_000, 1024, 1024

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import ClassVar
@@ -12,8 +11,8 @@ from typing import ClassVar
 from analysis.formats import Checked, Stored
 from analysis.measure import MOST_BATCH, MOST_ROUNDS
 from analysis.vit import MOST_BLOCKS, Architecture, BlockWidths
-from pruning.budget import BUDGETED_STRUCTURES, LatencyTable
-from pruning.kit.layout import architecture_id
+from pruning.budget import BUDGETED_STRUCTURES, LatencyTable, saved_by_blocks
+from pruning.kit.layout import architecture_id, halves
 
 MOST_ENTRIES = 4096
 MOST_TEXT = 200  # characters
@@ -23,10 +22,10 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Timed(Checked):
-    """A whole model, or a block narrowed in one structure, and its milliseconds in every round by batch size.
+    """A whole model, or a block that is not quite the dense one, and its milliseconds by batch size.
 
-    A model has the fingerprint of its architecture and the widths of all its blocks, a block its own widths
-    and those of the dense block it was narrowed from.
+    There is one number for every round. A model has the fingerprint of its architecture and the widths of all
+    its blocks, a block its own widths and those of the dense block it comes from (`layout.Entry`).
 
     Raises:
         ValueError: a value of another type or out of its range, or neither a model nor a block.
@@ -38,6 +37,7 @@ class Timed(Checked):
     ms: Mapping[int, tuple[float, ...]]
     architecture: str | None = None
     of: BlockWidths | None = None
+    tokens: int | None = None  # of a block that is given fewer of them
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,8 +46,12 @@ class Timed(Checked):
             raise ValueError("either `architecture` of a model or `of` of a block must be given")
         if not 1 <= len(self.widths) <= MOST_BLOCKS:
             raise ValueError(f"`widths` must be those of 1 to {MOST_BLOCKS} blocks, got {len(self.widths)}")
-        if self.of is not None and not (len(self.widths) == 1 and _is_narrowed(self.widths[0], self.of)):
-            raise ValueError("`widths` must be those of the block `of`, one of them narrowed at most")
+        if self.of is not None and not (len(self.widths) == 1 and _is_offered(self.widths[0], self.of)):
+            raise ValueError(
+                "`widths` must be those of the block `of`, one of them narrowed at most, or of a half of it"
+            )
+        if self.tokens is not None and not (self.widths == (self.of,) and self.tokens > 0):
+            raise ValueError("`tokens` belongs to a block that is not narrowed, and must be at least 1")
         for batch, times in self.ms.items():
             if not 1 <= batch <= MOST_BATCH:
                 raise ValueError(f"batch sizes in `ms` must be from 1 to {MOST_BATCH:,}, got {batch:,}")
@@ -65,6 +69,7 @@ class DeviceTable(Stored):
         ValueError: a value of another type or out of its range, or entries that do not fit each other.
     """
 
+    VERSION: ClassVar[int] = 2  # 1 had neither halves of blocks nor fewer tokens
     NEEDED: ClassVar[tuple[str, ...]] = ("kit", "architecture")
 
     kit: str
@@ -94,7 +99,8 @@ class DeviceTable(Stored):
         if first.architecture != self.architecture:
             raise ValueError("the first of `entries` must be the dense model")
         for place, entry in enumerate(self.entries):
-            key = (entry.name if entry.of is None else "", entry.of, entry.widths, entry.int8)
+            name = entry.name if entry.of is None else ""
+            key = (name, entry.of, entry.widths, entry.int8, entry.tokens)
             if key in known:
                 raise ValueError(f"`entries[{place}]` was timed before it in the same file")
             known.add(key)
@@ -141,16 +147,29 @@ class DeviceTable(Stored):
         if int8 not in self.precisions:
             raise ValueError(f"{self.device} was not timed in int8: make the kit with --int8")
         mine = [entry for entry in self.entries if entry.int8 == int8]
-        blocks = {e.of: _usual(e.ms[batch]) for e in mine if e.of is not None and e.widths == (e.of,)}
         whole = next((e for e in mine if e.architecture == self.architecture), None)
+        timed = {(e.of, e.widths[0], e.tokens): _usual(e.ms[batch]) for e in mine if e.of is not None}
+        blocks = {of: ms for (of, widths, tokens), ms in timed.items() if widths == of and tokens is None}
         if whole is None or not set(dense.blocks) <= set(blocks):
             raise ValueError(f"the table of {self.device} lacks the dense model or one of its blocks")
         shares = {
-            (e.of, e.widths[0]): _usual(e.ms[batch]) / blocks[e.of]
-            for e in mine
-            if e.of is not None and e.of in blocks
+            (of, widths): ms / blocks[of]
+            for (of, widths, tokens), ms in timed.items()
+            if of in blocks and tokens is None and widths.merge in (0, of.merge)
         }
-        found = LatencyTable(batch, median(whole.ms[batch]), blocks, shares)
+        merging = [
+            ms - timed[of, replace(widths, merge=0), None]
+            for (of, widths, _), ms in timed.items()
+            if widths.merge > of.merge and (of, replace(widths, merge=0), None) in timed
+        ]
+        found = LatencyTable(
+            batch,
+            median(whole.ms[batch]),
+            blocks,
+            shares,
+            tokens=_by_tokens(timed, blocks, dense.num_tokens) if merging else {},
+            merging=max(0.0, median(merging)) if merging else 0.0,
+        )
         truth, smaller = _truth(found, dense, whole, mine, batch)
         if smaller and not truth:
             raise ValueError(
@@ -178,39 +197,43 @@ def _truth(
     """
     found, count = [], 0
     for entry in entries:
-        if entry.of is None and entry is not whole and _is_smaller(entry, dense):
+        if entry.of is None and entry is not whole and _is_smaller(entry, dense, bool(table.tokens)):
             count += 1
-            said = sum(_saved(table, *pair) for pair in zip(dense.blocks, entry.widths, strict=True))
+            said = saved_by_blocks(dense, replace(dense, blocks=entry.widths), table)
             true = table.model * (1 - _usual(entry.ms[batch]) / _usual(whole.ms[batch]))
-            if said > 0 and true > 0:
+            if said is not None and said > 0 and true > 0:
                 found.append((said, true))
     return tuple(sorted(dict(found).items())), count
 
 
-def _is_smaller(entry: Timed, dense: Architecture) -> bool:
-    """Whether a model is the dense one with narrower blocks, which the sum of blocks can price."""
+def _is_smaller(entry: Timed, dense: Architecture, tokens: bool) -> bool:
+    """Whether a model is the dense one with less in it, which the sum of blocks can price.
+
+    It can price what merges only where blocks were timed with fewer `tokens`.
+    """
     return len(entry.widths) == dense.depth and all(
-        mine.heads == other.heads and all(getattr(mine, n) <= getattr(other, n) for n in BUDGETED_STRUCTURES)
+        mine.heads in (0, other.heads)
+        and (tokens or mine.merge == other.merge)
+        and all(getattr(mine, name) <= getattr(other, name) for name in BUDGETED_STRUCTURES)
         for mine, other in zip(entry.widths, dense.blocks, strict=True)
     )
 
 
-def _saved(table: LatencyTable, whole: BlockWidths, widths: BlockWidths) -> float:
-    """Milliseconds that a block saves, its structures added up, between the widths timed by a line."""
-    total = 0.0
-    for name in BUDGETED_STRUCTURES:
-        width = getattr(widths, name)
-        timed = sorted(
-            (getattr(other, name), table.saved(whole, other))
-            for block, other in table.shares
-            if block == whole and replace(other, **{name: getattr(whole, name)}) == whole
-        )
-        below = timed[0][1]  # narrower than all that was timed: as the narrowest
-        for (left, more), (right, less) in pairwise(timed):
-            if left <= width <= right:
-                below = more + (less - more) * (width - left) / (right - left)
-        total += below
-    return total
+def _by_tokens(
+    timed: Mapping[tuple[BlockWidths, BlockWidths, int | None], float],
+    blocks: Mapping[BlockWidths, float],
+    most: int,
+) -> dict[BlockWidths, tuple[tuple[float, float], ...]]:
+    """For every dense block the part of its time that it takes with each share of the tokens, both rising."""
+    found = {}
+    for block, ms in blocks.items():
+        fewer = {tokens: one for (of, _, tokens), one in timed.items() if of == block and tokens}
+        rising, last = [(1.0, 1.0)], 1.0
+        for tokens in sorted(fewer, reverse=True):
+            last = min(last, fewer[tokens] / ms)
+            rising.insert(0, (tokens / most, last))
+        found[block] = tuple(rising)
+    return found
 
 
 def _usual(times: tuple[float, ...]) -> float:
@@ -218,7 +241,10 @@ def _usual(times: tuple[float, ...]) -> float:
     return sorted(times)[(len(times) - 1) // 4]
 
 
-def _is_narrowed(widths: BlockWidths, of: BlockWidths) -> bool:
+def _is_offered(widths: BlockWidths, of: BlockWidths) -> bool:
+    """Whether a kit times such a block beside the dense one `of`."""
+    if replace(widths, merge=of.merge if widths.heads else 0) in halves(of):
+        return True
     pairs = list(zip(astuple(widths), astuple(of), strict=True))
     return widths.heads == of.heads and sum(a != b for a, b in pairs) <= 1 and all(a <= b for a, b in pairs)
 

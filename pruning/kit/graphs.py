@@ -50,7 +50,7 @@ class Graphs:
         import onnx
 
         place = Path(self._place.name)
-        key = entry.of, entry.arch
+        key = entry.of, entry.arch, entry.tokens
         if key not in self._float:
             self._float[key] = place / f"{len(self._float)}.onnx"
             onnx.save(_proto(entry), self._float[key])
@@ -87,7 +87,9 @@ def _proto(entry: Entry) -> Any:
     if entry.of is None:
         module: nn.Module = flat_tokens(ViT(entry.arch).eval())
     else:
-        module = flat_block(Block(entry.arch, entry.widths[0]).eval(), entry.arch.num_tokens)
+        module = flat_block(
+            Block(entry.arch, entry.widths[0]).eval(), entry.shape[0], entry.tokens is not None
+        )
     example = torch.randn(2, *entry.shape, generator=torch.Generator().manual_seed(0))
     proto = onnx_program(module, example).model_proto
     del proto.graph.value_info[:]

@@ -69,7 +69,7 @@ def time_entries(
 def _timed(entry: Entry, ms: dict[str, list[float]]) -> Timed:
     by_batch = {int(batch): tuple(times) for batch, times in ms.items()}
     name = architecture_id(entry.arch) if entry.of is None else None
-    return Timed(entry.name, entry.int8, entry.widths, by_batch, name, entry.of)
+    return Timed(entry.name, entry.int8, entry.widths, by_batch, name, entry.of, entry.tokens)
 
 
 class OnnxClock:

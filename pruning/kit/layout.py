@@ -8,28 +8,33 @@ from typing import Any
 
 from analysis.formats import dump
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget import BUDGETED_STRUCTURES, align_of, measured_widths, widths_on_grid
+from pruning.budget import BUDGETED_STRUCTURES, align_of, measured_widths, schedule, widths_on_grid
+from pruning.cut import with_merges
 from pruning.seeding import fingerprint
 
-FORMAT = 1  # of kit.json
+FORMAT = 2  # of kit.json
 DENSE = "dense"
 _MOST = 12  # widths of one structure
 _MOST_OF_ALL = 24  # of a structure, over all blocks that differ
 _PROBES = (0.75, 0.5, 0.3)  # of the dense widths: models that say how far the sum of blocks is true
+_MERGED, _WINDOW = 0.5, (3, 4)  # of the patches, and in which blocks (`schedule`), in the probes that merge
+_FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One ONNX file of a kit: a whole model, or a block narrowed in one structure.
+    """One ONNX file of a kit: a whole model, or a block that is not quite the dense one.
 
-    `widths` are those of all blocks of a model, or of the one block; `of` are those of the dense block that
-    a block was narrowed from, None for a model.
+    It may be narrowed in one structure, lack a half, merge behind its attention alone, or be given fewer
+    `tokens`. `widths` are those of all blocks of a model, or of the one block; `of` are those of the dense
+    block that a block comes from, None for a model.
     """
 
     name: str
     arch: Architecture  # of the model, or one with this block alone
     of: BlockWidths | None = None
     int8: bool = False
+    tokens: int | None = None  # all of them
 
     @property
     def widths(self) -> tuple[BlockWidths, ...]:
@@ -45,7 +50,9 @@ class Entry:
     def shape(self) -> tuple[int, ...]:
         """Of what it takes for one image: C Y X, or N E."""
         arch = self.arch
-        return (arch.in_channels, *arch.image_size) if self.of is None else (arch.num_tokens, arch.embed_dim)
+        if self.of is None:
+            return arch.in_channels, *arch.image_size
+        return self.tokens or arch.num_tokens, arch.embed_dim
 
     def as_data(self, file: str) -> dict[str, Any]:
         """As it stands in kit.json."""
@@ -57,6 +64,7 @@ class Entry:
             "architecture": None if self.of else architecture_id(self.arch),
             "of": None if self.of is None else asdict(self.of),
             "widths": [asdict(block) for block in self.widths],
+            "tokens": self.tokens,
         }
 
 
@@ -72,7 +80,7 @@ def entries(
     align: int = 8,
     int8: bool = False,
 ) -> tuple[Entry, ...]:
-    """All that a kit times: the dense model, smaller ones, some probes, and blocks narrowed in one structure.
+    """All that a kit times: the dense model, smaller ones, some probes, and blocks (`blocks_of`).
 
     Raises:
         ValueError: align out of its range.
@@ -80,19 +88,38 @@ def entries(
     models = dict(((DENSE, dense), *smaller))
     known = set(models.values())
     for share in _PROBES:
-        probe = narrowed(dense, share, align)
-        if probe not in known:
-            models[f"probe {100 * share:.0f} %"] = probe
-            known.add(probe)
+        for merges in (False, True):
+            probe = narrowed(dense, share, align)
+            probe = _merging(probe) if merges else probe
+            if probe not in known:
+                models[f"probe {100 * share:.0f} %" + merges * ", merging"] = probe
+                known.add(probe)
     found = [Entry(name, arch) for name, arch in models.items()]
     found += blocks_of(dense, align)
     return tuple(found) + (tuple(replace(one, int8=True) for one in found) if int8 else ())
 
 
 def blocks_of(dense: Architecture, align: int) -> tuple[Entry, ...]:
-    """Each of the dense model's blocks that differ, and it narrowed in one structure."""
-    kinds = dict.fromkeys(dense.blocks)
-    return tuple(_block(dense, whole, widths) for whole in kinds for widths in offered(dense, whole, align))
+    """Each of the dense model's blocks that differ: whole, narrowed in one structure, without a half.
+
+    Of a model in which nothing merges yet also with fewer tokens, and merging. The two are what budgets need
+    in order to merge tokens; where a model merges already, they leave that as it is.
+    """
+    found = []
+    for whole in dict.fromkeys(dense.blocks):
+        found += [_block(dense, whole, widths) for widths in (*offered(dense, whole, align), *halves(whole))]
+        count = dense.grid[0] * dense.grid[1] // 10
+        if whole.heads and whole.mlp and count and not dense.merges:
+            found.append(_block(dense, whole, replace(whole, mlp=0, merge=count)))
+            fewer = dict.fromkeys(max(1, round(share * dense.num_tokens)) for share in _FEWER)
+            found += [_block(dense, whole, whole, tokens) for tokens in fewer if tokens < dense.num_tokens]
+    return tuple(found)
+
+
+def halves(whole: BlockWidths) -> tuple[BlockWidths, ...]:
+    """A block's attention alone and its MLP alone; none where it lacks a half itself."""
+    both = whole.heads and whole.mlp
+    return (replace(whole, mlp=0), BlockWidths(0, 0, 0, whole.mlp)) if both else ()
 
 
 def narrowed(dense: Architecture, share: float, align: int) -> Architecture:
@@ -119,10 +146,16 @@ def offered(dense: Architecture, whole: BlockWidths, align: int) -> Iterator[Blo
         yield from (replace(whole, **{name: width}) for width in grid[::step] if width != full)
 
 
-def _block(dense: Architecture, whole: BlockWidths, widths: BlockWidths) -> Entry:
+def _merging(arch: Architecture) -> Architecture:
+    """A model that merges where budgets mostly do; the same if it merges already."""
+    return arch if arch.merges else with_merges(arch, schedule(arch, _WINDOW, _MERGED))
+
+
+def _block(dense: Architecture, whole: BlockWidths, widths: BlockWidths, tokens: int | None = None) -> Entry:
     name = f"block {widths.heads} x ({widths.qk}, {widths.v}), {widths.mlp}"
     name += f", merging {widths.merge}" if widths.merge else ""
-    return Entry(name, replace(dense, blocks=(widths,), skip_unread=False), whole)
+    name += f", {tokens} tokens" if tokens else ""
+    return Entry(name, replace(dense, blocks=(widths,), skip_unread=False), whole, tokens=tokens)
 
 
 def manifest(dense: Architecture, found: Sequence[Entry], files: Sequence[str]) -> str:

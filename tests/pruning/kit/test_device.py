@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from analysis.vit import Architecture
-from pruning.budget import Budget, allocate_predicted
+from analysis.vit import Architecture, BlockWidths
+from pruning.budget import Budget, HalfLoss, MergeLoss, allocate_predicted, saved_by_blocks, schedule
 from pruning.jobs import Job
 from pruning.jobs.solve_budget import solve, time_widths
 from pruning.kit.device import DeviceTable, read_device
@@ -49,6 +49,51 @@ def test_a_budget_is_met_on_the_device(share: float, mlp: float, batch: int, sca
     assert found.device == "board" and found.sentence.endswith(" ms, predicted for board")
 
 
+@pytest.mark.parametrize("share", [0.7, 0.5])
+@pytest.mark.parametrize(("tokens", "depth"), [(True, False), (False, True), (True, True)])
+def test_a_budget_may_merge_tokens_and_leave_out_halves(share: float, tokens: bool, depth: bool) -> None:
+    """Where that does less damage than narrow widths; the time is still predicted."""
+    merges = [MergeLoss(schedule(DEIT_TINY, (3, 4), part), 1e-6) for part in (0.3, 0.6)]
+    halves = (HalfLoss(5, 0, 1e-6), HalfLoss(7, 1, 1e-6))
+    cheap = replace(CURVES, tokens=tuple(merges), halves=halves)
+    block = price()
+    ms = share * model_ms(DEIT_TINY, block)
+    budget = Budget(ms=ms, tokens=tokens, depth=depth)
+    table = made_up(DEIT_TINY, block, noise=0.02).table(DEIT_TINY, 1)
+    found = allocate_predicted(DEIT_TINY, cheap, budget, table)
+    assert found.arch.merges == tokens
+    assert all(one.heads and one.mlp for one in found.arch.blocks) != depth
+    assert found.got <= ms and 0.95 * ms <= model_ms(found.arch, block) <= 1.05 * ms
+
+
+def test_what_blocks_save_adds_up_to_what_a_model_saves() -> None:
+    """On a device that does nothing but compute its blocks, one after the other."""
+    block, rest = price(), 3.0
+    table = made_up(DEIT_TINY, block).table(DEIT_TINY, 1)
+    blocks = list(narrowed(DEIT_TINY, 0.5, 8).blocks)
+    blocks[3:5] = (replace(one, merge=40) for one in blocks[3:5])
+    blocks[7], blocks[9] = replace(blocks[7], mlp=0), BlockWidths(0, 0, 0, blocks[9].mlp)
+    for arch in (narrowed(DEIT_TINY, 0.9, 8), replace(DEIT_TINY, blocks=tuple(blocks))):
+        whole, small = (model_ms(one, block, 1.0, rest, curved=0.0) for one in (DEIT_TINY, arch))
+        assert saved_by_blocks(DEIT_TINY, arch, table) == pytest.approx(whole - small, rel=1e-3)
+
+
+def test_a_file_of_an_earlier_version_is_read_and_leaves_tokens_and_halves() -> None:
+    data = made_up(DEIT_TINY, price()).to_data() | {"version": 1}
+    plain = [one for one in data["entries"] if "merging" not in one["name"] and one["tokens"] is None]
+    plain = [one for one in plain if one["of"] is None or one["widths"][0]["heads"] * one["widths"][0]["mlp"]]
+    data["entries"] = [{name: value for name, value in one.items() if name != "tokens"} for one in plain]
+    cheap = replace(
+        CURVES,
+        tokens=(MergeLoss(schedule(DEIT_TINY, (3, 4), 0.5), 1e-6),),
+        halves=(HalfLoss(5, 0, 1e-6),),
+    )
+    table = DeviceTable.from_data(data).table(DEIT_TINY, 1)
+    ms = 0.7 * model_ms(DEIT_TINY, price())
+    found = allocate_predicted(DEIT_TINY, cheap, Budget(ms=ms), table).arch
+    assert not found.merges and all(one.heads and one.mlp for one in found.blocks)
+
+
 def test_without_whole_models_the_sum_of_blocks_misses() -> None:
     """What the correction is for."""
     block, table = price(), made_up(DEIT_TINY, price())
@@ -68,7 +113,7 @@ def test_a_device_on_which_nothing_smaller_is_faster_is_refused() -> None:
         else e
         for e in table.entries
     )
-    with pytest.raises(ValueError, match="on board none of the 3 smaller models was faster"):
+    with pytest.raises(ValueError, match="on board none of the 6 smaller models was faster"):
         replace(table, entries=slow).table(DEIT_TINY, 1)
 
 
@@ -97,7 +142,7 @@ def test_a_smaller_model_given_to_the_kit_is_found_by_its_architecture() -> None
     times = table.times(small)
     assert times is not None and times[1][0] == pytest.approx(model_ms(small, price()))
     assert table.times(narrowed(DEIT_TINY, 0.9, 8)) is None
-    assert len(table.table(DEIT_TINY, 1).truth) == 4
+    assert len(table.table(DEIT_TINY, 1).truth) == 7
 
 
 def test_a_job_is_solved_on_its_device(tmp_path: Path) -> None:
@@ -154,6 +199,10 @@ def damaged(edit: Any) -> str:
     return json.dumps(data)
 
 
+def one_with(data: Any, **changed: Any) -> Any:
+    return next(one for one in data["entries"] if all(one[name] == value for name, value in changed.items()))
+
+
 def entry(place: int, **changed: Any) -> Any:
     return lambda data: data["entries"][place].update(changed)
 
@@ -181,12 +230,19 @@ WIDTHS = {"heads": 3, "qk": 64, "v": 64, "mlp": 768}
         (entry(3, ms={"1": [1.0] * 8, "8": [1e9] * 8}), "must be milliseconds above 0"),
         (entry(3, ms={"1": [1.0] * 8, "0": [1.0] * 8}), "batch sizes in `ms`"),
         (entry(3, ms={"1": ["x"] * 8, "8": [1.0] * 8}), "must be a number"),
-        (entry(5, of=None), "must be given"),
-        (entry(5, widths=[WIDTHS, WIDTHS]), "must be those of the block"),
-        (entry(5, widths=[WIDTHS | {"mlp": 999}]), "must be those of the block"),
-        (entry(5, widths=[WIDTHS | {"mlp": -1}]), "mlp"),
-        (entry(5, of=WIDTHS | {"mlp": 800}, widths=[WIDTHS | {"mlp": 800}]), "block of the dense model"),
+        (entry(9, of=None), "must be given"),
+        (entry(9, widths=[WIDTHS, WIDTHS]), "must be those of the block"),
+        (entry(9, widths=[WIDTHS | {"mlp": 999}]), "must be those of the block"),
+        (entry(9, widths=[WIDTHS | {"mlp": -1}]), "mlp"),
+        (entry(9, of=WIDTHS | {"mlp": 800}, widths=[WIDTHS | {"mlp": 800}]), "block of the dense model"),
         (entry(0, widths=[]), "must be those of 1 to"),
+        (entry(9, tokens=0), "must be at least 1"),
+        (entry(9, tokens=98), "belongs to a block that is not narrowed"),
+        (entry(0, tokens=98), "belongs to a block that is not narrowed"),
+        (
+            lambda data: data.update(entries=[*data["entries"], one_with(data, tokens=98)]),
+            "was timed before it",
+        ),
     ],
 )
 def test_a_bad_file_is_one_sentence(edit: Any, said: str, tmp_path: Path) -> None:
@@ -205,6 +261,7 @@ def test_a_number_that_is_not_finite_is_refused() -> None:
 
 def test_what_is_timed_stays_small_where_blocks_differ() -> None:
     blocks = tuple(replace(DEIT_TINY.blocks[0], mlp=768 - 8 * i) for i in range(12))
-    assert len(entries(replace(DEIT_TINY, blocks=blocks))) < 150
+    assert len(entries(replace(DEIT_TINY, blocks=blocks))) < 170
     names = [one.name for one in entries(DEIT_TINY)]
-    assert names[:4] == ["dense", "probe 75 %", "probe 50 %", "probe 30 %"] and len(names) == 29
+    probes = [f"probe {share} %{merging}" for share in (75, 50, 30) for merging in ("", ", merging")]
+    assert names[:7] == ["dense", *probes] and len(names) == 38
