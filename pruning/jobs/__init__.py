@@ -20,6 +20,7 @@ from pruning.jobs.run_prune import (
 from pruning.jobs.solve_budget import solve, width_times
 from pruning.jobs.survey import SurveyJob, kept_survey, run_survey
 from pruning.jobs.titles import removed
+from pruning.jobs.trial import Trial, TrialJob, open_trial
 
 __all__ = [
     "BACKENDS",
@@ -35,6 +36,8 @@ __all__ = [
     "Recovery",
     "SurveyJob",
     "Timings",
+    "Trial",
+    "TrialJob",
     "accuracies",
     "cost_report",
     "default_align",
@@ -50,6 +53,7 @@ __all__ = [
     "measure_heads",
     "method_options",
     "open_reading",
+    "open_trial",
     "prepare",
     "preview",
     "prune",

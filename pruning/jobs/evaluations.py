@@ -15,6 +15,7 @@ from pruning.jobs.recover import RecoverResult
 from pruning.progress import Monitor
 
 EVALUATIONS = EVALUATIONS_FILE
+MOST_NUMBER = 2**31  # of a class or an image
 Measured = TypeVar("Measured", PruneResult, RecoverResult)
 
 
@@ -43,16 +44,36 @@ class Evaluations(Stored):
         super().__post_init__()
         for when in ("before", "start", "after"):
             one: Evaluation | None = getattr(self, when)
-            if one is None:
-                continue
-            for name in ("predictions", "labels", "confidences"):
-                if len(getattr(one, name)) != one.images:
-                    raise ValueError(f"`{when}.{name}` must have one entry for each of {one.images} images")
+            if one is not None:
+                require_whole(when, one)
 
     @classmethod
     def of(cls, result: PruneResult | RecoverResult) -> Evaluations:
         """Those of a result."""
         return cls(result.before, result.start, result.after, result.images_id)
+
+
+def require_whole(place: str, result: Evaluation) -> None:
+    """Check that each list of an evaluation has an entry for every image; `place` is its name in a file.
+
+    Raises:
+        ValueError: a list is longer or shorter.
+    """
+    for name in ("predictions", "labels", "confidences"):
+        if len(getattr(result, name)) != result.images:
+            raise ValueError(f"`{place}.{name}` must have one entry for each of {result.images} images")
+
+
+def is_usual(result: Evaluation, classes: int = MOST_NUMBER) -> bool:
+    """Whether a model that tells so many classes apart can have done like this on at least one image."""
+    shares = (result.top1, result.top5, result.top1_low, result.top1_high, *result.confidences)
+    known = (*result.predictions, *result.labels)
+    rounded = 1 + 1e-3  # a softmax in half precision can be a little above 1
+    return (
+        result.images > 0
+        and all(0 <= one <= rounded for one in shares)
+        and 0 <= min(known) <= max(known) < classes
+    )
 
 
 def save_evaluations(result: Measured, monitor: Monitor) -> Measured:
