@@ -2,13 +2,13 @@
 
 from pruning.jobs import evaluations, registry
 from pruning.jobs.bench import BACKENDS, BenchJob, Timings, load_to_time, read_timings, time_models
+from pruning.jobs.evaluations import read_report
 from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads, save_reading
 from pruning.jobs.inputs import Prepared, image_sets, prepare
 from pruning.jobs.prune_job import RUNTIMES, Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, accuracies, cost_report, likeness_report
 from pruning.jobs.recover import RecoverJob, RecoverResult, Recovery, run_recover
 from pruning.jobs.registry import describe, save
-from pruning.jobs.reports import read_report
 from pruning.jobs.run_prune import (
     ROUGH_IMAGES,
     make_smaller,

@@ -1,4 +1,4 @@
-"""`evaluations.json`: what each model of a run predicted for every test image."""
+"""What a run says of its models: `evaluations.json`, their predictions, and the figures in `report.json`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from analysis.formats import Stored
+from analysis.formats import Stored, in_file
 from analysis.measure import Evaluation
-from pruning.bundle import EVALUATIONS_FILE
+from pruning.bundle import EVALUATIONS_FILE, REPORT_FILE, Report, find_report
 from pruning.files import replace_text
+from pruning.jobs.prune_job import Job
 from pruning.jobs.prune_result import PruneResult
-from pruning.jobs.recover import RecoverResult
+from pruning.jobs.recover import RecoverJob, RecoverResult
 from pruning.progress import Monitor
+from pruning.training import read_recovery
 
 EVALUATIONS = EVALUATIONS_FILE
 MOST_NUMBER = 2**31  # of a class or an image
@@ -93,3 +95,34 @@ def read_evaluations(folder: Path) -> Evaluations:
         ValueError: it is not there, or damaged.
     """
     return Evaluations.read(folder / EVALUATIONS)
+
+
+# ---- the report of a bundle
+
+
+def read_report(bundle: Path) -> Report | None:
+    """The report that lies in a bundle, None if there is none.
+
+    Raises:
+        ValueError: it is damaged, or the job in it is.
+    """
+    found = find_report(bundle)
+    if found is not None:
+        try:
+            _require_job(found)
+        except ValueError as error:
+            raise in_file(bundle / REPORT_FILE, error) from error
+    return found
+
+
+def _require_job(report: Report) -> None:
+    """Check what a report holds of a job, which is written in the job's own format."""
+    if report.job is not None:
+        recovers = report.method == "recover" or "teacher" in report.job
+        kind = RecoverJob if recovers else Job
+        kind.from_data(report.job, "job")
+    if report.recovery is not None:
+        try:
+            read_recovery(report.recovery.items())
+        except ValueError as error:
+            raise ValueError(f"`recovery`: {error}") from error

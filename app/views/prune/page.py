@@ -10,15 +10,17 @@ from analysis.measure import Cost, cost
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
-from app.parts import charts, feedback, merged_patches
+from app.parts import charts, feedback, merged_patches, trial
 from app.state import head_locks, measured, session, session_runs, viewed_image
-from app.views.prune import budget, duration, form, history, latest, offered, question, trial
+from app.views.prune import budget, duration, form, history, latest, offered, question
 from app.views.prune.form import Choices
 from app.views.prune.offered import EXACT
 from pruning.budget import Budget
 from pruning.cut import merges_of
 from pruning.jobs import ROUGH_IMAGES, Job, TrialJob, require_feasible
 from pruning.methods import Survey
+
+NO_WIDTHS = "A budget is tried at the widths that are found for it: measure the sensitivities first."
 
 
 def show() -> None:
@@ -86,9 +88,9 @@ def _buttons(chosen: Choices) -> tuple[bool, bool]:
             "Try it",
             icon=":material/science:",
             key="try",
-            help=f"A run that gives a rough estimate of the accuracy, on at most {TrialJob.images} test "
-            f"images. What would go is masked; a method that changes weights runs on {ROUGH_IMAGES} "
-            "calibration images, without training.",
+            help=f"A run that gives a rough estimate of the accuracy, on at most "
+            f"{wording.count(TrialJob.images)} test images. What would go is masked; a method that changes "
+            f"weights runs on {ROUGH_IMAGES} calibration images, without training.",
         )
         history.buttons()
     return start, attempt
@@ -122,7 +124,7 @@ def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, 
     elif found is None:
         budget.offer_survey(job)
         if attempt:
-            raise session.NothingChosen(trial.NO_WIDTHS)
+            raise session.NothingChosen(NO_WIDTHS)
         return
     elif chosen.asks and job.budget.kind == "ms":  # its widths are timed, which the run does
         budget.show(job, loaded, found, None)
@@ -133,8 +135,10 @@ def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, 
         target = allocation.arch
     _estimate(cost(dense), cost(target))
     if attempt:
-        trial.start(job, loaded, target)
-    trial.show(job, loaded, target)
+        _require_possible(job, loaded)
+        session_runs.begin(TrialJob.of(job, target))
+        st.rerun()  # so that the sidebar shows it too
+    trial.of_job(job, loaded, target)
     st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
     _merged(loaded, target)
 
@@ -165,13 +169,22 @@ def _estimate(before: Cost, after: Cost) -> None:
 
 
 def _start(job: Job, loaded: LoadedModel, name: str) -> None:
-    """Start the run, which goes on without this page. What is wrong with it is said now, if it can be."""
-    if not job.data:
-        raise session.NothingChosen("Pruning needs images to test on. Choose some in the sidebar.")
-    require_feasible(job, loaded)
-    measured.prepared(job)  # images that cannot be read are reported here, not minutes later by the run
+    """Start the run, which goes on without this page."""
+    _require_possible(job, loaded)
     run = session_runs.begin(job)
     if name:
         session_runs.annotate(run.folder, name=name)
         form.forget_run_name()
     st.rerun()  # so that the sidebar shows it too
+
+
+def _require_possible(job: Job, loaded: LoadedModel) -> None:
+    """Say now what is wrong with a job, as far as it can be known, and not minutes later by its run.
+
+    Raises:
+        ValueError: there are no images or they cannot be read, or the job cannot be carried out.
+    """
+    if not job.data:
+        raise session.NothingChosen("Pruning needs images to test on. Choose some in the sidebar.")
+    require_feasible(job, loaded)
+    measured.prepared(job)

@@ -12,13 +12,13 @@ from analysis.measure.cost import cost
 from analysis.models.load import read_bundle
 from app.state import session_runs, uploads
 from app.state.session import Choice
-from app.views.prune import trial as trial_page
+from app.views.prune.page import NO_WIDTHS
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
 from pruning.jobs.trial import TRIAL, TrialJob, open_trial, save_trial
 from pruning.runs import folder as runs
 from pruning.runs.status import Status
-from tests.support.app import at_work, bundle, carry_out, go, only_run, own_widths, start, text
+from tests.support.app import at_work, carry_out, go, only_run, own_widths, start, text
 
 
 @pytest.fixture
@@ -46,6 +46,8 @@ def test_a_trial_is_a_run_that_every_session_finds(choice: Choice) -> None:
     assert "Rough estimate" not in text(app)
     app.slider(key="ratio-mlp").set_value(0).run()
     assert "Rough estimate" in text(app)
+    save_trial(replace(found, model="other weights under the same name"), run.folder / TRIAL)
+    assert "Rough estimate" not in text(app.run()) and not app.error and not app.exception
 
 
 def test_it_is_shown_on_its_own_page_and_is_no_model(choice: Choice) -> None:
@@ -57,17 +59,6 @@ def test_it_is_shown_on_its_own_page_and_is_no_model(choice: Choice) -> None:
     for page in ("compare", "recover", "export"):
         go(app, page)
         assert "Trial of" not in str(app.main) and not app.error
-
-
-def test_the_trial_of_other_weights_is_not_shown(photos: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    arch = read_bundle(tiny_bundle).model.arch
-    choice = Choice(str(bundle(arch, tmp_path / "mine", seed=1)), data=str(photos), limit=6)
-    app = half(choice)
-    app.button(key="try").click().run()
-    assert "Rough estimate" in text(app)
-    folder = only_run().folder
-    save_trial(replace(open_trial(folder), model="another"), folder / TRIAL)
-    assert "Rough estimate" not in text(half(choice))
 
 
 def test_a_trial_at_work_is_shown_and_not_started_twice(choice: Choice) -> None:
@@ -101,7 +92,7 @@ def test_a_damaged_result_is_a_sentence(choice: Choice) -> None:
 def test_a_budget_is_tried_at_the_widths_on_the_page(choice: Choice) -> None:
     app = own_widths(start("prune", choice), "l2", "budget")
     app.button(key="try").click().run()
-    assert any(info.value == trial_page.NO_WIDTHS for info in app.info) and not runs.list_runs()
+    assert any(info.value == NO_WIDTHS for info in app.info) and not runs.list_runs()
     app.button(key="survey").click().run()
     app.button(key="try").click().run()
     job = runs.list_runs()[0].job

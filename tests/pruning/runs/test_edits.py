@@ -23,11 +23,10 @@ from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
 from pruning.jobs import registry
 from pruning.jobs.bench import BenchJob, Timings, read_timings
-from pruning.jobs.evaluations import read_evaluations
+from pruning.jobs.evaluations import read_evaluations, read_report
 from pruning.jobs.heads import HeadsJob, open_reading
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
-from pruning.jobs.reports import read_report
 from pruning.jobs.survey import SurveyJob, SurveyResult, read_survey, save_survey
 from pruning.jobs.trial import Trial, TrialJob, open_trial, save_trial
 from pruning.methods import Survey
@@ -199,7 +198,7 @@ def test_no_edit_of_a_job_that_surveys_slips_through(tmp_path: Path) -> None:
 
 def test_no_edit_of_a_job_that_tries_slips_through(tmp_path: Path) -> None:
     budget = Budget(gmacs=0.01)
-    job = TrialJob.of(Job("demo", "demo", "l2", budget=budget, options=(("group", True),)), TINY)
+    job = TrialJob.of(Job("demo", "demo", "snp", budget=budget, options=(("images", 8),)), TINY)
     (tmp_path / "job.json").write_text(registry.pack(job))
     fine = [*taken(TrialJob), *taken(Job, "pruning."), *taken(Ratios, "pruning.ratios.")]
     fine += [*taken(Budget, "pruning.budget."), *taken(HeadLocks, "pruning.locks.")]
@@ -211,7 +210,7 @@ def test_no_edit_of_a_job_that_tries_slips_through(tmp_path: Path) -> None:
         r"pruning\.(preset|heads_by|runtime|device): text",
         r"pruning\.tokens: (whole|list)",
     )
-    named = lambda name: f"{name}|{name.removeprefix('pruning.')}|{name.rpartition('.')[2]}"
+    named = lambda name: f"{name}|images" if name.endswith("][1]") else f"{name}|{name.rpartition('.')[2]}"
     assert require_refused(tmp_path / "job.json", reading(tmp_path), fine, depends, named) > 100
 
 
