@@ -89,7 +89,7 @@ class TrialJob(Stored):
 
     def command(self) -> str:
         """The command line that makes the model itself, as no command only tries it."""
-        return f"# no command tries a job; this makes the model:\n{self.pruning.command()}"
+        return f"# there is no command for a trial; this makes the model itself:\n{self.pruning.command()}"
 
 
 def _is_within(widths: BlockWidths, dense: BlockWidths) -> bool:

@@ -53,7 +53,7 @@ def test_a_trial_is_a_run_that_every_session_finds(choice: Choice) -> None:
 def test_it_is_shown_on_its_own_page_and_is_no_model(choice: Choice) -> None:
     carry_out(TrialJob(Job(choice.model, str(choice.data), "l1", ratios=Ratios(qk=0.5), limit=6)))
     app = start("runs", choice)
-    assert "Rough estimate" in text(app) and app.code[-1].value.startswith("# no command tries a job")
+    assert "Rough estimate" in text(app) and app.code[-1].value.startswith("# there is no command")
     row = app.dataframe[0].value.iloc[0]
     assert (row["What"], row["State"]) == ("Trial of L1 magnitude, pairs 50 %", "done")
     for page in ("compare", "recover", "export"):
