@@ -15,6 +15,8 @@ from pruning.runs import Run
 REUSED = "Sensitivities were measured before"  # what the log of a run says that did not measure them
 # What a guess counts with, as seen with the demo and DeiT-Tiny [ours]
 _FITTING = 15  # forward passes for a calibration image of a method that reads them
+_SCORING = 4  # the same for a trial that only scores
+_ROUGH = 30  # the same for a trial that computes new weights, on few images
 _NARROWING = 0.5  # seconds for a point of a sensitivity curve of a method that computes new weights
 _RUN = 2.5  # points of a curve for which the network is run; the others are predicted
 _SHORTER = 1700  # forward passes for schedules of merging and halves of blocks, counted for twelve blocks
@@ -71,10 +73,10 @@ def of_trial(job: Job) -> Expected:
     last = next((run for run in _done(TrialJob) if _tries_alike(run, job)), None)
     if last is not None:
         return Expected(last.seconds, last.seconds)
-    read = job.method_options.calibration_images or 0
-    if not METHODS[job.method].chooses:  # methods that choose score on all of them
-        read = min(read, ROUGH_IMAGES)
-    passes = _FITTING * read + 2 * min(TrialJob.images, session.test_count())
+    images, chooses = job.method_options.calibration_images or 0, METHODS[job.method].chooses
+    passes = 2 * min(TrialJob.images, session.test_count())
+    passes += _SCORING * images if chooses else 0
+    passes += _ROUGH * min(images, ROUGH_IMAGES) if job.compensate or not chooses else 0
     return _guess(passes * measured.image_seconds(session.model()))
 
 
