@@ -19,6 +19,7 @@ from typing import Any
 from analysis.models import DEMO, HUB
 from analysis.paths import LIMIT, absolute, allowed_folders, is_file, may_be_path, user_path
 from pruning.cache import cache_folder
+from pruning.jobs import TrialJob
 from pruning.runs import MOST_WAITING, runs_root
 from pruning.wording import printable
 
@@ -112,6 +113,8 @@ def require_allowed(job: Any) -> None:
     Raises:
         ValueError: it names something else.
     """
+    if isinstance(job, TrialJob):  # the job that is tried names the files
+        job = job.pruning
     named = [getattr(job, name, None) for name in _PATHS]
     pairs = getattr(job, "models", ())
     named += [said for pair in pairs for said in pair]

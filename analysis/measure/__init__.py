@@ -14,6 +14,7 @@ from analysis.measure.evaluate import (
     Likeness,
     agreement,
     evaluate,
+    require_same_images,
     wilson,
 )
 from analysis.measure.features import evaluate_features, evaluate_vectors, linear_cka
@@ -82,6 +83,7 @@ __all__ = [
     "percentiles",
     "reliability",
     "require_bounds",
+    "require_same_images",
     "take_turns",
     "torch_runner",
     "wilson",

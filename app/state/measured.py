@@ -1,4 +1,4 @@
-"""Measurements kept for the session: baseline accuracy, scores, sensitivities, width times."""
+"""Measurements kept for the session: baseline accuracy, sensitivities, width times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from app.state.finished_runs import OpenedRun
 from app.state.memo import recall, remember
 from app.state.session import Choice, choice, model, test_set
 from pruning.budget import LatencyTable
-from pruning.cut import Scores
 from pruning.evaluation import evaluate_model
 from pruning.jobs import Job, Prepared, SurveyJob, kept_survey, prepare
 from pruning.jobs import width_times as time_blocks
@@ -56,13 +55,6 @@ def prepared(job: Job, progress: Progress = quiet) -> Prepared:
         ValueError: the images cannot be read, or do not fit the model.
     """
     return prepare(job, as_monitor(progress), model())
-
-
-def scores(run: Prepared) -> Scores | None:
-    """What each part is worth by the run's method, if it ranks parts; computed once."""
-    key = run.job.measured_alike(), run.job.heads_by, run.task.dense.model.arch
-    found: Scores | None = remember("scores", key, lambda: run.method.scores(run.task), keep=8)
-    return found
 
 
 def survey(job: Job) -> Survey | None:

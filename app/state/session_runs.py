@@ -20,7 +20,7 @@ import streamlit as st
 from app import share
 from app.state import session, uploads
 from pruning import runs
-from pruning.jobs import RecoverJob, describe
+from pruning.jobs import RecoverJob, TrialJob, describe
 from pruning.runs import Run
 
 POLL = 2.0  # seconds after which an active run is read again
@@ -230,6 +230,8 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
 
     The files are copied there if `copy`. Otherwise only the paths are changed, to compare with other jobs.
     """
+    if isinstance(job, TrialJob):  # the job that is tried names the files
+        return replace(job, pruning=lasting(job.pruning, copy=copy))
     places: dict[str, str] = {}
     for name in ("model", "data", "weights", "device"):
         path = Path(getattr(job, name, None) or "")

@@ -2,13 +2,13 @@
 
 from pruning.jobs import evaluations, registry
 from pruning.jobs.bench import BACKENDS, BenchJob, Timings, load_to_time, read_timings, time_models
+from pruning.jobs.evaluations import read_report
 from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads, save_reading
 from pruning.jobs.inputs import Prepared, image_sets, prepare
 from pruning.jobs.prune_job import RUNTIMES, Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, accuracies, cost_report, likeness_report
 from pruning.jobs.recover import RecoverJob, RecoverResult, Recovery, run_recover
 from pruning.jobs.registry import describe, save
-from pruning.jobs.reports import read_report
 from pruning.jobs.run_prune import (
     ROUGH_IMAGES,
     make_smaller,
@@ -20,6 +20,7 @@ from pruning.jobs.run_prune import (
 from pruning.jobs.solve_budget import solve, width_times
 from pruning.jobs.survey import SurveyJob, kept_survey, run_survey
 from pruning.jobs.titles import removed
+from pruning.jobs.trial import Trial, TrialJob, open_trial
 
 __all__ = [
     "BACKENDS",
@@ -35,6 +36,8 @@ __all__ = [
     "Recovery",
     "SurveyJob",
     "Timings",
+    "Trial",
+    "TrialJob",
     "accuracies",
     "cost_report",
     "default_align",
@@ -50,6 +53,7 @@ __all__ = [
     "measure_heads",
     "method_options",
     "open_reading",
+    "open_trial",
     "prepare",
     "preview",
     "prune",

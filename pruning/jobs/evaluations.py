@@ -1,4 +1,4 @@
-"""`evaluations.json`: what each model of a run predicted for every test image."""
+"""What a run says of its models: `evaluations.json`, their predictions, and the figures in `report.json`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from analysis.formats import Stored
+from analysis.formats import Stored, in_file
 from analysis.measure import Evaluation
-from pruning.bundle import EVALUATIONS_FILE
+from pruning.bundle import EVALUATIONS_FILE, REPORT_FILE, Report, find_report
 from pruning.files import replace_text
+from pruning.jobs.prune_job import Job
 from pruning.jobs.prune_result import PruneResult
-from pruning.jobs.recover import RecoverResult
+from pruning.jobs.recover import RecoverJob, RecoverResult
 from pruning.progress import Monitor
+from pruning.training import read_recovery
 
 EVALUATIONS = EVALUATIONS_FILE
+MOST_NUMBER = 2**31  # of a class or an image
 Measured = TypeVar("Measured", PruneResult, RecoverResult)
 
 
@@ -43,16 +46,36 @@ class Evaluations(Stored):
         super().__post_init__()
         for when in ("before", "start", "after"):
             one: Evaluation | None = getattr(self, when)
-            if one is None:
-                continue
-            for name in ("predictions", "labels", "confidences"):
-                if len(getattr(one, name)) != one.images:
-                    raise ValueError(f"`{when}.{name}` must have one entry for each of {one.images} images")
+            if one is not None:
+                require_whole(when, one)
 
     @classmethod
     def of(cls, result: PruneResult | RecoverResult) -> Evaluations:
         """Those of a result."""
         return cls(result.before, result.start, result.after, result.images_id)
+
+
+def require_whole(place: str, result: Evaluation) -> None:
+    """Check that each list of an evaluation has an entry for every image; `place` is its name in a file.
+
+    Raises:
+        ValueError: a list is longer or shorter.
+    """
+    for name in ("predictions", "labels", "confidences"):
+        if len(getattr(result, name)) != result.images:
+            raise ValueError(f"`{place}.{name}` must have one entry for each of {result.images} images")
+
+
+def is_usual(result: Evaluation, classes: int = MOST_NUMBER) -> bool:
+    """Whether a model that tells so many classes apart can have done like this on at least one image."""
+    shares = (result.top1, result.top5, result.top1_low, result.top1_high, *result.confidences)
+    known = (*result.predictions, *result.labels)
+    rounded = 1 + 1e-3  # a softmax in half precision can be a little above 1
+    return (
+        result.images > 0
+        and all(0 <= one <= rounded for one in shares)
+        and 0 <= min(known) <= max(known) < classes
+    )
 
 
 def save_evaluations(result: Measured, monitor: Monitor) -> Measured:
@@ -72,3 +95,34 @@ def read_evaluations(folder: Path) -> Evaluations:
         ValueError: it is not there, or damaged.
     """
     return Evaluations.read(folder / EVALUATIONS)
+
+
+# ---- the report of a bundle
+
+
+def read_report(bundle: Path) -> Report | None:
+    """The report that lies in a bundle, None if there is none.
+
+    Raises:
+        ValueError: it is damaged, or the job in it is.
+    """
+    found = find_report(bundle)
+    if found is not None:
+        try:
+            _require_job(found)
+        except ValueError as error:
+            raise in_file(bundle / REPORT_FILE, error) from error
+    return found
+
+
+def _require_job(report: Report) -> None:
+    """Check what a report holds of a job, which is written in the job's own format."""
+    if report.job is not None:
+        recovers = report.method == "recover" or "teacher" in report.job
+        kind = RecoverJob if recovers else Job
+        kind.from_data(report.job, "job")
+    if report.recovery is not None:
+        try:
+            read_recovery(report.recovery.items())
+        except ValueError as error:
+            raise ValueError(f"`recovery`: {error}") from error

@@ -21,6 +21,7 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob, run_recover
 from pruning.jobs.run_prune import prune
 from pruning.jobs.survey import SURVEY, SurveyJob, run_survey, save_survey
+from pruning.jobs.trial import TRIAL, TrialJob, run_trial, save_trial
 from pruning.progress import Monitor
 
 BUNDLE = titles.BUNDLE
@@ -100,6 +101,7 @@ RUN_KINDS: dict[str, RunKind] = {
         SurveyJob, run_survey, "Measuring sensitivities", titles.of_survey, SURVEY, save_survey
     ),
     "heads": RunKind(HeadsJob, run_heads, "Measuring heads", titles.of_heads, READING, save_reading),
+    "trial": RunKind(TrialJob, run_trial, "Trying", titles.of_trial, TRIAL, save_trial),
 }
 
 

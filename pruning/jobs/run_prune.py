@@ -59,7 +59,7 @@ def prune(
         ValueError: bad input of any kind, each in one sentence.
     """
     began = time.perf_counter()
-    run = _prepared(job, dense, progress)
+    run = prepare_feasible(job, progress, dense)
     allocation, scores = _allocated(run) if job.budget else (None, None)
     made = make_smaller(run, allocation.arch if allocation else None, scores)
     pruned = replace(run.dense, model=made.model, name=f"{run.dense.name}, {job.method}")
@@ -80,7 +80,12 @@ def prune(
     )
 
 
-def _prepared(job: Job, dense: LoadedModel | None, progress: Progress) -> Prepared:
+def prepare_feasible(job: Job, progress: Progress = quiet, dense: LoadedModel | None = None) -> Prepared:
+    """Load what a job names, unless it is known before that the job cannot be carried out.
+
+    Raises:
+        ValueError: as `require_feasible` and `prepare`.
+    """
     if job.removes_nothing:
         raise ValueError(NOTHING)  # before a model is loaded
     dense = dense or load_dense(job)

@@ -13,6 +13,7 @@ from pruning.jobs.heads import HeadsJob
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.jobs.survey import SurveyJob
+from pruning.jobs.trial import TrialJob
 from pruning.methods import METHODS
 from pruning.wording import base_name, count
 
@@ -48,6 +49,11 @@ def of_survey(job: SurveyJob) -> str:
 def of_heads(job: HeadsJob) -> str:
     """On how many images heads are measured."""
     return f"Heads measured on {count(job.images)} images"
+
+
+def of_trial(job: TrialJob) -> str:
+    """The pruning that is tried."""
+    return f"Trial of {of_pruning(job.pruning)}"
 
 
 def removed(job: Job) -> str:

@@ -22,16 +22,17 @@ from pruning.jobs import (
     HeadsJob,
     Job,
     RecoverJob,
+    TrialJob,
     evaluations,
     image_sets,
     open_reading,
+    open_trial,
     read_report,
     read_timings,
     registry,
 )
 from pruning.runs import folder as runs
 
-MOST_NUMBER = 2**31  # of a class or an image, in the evaluation of features
 Heads = tuple[Indices | None, ...]  # of each block
 
 
@@ -239,6 +240,8 @@ def _read_result(run: runs.Run) -> None:
         read_timings(run.folder)
     elif isinstance(run.job, HeadsJob):
         open_reading(run.folder)
+    elif isinstance(run.job, TrialJob):
+        open_trial(run.folder)
     elif run.kind is not None and not registry.RUN_KINDS[run.kind].is_complete(run.folder):
         raise ValueError(f"{run.folder} has no {registry.RUN_KINDS[run.kind].output}, though it is done")
 
@@ -253,18 +256,10 @@ def _problem(read: Callable[[], Any]) -> str | None:
 
 
 def _is_usual(result: Evaluation, arch: Architecture) -> bool:
-    """Whether a model can have done like this on at least one image."""
+    """Whether a model of this architecture can have done like this on at least one image."""
     if (result.measure == CLASSES) != (task_of(arch) == CLASSIFY):
         return False
-    classes = arch.num_classes or MOST_NUMBER
-    shares = (result.top1, result.top5, result.top1_low, result.top1_high, *result.confidences)
-    known = (*result.predictions, *result.labels)
-    rounded = 1 + 1e-3  # a softmax in half precision can be a little above 1
-    return (
-        result.images > 0
-        and all(0 <= one <= rounded for one in shares)
-        and 0 <= min(known) <= max(known) < classes
-    )
+    return evaluations.is_usual(result, arch.num_classes or evaluations.MOST_NUMBER)
 
 
 def read_plan(bundle: Path) -> Plan | None:

@@ -16,7 +16,7 @@ from pruning.bundle.write import write_bundle
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
-from tests.support.app import PAGES, carry_out, go, only_run, own_widths, start, text
+from tests.support.app import PAGES, carry_out, go, newest_run, own_widths, start, text
 
 OPTIONS = (("epochs", 1), ("batch", 8), ("workers", 0))
 
@@ -65,7 +65,7 @@ def test_pruning_is_tried_and_run(choice: Choice) -> None:
     assert "pooled-alone" in [toggle.key for toggle in app.toggle]
     app.button(key="prune").click().run()
     assert not app.error and not app.exception
-    assert only_run().bundle is not None
+    assert newest_run().bundle is not None
     assert "Cosine with the dense model's features" in text(app)
     assert "By the votes of neighbours" in text(app) and "k-NN top-1 " in text(app)
 

@@ -13,7 +13,7 @@ from app.views.compare.page import TABS
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
-from tests.support.app import PAGES, bundle, carry_out, go, only_run, own_widths, start, text
+from tests.support.app import PAGES, bundle, carry_out, go, newest_run, own_widths, start, text
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_pruning_is_tried_and_run(method: str, choice: Choice, monkeypatch: pyte
     assert "Rough estimate" in text(app) and not app.error
     app.button(key="prune").click().run()
     assert not app.error and not app.exception
-    run = only_run()
+    run = newest_run()
     assert run.bundle is not None and read_bundle(run.bundle).model.arch.skip_unread
 
 

@@ -17,7 +17,7 @@ from app import wording
 from app.state.session import Choice
 from pruning.bundle.write import write_bundle
 from pruning.runs import folder as runs
-from tests.support.app import PAGES, go, only_run, own_widths, start, text
+from tests.support.app import PAGES, go, newest_run, own_widths, start, text
 
 # ---- normal
 
@@ -60,16 +60,16 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app)
     app.button(key="prune").click().run()
-    assert "Run 1: SNP, pairs 50 %" in text(app)
-    run = only_run()
+    assert "Run 2: SNP, pairs 50 %" in text(app)
+    run = newest_run()
     assert run.job is not None and run.bundle is not None
     small = read_bundle(run.bundle).model.arch
     assert small == run.job.target(load("demo").model.arch)
 
     go(app, "compare")
     table = app.table[0].value
-    assert table.loc["Parameters", "run 1"].split()[0] == wording.count(cost(small).params)
-    assert table.loc["Measured", "run 1"] == "before fine-tuning"
+    assert table.loc["Parameters", "run 2"].split()[0] == wording.count(cost(small).params)
+    assert table.loc["Measured", "run 2"] == "before fine-tuning"
     go(app, "export")
     app.button(key="build-bundle").click().run()
     assert not app.exception
@@ -88,7 +88,7 @@ def test_a_projection_is_tried_and_run_like_any_method(
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app)
     app.button(key="prune").click().run()
-    assert "Run 1: Spectral, pairs 50 %" in text(app)
+    assert "Run 2: Spectral, pairs 50 %" in text(app)
     go(app, "export")
     app.button(key="build-bundle").click().run()
     assert not app.exception and not app.error

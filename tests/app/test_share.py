@@ -23,7 +23,7 @@ from analysis.models.weights import read_weights
 from app import share
 from app.state import comparison, session_runs, uploads
 from pruning.cut import Ratios
-from pruning.jobs import BenchJob, Job, RecoverJob
+from pruning.jobs import BenchJob, Job, RecoverJob, TrialJob
 from pruning.runs import folder as runs
 from pruning.runs.queue import turns
 from tests.support.fake_runs import folder_of, status, wait_for
@@ -118,6 +118,7 @@ def test_runs_read_no_more_than_visitors_may(places: tuple[Path, Path]) -> None:
     for job in (
         Job("demo", f"{shared}/photos"),
         Job("hf-hub:a/b", "demo", weights=f"{shared}/w.pth"),
+        TrialJob(Job("demo", f"{shared}/photos")),
         BenchJob((("demo", None), ("deit_tiny_patch16_224", f"{shared}/w.pth"))),
     ):
         share.require_allowed(job)
@@ -125,6 +126,8 @@ def test_runs_read_no_more_than_visitors_may(places: tuple[Path, Path]) -> None:
         Job("demo", f"{private}/photos"),
         Job("demo", f"cifar10:{private}/photos"),
         Job("demo", "demo", calibration=f"{private}/photos"),
+        TrialJob(Job("demo", f"{private}/photos")),
+        TrialJob(Job(f"{private}/demo copy", "demo")),
         RecoverJob("demo", f"{private}/demo copy", "demo"),
         RecoverJob("demo", "demo", "demo", test_data=f"{private}/photos"),
         BenchJob((("demo", None), ("deit_tiny_patch16_224", f"{private}/w.pth"))),

@@ -180,7 +180,7 @@ def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> Non
     page.locator(".st-key-estimate").get_by_text("1,925,902").wait_for()
     page.locator(".st-key-following").get_by_text("1.93 M parameters (−29.2 %)").wait_for()
     page.locator(".st-key-try button").first.click()  # the second is its help
-    page.locator(".st-key-what-if").wait_for()
+    page.locator(".st-key-rough-estimate").wait_for(timeout=180 * SECONDS)
     page.locator(".st-key-prune button").click()
     page.locator(".st-key-latest-run").wait_for(timeout=180 * SECONDS)
     settle(page)

@@ -15,7 +15,7 @@ from tests.fuzz.strategies.weights import checkpoint, safetensors
 from tests.fuzz.strategies.zips import zip_file
 
 Cases = st.SearchStrategy[Case]
-_RUNS = ("prune", "recover", "bench", "survey", "heads", "open")
+_RUNS = ("prune", "recover", "bench", "survey", "heads", "trial", "open")
 
 
 def _file(name: str, content: bytes) -> st.SearchStrategy[Content]:
@@ -120,7 +120,9 @@ CAMPAIGN: dict[str, Callable[[Valid], Cases]] = {
     "metrics": _in_runs("metrics", ("metrics.jsonl",), ("recover", "open")),
     "finished": _in_runs("finished", (".json",), ("prune", "recover")),
     "results": _in_runs(
-        "results", ("timings.json", "heads.json", "survey.json"), ("bench", "survey", "heads")
+        "results",
+        ("timings.json", "heads.json", "survey.json", "trial.json"),
+        ("bench", "survey", "heads", "trial"),
     ),
     "device": _device,
     "resumed": _in_runs("resumed", (".pt", ".json", ".jsonl"), ("open",)),

@@ -26,7 +26,7 @@ from pruning.cli.output import ProgressBars
 from pruning.cut import Plan
 from pruning.export import ExportError
 from pruning.files import OutputError
-from pruning.jobs import open_reading, read_report, read_timings
+from pruning.jobs import open_reading, open_trial, read_report, read_timings
 from pruning.jobs.survey import read_survey
 from pruning.kit import read_device
 from pruning.progress import Cancelled
@@ -111,6 +111,7 @@ def results(words: Sequence[str]) -> None:
     readers: dict[str, Callable[[Path], Any]] = {
         "bench": read_timings,
         "heads": open_reading,
+        "trial": open_trial,
         "survey": lambda place: read_survey(place / "survey.json"),
     }
     readers[words[0]](Path("runs", words[0]))

@@ -28,6 +28,7 @@ from pruning.jobs.heads import HeadsJob
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.jobs.survey import SurveyJob
+from pruning.jobs.trial import TrialJob
 from pruning.progress import Cancelled
 from pruning.runs import folder as runs
 from pruning.runs.process import execute
@@ -46,6 +47,7 @@ JOBS = {
     "bench": BenchJob((("tiny", None), ("small", None)), batches=(1,), rounds=3),
     "survey": SurveyJob("tiny", "set", "l2", images=4),
     "heads": HeadsJob("tiny", "set", images=4),
+    "trial": TrialJob(Job("tiny", "set", "l2", ratios=Ratios(mlp=0.5)), images=4),
     "open": RecoverJob("small", "tiny", "set", options=(*FEW, ("epochs", 3))),
 }
 

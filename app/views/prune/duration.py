@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from app import wording
 from app.state import measured, session, session_runs
 from pruning import runs
 from pruning.budget import BUDGETED_STRUCTURES, measured_widths
-from pruning.jobs import ROUGH_IMAGES, Job, SurveyJob
+from pruning.jobs import ROUGH_IMAGES, Job, SurveyJob, TrialJob
 from pruning.methods import METHODS
 from pruning.runs import Run
 
 REUSED = "Sensitivities were measured before"  # what the log of a run says that did not measure them
 # What a guess counts with, as seen with the demo and DeiT-Tiny [ours]
 _FITTING = 15  # forward passes for a calibration image of a method that reads them
+_SCORING = 4  # the same for a trial that only scores
+_ROUGH = 30  # the same for a trial that computes new weights, on few images
 _NARROWING = 0.5  # seconds for a point of a sensitivity curve of a method that computes new weights
 _RUN = 2.5  # points of a curve for which the network is run; the others are predicted
 _SHORTER = 1700  # forward passes for schedules of merging and halves of blocks, counted for twelve blocks
@@ -66,12 +68,15 @@ def of_pruning(job: Job, surveyed: bool) -> Expected | None:
     return _guess(_fitting_seconds(job) + tested + survey)
 
 
-def of_trial(job: Job, images: int) -> Expected | None:
-    """What to expect of a rough estimate on so many test images, in the page; None without images."""
-    if not job.data:
-        return None
-    few = min(job.method_options.calibration_images or 0, ROUGH_IMAGES)
-    passes = _FITTING * few + 2 * min(images, session.test_count())
+def of_trial(job: Job) -> Expected:
+    """What to expect of a rough estimate of a job's accuracy."""
+    last = next((run for run in _done(TrialJob) if _tries_alike(run, job)), None)
+    if last is not None:
+        return Expected(last.seconds, last.seconds)
+    images, chooses = job.method_options.calibration_images or 0, METHODS[job.method].chooses
+    passes = 2 * min(TrialJob.images, session.test_count())
+    passes += _SCORING * images if chooses else 0
+    passes += _ROUGH * min(images, ROUGH_IMAGES) if job.compensate or not chooses else 0
     return _guess(passes * measured.image_seconds(session.model()))
 
 
@@ -90,13 +95,25 @@ def _done(kind: type) -> list[Run]:
 
 def _alike(run: Run, job: Job, surveyed: bool) -> bool:
     """Whether a run did the same work, whatever the widths that it came to."""
-    wanted = replace(session_runs.lasting(job, copy=False).measured_alike(), limit=job.limit)
-    other = replace(run.job.measured_alike(), limit=run.job.limit) if run.job else None
-    if other != wanted or run.job is None or run.job.recovery != job.recovery:
+    if run.job is None or not _measures_alike(run.job, job) or run.job.recovery != job.recovery:
         return False
     if job.budget is None or run.job.budget is None:
         return job.budget is run.job.budget
     return run.job.budget.kind == job.budget.kind and (REUSED in runs.log(run.folder)) == surveyed
+
+
+def _tries_alike(run: Run, job: Job) -> bool:
+    """Whether a trial did the same work, whatever the widths; a budget may have its scores at hand."""
+    if run.job is None or run.job.images != TrialJob.images:
+        return False
+    tried: Job = run.job.pruning
+    return _measures_alike(tried, job) and (tried.budget is None) == (job.budget is None)
+
+
+def _measures_alike(other: Job, job: Job) -> bool:
+    """Whether two jobs measure the same on the same images before anything is cut."""
+    wanted: Job = session_runs.lasting(job, copy=False)
+    return other.limit == wanted.limit and other.measured_alike() == wanted.measured_alike()
 
 
 def _fitting_seconds(job: Job) -> float:

@@ -6,24 +6,21 @@ from dataclasses import replace
 
 import streamlit as st
 
-from analysis.measure import Cost, Evaluation, cost
+from analysis.measure import Cost, cost
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
-from app.parts import charts, feedback, merged_patches
-from app.progress_bar import progress_bar
-from app.state import head_locks, measured, memo, session, session_runs, viewed_image
+from app.parts import charts, feedback, merged_patches, trial
+from app.state import head_locks, measured, session, session_runs, viewed_image
 from app.views.prune import budget, duration, form, history, latest, offered, question
 from app.views.prune.form import Choices
 from app.views.prune.offered import EXACT
 from pruning.budget import Budget
 from pruning.cut import merges_of
-from pruning.evaluation import evaluate_model
-from pruning.jobs import ROUGH_IMAGES, Job, preview, require_feasible
+from pruning.jobs import ROUGH_IMAGES, Job, TrialJob, require_feasible
 from pruning.methods import Survey
-from pruning.progress import Progress
 
-TRY_ON = 128  # test images of a what-if
+NO_WIDTHS = "A budget is tried at the widths that are found for it: measure the sensitivities first."
 
 
 def show() -> None:
@@ -91,27 +88,28 @@ def _buttons(chosen: Choices) -> tuple[bool, bool]:
             "Try it",
             icon=":material/science:",
             key="try",
-            help=f"A rough estimate of the accuracy, on {TRY_ON} test images. What would go is masked; "
-            f"a method that changes weights runs on {ROUGH_IMAGES} calibration images, without training.",
+            help=f"A run that gives a rough estimate of the accuracy, on at most "
+            f"{wording.count(TrialJob.images)} test images. What would go is masked; a method that changes "
+            f"weights runs on {ROUGH_IMAGES} calibration images, without training.",
         )
         history.buttons()
     return start, attempt
 
 
 def _takes(job: Job, found: Survey | None, chosen: Choices) -> None:
-    """How long the run will take, as far as that is known."""
+    """How long the run will take, as far as that is known, and how long a trial of it."""
     if not job.data:
         return
-    expected = duration.of_pruning(job, found is not None)
+    expected, to_measure = duration.of_pruning(job, found is not None), bool(job.budget) and found is None
     if expected is None:
         st.caption(":material/schedule: This method trains, so it takes from minutes to hours.")
-        return
-    measures = " It measures the sensitivities first, once." if job.budget and found is None else ""
-    st.caption(f":material/schedule: {wording.plain(expected.words)}.{measures} You may leave the page.")
-    trial = None if chosen.asks else duration.of_trial(job, TRY_ON)
-    if trial is not None:
+    else:
+        measures = " It measures the sensitivities first, once." if to_measure else ""
+        st.caption(f":material/schedule: {wording.plain(expected.words)}.{measures} You may leave the page.")
+    if not (chosen.asks or to_measure):
+        tried = duration.of_trial(job)
         st.caption(
-            f":material/science: Trying it takes {wording.plain(trial.span)}. Stay on the page meanwhile."
+            f":material/science: Trying it first takes {wording.plain(tried.span)}, as a run of its own."
         )
 
 
@@ -125,6 +123,8 @@ def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, 
         target = job.target(dense)
     elif found is None:
         budget.offer_survey(job)
+        if attempt:
+            raise session.NothingChosen(NO_WIDTHS)
         return
     elif chosen.asks and job.budget.kind == "ms":  # its widths are timed, which the run does
         budget.show(job, loaded, found, None)
@@ -134,7 +134,11 @@ def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, 
         budget.show(job, loaded, found, allocation)
         target = allocation.arch
     _estimate(cost(dense), cost(target))
-    _what_if(job, loaded, target, attempt)
+    if attempt:
+        _require_possible(job, loaded)
+        session_runs.begin(TrialJob.of(job, target))
+        st.rerun()  # so that the sidebar shows it too
+    trial.of_job(job, loaded, target)
     st.plotly_chart(charts.widths(dense, target), config=charts.CONFIG, key="widths")
     _merged(loaded, target)
 
@@ -164,50 +168,23 @@ def _estimate(before: Cost, after: Cost) -> None:
             )
 
 
-def _what_if(job: Job, loaded: LoadedModel, target: Architecture, attempt: bool) -> None:
-    """The accuracy to expect, measured on a few images before anything is cut."""
-    key = (session.choice(), job)
-    if attempt:
-        with progress_bar() as progress:
-            memo.remember("what-if", key, lambda: _tried(job, loaded, target, progress))
-    found: tuple[Evaluation, Evaluation] | None = memo.recall("what-if", key)
-    if found is not None:
-        before, after = found
-        likeness = f"{wording.likeness_sentence(after)} ".lstrip()
-        with st.container(key="what-if"):
-            st.markdown(
-                f"Rough estimate: **{wording.points(before.top1, after.top1)}** of "
-                f"{wording.accuracy_within(after)} before fine-tuning, {wording.percent(after.top1)} "
-                f"({wording.interval(after)}) against {wording.percent(before.top1)} dense. "
-                f"{likeness}The run measures it on all test images."
-            )
-
-
-def _tried(
-    job: Job, loaded: LoadedModel, target: Architecture, progress: Progress
-) -> tuple[Evaluation, Evaluation]:
-    tested = session.test_set(TRY_ON)
-    run = measured.prepared(job, progress)
-    tried = preview(run, target, measured.scores(run))
-    before = memo.remember(
-        "few",
-        session.choice(),
-        lambda: evaluate_model(loaded, tested, "Evaluating the dense model", progress),
-    )
-    rough = replace(loaded, model=tried)
-    return before, evaluate_model(
-        rough, tested, "Evaluating the estimate", progress, dense=loaded, reference=before
-    )
-
-
 def _start(job: Job, loaded: LoadedModel, name: str) -> None:
-    """Start the run, which goes on without this page. What is wrong with it is said now, if it can be."""
-    if not job.data:
-        raise session.NothingChosen("Pruning needs images to test on. Choose some in the sidebar.")
-    require_feasible(job, loaded)
-    measured.prepared(job)  # images that cannot be read are reported here, not minutes later by the run
+    """Start the run, which goes on without this page."""
+    _require_possible(job, loaded)
     run = session_runs.begin(job)
     if name:
         session_runs.annotate(run.folder, name=name)
         form.forget_run_name()
     st.rerun()  # so that the sidebar shows it too
+
+
+def _require_possible(job: Job, loaded: LoadedModel) -> None:
+    """Say now what is wrong with a job, as far as it can be known, and not minutes later by its run.
+
+    Raises:
+        ValueError: there are no images or they cannot be read, or the job cannot be carried out.
+    """
+    if not job.data:
+        raise session.NothingChosen("Pruning needs images to test on. Choose some in the sidebar.")
+    require_feasible(job, loaded)
+    measured.prepared(job)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.parts import feedback, outcome, run_panel
+from app.parts import feedback, outcome, run_panel, trial
 from app.state import finished_runs, session_runs
 from app.wording import plain
 from pruning import runs
@@ -40,8 +40,11 @@ def show(run: Run) -> None:
 
 def _result(run: Run) -> None:
     found = next((one for one in finished_runs.sound() if one.key == str(run.folder)), None)
+    tried = trial.found_by(run)
     if found is not None:
         outcome.show(found, "run-outcome")
+    elif tried is not None:
+        trial.show(tried)
     elif run.state == "done" and type(run.job) in RESULTS:
         page, label = RESULTS[type(run.job)]
         feedback.link(page, label, ":material/arrow_forward:")

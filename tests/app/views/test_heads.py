@@ -23,7 +23,7 @@ from pruning.jobs.prune_job import Job
 from pruning.runs import folder as runs
 from pruning.runs import launch
 from pruning.runs.status import Status
-from tests.support.app import MAIN, bundle, elements, go, only_run, own_widths, photo, start, text
+from tests.support.app import MAIN, bundle, elements, go, newest_run, only_run, own_widths, photo, start, text
 
 LABELLED = [measure.title for measure in HEAD_MEASURES.values() if measure.needs_labels]
 
@@ -188,7 +188,7 @@ def test_the_prune_page_obeys_what_is_locked(choice: Choice) -> None:
     app.button(key="try").click().run()
     assert "Rough estimate" in text(app)
     app.button(key="prune").click().run()
-    run = only_run()
+    run = newest_run()
     assert isinstance(run.job, Job) and run.job.locks == HeadLocks(((2, 0),), ((0, 1),))
     assert run.bundle is not None
     plan = json.loads((run.bundle / "plan.json").read_text())

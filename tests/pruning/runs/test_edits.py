@@ -23,12 +23,12 @@ from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
 from pruning.jobs import registry
 from pruning.jobs.bench import BenchJob, Timings, read_timings
-from pruning.jobs.evaluations import read_evaluations
+from pruning.jobs.evaluations import read_evaluations, read_report
 from pruning.jobs.heads import HeadsJob, open_reading
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
-from pruning.jobs.reports import read_report
 from pruning.jobs.survey import SurveyJob, SurveyResult, read_survey, save_survey
+from pruning.jobs.trial import Trial, TrialJob, open_trial, save_trial
 from pruning.methods import Survey
 from pruning.runs import finished, metrics
 from pruning.runs import folder as runs
@@ -196,6 +196,24 @@ def test_no_edit_of_a_job_that_surveys_slips_through(tmp_path: Path) -> None:
     assert require_refused(tmp_path / "job.json", reading(tmp_path), fine, DEPENDS, in_job) > 50
 
 
+def test_no_edit_of_a_job_that_tries_slips_through(tmp_path: Path) -> None:
+    budget = Budget(gmacs=0.01)
+    job = TrialJob.of(Job("demo", "demo", "snp", budget=budget, options=(("images", 8),)), TINY)
+    (tmp_path / "job.json").write_text(registry.pack(job))
+    fine = [*taken(TrialJob), *taken(Job, "pruning."), *taken(Ratios, "pruning.ratios.")]
+    fine += [*taken(Budget, "pruning.budget."), *taken(HeadLocks, "pruning.locks.")]
+    fine += [*taken(Reading, "pruning.reading."), r"blocks\[\d\]\.merge: missing"]
+    # whether there are widths, what budgets go with and what heads are removed by depends on other fields
+    depends = (
+        "blocks: .*",
+        r"pruning\.budget(\.(gmacs|ms|params))?: .*",
+        r"pruning\.(preset|heads_by|runtime|device): text",
+        r"pruning\.tokens: (whole|list)",
+    )
+    named = lambda name: f"{name}|images" if name.endswith("][1]") else f"{name}|{name.rpartition('.')[2]}"
+    assert require_refused(tmp_path / "job.json", reading(tmp_path), fine, depends, named) > 100
+
+
 @of_bundles
 def test_no_edit_of_a_report_slips_through(folder: Path) -> None:
     place = folder / "bundle"
@@ -266,6 +284,15 @@ def test_no_edit_of_a_result_slips_through(tmp_path: Path) -> None:
     renew_heads(tmp_path)
     fine = [r"(values|alike)\.\w+: missing"]
     assert require_refused(tmp_path / "heads.json", lambda: open_reading(tmp_path), fine) > 150
+
+
+def test_no_edit_of_a_trial_slips_through(tmp_path: Path) -> None:
+    found = read_evaluations(PREVIOUS / "prune")
+    save_trial(Trial("id", found.before, found.after), tmp_path / "trial.json")
+    assert open_trial(tmp_path).after == found.after
+    fine = [r"(before|after)\.(measure|fidelity): missing"]
+    named = lambda name: f"{name}|{name.partition('[')[0]}"
+    assert require_refused(tmp_path / "trial.json", lambda: open_trial(tmp_path), fine, (), named) > 60
 
 
 def test_no_edit_of_a_survey_slips_through(tmp_path: Path) -> None:
