@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +23,9 @@ class LatencyTable:
     `shares` say what part of its dense block's time a narrowed block takes, by dense and narrowed
     widths, of which half may be absent; `blocks` are the dense blocks' milliseconds. `tokens` give the same
     for a dense block that is given fewer tokens, as pairs of their share and of time, both rising to one, and
-    `merging` the milliseconds that merging takes in a block; without them no budget changes what merges. A
-    table of another device has its name in `device`, and in `truth` what whole models save there: pairs of
+    `merging` the milliseconds that merging takes in a block; without them no budget changes what merges.
+    `by_tokens` is what fewer tokens save in whole models as a multiple of what they save in blocks. A table
+    of another device has its name in `device`, and in `truth` what whole models save there: pairs of
     milliseconds, by the sum of blocks and as timed, rising.
     """
 
@@ -37,6 +37,7 @@ class LatencyTable:
     truth: tuple[tuple[float, float], ...] = ()
     tokens: Mapping[BlockWidths, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     merging: float = 0.0
+    by_tokens: float = 1.0
 
     def lowest(self, dense: Architecture) -> float:
         """Milliseconds of the dense model with everything narrowed as far as was timed, all tokens kept."""
@@ -53,17 +54,12 @@ class LatencyTable:
     def left(self, saved: float) -> float:
         """Milliseconds that are left of the dense model's where the sum of blocks says so many are saved.
 
-        What a model saves in truth is between what the two nearest models of `truth` save, by a line; beyond
-        the last of them it is in proportion. Without any, the sum of blocks is taken as it is [ours].
+        The models of `truth` save a little more or less, the further the more: a parabola through no savings,
+        by least squares [ours]. It never falls. Without any model, the sum of blocks is taken as it is.
         """
-        points = [(0.0, 0.0)]
-        for said, true in self.truth:
-            points.append((said, max(true, points[-1][1])))  # noise must not make the smaller model slower
-        for (left, before), (right, after) in pairwise(points):
-            if saved <= right:
-                return self.model - before - (after - before) * (saved - left) / (right - left)
-        last, true = points[-1]
-        return self.model - saved * (true / last if last else 1.0)
+        slope, bend = _parabola(self.truth)
+        most = saved if bend >= 0 else min(saved, -slope / (2 * bend))  # where the parabola would turn
+        return self.model - most * (slope + bend * most)
 
     def saved(self, dense: BlockWidths, narrowed: BlockWidths) -> float:
         """Milliseconds that a narrowed block saves; below zero where it is slower."""
@@ -75,6 +71,18 @@ class LatencyTable:
             return 1.0
         shares, times = zip(*self.tokens[block], strict=True)
         return float(np.interp(tokens, shares, times))
+
+
+def _parabola(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """a and b of y = a x + b x^2 by least squares, with a above 0; b is 0 unless two pairs tell it."""
+    x, y = (np.array([pair[axis] for pair in pairs], dtype=float) for axis in (0, 1))
+    if not len(x):
+        return 1.0, 0.0
+    if len(set(x.tolist())) > 1:
+        (slope, bend), *_ = np.linalg.lstsq(np.stack([x, x**2], axis=1), y, rcond=None)
+        if slope > 0:
+            return float(slope), float(bend)
+    return float(x @ y / (x @ x)), 0.0
 
 
 class Timetable(NamedTuple):
@@ -188,7 +196,7 @@ def _saved_by_start(
     for index, (whole, left) in enumerate(zip(dense.blocks, arch.blocks, strict=True)):
         own, share = (table.share_of(whole, _given(one, index) / dense.num_tokens) for one in (dense, arch))
         half = table.shares[whole, _dense_half(whole, left)] if left.heads or left.mlp else 0.0
-        saved += table.blocks[whole] * (own - share * half)
+        saved += table.blocks[whole] * (table.by_tokens * (own - share) + share * (1 - half))
         saved -= table.merging * (bool(left.merge) - bool(whole.merge))
         shares.append(share)
     return saved, tuple(shares)

@@ -11,7 +11,8 @@ from typing import ClassVar
 from analysis.formats import Checked, Stored
 from analysis.measure import MOST_BATCH, MOST_ROUNDS
 from analysis.vit import MOST_BLOCKS, Architecture, BlockWidths
-from pruning.budget import BUDGETED_STRUCTURES, LatencyTable, saved_by_blocks
+from pruning.budget import LatencyTable
+from pruning.kit.corrected import corrected
 from pruning.kit.layout import architecture_id, halves
 
 MOST_ENTRIES = 4096
@@ -170,13 +171,19 @@ class DeviceTable(Stored):
             tokens=_by_tokens(timed, blocks, dense.num_tokens) if merging else {},
             merging=max(0.0, median(merging)) if merging else 0.0,
         )
-        truth, smaller = _truth(found, dense, whole, mine, batch)
-        if smaller and not truth:
+        usual = _usual(whole.ms[batch])
+        models = [
+            (replace(dense, blocks=e.widths), _usual(e.ms[batch]) / usual)
+            for e in mine
+            if e.of is None and e is not whole and len(e.widths) == dense.depth
+        ]
+        found = corrected(found, dense, models)
+        if models and not found.truth:
             raise ValueError(
-                f"on {self.device} none of the {smaller} smaller models was faster than the dense one: run "
-                "the kit again while the device does nothing else, or with more --rounds"
+                f"on {self.device} none of the {len(models)} smaller models was faster than the dense one: "
+                "run the kit again while the device does nothing else, or with more --rounds"
             )
-        return replace(found, truth=truth, device=self.device)
+        return replace(found, device=self.device)
 
 
 def read_device(file: Path) -> DeviceTable:
@@ -186,37 +193,6 @@ def read_device(file: Path) -> DeviceTable:
         ValueError: it cannot be read, or is damaged; the sentence names the file.
     """
     return DeviceTable.read(file)
-
-
-def _truth(
-    table: LatencyTable, dense: Architecture, whole: Timed, entries: list[Timed], batch: int
-) -> tuple[tuple[tuple[float, float], ...], int]:
-    """Pairs of milliseconds that whole models save by the sum of their blocks, and in truth, rising.
-
-    Those that save nothing by either are left out; the number of models says how many there were.
-    """
-    found, count = [], 0
-    for entry in entries:
-        if entry.of is None and entry is not whole and _is_smaller(entry, dense, bool(table.tokens)):
-            count += 1
-            said = saved_by_blocks(dense, replace(dense, blocks=entry.widths), table)
-            true = table.model * (1 - _usual(entry.ms[batch]) / _usual(whole.ms[batch]))
-            if said is not None and said > 0 and true > 0:
-                found.append((said, true))
-    return tuple(sorted(dict(found).items())), count
-
-
-def _is_smaller(entry: Timed, dense: Architecture, tokens: bool) -> bool:
-    """Whether a model is the dense one with less in it, which the sum of blocks can price.
-
-    It can price what merges only where blocks were timed with fewer `tokens`.
-    """
-    return len(entry.widths) == dense.depth and all(
-        mine.heads in (0, other.heads)
-        and (tokens or mine.merge == other.merge)
-        and all(getattr(mine, name) <= getattr(other, name) for name in BUDGETED_STRUCTURES)
-        for mine, other in zip(entry.widths, dense.blocks, strict=True)
-    )
 
 
 def _by_tokens(

@@ -9,15 +9,19 @@ from typing import Any
 from analysis.formats import dump
 from analysis.vit import Architecture, BlockWidths
 from pruning.budget import BUDGETED_STRUCTURES, align_of, measured_widths, schedule, widths_on_grid
-from pruning.cut import with_merges
+from pruning.cut import with_merges, without_halves
 from pruning.seeding import fingerprint
 
 FORMAT = 2  # of kit.json
 DENSE = "dense"
 _MOST = 12  # widths of one structure
 _MOST_OF_ALL = 24  # of a structure, over all blocks that differ
-_PROBES = (0.75, 0.5, 0.3)  # of the dense widths: models that say how far the sum of blocks is true
-_MERGED, _WINDOW = 0.5, (3, 4)  # of the patches, and in which blocks (`schedule`), in the probes that merge
+# Models that say how far the sum of blocks is true: with these shares of the dense widths, with one structure
+# at this share, merging so much of the patches in these blocks (`schedule`), without two halves of blocks.
+_PROBES = (0.75, 0.5, 0.3)
+_ALONE = 0.5
+_MERGED, _WINDOW = 0.5, (3, 4)
+_WITHOUT = (0.25, 0.5)  # of the depth: the blocks
 _FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
 
 
@@ -87,16 +91,29 @@ def entries(
     """
     models = dict(((DENSE, dense), *smaller))
     known = set(models.values())
-    for share in _PROBES:
-        for merges in (False, True):
-            probe = narrowed(dense, share, align)
-            probe = _merging(probe) if merges else probe
-            if probe not in known:
-                models[f"probe {100 * share:.0f} %" + merges * ", merging"] = probe
-                known.add(probe)
+    for name, probe in probes(dense, align).items():
+        if probe not in known:
+            models[f"probe {name}"] = probe
+            known.add(probe)
     found = [Entry(name, arch) for name, arch in models.items()]
     found += blocks_of(dense, align)
     return tuple(found) + (tuple(replace(one, int8=True) for one in found) if int8 else ())
+
+
+def probes(dense: Architecture, align: int) -> dict[str, Architecture]:
+    """Smaller models by a name: narrower in everything, and in one respect at a time."""
+    found = {f"{100 * share:.0f} %": narrowed(dense, share, align) for share in _PROBES}
+    for name in BUDGETED_STRUCTURES:
+        found[f"{name} {100 * _ALONE:.0f} %"] = narrowed(dense, _ALONE, align, (name,))
+    for half, name in enumerate(("attention", "MLP")):
+        places = sorted({int(share * dense.depth) for share in _WITHOUT})
+        both = [place for place in places if dense.blocks[place].heads and dense.blocks[place].mlp]
+        found[f"without {name}"] = without_halves(dense, [(place, half) for place in both])
+    if not dense.merges:
+        merges = schedule(dense, _WINDOW, _MERGED)
+        found["merging"] = with_merges(dense, merges)
+        found[f"{100 * _ALONE:.0f} %, merging"] = with_merges(narrowed(dense, _ALONE, align), merges)
+    return found
 
 
 def blocks_of(dense: Architecture, align: int) -> tuple[Entry, ...]:
@@ -122,12 +139,14 @@ def halves(whole: BlockWidths) -> tuple[BlockWidths, ...]:
     return (replace(whole, mlp=0), BlockWidths(0, 0, 0, whole.mlp)) if both else ()
 
 
-def narrowed(dense: Architecture, share: float, align: int) -> Architecture:
-    """The model with this share of every structure that budgets narrow."""
+def narrowed(
+    dense: Architecture, share: float, align: int, structures: Sequence[str] = BUDGETED_STRUCTURES
+) -> Architecture:
+    """The model with this share of the structures, which are all that budgets narrow where none are named."""
     blocks = []
     for whole in dense.blocks:
         widths = {}
-        for name in BUDGETED_STRUCTURES:
+        for name in structures:
             full = getattr(whole, name)
             grid = widths_on_grid(full, measured_widths(full)[-1], align_of(dense, name, align))
             widths[name] = min(grid, key=lambda width: abs(width - share * full))
@@ -144,11 +163,6 @@ def offered(dense: Architecture, whole: BlockWidths, align: int) -> Iterator[Blo
         grid = widths_on_grid(full, measured_widths(full)[-1], align_of(dense, name, align))
         step = -(-len(grid) // most)
         yield from (replace(whole, **{name: width}) for width in grid[::step] if width != full)
-
-
-def _merging(arch: Architecture) -> Architecture:
-    """A model that merges where budgets mostly do; the same if it merges already."""
-    return arch if arch.merges else with_merges(arch, schedule(arch, _WINDOW, _MERGED))
 
 
 def _block(dense: Architecture, whole: BlockWidths, widths: BlockWidths, tokens: int | None = None) -> Entry:

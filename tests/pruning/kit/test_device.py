@@ -36,6 +36,10 @@ def test_a_table_is_written_and_read_back(tmp_path: Path) -> None:
     assert table.batches == (1, 8) and table.precisions == (False, True)
 
 
+def without_probes(table: DeviceTable) -> DeviceTable:
+    return replace(table, entries=tuple(e for e in table.entries if not e.name.startswith("probe")))
+
+
 @pytest.mark.parametrize("share", [0.85, 0.7, 0.55])
 @pytest.mark.parametrize("mlp", [1.0, 5.0])
 @pytest.mark.parametrize(("batch", "scale"), [(1, 1.0), (8, 7.0)])
@@ -69,7 +73,7 @@ def test_a_budget_may_merge_tokens_and_leave_out_halves(share: float, tokens: bo
 def test_what_blocks_save_adds_up_to_what_a_model_saves() -> None:
     """On a device that does nothing but compute its blocks, one after the other."""
     block, rest = price(), 3.0
-    table = made_up(DEIT_TINY, block).table(DEIT_TINY, 1)
+    table = without_probes(made_up(DEIT_TINY, block)).table(DEIT_TINY, 1)
     blocks = list(narrowed(DEIT_TINY, 0.5, 8).blocks)
     blocks[3:5] = (replace(one, merge=40) for one in blocks[3:5])
     blocks[7], blocks[9] = replace(blocks[7], mlp=0), BlockWidths(0, 0, 0, blocks[9].mlp)
@@ -97,7 +101,7 @@ def test_a_file_of_an_earlier_version_is_read_and_leaves_tokens_and_halves() -> 
 def test_without_whole_models_the_sum_of_blocks_misses() -> None:
     """What the correction is for."""
     block, table = price(), made_up(DEIT_TINY, price())
-    bare = replace(table, entries=tuple(e for e in table.entries if not e.name.startswith("probe")))
+    bare = without_probes(table)
     ms = 0.6 * model_ms(DEIT_TINY, block)
     assert table.table(DEIT_TINY, 1).truth and not bare.table(DEIT_TINY, 1).truth
     assert abs(model_ms(solved(bare, ms).arch, block) - ms) > abs(
@@ -113,7 +117,7 @@ def test_a_device_on_which_nothing_smaller_is_faster_is_refused() -> None:
         else e
         for e in table.entries
     )
-    with pytest.raises(ValueError, match="on board none of the 6 smaller models was faster"):
+    with pytest.raises(ValueError, match="on board none of the 10 smaller models was faster"):
         replace(table, entries=slow).table(DEIT_TINY, 1)
 
 
@@ -142,7 +146,7 @@ def test_a_smaller_model_given_to_the_kit_is_found_by_its_architecture() -> None
     times = table.times(small)
     assert times is not None and times[1][0] == pytest.approx(model_ms(small, price()))
     assert table.times(narrowed(DEIT_TINY, 0.9, 8)) is None
-    assert len(table.table(DEIT_TINY, 1).truth) == 7
+    assert len(table.table(DEIT_TINY, 1).truth) == 11
 
 
 def test_a_job_is_solved_on_its_device(tmp_path: Path) -> None:
@@ -230,14 +234,14 @@ WIDTHS = {"heads": 3, "qk": 64, "v": 64, "mlp": 768}
         (entry(3, ms={"1": [1.0] * 8, "8": [1e9] * 8}), "must be milliseconds above 0"),
         (entry(3, ms={"1": [1.0] * 8, "0": [1.0] * 8}), "batch sizes in `ms`"),
         (entry(3, ms={"1": ["x"] * 8, "8": [1.0] * 8}), "must be a number"),
-        (entry(9, of=None), "must be given"),
-        (entry(9, widths=[WIDTHS, WIDTHS]), "must be those of the block"),
-        (entry(9, widths=[WIDTHS | {"mlp": 999}]), "must be those of the block"),
-        (entry(9, widths=[WIDTHS | {"mlp": -1}]), "mlp"),
-        (entry(9, of=WIDTHS | {"mlp": 800}, widths=[WIDTHS | {"mlp": 800}]), "block of the dense model"),
+        (entry(13, of=None), "must be given"),
+        (entry(13, widths=[WIDTHS, WIDTHS]), "must be those of the block"),
+        (entry(13, widths=[WIDTHS | {"mlp": 999}]), "must be those of the block"),
+        (entry(13, widths=[WIDTHS | {"mlp": -1}]), "mlp"),
+        (entry(13, of=WIDTHS | {"mlp": 800}, widths=[WIDTHS | {"mlp": 800}]), "block of the dense model"),
         (entry(0, widths=[]), "must be those of 1 to"),
-        (entry(9, tokens=0), "must be at least 1"),
-        (entry(9, tokens=98), "belongs to a block that is not narrowed"),
+        (entry(13, tokens=0), "must be at least 1"),
+        (entry(13, tokens=98), "belongs to a block that is not narrowed"),
         (entry(0, tokens=98), "belongs to a block that is not narrowed"),
         (
             lambda data: data.update(entries=[*data["entries"], one_with(data, tokens=98)]),
@@ -263,5 +267,6 @@ def test_what_is_timed_stays_small_where_blocks_differ() -> None:
     blocks = tuple(replace(DEIT_TINY.blocks[0], mlp=768 - 8 * i) for i in range(12))
     assert len(entries(replace(DEIT_TINY, blocks=blocks))) < 170
     names = [one.name for one in entries(DEIT_TINY)]
-    probes = [f"probe {share} %{merging}" for share in (75, 50, 30) for merging in ("", ", merging")]
-    assert names[:7] == ["dense", *probes] and len(names) == 38
+    probes = ["75 %", "50 %", "30 %", "qk 50 %", "v 50 %", "mlp 50 %"]
+    probes += ["without attention", "without MLP", "merging", "50 %, merging"]
+    assert names[:11] == ["dense", *(f"probe {name}" for name in probes)] and len(names) == 42

@@ -165,7 +165,9 @@ def test_a_kit_is_interrupted_without_a_file(kit: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_zip(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_bundle(tmp_path / "tiny", random_vit(ONE_BLOCK), Preprocess(TINY.image_size), name="tiny", report={})
+    write_bundle(
+        tmp_path / "tiny", random_vit(ONE_BLOCK), Preprocess(TINY.image_size), name="tiny", report={}
+    )
     out = tmp_path / "kit.zip"
     words = ["kit", "--model", str(tmp_path / "tiny"), "--out", str(out), "--zip", "--json"]
     assert main(words) == 0
