@@ -152,6 +152,7 @@ def main() -> None:
             gmacs = cost(loaded.model.arch).macs / 1e9
             title = f"{gmacs:.2f} GMACs{'' if index else ', dense'}"
             files.append(quantise(title, loaded, images, Path(folder) / str(index)))
+        print("timing", file=sys.stderr, flush=True)
         times = latency(files, args.threads, args.rounds)
     first = files[0].measured
     body = (

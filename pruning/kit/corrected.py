@@ -13,7 +13,7 @@ from dataclasses import replace
 from analysis.vit import Architecture, BlockWidths
 from pruning.budget import BUDGETED_STRUCTURES, LatencyTable, saved_by_blocks
 
-_WITHIN = (0.5, 2.0)  # what a structure's savings are multiplied by: more than this is noise
+_WITHIN = (0.25, 4.0)  # what a structure's savings are multiplied by: more than this is noise
 _LEAST = 0.01  # of its dense block's time that a smaller one takes
 
 Timed = tuple[Architecture, float]  # a whole model, and the part of the dense model's time that it takes

@@ -45,12 +45,16 @@ def made_up(
     int8: bool = False,
     noise: float = 0.0,
     name: str = "board",
+    in_models: Price | None = None,
 ) -> DeviceTable:
-    """The file of a device with this price of a block, 7 times it for a batch of 8, half in int8."""
+    """The file of a device with this price of a block, 7 times it for a batch of 8, half in int8.
+
+    In whole models a block may have another price, `in_models`.
+    """
     dice, found = random.Random(0), []
     for entry in entries(dense, smaller, int8=int8):
         if entry.of is None:
-            once = model_ms(entry.arch, block)
+            once = model_ms(entry.arch, in_models or block)
         else:
             share = (entry.tokens or dense.num_tokens) / dense.num_tokens
             once = with_tokens(block, entry.widths[0], share)

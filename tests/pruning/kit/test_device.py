@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget import Budget, HalfLoss, MergeLoss, allocate_predicted, saved_by_blocks, schedule
+from pruning.budget import (
+    Budget,
+    HalfLoss,
+    MergeLoss,
+    Sensitivities,
+    allocate_predicted,
+    saved_by_blocks,
+    schedule,
+)
+from pruning.budget.curves import BlockCurves, Curve
 from pruning.jobs import Job
 from pruning.jobs.solve_budget import solve, time_widths
 from pruning.kit.device import DeviceTable, read_device
@@ -80,6 +89,30 @@ def test_what_blocks_save_adds_up_to_what_a_model_saves() -> None:
     for arch in (narrowed(DEIT_TINY, 0.9, 8), replace(DEIT_TINY, blocks=tuple(blocks))):
         whole, small = (model_ms(one, block, 1.0, rest, curved=0.0) for one in (DEIT_TINY, arch))
         assert saved_by_blocks(DEIT_TINY, arch, table) == pytest.approx(whole - small, rel=1e-3)
+
+
+def dearer(structures: tuple[str, ...]) -> Sensitivities:
+    """The curves with these structures far more sensitive, so that budgets take from the others."""
+
+    def raised(curve: Curve, name: str) -> Curve:
+        return Curve(curve.widths, tuple(100 * kl for kl in curve.kl)) if name in structures else curve
+
+    names = ("qk", "v", "mlp")
+    return replace(
+        CURVES,
+        blocks=tuple(BlockCurves(*(raised(getattr(c, n), n) for n in names)) for c in CURVES.blocks),
+    )
+
+
+@pytest.mark.parametrize("share", [0.8, 0.65])
+@pytest.mark.parametrize("structures", [("mlp",), ("qk", "v")])
+def test_each_structure_is_corrected_by_itself(share: float, structures: tuple[str, ...]) -> None:
+    """Where query-key pairs cost twice as much in a model as in a block alone, and neurons a little less."""
+    inside = lambda b: price(0.9)(b) + 0.5 * b.qk / 64
+    table = made_up(DEIT_TINY, price(), noise=0.02, in_models=inside).table(DEIT_TINY, 1)
+    ms = share * model_ms(DEIT_TINY, inside)
+    found = allocate_predicted(DEIT_TINY, dearer(structures), Budget(ms=ms), table)
+    assert 0.97 * ms <= model_ms(found.arch, inside) <= 1.03 * ms
 
 
 def test_a_file_of_an_earlier_version_is_read_and_leaves_tokens_and_halves() -> None:
