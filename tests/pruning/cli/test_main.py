@@ -203,7 +203,7 @@ def test_export(capsys, tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_paired_change_for_people(capsys) -> None:
     print_result({"top1_change": asdict(change_of_counts(40, 12, 650))}, as_json=False)
-    said = "-4.3 points (-6.6 to -2.2), p = 0.00013: chance does not explain the change"
+    said = "-4.3 points (-6.6 to -2.2), p = 0.00010: chance does not explain the change"
     assert capsys.readouterr().out.split(maxsplit=1) == ["top1_change", f"{said}\n"]
 
 
