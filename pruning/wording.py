@@ -126,12 +126,12 @@ def _digits(number: float) -> int:
 
 
 def p_value(p: float) -> str:
-    """A p-value with two significant digits, or three beside 0.05; below one in a million no more is said."""
+    """A p-value with two significant digits, more beside 0.05; below one in a million no more is said."""
     if p < 1e-6:
         return "p < 0.000001"
     rounded = float(f"{p:.1e}")
-    if rounded == 0.05 != p:
-        return f"p = {p:.4f}"
+    if rounded == 0.05 != p:  # never on the other side of 0.05 than it is
+        return f"p = {next(text for digits in range(4, 18) if float(text := f'{p:.{digits}f}') != 0.05)}"
     digits = max(2, 1 - math.floor(math.log10(rounded)))
     return f"p = {rounded:.{digits}f}"
 

@@ -28,7 +28,7 @@ def test_a_paired_change() -> None:
         (
             4,
             0,
-            "4 more of 325 test images are wrong (-1.2 points, 95 % interval -3.1 to -0.02); chance does not",
+            "4 more of 325 test images are wrong (-1.2 points, 95 % interval -3.1 to -0.05); chance does not",
         ),
         (
             8,
