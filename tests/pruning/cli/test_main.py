@@ -56,6 +56,13 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return captured.err
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    cited = (ROOT / "CITATION.cff").read_text().partition("\nversion: ")[2].partition("\n")[0]
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"PruneScope {cited}\n")
+
+
 @pytest.mark.parametrize(("preset", "model", "before", "after", "params"), PRESETS)
 def test_estimate_gives_the_published_figures(capsys, preset, model, before, after, params) -> None:
     got = run(capsys, "estimate", "--model", model, "--preset", preset)
