@@ -94,7 +94,7 @@ def listed_classes(path: Path) -> tuple[str, ...]:
 
 
 def _listed(path: Path, classified: bool = True) -> Listed:
-    """What lies in a folder or file; only images that are not to be `classified` may lie in no class folder."""
+    """What lies in a folder or file. Images that are not `classified` need no class folders."""
     where, suffix = path.name or str(path), path.suffix.lower()
     opener: Opener = ZippedImages
     if path.is_dir():

@@ -60,12 +60,13 @@ def test_interval_p_and_words_agree(images: int) -> None:
     """All counts that chance may just explain, or just not: what is printed tells the same three times."""
     for lost, gained in counts_beside_the_border(images):
         found = change_of_counts(lost, gained, images)
-        low, high, p = re.fullmatch(
-            r"\S+ points \((\S+) to (\S+)\), p [=<] (\S+)", wording.paired_points(found)
-        ).groups()  # type: ignore[union-attr]
-        real = "-" in low and "-" in high or "+" in low and "+" in high
+        told = re.fullmatch(r"\S+ points \((\S+) to (\S+)\), p [=<] (\S+)", wording.paired_points(found))
+        assert told
+        low, high, p = told.groups()
+        real = low[0] == high[0]  # both ends have one sign
         assert real == (float(p) < 0.05) == found.beyond_chance, (lost, gained, images)
-        assert (low in (line := wording.outcome(found))) and high in line
+        line = wording.outcome(found)
+        assert f"{low} to {high}" in line
         assert ("chance does not explain" in line) == real == (wording.by_chance(found)[:11] == "chance does")
 
 
