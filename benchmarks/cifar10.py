@@ -502,7 +502,7 @@ def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str, at_once: 
         f"and as many value channels and neurons as needed for {100 * REMOVED:.0f} % fewer parameters; ADMM "
         f"uses {100 * ADMM:.0f} % of its further images before the cut. Spectral: widths found for a budget "
         f"of as many parameters. Changes are against the dense model trained on as many images with the same "
-        f"seed: paired, with their 95 % interval and the exact McNemar test. {seconds} of "
+        f"seed: paired, with their 95 % interval and p-value (McNemar). {seconds} of "
         f"the further models are counted from the common start and include pruning; {at_once} of them are "
         f"trained at the same time. Seeds: {seeds}.\n\n"
     )

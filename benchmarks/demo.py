@@ -37,7 +37,7 @@ def pruning_table(outcome: PruneResult) -> str:
     words = (
         f"SNP removes 50 % of the query-key pairs and 25 % of the value channels and MLP neurons. Top-1 "
         f"before fine-tuning, on all {figures['images']:,} test scenes, with the paired change and the "
-        "p-value of the exact McNemar test. Scoring, cutting and both evaluations "
+        "p-value of the same test (McNemar). Scoring, cutting and both evaluations "
         f"took {figures['seconds']:.0f} s.\n\n"
     )
     return words + table(["", "Parameters", "GMACs", "Top-1 (95 % interval)", "Change"], rows)

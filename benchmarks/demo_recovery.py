@@ -123,7 +123,7 @@ def main() -> None:
         "of six heads, a quarter of the query-key pairs, and as many value channels and neurons as needed; "
         "it is trained towards that structure on 12,800 scenes and recovered on 12,800. Spectral: widths "
         "found for a parameter budget, recovered on 6,400 scenes. The dense demo is the teacher of both; "
-        "the change against it is paired, with a 95% interval and the p-value of the exact McNemar test. "
+        "the change against it is paired, with a 95% interval and the p-value of the same test (McNemar). "
         f"Everything took {minutes:.1f} minutes of wall time and {processor:.1f} of processor time; on a "
         "busy machine the wall time, and the seconds below, mean little.\n\n"
     ).replace("%", " %")

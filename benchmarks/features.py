@@ -91,7 +91,7 @@ DeiT-Tiny, LayerNorms rounded, its head left out, {gmacs:.3f} GMACs. Default bud
 depth, widths in multiples of 8) without training. k-NN: k = 20, by the cosine of the pooled features, votes
 weighted by exp(cos / 0.07); gallery and calibration imagenette-train, 2,000 photos of ten classes, most of
 which the weights were trained on; queries imagenette-val, {dense.images:,} photos. Dense: {top1}.
-Changes are paired, with 95 % interval and exact McNemar test; cosines are means with 95 % interval.
+Changes are paired, with 95 % interval and p-value (McNemar); cosines are means with 95 % interval.
 
 {table(head, rows)}
 

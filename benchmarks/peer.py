@@ -321,7 +321,7 @@ def main() -> None:
     body = (
         f"Torch-Pruning {version('torch-pruning')} with timm {timm.__version__}. Top-1 of DeiT-Tiny "
         f"without training, with the paired change against the dense model, its 95 % interval and the "
-        f"p-value of the exact McNemar test, on {full.images} photos, an easy subset of "
+        f"p-value of the same test (McNemar), on {full.images} photos, an easy subset of "
         f"the ImageNet-1k validation set. Dense: {percent(full.top1, full.top1_low, full.top1_high)} "
         f"at {peer.search.gmacs:.2f} GMACs. "
         f"Criterion: GroupTaylorImportance, gradients of {args.images} calibration photos of ten classes "

@@ -117,7 +117,7 @@ def main() -> None:
     bench = Bench(replace(deit_tiny(), limit=args.limit), args.images)
     what = (
         "Top-1 of DeiT-Tiny without training, with the paired change against the dense model, its 95 % "
-        f"interval and the p-value of the exact McNemar test, on {len(bench.test)} photos, an easy subset "
+        f"interval and the p-value of the same test (McNemar), on {len(bench.test)} photos, an easy subset "
         f"of the ImageNet-1k validation set. Dense: {bench.show(bench.dense.model, 'dense')} at "
         f"{cost(bench.dense.model.arch).gmacs:.2f} GMACs. Calibration: {args.images} photos of ten classes "
         "for rotation and spectral pruning, 64 for SNP, none of them a test image.\n\n"

@@ -226,7 +226,7 @@ def write(keep: Path, variants: list[str], sizes: list[float], save: bool) -> No
     days = " to ".join(sorted({one["taken"] for one in found.values()}))
     body = (
         "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with the paired change against the dense "
-        "model, its 95 % interval and the p-value of the exact McNemar test; the share of the dense model's "
+        "model, its 95 % interval and the p-value of the same test (McNemar); the share of the dense model's "
         "top-1 that is left; the mean KL divergence from the dense model's predictions and the share of "
         "photos on which both predict the same; and the processor seconds of pruning (at the size made first "
         "with the survey). "

@@ -249,7 +249,7 @@ def write(
     )
     body = (
         "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with the paired change against the dense "
-        "model, its 95 % interval and the p-value of the exact McNemar test (where these are missing, with a "
+        "model, its 95 % interval and the p-value of the same test, McNemar (where these are missing, with a "
         "95 % Wilson interval), the share of the dense "
         "model's top-1 that is left, and processor seconds of pruning, summed over threads "
         "(without scores and the sensitivities for budgets, which are measured "

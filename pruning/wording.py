@@ -109,22 +109,35 @@ def points(before: float, after: float) -> str:
 
 
 def paired_points(found: PairedChange) -> str:
-    """A paired change with its 95 % interval and p-value: "-4.3 points (-6.6 to -2.2), p = 0.00013"."""
-    change, low, high = (f"{100 * value:+.1f}" for value in (found.change, found.low, found.high))
+    """A paired change with its 95 % interval and p-value: "-4.3 points (-6.6 to -2.2), p = 0.00010"."""
+    change, low, high = _signed_points(found)
     return f"{change} points ({low} to {high}), {p_value(found.p)}"
 
 
+def _signed_points(found: PairedChange) -> tuple[str, str, str]:
+    """A paired change and the ends of its interval in points; an end that is not 0 never looks like 0."""
+    low, high = (f"{100 * end:+.{_digits(100 * end)}f}" for end in (found.low, found.high))
+    return f"{100 * found.change:+.1f}", low, high
+
+
+def _digits(number: float) -> int:
+    """Decimals that show a first digit of this number: one, or more where it is below 0.05."""
+    return max(1, -math.floor(math.log10(abs(number)))) if 0 < abs(number) < 0.05 else 1
+
+
 def p_value(p: float) -> str:
-    """A p-value with two significant digits; below one in a million no more is said."""
+    """A p-value with two significant digits, more beside 0.05; below one in a million no more is said."""
     if p < 1e-6:
         return "p < 0.000001"
     rounded = float(f"{p:.1e}")
+    if rounded == 0.05 != p:  # never on the other side of 0.05 than it is
+        return f"p = {next(text for digits in range(4, 18) if float(text := f'{p:.{digits}f}') != 0.05)}"
     digits = max(2, 1 - math.floor(math.log10(rounded)))
     return f"p = {rounded:.{digits}f}"
 
 
 def by_chance(found: PairedChange) -> str:
-    """Whether chance alone could explain a paired change, by the exact test at 5 %, in words."""
+    """Whether chance alone could explain a paired change, by its 95 % interval, in words."""
     if not found.lost + found.gained:
         return "no image was lost or gained"
     return "chance does not explain the change" if found.beyond_chance else "chance could explain the change"
@@ -197,7 +210,7 @@ def _outcome(found: PairedChange) -> str:
     net, tested = found.lost - found.gained, f"{count(found.images)} test images"
     if not found.lost + found.gained:
         return f"The same of the {tested} are right and wrong as before."
-    change, low, high = (f"{100 * value:+.1f}" for value in (found.change, found.low, found.high))
+    change, low, high = _signed_points(found)
     told = f"({change} points, 95 % interval {low} to {high})"
     if net == 0:
         return f"As many of {tested} are right as before: {count(found.lost)} lost, as many gained {told}."

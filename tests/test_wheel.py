@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -112,6 +113,8 @@ def test_it_prunes_beside_packages_of_the_same_names(site: Path, tmp_path: Path,
         text=True,
         check=True,
     )
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert command(site, tmp_path / "runs", "--version") == f"PruneScope {version}\n"
     told = json.loads(command(site, tmp_path / "runs", "estimate", "--model", str(model), "--json"))
     assert int(done.stdout) == told["params_before"]
     words = ["--model", str(model), "--data", str(data), "--method", "l1", "--mlp", "0.5"]

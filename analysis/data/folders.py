@@ -29,6 +29,7 @@ from analysis.paths import NotAllowedError, quoted, user_path
 DEEP = (*FORMATS["PNG"], *FORMATS["TIFF"], *FORMATS["PPM"], *FORMATS.get("JPEG2000", ()))  # more than 8 bits
 WHITES = (1023, 4095, 16383)  # of 10, 12 and 14 bits
 SAMPLED = 32  # images that are looked at for that
+UNLABELLED = "unlabelled"  # the one class of images that lie in no class folders, where none is needed
 
 
 def existing_path(text: str) -> Path:
@@ -52,10 +53,12 @@ def existing_path(text: str) -> Path:
 def open_files(name: str, path: Path, preprocess: Preprocess, num_classes: int) -> ImageSet:
     """The images of a folder or zip of class folders, or of those of which a table says the class.
 
+    For a model without a classifier (`num_classes` 0) images need no class folders.
+
     Raises:
         ValueError: no images or class folders, not safe to open, or other classes than the model's.
     """
-    return _image_set(name, _listed(path), preprocess, num_classes)
+    return _image_set(name, _listed(path, bool(num_classes)), preprocess, num_classes)
 
 
 def open_part(
@@ -68,7 +71,7 @@ def open_part(
     Raises:
         ValueError: as `open_files`, or parts that do not hold the same classes.
     """
-    listed = _listed(path)
+    listed = _listed(path, bool(num_classes))
     parts = find_parts(listed.names, preprocess.labels, listed.where)
     if parts is None:
         return _image_set(name, listed, preprocess, num_classes), False
@@ -90,7 +93,8 @@ def listed_classes(path: Path) -> tuple[str, ...]:
     return listed.folders if parts is None else _top_folders(listed.part(parts.learn).names)
 
 
-def _listed(path: Path) -> Listed:
+def _listed(path: Path, classified: bool = True) -> Listed:
+    """What lies in a folder or file. Images that are not `classified` need no class folders."""
     where, suffix = path.name or str(path), path.suffix.lower()
     opener: Opener = ZippedImages
     if path.is_dir():
@@ -108,6 +112,9 @@ def _listed(path: Path) -> Listed:
         visible = [entry for entry in entries if not is_hidden(entry)]
     images = visible_images(visible, where)
     found = list_by_tables(path, opener, entries, images, where)
+    if found is None and not classified and not any("/" in image for image in images):
+        placed = {f"{UNLABELLED}/{image}": entries[image] for image in images}
+        return Listed(path, opener, placed, "", tuple(sorted(placed)), (UNLABELLED,), where)
     return found or Listed(path, opener, entries, *layout(visible, images, where), where)
 
 

@@ -109,9 +109,14 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
         found = load_timm(name, weights, reading.image_size, reading.num_classes)
         loaded = LoadedModel(found.model, found.preprocess, name, found.source, notes=found.notes)
     elif weights is not None or reading.of_bundle() != reading:
-        raise ValueError(f"{name} has its own weights, image size and classes; leave those options out")
+        raise ValueError(
+            f"{name} has its own weights, image size and classes; leave those options out "
+            "(--num-classes 0 leaves the classifier out)"
+        )
     else:
         loaded = replace(read_bundle(folder), name=name)
+        if reading.num_classes == 0:
+            loaded = _without_classifier(loaded)
     classes = loaded.model.arch.num_classes
     preprocess = reading.applied(loaded.preprocess, classes)
     if loaded.preprocess.labels and preprocess.labels != loaded.preprocess.labels:
@@ -121,7 +126,7 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
 
 
 def load_named(named: Named) -> LoadedModel:
-    """Load one of several models that share a reading; a bundle keeps its own structure.
+    """Load one of several models that share a reading, of which a bundle takes what `of_bundle` leaves.
 
     Raises:
         ValueError: as `load`.
@@ -149,8 +154,21 @@ def architecture(name: str, reading: Reading = Reading()) -> Architecture:
     if folder is None:
         return architecture_of(skeleton(name, reading.image_size, reading.num_classes))
     if reading.of_bundle() != reading:
-        raise ValueError(f"{name} has its own image size and classes; leave those options out")
-    return _bundle_architecture(folder)
+        raise ValueError(
+            f"{name} has its own image size and classes; leave those options out "
+            "(--num-classes 0 leaves the classifier out)"
+        )
+    arch = _bundle_architecture(folder)
+    return replace(arch, num_classes=0) if reading.num_classes == 0 else arch
+
+
+def _without_classifier(loaded: LoadedModel) -> LoadedModel:
+    """The same model, whose output is its pooled feature; the class names go with the classifier."""
+    state = loaded.model.state_dict()
+    with torch.device("meta"):
+        model = ViT(replace(loaded.model.arch, num_classes=0))
+    model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
+    return replace(loaded, model=model.eval(), preprocess=replace(loaded.preprocess, labels=()))
 
 
 def read_bundle(folder: Path) -> LoadedModel:

@@ -39,8 +39,8 @@ class Reading(Checked):
             _require_each(self.labels, self.num_classes)
 
     def of_bundle(self) -> Reading:
-        """Without what a bundle decides itself, its structure."""
-        return replace(self, image_size=None, num_classes=None)
+        """Without what a bundle decides itself: its structure, but for a classifier that is left out."""
+        return replace(self, image_size=None, num_classes=None if self.num_classes else self.num_classes)
 
     def applied(self, preprocess: Preprocess, num_classes: int) -> Preprocess:
         """A model's preprocessing and class names as they are to be.

@@ -90,7 +90,8 @@ def _costs(loaded: LoadedModel) -> None:
         label_visibility="collapsed",
         persist_state="session",
     )
-    st.html(bars.block_costs(cost(loaded.model.arch), quantity))
+    with st.container(key="cost-bars"):
+        st.html(bars.block_costs(cost(loaded.model.arch), quantity))
 
 
 def _facts(facts: dict[str, str], key: str) -> None:

@@ -15,6 +15,7 @@ from pruning.cli.latency import bench, kit
 from pruning.cli.output import ProgressBars, Result, print_result
 from pruning.cli.report import add_report
 from pruning.cli.runs import add_commands
+from pruning.cli.version import version
 from pruning.export import ExportError
 from pruning.progress import Cancelled, Progress
 from pruning.runs import RunFailed
@@ -59,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m pruning",
         description="Prune Vision Transformers: estimate, prune, evaluate, time, recover, export.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"PruneScope {version()}", help="print the version"
     )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
 

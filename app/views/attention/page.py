@@ -185,7 +185,8 @@ def _all_blocks(view: AttentionView, query: Query, chosen: propagation.Propagati
     with st.spinner("Following the attention …"):
         values = propagation.propagated(view, chosen, query)
     title = propagation.title(view, chosen, query)
-    st.image(view.picture.draw(values), alt=title)
+    with st.container(key="all-blocks"):
+        st.image(view.picture.draw(values), alt=title)
     st.caption(wording.plain(title))
     objects.score_map(view, values)
     return values

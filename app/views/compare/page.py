@@ -282,6 +282,6 @@ def _legend(found: Comparison) -> str:
     return (
         f"{' · '.join(titles)}  \nAccuracy on {images} test images of {wording.plain(found.data)}, with 95 % "
         f"intervals (Wilson). {about}The change of {within} is counted image by image against the dense "
-        "model, with Tango's 95 % interval and the p-value of the exact McNemar test: above 0.05, chance "
-        "alone could explain the change."
+        "model, with Tango's 95 % interval and the p-value of the same score test (McNemar's): above "
+        "0.05 the interval holds 0, and chance alone could explain the change."
     )

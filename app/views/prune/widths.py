@@ -90,11 +90,7 @@ def tokens(dense: Architecture) -> int | None:
 
 def _slider(name: str, able: tuple[str, ...]) -> int:
     """A slider for the percentage, and beside it the same as a number."""
-    key, number = _key(name, able), f"number-{_key(name, able)}"
-
-    def typed() -> None:
-        st.session_state[key] = st.session_state[number]
-
+    key = _key(name, able)
     with st.container(horizontal=True, vertical_alignment="bottom", key=f"row-{key}"):
         value: int = st.slider(
             STRUCTURE_TITLES[name],
@@ -107,17 +103,30 @@ def _slider(name: str, able: tuple[str, ...]) -> int:
             bind=BIND,
             persist_state="session",
         )
-        st.session_state[number] = value
-        st.number_input(
-            f"{STRUCTURE_TITLES[name]}, percent removed",
-            0,
-            HIGHEST,
-            key=number,
-            on_change=typed,
-            label_visibility="collapsed",
-            width=110,
-        )
+        _number(f"{STRUCTURE_TITLES[name]}, percent removed", key, value)
     return value
+
+
+def _number(label: str, slider: str, value: int) -> None:
+    """A field with the value of a slider, which follows what is typed into it.
+
+    Every move of the slider makes a new field, under a key of its own, and what comes from an old one is not
+    heeded. A browser that is told late of a move still sends the old field's value with the next one, which
+    looks as if someone had typed it: the slider would go back.
+    """
+    moves = f"moves of {slider}"
+    moved: int = st.session_state.get(moves, 0)
+    if st.session_state.get(f"number-{slider}-{moved}", value) != value:
+        moved = st.session_state[moves] = moved + 1
+    number = f"number-{slider}-{moved}"
+
+    def typed() -> None:
+        if st.session_state.get(moves, 0) == moved:
+            st.session_state[slider] = st.session_state[number]
+
+    st.number_input(
+        label, 0, HIGHEST, value, key=number, on_change=typed, label_visibility="collapsed", width=110
+    )
 
 
 def _key(name: str, able: tuple[str, ...]) -> str:

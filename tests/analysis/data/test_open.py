@@ -265,6 +265,23 @@ def test_sorted_order(tmp_path: Path) -> None:
     assert open_data(path, unnamed, 2).classes == ("b", "c")
 
 
+@both
+def test_model_without_head_needs_no_folders(make: Make, tmp_path: Path) -> None:
+    """Its images are then of one class; beside class folders they are no images of the set, as ever."""
+    red = picture((255, 0, 0))
+    flat = make(tmp_path / "flat.zip", {"a.png": red, "b.png": red, "c.png": red, "notes.txt": b"x"})
+    images = open_data(flat, PLAIN, 0)
+    assert (names(images), images.classes) == (
+        ["unlabelled/a.png", "unlabelled/b.png", "unlabelled/c.png"],
+        ("unlabelled",),
+    )
+    assert next(iter(batches(images, PLAIN, 3)))[0].shape[0] == 3
+    parts = [open_data(flat, PLAIN, 0, split) for split in ("calibration", "test")]
+    assert sorted(name for part in parts for name in names(part)) == names(images)
+    mixed = make(tmp_path / "mixed.zip", {"a.png": red, "cat/b.png": red})
+    assert names(open_data(mixed, PLAIN, 0)) == ["cat/b.png"]
+
+
 def test_model_without_head_takes_any_folders(tmp_path: Path) -> None:
     assert labels(open_data(tiny(tmp_path, ["x", "y"]), PLAIN, 0)) == {"x/0.png": 0, "y/0.png": 1}
 

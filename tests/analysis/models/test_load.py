@@ -21,9 +21,19 @@ from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
 from analysis.models import Reading, timm_source
-from analysis.models.load import UnsupportedModelError, architecture, from_timm, load, read_bundle, suggested
+from analysis.models.load import (
+    UnsupportedModelError,
+    architecture,
+    from_timm,
+    load,
+    load_named,
+    read_bundle,
+    suggested,
+)
 from analysis.models.preprocess import Preprocess
+from analysis.models.reading import Named
 from analysis.vit import VERSION, Architecture, BlockWidths, ViT
+from pruning.bundle.write import write_bundle
 from tests.support.edits import require_refused
 
 SMALL = {"depth": 2, "img_size": 64, "num_classes": 7}
@@ -631,6 +641,20 @@ def test_bundles_bring_everything(bundle):
             load(str(bundle), *given)
     with pytest.raises(ValueError, match="has its own"):
         architecture(str(bundle), Reading(num_classes=3))
+
+
+def test_the_classifier_of_a_bundle_is_left_out(bundle):
+    """What is left gives the vectors that the classifier reads."""
+    none = Reading(num_classes=0)
+    whole, loaded = load(str(bundle)), load(str(bundle), None, none)
+    assert (loaded.model.arch.num_classes, loaded.preprocess.labels, loaded.task) == (0, (), "features")
+    assert loaded.model.arch == architecture(str(bundle), none)
+    assert load_named(Named(str(bundle), None, Reading((32, 32), 0))).model.arch == loaded.model.arch
+    x = images(ARCH)
+    torch.testing.assert_close(whole.model.head(loaded.model(x)), whole.model(x))
+    folder = bundle / "again"  # as often as one likes
+    write_bundle(folder, loaded.model, loaded.preprocess, name="again", report={})
+    torch.testing.assert_close(load(str(folder), None, none).model(x), loaded.model(x))
 
 
 @pytest.mark.parametrize("file", ["architecture.json", "preprocess.json", "model.safetensors"])

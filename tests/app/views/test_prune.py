@@ -145,12 +145,35 @@ def test_the_page_is_sent_what_each_slider_would_come_to() -> None:
 def test_a_percentage_is_typed_beside_its_slider_and_reset(choice: Choice) -> None:
     app = own_widths(start("prune", choice), "l2")
     assert app.button(key="reset-ratios").disabled
-    app.number_input(key="number-ratio-mlp").set_value(37).run()
+    beside(app, "ratio-mlp").set_value(37).run()
     assert app.slider(key="ratio-mlp").value == 37 and "--mlp 0.37" in app.code[0].value
     app.slider(key="ratio-mlp").set_value(40).run()
-    assert app.number_input(key="number-ratio-mlp").value == 40
+    assert beside(app, "ratio-mlp").value == 40
     app.button(key="reset-ratios").click().run()
     assert app.slider(key="ratio-mlp").value == 0 and app.slider(key="ratio-qk").value == 50
+    assert beside(app, "ratio-mlp").value == 0 and beside(app, "ratio-qk").value == 50
+
+
+def beside(app: AppTest, slider: str) -> Any:
+    """The field with a slider's number."""
+    (found,) = [one for one in app.number_input if str(one.key).startswith(f"number-{slider}-")]
+    return found
+
+
+def test_a_slider_keeps_its_moves_when_the_browser_is_told_late(choice: Choice) -> None:
+    """A second move, or another widget's, is sent with a number that the first move has outdated."""
+    app = own_widths(start("prune", choice), "l2")
+    told: Any = app._tree.get_widget_states  # what the browser holds, and sends with every change
+    late = told()
+    app.slider(key="ratio-mlp").set_value(20).run()
+    for qk, mlp in ((50, 21), (50, 22), (51, 22)):  # all before the browser is told of the first
+        for state in late.widgets:
+            for key, value in (("ratio-mlp", mlp), ("ratio-qk", qk)):
+                if state.id == app.slider(key=key).id:
+                    state.double_array_value.data[:] = [value]
+        app._run(late)
+        assert (app.slider(key="ratio-qk").value, app.slider(key="ratio-mlp").value) == (qk, mlp)
+        assert beside(app, "ratio-mlp").value == mlp
 
 
 def test_the_table_of_blocks_is_undone_too(choice: Choice) -> None:

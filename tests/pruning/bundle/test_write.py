@@ -416,7 +416,7 @@ def test_the_card_contains_the_figures(save: Callable[..., Path]) -> None:
 def test_the_card_tells_the_paired_change(tiny: ViT, tmp_path: Path) -> None:
     report = {"top1_change": asdict(change_of_counts(40, 12, 650))}
     folder = write_bundle(tmp_path / "told", tiny, PREPROCESS, name="x", report=report)
-    said = "top-1 changed by -4.3 points (-6.6 to -2.2), p = 0.00013: chance does not explain the change."
+    said = "top-1 changed by -4.3 points (-6.6 to -2.2), p = 0.00010: chance does not explain the change."
     assert f"Image by image, {said}" in (folder / "README.md").read_text(encoding="utf-8")
 
 

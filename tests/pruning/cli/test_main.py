@@ -56,6 +56,13 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return captured.err
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    cited = (ROOT / "CITATION.cff").read_text().partition("\nversion: ")[2].partition("\n")[0]
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"PruneScope {cited}\n")
+
+
 @pytest.mark.parametrize(("preset", "model", "before", "after", "params"), PRESETS)
 def test_estimate_gives_the_published_figures(capsys, preset, model, before, after, params) -> None:
     got = run(capsys, "estimate", "--model", model, "--preset", preset)
@@ -203,7 +210,7 @@ def test_export(capsys, tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_paired_change_for_people(capsys) -> None:
     print_result({"top1_change": asdict(change_of_counts(40, 12, 650))}, as_json=False)
-    said = "-4.3 points (-6.6 to -2.2), p = 0.00013: chance does not explain the change"
+    said = "-4.3 points (-6.6 to -2.2), p = 0.00010: chance does not explain the change"
     assert capsys.readouterr().out.split(maxsplit=1) == ["top1_change", f"{said}\n"]
 
 

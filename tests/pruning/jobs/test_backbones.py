@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -235,6 +236,19 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert main([*words, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
+
+
+def test_pruning_needs_no_class_folders(
+    photos: Path, tmp_path: Path, backbone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, photo in enumerate(sorted(photos.rglob("*.png"))[:16]):
+        shutil.copy(photo, flat / f"{number}.png")
+    words = ["prune", "--model", str(backbone), "--data", str(flat), "--method", "l2", "--mlp", "0.25"]
+    found = printed(capsys, *words, "--out", str(tmp_path / "small"))
+    assert found["images"] == 8 and {"cosine_pooled", "neighbours_after"} <= found.keys()
+    assert "class folders" in refused(capsys, "evaluate", "--model", "demo", "--data", str(flat))
 
 
 def test_the_command_line_measures_features(
