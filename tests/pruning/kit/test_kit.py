@@ -184,7 +184,7 @@ def test_the_command_writes_a_zip(tmp_path: Path, capsys: pytest.CaptureFixture)
 def test_a_kit_runs_in_an_environment_of_onnxruntime_and_numpy_alone(tmp_path: Path) -> None:
     kit, place = tmp_path / "kit", tmp_path / "env"
     write_kit(TINY, [], kit, int8=True)
-    quantised = onnx.load(sorted(kit.glob("*.onnx"))[-1], load_external_data=False).graph.node
+    quantised = onnx.load(sorted(kit.glob("*-model.onnx"))[-1], load_external_data=False).graph.node
     assert sum(node.op_type == "DequantizeLinear" for node in quantised) >= 8
     venv.create(place, with_pip=True)
     python = place / "bin" / "python"
