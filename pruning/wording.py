@@ -202,14 +202,15 @@ def outcome(found: PairedChange, measure: str = CLASSES) -> str:
         other = f"{count(found.lost)} of {count(found.images)} test images"
         return f"{other} have another nearest neighbour by the smaller model's features."
     if measure == KNN:
-        return f"By the votes of neighbours: {_outcome(found)}"
+        said = _outcome(found)
+        return f"By the votes of neighbours: {said[0].lower()}{said[1:]}"
     return _outcome(found)
 
 
 def _outcome(found: PairedChange) -> str:
     net, tested = found.lost - found.gained, f"{count(found.images)} test images"
     if not found.lost + found.gained:
-        return f"The same of the {tested} are right and wrong as before."
+        return f"No answer on any of the {tested} became right or wrong."
     change, low, high = _signed_points(found)
     told = f"({change} points, 95 % interval {low} to {high})"
     if net == 0:
