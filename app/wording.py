@@ -31,6 +31,7 @@ from pruning.wording import (
     percent,
     points,
     printable,
+    signed_points,
     speedup,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "plain",
     "points",
     "removed",
+    "signed_points",
     "speedup",
     "told_apart",
 ]

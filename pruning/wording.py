@@ -110,11 +110,11 @@ def points(before: float, after: float) -> str:
 
 def paired_points(found: PairedChange) -> str:
     """A paired change with its 95 % interval and p-value: "-4.3 points (-6.6 to -2.2), p = 0.00010"."""
-    change, low, high = _signed_points(found)
+    change, low, high = signed_points(found)
     return f"{change} points ({low} to {high}), {p_value(found.p)}"
 
 
-def _signed_points(found: PairedChange) -> tuple[str, str, str]:
+def signed_points(found: PairedChange) -> tuple[str, str, str]:
     """A paired change and the ends of its interval in points; an end that is not 0 never looks like 0."""
     low, high = (f"{100 * end:+.{_digits(100 * end)}f}" for end in (found.low, found.high))
     return f"{100 * found.change:+.1f}", low, high
@@ -211,7 +211,7 @@ def _outcome(found: PairedChange) -> str:
     net, tested = found.lost - found.gained, f"{count(found.images)} test images"
     if not found.lost + found.gained:
         return f"No answer on any of the {tested} became right or wrong."
-    change, low, high = _signed_points(found)
+    change, low, high = signed_points(found)
     told = f"({change} points, 95 % interval {low} to {high})"
     if net == 0:
         return f"As many of {tested} are right as before: {count(found.lost)} lost, as many gained {told}."

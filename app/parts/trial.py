@@ -63,11 +63,11 @@ def found_by(run: Run) -> Trial | None:
 def show(trial: Trial) -> None:
     """The change of accuracy in points, on how many images, and that the run itself will say more."""
     change = paired_change(trial.before, trial.after)
-    low, high = (f"{100 * value:+.1f}" for value in (change.low, change.high))
+    points, low, high = wording.signed_points(change)
     likeness = f"{wording.likeness_sentence(trial.after)} ".lstrip()
     with st.container(key="rough-estimate"):
         st.markdown(
-            f"Rough estimate: **{wording.points(trial.before.top1, trial.after.top1)}** of "
+            f"Rough estimate: **{points} points** of "
             f"{wording.accuracy_within(trial.after)} before fine-tuning, on {wording.count(change.images)} "
             f"test images (95 % interval {low} to {high}). {likeness}"
             "The pruning run measures it on all test images."
