@@ -128,7 +128,8 @@ def blocks_of(dense: Architecture, align: int) -> tuple[Entry, ...]:
         count = dense.grid[0] * dense.grid[1] // 10
         if whole.heads and whole.mlp and count and not dense.merges:
             found.append(_block(dense, whole, replace(whole, mlp=0, merge=count)))
-            fewer = dict.fromkeys(max(1, round(share * dense.num_tokens)) for share in _FEWER)
+            least = len(dense.prefix_names) + 1  # prefix tokens never merge
+            fewer = dict.fromkeys(max(least, round(share * dense.num_tokens)) for share in _FEWER)
             found += [_block(dense, whole, whole, tokens) for tokens in fewer if tokens < dense.num_tokens]
     return tuple(found)
 

@@ -33,7 +33,7 @@ from pruning.kit.here import OnnxClock, measure_onnx_table
 from pruning.kit.layout import blocks_of, entries, narrowed
 from pruning.kit.write import fill, write_kit
 from tests.support.budgets import synthetic
-from tests.support.models import SHORT, SHORTER, TINY, random_vit
+from tests.support.models import FAMILIES, SHORT, SHORTER, TINY, random_vit
 
 SMALL = narrowed(TINY, 0.5, 4)
 ONE_BLOCK = replace(TINY, blocks=TINY.blocks[:1])
@@ -85,6 +85,20 @@ def test_the_blocks_of_such_a_model_are_timed(tmp_path: Path) -> None:
         (given,) = session.get_inputs()
         rows = np.zeros((2, *given.shape[1:]), np.float32)
         assert session.run(None, {given.name: rows})[0].shape[-1] == arch.embed_dim
+
+
+@pytest.mark.parametrize("name", ["rotary", "position bias"])
+def test_blocks_with_fewer_tokens_are_timed_where_places_count(name: str, tmp_path: Path) -> None:
+    arch = replace(FAMILIES[name], image_size=(32, 40))
+    fewer = [entry for entry in blocks_of(arch, 8) if entry.tokens is not None]
+    assert min(entry.shape[0] for entry in fewer) > len(arch.prefix_names)
+    found = [next(e for e in fewer if e.of == block) for block in dict.fromkeys(arch.blocks)]
+    fill(tmp_path, arch, found)
+    for file, entry in zip(sorted(tmp_path.glob("*.onnx")), found, strict=True):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        rows = np.ones((3, *entry.shape), np.float32)
+        out = session.run(None, {session.get_inputs()[0].name: rows})[0]
+        assert out.shape == (3 * entry.shape[0], arch.embed_dim) and np.isfinite(out).all()
 
 
 def run(python: Path | str, kit: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
