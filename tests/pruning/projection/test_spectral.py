@@ -16,7 +16,7 @@ from pruning.cut.surgery import cut
 from pruning.projection.bases.subspaces import qk_bases, truncate, value_bases
 from pruning.projection.rotation import rotate
 from pruning.projection.spectral import SpectralOptions, narrow_spectral, spectral
-from pruning.projection.steering import steer, steered
+from pruning.projection.steering import steer, steered, steered_twice
 from pruning.projection.streams import token_weights
 from tests.support import reference
 from tests.support.models import TINY, VARIANTS, batches, on_variants, random_images, random_vit
@@ -287,6 +287,16 @@ def test_batches_are_steered_as_all_images_at_once(share: float, tiny: ViT) -> N
     parts = [x for x, _ in steered(tiny, batches(images, 4), share)]
     assert [len(x) for x in parts] == [4, 4, 2]
     torch.testing.assert_close(torch.cat(parts), steer(tiny, images, 0, share))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 1.0])
+def test_half_of_the_share_comes_for_nothing(share: float, tiny: ViT) -> None:
+    """The second batch is what steering half of the share would give."""
+    images = random_images(TINY, 23)
+    both = list(steered_twice(tiny, batches(images, 5), share))
+    for place, part in ((0, share), (1, share / 2)):
+        alone = torch.cat([x for x, _ in steered(tiny, batches(images, 5), part)])
+        torch.testing.assert_close(torch.cat([one[place] for one in both]), alone)
 
 
 def test_without_a_classifier_nothing_is_steered() -> None:
