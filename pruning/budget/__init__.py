@@ -23,7 +23,7 @@ from pruning.budget.curves import (
     dense_curves,
 )
 from pruning.budget.latency import allocate_latency, measure_table
-from pruning.budget.latency_menu import LatencyTable, saved_by_blocks
+from pruning.budget.latency_menu import FEWER, LatencyTable, halves_alone, merged_alone, saved_by_blocks
 from pruning.budget.predicted import allocate_predicted
 from pruning.budget.sensitivity import (
     measure_sensitivities,
@@ -35,6 +35,7 @@ from pruning.budget.tokens import measure_schedules, schedule, schedules
 __all__ = [
     "BUDGETED_STRUCTURES",
     "BUDGET_UNITS",
+    "FEWER",
     "Allocation",
     "Budget",
     "HalfLoss",
@@ -50,11 +51,13 @@ __all__ = [
     "amount",
     "candidates",
     "dense_curves",
+    "halves_alone",
     "kl_divergence",
     "measure_schedules",
     "measure_sensitivities",
     "measure_table",
     "measured_widths",
+    "merged_alone",
     "narrow_by_scores",
     "require_reachable",
     "saved_by_blocks",

@@ -31,11 +31,18 @@ from pruning.budget.allocate import (
     widths_on_grid,
 )
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
-from pruning.budget.latency_menu import LatencyTable, best_start, latency_starts, thinned
+from pruning.budget.latency_menu import (
+    FEWER,
+    LatencyTable,
+    best_start,
+    halves_alone,
+    latency_starts,
+    merged_alone,
+    thinned,
+)
 from pruning.budget.sensitivity import measured_widths
 from pruning.progress import Progress, quiet
 
-_FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
 _ROUNDS = 15
 _WARMUP = 2
 _ATTEMPTS = 4  # models that are timed to correct the sum
@@ -151,16 +158,14 @@ def measure_table(
                 align_of(dense, name, align),
             )
         ]
-        alone = [replace(whole, mlp=0)] if whole.heads and whole.mlp else []
-        alone += [BlockWidths(0, 0, 0, whole.mlp)] if alone else []
-        merges = [replace(whole, mlp=0, merge=_merged(dense))] if alone and _merged(dense) else []
+        alone, merges = halves_alone(whole), merged_alone(dense, whole)
         timed = [(widths, 1.0) for widths in dict.fromkeys([*offered, whole, *alone, *merges])]
-        times = _in_turns(dense, [*timed, *((whole, share) for share in _FEWER)], batch)
+        times = _in_turns(dense, [*timed, *((whole, share) for share in FEWER)], batch)
         medians[block] = times[whole, 1.0]
         shares |= {
             (block, _with(block, w)): times[w, 1.0] / medians[block] for w in (*offered, whole, *alone)
         }
-        tokens[block] = tuple((share, times[whole, share] / medians[block]) for share in (*_FEWER, 1.0))
+        tokens[block] = tuple((share, times[whole, share] / medians[block]) for share in (*FEWER, 1.0))
         merging += [times[merges[0], 1.0] - times[alone[0], 1.0]] if merges else []
         progress("Timing widths", (done + 1) / len(kinds))
     spent = max(0.0, median(merging)) if merging else 0.0
@@ -172,11 +177,6 @@ def measure_table(
 def _with(block: BlockWidths, widths: BlockWidths) -> BlockWidths:
     """Widths under the name they have in a table of this block, which may merge itself."""
     return replace(widths, merge=block.merge) if widths.heads else widths
-
-
-def _merged(dense: Architecture) -> int:
-    """How many tokens a block merges where merging is timed."""
-    return dense.grid[0] * dense.grid[1] // 10
 
 
 def _offered(dense: int, least: int, align: int) -> tuple[int, ...]:

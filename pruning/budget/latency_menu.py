@@ -13,6 +13,7 @@ from pruning.budget.allocate import Item, Menu, align_of, choose, widths_on_grid
 from pruning.budget.curves import BUDGETED_STRUCTURES, Sensitivities
 from pruning.budget.starts import starts
 
+FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
 _MOST = 12  # widths of one structure that are timed
 
 
@@ -55,7 +56,8 @@ class LatencyTable:
         """Milliseconds that are left of the dense model's where the sum of blocks says so many are saved.
 
         The models of `truth` save a little more or less, the further the more: a parabola through no savings,
-        by least squares [ours]. It never falls. Without any model, the sum of blocks is taken as it is.
+        by least squares [ours]; where it would turn, it goes on level. Without any model, the sum of blocks
+        is taken as it is.
         """
         slope, bend = _parabola(self.truth)
         most = saved if bend >= 0 else min(saved, -slope / (2 * bend))  # where the parabola would turn
@@ -200,6 +202,18 @@ def _saved_by_start(
         saved -= table.merging * (bool(left.merge) - bool(whole.merge))
         shares.append(share)
     return saved, tuple(shares)
+
+
+def halves_alone(whole: BlockWidths) -> tuple[BlockWidths, ...]:
+    """A block's attention and its MLP, each by itself as it is timed; none where it lacks a half."""
+    both = whole.heads and whole.mlp
+    return (replace(whole, mlp=0), BlockWidths(0, 0, 0, whole.mlp)) if both else ()
+
+
+def merged_alone(dense: Architecture, whole: BlockWidths) -> tuple[BlockWidths, ...]:
+    """A block's attention with merging behind it as it is timed; none where it lacks a half."""
+    count = dense.grid[0] * dense.grid[1] // 10
+    return (replace(whole, mlp=0, merge=count),) if count and whole.heads and whole.mlp else ()
 
 
 def _given(arch: Architecture, index: int) -> float:

@@ -11,9 +11,9 @@ from typing import ClassVar
 from analysis.formats import Checked, Stored
 from analysis.measure import MOST_BATCH, MOST_ROUNDS
 from analysis.vit import MOST_BLOCKS, Architecture, BlockWidths
-from pruning.budget import LatencyTable
+from pruning.budget import LatencyTable, halves_alone
 from pruning.kit.corrected import corrected
-from pruning.kit.layout import architecture_id, halves
+from pruning.kit.layout import architecture_id
 
 MOST_ENTRIES = 4096
 MOST_TEXT = 200  # characters
@@ -219,7 +219,7 @@ def _usual(times: tuple[float, ...]) -> float:
 
 def _is_offered(widths: BlockWidths, of: BlockWidths) -> bool:
     """Whether a kit times such a block beside the dense one `of`."""
-    if replace(widths, merge=of.merge if widths.heads else 0) in halves(of):
+    if replace(widths, merge=of.merge if widths.heads else 0) in halves_alone(of):
         return True
     pairs = list(zip(astuple(widths), astuple(of), strict=True))
     return widths.heads == of.heads and sum(a != b for a, b in pairs) <= 1 and all(a <= b for a, b in pairs)

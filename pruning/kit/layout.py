@@ -8,7 +8,16 @@ from typing import Any
 
 from analysis.formats import dump
 from analysis.vit import Architecture, BlockWidths
-from pruning.budget import BUDGETED_STRUCTURES, align_of, measured_widths, schedule, widths_on_grid
+from pruning.budget import (
+    BUDGETED_STRUCTURES,
+    FEWER,
+    align_of,
+    halves_alone,
+    measured_widths,
+    merged_alone,
+    schedule,
+    widths_on_grid,
+)
 from pruning.cut import with_merges, without_halves
 from pruning.seeding import fingerprint
 
@@ -22,7 +31,6 @@ _PROBES = (0.75, 0.5, 0.3)
 _ALONE = 0.5
 _MERGED, _WINDOW = 0.5, (3, 4)
 _WITHOUT = (0.25, 0.5)  # of the depth: the blocks
-_FEWER = (0.25, 0.5, 0.75)  # of the tokens, with which a block is timed beside all of them
 
 
 @dataclass(frozen=True)
@@ -124,20 +132,15 @@ def blocks_of(dense: Architecture, align: int) -> tuple[Entry, ...]:
     """
     found = []
     for whole in dict.fromkeys(dense.blocks):
-        found += [_block(dense, whole, widths) for widths in (*offered(dense, whole, align), *halves(whole))]
-        count = dense.grid[0] * dense.grid[1] // 10
-        if whole.heads and whole.mlp and count and not dense.merges:
-            found.append(_block(dense, whole, replace(whole, mlp=0, merge=count)))
+        found += [
+            _block(dense, whole, widths) for widths in (*offered(dense, whole, align), *halves_alone(whole))
+        ]
+        for merging in () if dense.merges else merged_alone(dense, whole):
+            found.append(_block(dense, whole, merging))
             least = len(dense.prefix_names) + 1  # prefix tokens never merge
-            fewer = dict.fromkeys(max(least, round(share * dense.num_tokens)) for share in _FEWER)
+            fewer = dict.fromkeys(max(least, round(share * dense.num_tokens)) for share in FEWER)
             found += [_block(dense, whole, whole, tokens) for tokens in fewer if tokens < dense.num_tokens]
     return tuple(found)
-
-
-def halves(whole: BlockWidths) -> tuple[BlockWidths, ...]:
-    """A block's attention alone and its MLP alone; none where it lacks a half itself."""
-    both = whole.heads and whole.mlp
-    return (replace(whole, mlp=0), BlockWidths(0, 0, 0, whole.mlp)) if both else ()
 
 
 def narrowed(
