@@ -155,7 +155,7 @@ def save(
     labels: Iterable[str] = (),
     dtype: str | None = None,
 ) -> Path:
-    """Write a model as `export --format` does: `bundle`, `transformers`, `onnx`, `pt2`, `openvino`.
+    """Write a model as `export --format` does: `bundle`, `transformers`, `onnx`, `pt2`, `ncnn`, `openvino`.
 
     `labels` name the classes, in the order of the outputs. Returns the folder, or the file in it.
 

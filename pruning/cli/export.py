@@ -25,6 +25,7 @@ from pruning.export import (
     push,
     require_exportable,
     require_hub,
+    require_packages,
     written_names,
 )
 from pruning.jobs import Job, prepare
@@ -35,7 +36,6 @@ from pruning.quantize import (
     QuantizedReport,
     QuantizeImages,
     quantized_formats,
-    require_packages,
 )
 
 

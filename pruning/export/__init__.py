@@ -13,6 +13,7 @@ from pruning.export.formats import (
 )
 from pruning.export.hub import push, require_hub
 from pruning.export.onnx import export_onnx, is_our_onnx, onnx_program, onnx_runner, write_onnx
+from pruning.export.packages import require_packages
 from pruning.export.pt2 import export_pt2
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "push",
     "require_exportable",
     "require_hub",
+    "require_packages",
     "write_onnx",
     "written_names",
 ]

@@ -19,6 +19,7 @@ from pruning.bundle import (
     write_files,
 )
 from pruning.cut import Plan
+from pruning.export.ncnn import NCNN_BESIDE, NCNN_FILE, is_ncnn, write_ncnn
 from pruning.export.onnx import is_our_onnx, write_onnx
 from pruning.export.pt2 import is_our_pt2, write_pt2
 
@@ -40,6 +41,7 @@ class FileFormat:
 FILES = {
     "onnx": FileFormat("model.onnx", write_onnx, is_our_onnx),
     "pt2": FileFormat("model.pt2", write_pt2, is_our_pt2),
+    "ncnn": FileFormat(NCNN_FILE, write_ncnn, is_ncnn, NCNN_BESIDE),
 }
 # Formats that are the whole folder. Of transformers is a bundle that transformers loads, too.
 FOLDERS = ("bundle", "transformers")

@@ -2,7 +2,7 @@
 
 from pruning.quantize.formats import FORMATS, INT8_FORMATS, QuantizeImages, quantized_formats
 from pruning.quantize.onnx import quantize_onnx
-from pruning.quantize.openvino import openvino_runner, require_packages
+from pruning.quantize.openvino import openvino_runner
 from pruning.quantize.report import QuantizedReport
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "openvino_runner",
     "quantize_onnx",
     "quantized_formats",
-    "require_packages",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 from collections.abc import Sequence
@@ -15,22 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pruning.quantize.check import Logits
-
-_PACKAGES = {"openvino": ("openvino",), "openvino-int8": ("openvino", "nncf")}
-
-
-def require_packages(format: str) -> None:
-    """Check that the optional packages of a format are installed.
-
-    Raises:
-        ValueError: one is missing.
-    """
-    for package in _PACKAGES.get(format, ()):
-        if importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"the format {format} needs the package {package}, which is not installed: "
-                f"pip install {package}"
-            )
 
 
 def openvino_from_onnx(source: Path, target: Path) -> Path:

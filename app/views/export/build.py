@@ -14,7 +14,7 @@ from app.state import finished_runs, measured, session, uploads
 from app.state.finished_runs import NumberedRun
 from app.state.session import NothingChosen
 from pruning.bundle import PLAN_FILE, zip_bundle
-from pruning.export import FOLDERS, export_formats
+from pruning.export import FOLDERS, export_formats, require_packages
 from pruning.jobs import Job, image_sets
 from pruning.progress import Progress, quiet
 from pruning.quantize import (
@@ -22,7 +22,6 @@ from pruning.quantize import (
     QuantizedReport,
     QuantizeImages,
     quantized_formats,
-    require_packages,
 )
 from pruning.wording import base_name
 
@@ -154,8 +153,8 @@ def size(model: Exportable, format: str, dtype: str) -> int:
 
 def file_name(model: Exportable, format: str, dtype: str) -> str:
     """The name of the file that runs a format, as it is downloaded, or as it lies in the zip."""
-    if format.startswith("openvino"):
-        return "openvino.int8.xml" if format.endswith("-int8") else "openvino.xml"
+    if format == "ncnn" or format.startswith("openvino"):
+        return quantized_formats(None)[format].file
     return f"{_stem(model, format)}.{format.partition('-')[0]}"
 
 
@@ -175,7 +174,7 @@ def dense_result(model: Exportable) -> Evaluation | None:
 
 def _to_download(file: Path, stem: str) -> Path:
     """One file with the model's name: what was written, or a zip of it where it is more than one file."""
-    parts = sorted(part for part in file.parent.iterdir() if part.suffix != ".json")
+    parts = sorted(part for part in file.parent.iterdir() if not part.name.endswith(".int8.json"))
     if len(parts) == 1:
         return file.rename(file.parent / f"{stem}{file.suffix}")
     packed = file.parent.with_name(f"{stem}{file.suffix}.zip")

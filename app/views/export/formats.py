@@ -136,6 +136,25 @@ compiled = core.compile_model(model, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}
 {_SETTINGS}{_PIXELS}logits = compiled(images)["logits"]
 {_ANSWER}"""
 
+NCNN = f"""\
+# run this inside the unpacked folder
+import json
+
+import ncnn
+import numpy as np
+from PIL import Image
+
+with open("model.ncnn.json", encoding="utf-8") as file:
+    about = json.load(file)
+labels, settings = about["labels"], about["preprocess"]
+{_PIXELS}net = ncnn.Net()
+net.load_param("FILE")
+net.load_model("model.ncnn.bin")
+with net.create_extractor() as extractor:
+    extractor.input("in0", ncnn.Mat(images[0]).clone())  # one image at a time
+    logits = np.array(extractor.extract("out0")[1])[None]
+{_ANSWER}"""
+
 _ORT = "onnxruntime numpy pillow"
 _KNOWN = {
     "bundle": Shown(
@@ -165,6 +184,13 @@ _KNOWN = {
         "A torch.export program. Reloaded and checked against the model.",
         "torch numpy pillow",
         PT2,
+    ),
+    "ncnn": Shown(
+        "ncnn",
+        ":material/smartphone:",
+        "For phones and small boards, one image at a time. Checked against the model.",
+        "ncnn numpy pillow",
+        NCNN,
     ),
     "onnx-int8": Shown(
         "ONNX, int8",

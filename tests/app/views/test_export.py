@@ -20,13 +20,13 @@ from analysis.models.load import LoadedModel, load, read_bundle
 from app import wording
 from app.state.session import Choice
 from app.views.export import formats
-from pruning.export import FOLDERS
-from pruning.quantize import FORMATS, require_packages
+from pruning.export import FOLDERS, require_packages
+from pruning.quantize import FORMATS
 from pruning.quantize.report import QuantizedReport
 from tests.support.app import elements, go, only_run, own_widths, pruned, start, text
 from tests.support.bundles import ISOLATION
 
-UNPACKED = (*FOLDERS, "openvino", "openvino-int8")
+UNPACKED = (*FOLDERS, "ncnn", "openvino", "openvino-int8")
 
 
 def metrics(app: AppTest) -> dict[str, str]:

@@ -60,7 +60,7 @@ def logits(folder: Path) -> np.ndarray:
 
 
 def test_every_recipe_that_is_marked_is_run_here() -> None:
-    assert set(RECIPES) == {"onnx", "ort", "openvino", "ncnn-convert", "ncnn", "trace"}
+    assert set(RECIPES) == {"onnx", "ort", "openvino", "ncnn", "trace"}
 
 
 def test_onnx_runtime(exported: Path) -> None:
@@ -103,6 +103,6 @@ def test_openvino(exported: Path) -> None:
 @needs("ncnn", "pnnx")
 def test_ncnn(exported: Path) -> None:
     follow("onnx", exported)
-    follow("ncnn-convert", exported)
+    export_formats(load("demo"), ["ncnn"], exported)
     follow("ncnn", exported)
     np.testing.assert_allclose(np.load(exported / "ncnn.npy"), logits(exported), atol=1e-3)

@@ -199,10 +199,11 @@ numpy.save("logits.npy", numpy.stack(found))
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("source", ["traced", "onnx"])
-def test_pnnx_converts_for_ncnn(exported: Exported, tmp_path: Path, source: str) -> None:
+def test_pnnx_reads_other_files(exported: Exported, tmp_path: Path, source: str) -> None:
     """The model that a bundle loads, traced; and the ONNX file, unless the model is lean or has registers.
 
-    ncnn has no axis for images, and pnnx takes the wrong one out of the reshapes of such a file.
+    Where tokens merge the format `ncnn` is the way, as ncnn cannot sort. It has no axis for images either,
+    and pnnx takes the wrong one out of the reshapes of some ONNX files.
     """
     pytest.importorskip("ncnn", reason="ncnn is for phones and boards, so it is not required")
     pnnx = shutil.which("pnnx") or shutil.which("pnnx", path=Path(sys.executable).parent)
@@ -210,10 +211,10 @@ def test_pnnx_converts_for_ncnn(exported: Exported, tmp_path: Path, source: str)
         pytest.skip("pnnx is 29 MB, so it is not required")
     arch, one = exported.model.arch, exported.images(1)
     if arch.merges:
-        pytest.skip("ncnn cannot sort, which merging does")
+        pytest.skip("ncnn cannot sort: the format ncnn merges without")
     if source == "onnx":
         if arch.skip_unread or arch.registers:
-            pytest.skip("pnnx cannot read this file: trace the model instead")
+            pytest.skip("pnnx cannot read this file: the format ncnn is there for that")
         shutil.copy(exported.onnx, tmp_path / "model.onnx")
     else:
         torch.jit.trace(exported.model, one).save(tmp_path / "model.pt")

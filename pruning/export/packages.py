@@ -1,0 +1,22 @@
+"""Optional packages that some formats are written with."""
+
+from __future__ import annotations
+
+import importlib.util
+
+_PACKAGES = {"ncnn": ("ncnn", "pnnx"), "openvino": ("openvino",), "openvino-int8": ("openvino", "nncf")}
+
+
+def require_packages(format: str) -> None:
+    """Check that the optional packages of a format are installed.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    packages = _PACKAGES.get(format, ())
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(
+                f"the format {format} needs the package {package}, which is not installed: "
+                f"pip install {' '.join(packages)}"
+            )
