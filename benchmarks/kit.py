@@ -128,8 +128,8 @@ def main() -> None:
                 print(rows[-1], file=sys.stderr, flush=True)
     body = (
         "Budgets in milliseconds of DeiT-Tiny, solved by the default method on the table that a kit wrote on "
-        "this machine, taken as the device (ONNX Runtime on the CPU): asked for in the kit's milliseconds and "
-        "as a share of the dense model's; what was solved, exported and timed against the dense model in "
+        "this machine, taken as the device (ONNX Runtime on the CPU): asked for in the kit's milliseconds "
+        "and as a share of the dense model's; what was solved, exported and timed against the dense model in "
         f"turns, median of {args.rounds} rounds; and by how much the share was missed, with its 95 % "
         "interval. Weights are random, as times do not depend on them.\n\n" + table(HEAD, rows)
     )
