@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +22,9 @@ from tests.support.browser import (
     settle,
     shoot,
 )
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -43,13 +48,24 @@ def test_a_run_outlives_its_server(tmp_path: Path) -> None:
             page.locator(".st-key-activity").get_by_text("Training").wait_for()
             page.locator(".st-key-run-panel").get_by_text("Training").wait_for()
             shoot(page, "after-the-server")
-            cancel = page.locator(".st-key-run-panel-cancel button")
-            cancel.click()
-            page.wait_for_timeout(5 * SECONDS)
-            if cancel.count() and cancel.is_enabled():  # drawn anew under the pointer
-                cancel.click()
+            _cancel(page, run.folder)
             page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for(timeout=60 * SECONDS)
             settle(page)
     (ended,) = runs.list_runs(tmp_path)
     assert (ended.state, ended.status.attempt, ended.status.pid) == ("cancelled", 1, run.status.pid)
     assert list((ended.folder / "checkpoint").glob("*.pt"))
+
+
+def _cancel(page: Page, folder: Path) -> None:
+    """Press Cancel, again where it was drawn anew under the pointer, and wait until the run has ended."""
+    button = page.locator(".st-key-run-panel-cancel button")
+    for _ in range(5):
+        if not (folder / runs.CANCEL).exists():
+            button.click()
+            page.wait_for_timeout(4 * SECONDS)
+    assert (folder / runs.CANCEL).exists(), "the button has asked for nothing"
+    for _ in range(120):
+        if not runs.read(folder).active:
+            return
+        time.sleep(1)
+    raise AssertionError(f"asked to end, the run goes on: {runs.read(folder).sentence}")
