@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from analysis import vit
 from analysis.models import (
     ARCHITECTURE_FILE,
     IN_FULL,
@@ -32,13 +31,13 @@ from pruning.bundle.layout import (
     REPORT_FILE,
     is_bundle,
 )
+from pruning.bundle.model_code import model_code
 from pruning.bundle.report import Report
 from pruning.bundle.staging import staged_folder
 from pruning.bundle.transformers_files import transformers_texts
 from pruning.cut import Plan, unmerged
 
 _EXAMPLE = Path(__file__).parent / EXAMPLE_FILE
-_CODE = Path(vit.__file__)
 
 
 def write_bundle(
@@ -101,7 +100,7 @@ def write_files(
         CARD_FILE: card(
             name, model.arch, preprocess, stored, pruned=pruned, half=half, transformers=transformers
         ),
-        CODE_FILE: _CODE.read_text(encoding="utf-8"),
+        CODE_FILE: model_code(),
         EXAMPLE_FILE: _EXAMPLE.read_text(encoding="utf-8"),
     }
     if plan is not None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.vit import _STEP, Attention, Merge, Placed, ViT, _weight
+from analysis.vit import STEP, Attention, Merge, Placed, ViT, merge_weight
 
 
 def plain_operators(model: ViT) -> ViT:
@@ -74,7 +74,7 @@ class SortlessMerge(nn.Module):
         self.prefix, self.count, self.norm = merge.prefix, merge.count, merge.norm
         at = torch.arange(tokens - merge.prefix)
         pairs = (at[:, None] % 2 == 1) & (at % 2 == 0)
-        steps = _STEP * (at // 2).float()
+        steps = STEP * (at // 2).float()
         self.register_buffer("bar", torch.where(pairs, 0.0, _FAR) + steps)  # P P
         self.register_buffer("steps", steps)
         self.register_buffer("places", at.float())
@@ -114,7 +114,7 @@ class SortlessMerge(nn.Module):
         metric = self.norm(patches)
         apart = 1 - metric @ metric.transpose(1, 2) / patches.shape[-1]
         if read is not None:
-            weight = _weight(read[:, self.prefix :])
+            weight = merge_weight(read[:, self.prefix :])
             apart = apart * weight[..., None] * weight[:, None]
         return apart + self.bar
 

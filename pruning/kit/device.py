@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar
 
+from analysis.architecture import MOST_BLOCKS
 from analysis.formats import Checked, Stored
 from analysis.measure import MOST_BATCH, MOST_ROUNDS
-from analysis.vit import MOST_BLOCKS, Architecture, BlockWidths
+from analysis.vit import Architecture, BlockWidths
 from pruning.budget import LatencyTable, halves_alone
 from pruning.kit.corrected import corrected
 from pruning.kit.layout import architecture_id

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.architecture import MOST, MOST_BLOCKS
 from analysis.models.convert import UnsupportedModelError
 from analysis.models.huggingface.families import (
     BOTH,
@@ -26,7 +27,7 @@ from analysis.models.huggingface.families import (
 )
 from analysis.models.huggingface.fields import Values, flag, number, text, whole
 from analysis.models.preprocess import CHANNELS
-from analysis.vit import MOST, MOST_BLOCKS, Architecture, BlockWidths
+from analysis.vit import Architecture, BlockWidths
 
 CONFIG_FILE = "config.json"
 OURS = "prunescope"  # the model_type of a bundle that was exported for transformers

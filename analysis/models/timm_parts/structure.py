@@ -107,7 +107,7 @@ def is_norm(module: Any) -> bool:
 
 
 def norm_kind(module: nn.Module | None) -> str | None:
-    """The name in `vit.NORMS` of timm's or torch's norm; None for others."""
+    """The name in `NORMS` of timm's or torch's norm; None for others."""
     from timm.layers import RmsNorm
 
     if isinstance(module, RmsNorm | nn.RMSNorm):
@@ -116,7 +116,7 @@ def norm_kind(module: nn.Module | None) -> str | None:
 
 
 def activation_of(module: nn.Module) -> str | None:
-    """The name in `vit.ACTIVATIONS` of timm's or torch's activation; None for others."""
+    """The name in `ACTIVATIONS` of timm's or torch's activation; None for others."""
     if isinstance(module, nn.GELU):
         return "gelu_tanh" if module.approximate == "tanh" else "gelu"
     names = {

@@ -20,6 +20,7 @@ from timm.layers import GatedMlp, GluMlp, LayerNorm, RmsNorm, SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import nn
 
+from analysis.architecture import VERSION
 from analysis.models import Reading, timm_source
 from analysis.models.load import (
     UnsupportedModelError,
@@ -32,7 +33,7 @@ from analysis.models.load import (
 )
 from analysis.models.preprocess import Preprocess
 from analysis.models.reading import Named
-from analysis.vit import VERSION, Architecture, BlockWidths, ViT
+from analysis.vit import Architecture, BlockWidths, ViT
 from pruning.bundle.write import write_bundle
 from tests.support.edits import require_refused
 

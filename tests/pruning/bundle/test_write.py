@@ -18,7 +18,6 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
-from analysis import vit
 from analysis.data.images import read_image
 from analysis.measure.cost import cost
 from analysis.measure.paired import change_of_counts
@@ -30,12 +29,13 @@ from pruning.bundle import example, layout
 from pruning.bundle import write as bundle
 from pruning.bundle.card import LOADER
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE, is_bundle
+from pruning.bundle.model_code import model_code
 from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cut.plan import Plan
 from pruning.cut.shorter import with_architecture, with_merges
 from pruning.files import OutputError
 from tests.support.bundles import LABELS, PREPROCESS, REPORT, isolated, prune
-from tests.support.models import ROOT, SHORT, TINY, random_images, random_vit
+from tests.support.models import SHORT, TINY, random_images, random_vit
 
 
 @pytest.fixture
@@ -460,7 +460,8 @@ def test_the_card_leaves_out_what_is_not_known(tiny: ViT, tmp_path: Path) -> Non
 
 def test_the_loader_of_the_card_is_that_of_the_model_file(save: Callable[..., Path]) -> None:
     folder = save()
-    assert (folder / "vit.py").read_bytes() == (ROOT / "analysis" / "vit.py").read_bytes()
+    assert (folder / "vit.py").read_text(encoding="utf-8") == model_code()
+    assert "import analysis" not in model_code() and "from analysis" not in model_code()
     lines = (folder / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].splitlines()[:4]
     assert all(f"    {line}\n" in (folder / "vit.py").read_text(encoding="utf-8") for line in lines)
 
@@ -488,7 +489,7 @@ def test_saved_text_is_the_same_wherever_it_is_saved(save: Callable[..., Path], 
 
 def test_files_that_travel_alone_name_the_files_beside_them() -> None:
     """They cannot import the names, which have one home."""
-    code, example = (Path(file).read_text() for file in (vit.__file__, bundle._EXAMPLE))
+    code, example = model_code(), bundle._EXAMPLE.read_text()
     for name in REQUIRED_FILES:
         assert f'"{name}"' in example
     assert all(line in code for line in LOADER.splitlines())
