@@ -57,12 +57,12 @@ def run_kit(dense: Architecture, folder: Path, threads: int) -> Path:
 
 def solved(device: Path, dense: Architecture, sensitivities: Sensitivities, batch: int) -> list[Choice]:
     """What the budgets of one batch size give on the table of a device."""
-    job = replace(deit_tiny(), method="spectral", align=8, skip_unread=True, device=str(device))
+    job = replace(deit_tiny(), method="spectral", align=8, skip_unread=True)
     whole = read_device(device).table(dense, batch).model
     found = []
     for share in SHARES:
         budget = Budget(ms=share * whole, batch=batch)
-        arch = solve(replace(job, budget=budget), dense, sensitivities).arch
+        arch = solve(replace(job, budget=budget, device=str(device)), dense, sensitivities).arch
         found.append(Choice(share, share * whole, arch))
     return found
 
