@@ -147,7 +147,7 @@ def built_name(format: str, dtype: str) -> str:
 
 def size(model: Exportable, format: str, dtype: str) -> int:
     """About how many bytes a file will have."""
-    half = format in FOLDERS and dtype == "float16"
+    half = model.loaded.half if format == "ncnn" else format in FOLDERS and dtype == "float16"
     return model.cost.bytes // (4 if format in INT8_FORMATS else 2 if half else 1)
 
 
