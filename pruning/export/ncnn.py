@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import subprocess
 import tempfile
@@ -46,7 +47,7 @@ def write_ncnn(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         traced = Path(folder) / "model.pt"
         one = example_images(model, 1)
-        _trace(model, one).save(traced)
+        traced.write_bytes(_trace(model, one))
         _convert(traced, one, half=_is_half(model))
         for suffix in (".param", ".bin"):
             path.with_suffix(suffix).write_bytes(traced.with_suffix(f".ncnn{suffix}").read_bytes())
@@ -89,11 +90,14 @@ def is_ncnn(file: Path) -> bool:
     return False
 
 
-def _trace(model: ViT, one: Tensor) -> Any:
+def _trace(model: ViT, one: Tensor) -> bytes:
     """The model as TorchScript, which pnnx reads best; torch has deprecated it, and warns of fixed shapes."""
     with model.plain_attention(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.jit.trace(model, one, check_trace=False)
+        # in memory, because torch's own file writer aborts the process if the disk is full
+        content = io.BytesIO()
+        torch.jit.save(torch.jit.trace(model, one, check_trace=False), content)
+    return content.getvalue()
 
 
 def _convert(traced: Path, one: Tensor, half: bool) -> None:
