@@ -1,7 +1,8 @@
-"""The app as a command: `python -m app` is `streamlit run app/main.py` with the first page preloaded."""
+"""The app as a command: `python -m app` is `streamlit run app/asgi.py` with the first page preloaded."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,8 +17,10 @@ if __name__ == "__main__":
         options = share.options(known)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    for stop in (signal.SIGINT, signal.SIGTERM):  # the server stops, and asks for what was here before it
+        signal.signal(stop, lambda *_: sys.exit())  # an orderly end, at which uploads are deleted
     sys.stderr.write("Starting PruneScope ...\n")
     preload.first_page()
     from streamlit.web.cli import main
 
-    main(["run", str(Path(__file__).with_name("main.py")), *options, *rest], prog_name="streamlit")
+    main(["run", str(Path(__file__).with_name("asgi.py")), *options, *rest], prog_name="streamlit")

@@ -37,7 +37,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "pruning.cut pruning.options pruning.progress pruning.files pruning.wording pruning.seeding",
     ),
     "app": (
-        "app.__main__",
+        "app.__main__ app.asgi",
         "app.main",
         "app.preload",
         "app.sidebar",

@@ -320,6 +320,16 @@ def test_narrow_and_dark_do_not_break(page: Page) -> None:
     shoot(page, "prune-narrow-dark")
 
 
+def test_a_page_opened_by_its_address_asks_for_nothing_that_is_not_there(server: str, page: Page) -> None:
+    answers: list[tuple[int, str]] = []
+    page.on("response", lambda response: answers.append((response.status, response.url)))
+    page.goto(f"{server}/attention?image=7")
+    page.locator("img[alt^='Rollout']").last.wait_for()
+    settle(page)
+    assert urlsplit(page.url).path == "/attention"
+    assert len(answers) > 1 and [told for told in answers if told[0] >= 400] == []
+
+
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are listed there on Linux only")
 def test_it_listens_on_loopback_alone(server: str) -> None:
     port = urlsplit(server).port
