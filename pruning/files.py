@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 
 class OutputError(OSError):
@@ -38,6 +39,22 @@ def replace_text(path: Path, text: str) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+class HasJson(Protocol):
+    """A value that has a JSON format."""
+
+    def to_json(self) -> str:
+        """The text of a file that holds it."""
+
+
+def save_json(value: HasJson, file: Path) -> None:
+    """Replace a small file atomically by one that holds a value.
+
+    Raises:
+        OSError: as `replace_text`.
+    """
+    replace_text(file, value.to_json())
 
 
 Seen = tuple[int, int, int, int]  # device, number, time and size of a file or folder

@@ -3,7 +3,7 @@
 from pruning.jobs import evaluations, registry
 from pruning.jobs.bench import BACKENDS, BenchJob, Timings, load_to_time, read_timings, time_models
 from pruning.jobs.evaluations import read_report
-from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads, save_reading
+from pruning.jobs.heads import HeadsJob, is_reading, measure_heads, open_reading, run_heads
 from pruning.jobs.inputs import Prepared, image_sets, prepare
 from pruning.jobs.prune_job import RUNTIMES, Job, default_align, default_skip_unread, method_options
 from pruning.jobs.prune_result import PruneResult, accuracies, cost_report, likeness_report
@@ -67,7 +67,6 @@ __all__ = [
     "run_recover",
     "run_survey",
     "save",
-    "save_reading",
     "solve",
     "time_models",
     "width_times",

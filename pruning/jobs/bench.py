@@ -31,7 +31,6 @@ from analysis.models import Named, Reading, load_named
 from analysis.threads import require_threads
 from analysis.vit import ViT
 from pruning.export import onnx_runner
-from pruning.files import replace_text
 from pruning.progress import Monitor, Progress, quiet
 
 TIMINGS = "timings.json"  # in a run folder: what a bench measured
@@ -201,15 +200,6 @@ def time_models(
 
 def _image_shape(model: ViT) -> tuple[int, int, int]:
     return model.arch.in_channels, *model.arch.image_size
-
-
-def save_timings(timings: Timings, file: Path) -> None:
-    """Write them into a run folder; the file appears at once.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    replace_text(file, timings.to_json())
 
 
 def read_timings(folder: Path) -> Timings:

@@ -12,7 +12,6 @@ from analysis.data import ImageSet, open_data
 from analysis.formats import Stored
 from analysis.models import LoadedModel, Reading, load
 from pruning.criteria import HEAD_MEASURES, READ, HeadReading, ask_heads, read_heads
-from pruning.files import replace_text
 from pruning.progress import Monitor, Progress, quiet
 from pruning.tracked import RepeatableBatches, tracked
 
@@ -91,17 +90,8 @@ def _few(images: ImageSet, loaded: LoadedModel, what: str, progress: Progress) -
     return tracked(images, loaded, what, progress, size=READ)
 
 
-def save_reading(reading: HeadReading, file: Path) -> None:
-    """Write it into a run folder; the file appears at once.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    replace_text(file, reading.to_json())
-
-
 def is_reading(file: Path) -> bool:
-    """Whether a file holds what `save_reading` wrote."""
+    """Whether a file holds a reading."""
     try:
         return bool(HeadReading.read(file).values)
     except ValueError:

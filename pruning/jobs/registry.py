@@ -13,15 +13,16 @@ from analysis.formats import Stored, dump, in_file, parse, read_text
 from analysis.models import LoadedModel
 from pruning.bundle import is_bundle, write_bundle
 from pruning.cut import Plan
+from pruning.files import save_json
 from pruning.jobs import titles
-from pruning.jobs.bench import TIMINGS, BenchJob, run_bench, save_timings
+from pruning.jobs.bench import TIMINGS, BenchJob, run_bench
 from pruning.jobs.evaluations import save_evaluations
-from pruning.jobs.heads import READING, HeadsJob, run_heads, save_reading
+from pruning.jobs.heads import READING, HeadsJob, run_heads
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob, run_recover
 from pruning.jobs.run_prune import prune
 from pruning.jobs.survey import SURVEY, SurveyJob, run_survey, save_survey
-from pruning.jobs.trial import TRIAL, TrialJob, run_trial, save_trial
+from pruning.jobs.trial import TRIAL, TrialJob, run_trial
 from pruning.progress import Monitor
 
 BUNDLE = titles.BUNDLE
@@ -96,12 +97,12 @@ RUN_KINDS: dict[str, RunKind] = {
         "Recovering",
         titles.of_recovery,
     ),
-    "bench": RunKind(BenchJob, run_bench, "Timing", titles.of_bench, TIMINGS, save_timings),
+    "bench": RunKind(BenchJob, run_bench, "Timing", titles.of_bench, TIMINGS, save_json),
     "survey": RunKind(
         SurveyJob, run_survey, "Measuring sensitivities", titles.of_survey, SURVEY, save_survey
     ),
-    "heads": RunKind(HeadsJob, run_heads, "Measuring heads", titles.of_heads, READING, save_reading),
-    "trial": RunKind(TrialJob, run_trial, "Trying", titles.of_trial, TRIAL, save_trial),
+    "heads": RunKind(HeadsJob, run_heads, "Measuring heads", titles.of_heads, READING, save_json),
+    "trial": RunKind(TrialJob, run_trial, "Trying", titles.of_trial, TRIAL, save_json),
 }
 
 

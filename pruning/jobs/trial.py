@@ -12,7 +12,6 @@ from analysis.vit import Architecture, BlockWidths
 from pruning.criteria import weights_id
 from pruning.cut import Scores
 from pruning.evaluation import EvaluationImages, evaluate_model
-from pruning.files import replace_text
 from pruning.jobs.evaluations import is_usual, require_whole
 from pruning.jobs.inputs import Prepared
 from pruning.jobs.prune_job import Job
@@ -151,15 +150,6 @@ def _scores(run: Prepared) -> Scores | None:
     """What each part is worth, if the method ranks parts: the survey of a budget has it already."""
     kept = kept_survey(run) if run.job.budget else None
     return run.method.scores(run.task) if kept is None or kept.scores is None else kept.scores
-
-
-def save_trial(trial: Trial, file: Path) -> None:
-    """Write it into a run folder; the file appears at once.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    replace_text(file, trial.to_json())
 
 
 def open_trial(folder: Path) -> Trial:

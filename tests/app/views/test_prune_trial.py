@@ -14,8 +14,9 @@ from app.state import session_runs, uploads
 from app.state.session import Choice
 from app.views.prune.page import NO_WIDTHS
 from pruning.cut.ratios import Ratios
+from pruning.files import save_json
 from pruning.jobs.prune_job import Job
-from pruning.jobs.trial import TRIAL, TrialJob, open_trial, save_trial
+from pruning.jobs.trial import TRIAL, TrialJob, open_trial
 from pruning.runs import folder as runs
 from pruning.runs.status import Status
 from tests.support.app import at_work, carry_out, go, only_run, own_widths, start, text
@@ -46,7 +47,7 @@ def test_a_trial_is_a_run_that_every_session_finds(choice: Choice) -> None:
     assert "Rough estimate" not in text(app)
     app.slider(key="ratio-mlp").set_value(0).run()
     assert "Rough estimate" in text(app)
-    save_trial(replace(found, model="other weights under the same name"), run.folder / TRIAL)
+    save_json(replace(found, model="other weights under the same name"), run.folder / TRIAL)
     assert "Rough estimate" not in text(app.run()) and not app.error and not app.exception
 
 

@@ -20,8 +20,7 @@ from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.criteria.head_measures import HeadReading
 from pruning.export import export_onnx, export_pt2, require_exportable
-from pruning.files import OutputError
-from pruning.jobs.heads import save_reading
+from pruning.files import OutputError, save_json
 from pruning.report.html import GENERATOR
 from tests.support.models import TINY, random_vit
 
@@ -96,7 +95,7 @@ def test_an_earlier_output_is_replaced(bundle: Path, tmp_path: Path, command) ->
     words = [word.replace("{bundle}", str(bundle)) for word in FILES[command]]
     report, reading, empty = (tmp_path / name for name in ("report", "heads", "empty"))
     report.write_text(f'<!doctype html><meta name="generator" content="{GENERATOR}">')
-    save_reading(HeadReading((2,), 1, {"entropy": (0.0, 1.0)}, {}, "demo"), reading)
+    save_json(HeadReading((2,), 1, {"entropy": (0.0, 1.0)}, {}, "demo"), reading)
     empty.touch()
     own, other = (report, reading) if command == "report" else (reading, report)
     for place in (own, empty, tmp_path / "new"):
@@ -271,7 +270,7 @@ def test_a_command_that_comes_second_says_so(capsys, tmp_path: Path, monkeypatch
     reading = HeadReading((2,), 1, {"entropy": (0.0, 1.0)}, {}, "demo")
 
     def slow(*_: object) -> HeadReading:
-        save_reading(reading, tmp_path / "heads.json")  # another command, while this one is at work
+        save_json(reading, tmp_path / "heads.json")  # another command, while this one is at work
         return reading
 
     monkeypatch.setattr("pruning.cli.heads.run_heads", slow)

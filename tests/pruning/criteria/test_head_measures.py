@@ -23,8 +23,9 @@ from pruning.cli.main import main
 from pruning.criteria.head_graph import GraphOptions, rank_heads
 from pruning.criteria.head_measures import HEAD_MEASURES, HeadReading, ask_heads, read_heads, weights_id
 from pruning.criteria.snp import SnpOptions, snp
+from pruning.files import save_json
 from pruning.jobs import registry
-from pruning.jobs.heads import HeadsJob, open_reading, run_heads, save_reading
+from pruning.jobs.heads import HeadsJob, open_reading, run_heads
 from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
 from pruning.runs import launch, process
@@ -142,7 +143,7 @@ def test_every_bit_of_every_weight_counts_and_nothing_else(tiny: ViT) -> None:
 
 def test_a_reading_survives_json(tiny: ViT, tmp_path: Path) -> None:
     found = read_heads(tiny, data(tiny))
-    save_reading(found, tmp_path / "heads.json")
+    save_json(found, tmp_path / "heads.json")
     again = HeadReading.read(tmp_path / "heads.json")
     assert (again.counts, again.images, again.model) == (found.counts, found.images, found.model)
     assert again.values == found.values
@@ -244,7 +245,7 @@ def test_the_command_line_measures_too(
 
 def test_a_file_that_cannot_be_written_is_an_error(tiny: ViT, tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        save_reading(read_heads(tiny, data(tiny)), tmp_path / "nowhere" / "heads.json")
+        save_json(read_heads(tiny, data(tiny)), tmp_path / "nowhere" / "heads.json")
 
 
 @pytest.mark.parametrize("name", ["merging, distilled", "without halves"])

@@ -17,10 +17,11 @@ from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.criteria.head_measures import weights_id
 from pruning.cut.ratios import Ratios
+from pruning.files import save_json
 from pruning.jobs import registry
 from pruning.jobs.prune_job import Job
 from pruning.jobs.run_prune import prune
-from pruning.jobs.trial import TRIAL, Trial, TrialJob, open_trial, run_trial, save_trial
+from pruning.jobs.trial import TRIAL, Trial, TrialJob, open_trial, run_trial
 from pruning.progress import Cancelled, Monitor
 from pruning.runs import folder as runs
 from pruning.runs import launch, process
@@ -183,7 +184,7 @@ def test_one_that_was_cancelled_is_resumed(tiny: str, tmp_path: Path) -> None:
 def test_a_damaged_result_is_a_sentence(way: str, tmp_path: Path) -> None:
     folder, lock = launch._create(TrialJob(HALF), tmp_path, 1)
     lock.close()
-    save_trial(FOUND, folder / TRIAL)
+    save_json(FOUND, folder / TRIAL)
     process.execute(folder)  # which finds the work done
     assert flaw(runs.read(folder)) is None and open_trial(folder) == FOUND
     DAMAGE[way](folder / TRIAL)

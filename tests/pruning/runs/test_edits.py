@@ -21,6 +21,7 @@ from pruning.criteria.magnitude import MagnitudeOptions
 from pruning.criteria.magnitude import l2 as l2_scores
 from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
+from pruning.files import save_json
 from pruning.jobs import registry
 from pruning.jobs.bench import BenchJob, Timings, read_timings
 from pruning.jobs.evaluations import read_evaluations, read_report
@@ -28,7 +29,7 @@ from pruning.jobs.heads import HeadsJob, open_reading
 from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.jobs.survey import SurveyJob, SurveyResult, read_survey, save_survey
-from pruning.jobs.trial import Trial, TrialJob, open_trial, save_trial
+from pruning.jobs.trial import Trial, TrialJob, open_trial
 from pruning.methods import Survey
 from pruning.runs import finished, metrics
 from pruning.runs import folder as runs
@@ -288,7 +289,7 @@ def test_no_edit_of_a_result_slips_through(tmp_path: Path) -> None:
 
 def test_no_edit_of_a_trial_slips_through(tmp_path: Path) -> None:
     found = read_evaluations(PREVIOUS / "prune")
-    save_trial(Trial("id", found.before, found.after), tmp_path / "trial.json")
+    save_json(Trial("id", found.before, found.after), tmp_path / "trial.json")
     assert open_trial(tmp_path).after == found.after
     fine = [r"(before|after)\.(measure|fidelity): missing"]
     named = lambda name: f"{name}|{name.partition('[')[0]}"
