@@ -26,8 +26,6 @@ WEIGHTS = {"hub": "From the hub", "path": "Local file", "upload": "Upload"}
 def show() -> None:
     """Draw the sidebar."""
     _summary()
-    with feedback.sentences():
-        run_panel.recent()
     with st.expander("Model and images", icon=":material/tune:", expanded=False, key="source"):
         pending = _form()
         asked = st.button("Load", type="primary", width="stretch", key="load")
@@ -35,6 +33,8 @@ def show() -> None:
             with feedback.sentences():
                 _apply(pending)
         _offer_classes()
+    with feedback.sentences():
+        run_panel.recent()  # below the form, which a list of runs would push out of sight
     st.caption(_device())
 
 

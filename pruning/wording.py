@@ -68,6 +68,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def duration_between(low: float, high: float) -> str:
+    """Two durations in the unit of the longer one, which is at least a minute."""
+    unit, size = ("h", 3600) if high >= 7200 else ("min", 60)
+    first, last = max(1, round(low / size)), max(1, round(high / size))
+    return f"{last} {unit}" if first == last else f"{first} to {last} {unit}"
+
+
 def count(number: int) -> str:
     """A number with thousands separators."""
     return f"{number:,}"
@@ -210,7 +217,7 @@ def outcome(found: PairedChange, measure: str = CLASSES) -> str:
 def _outcome(found: PairedChange) -> str:
     net, tested = found.lost - found.gained, f"{count(found.images)} test images"
     if not found.lost + found.gained:
-        return f"No answer on any of the {tested} became right or wrong."
+        return f"Of {tested}, exactly the same are right as before."
     change, low, high = signed_points(found)
     told = f"({change} points, 95 % interval {low} to {high})"
     if net == 0:

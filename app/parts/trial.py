@@ -21,10 +21,19 @@ def of_job(job: Job, loaded: LoadedModel, target: Architecture) -> None:
 
     `target` is what the job comes to now; it is said where a trial was of other widths.
     """
+    known = newest(job)
+    if known is not None:
+        run, trial = known
+        show(trial)
+        _other_widths(run, loaded.model.arch, target)
+
+
+def newest(job: Job) -> tuple[Run, Trial] | None:
+    """The newest finished trial of this job with the loaded weights; one that is at work is shown."""
     known = _all_of(job)
-    newest = next(iter(known), None)
-    if newest is not None and newest.state != "done" and session_runs.is_news(newest):
-        run_panel.panel(newest, "trial-panel")
+    last = next(iter(known), None)
+    if last is not None and last.state != "done" and session_runs.is_news(last):
+        run_panel.panel(last, "trial-panel")
     done = [run for run in known if run.state == "done"]
     said = finished_runs.flaw(done[0]) if done else None
     if said is not None:
@@ -32,9 +41,8 @@ def of_job(job: Job, loaded: LoadedModel, target: Architecture) -> None:
     for run in done:
         trial = found_by(run)
         if trial is not None and trial.model == head_locks.model_id():
-            show(trial)
-            _other_widths(run, loaded.model.arch, target)
-            return
+            return run, trial
+    return None
 
 
 def _all_of(job: Job) -> list[Run]:

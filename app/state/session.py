@@ -165,10 +165,16 @@ def test_images() -> ImageSet:
     return few_images(test_count()) if test_count() < len(images()) else images()
 
 
+def tried_images(count: int) -> ImageSet:
+    """At most `count` of the test images, the same that a trial takes."""
+    tested = test_images()
+    return remember("tried images", (choice(), count), lambda: tested.sample(min(count, len(tested))), keep=4)
+
+
 def test_set(count: int | None = None) -> EvaluationImages:
     """The test images, or so many of them, with the calibration images as a gallery for features."""
     loaded, chosen = model(), choice()
-    shown = test_images() if count is None else few_images(count)
+    shown = test_images() if count is None else tried_images(count)
     if loaded.task == CLASSIFY or chosen.data is None:
         return EvaluationImages(shown)
     gallery = _images(chosen.data, loaded, "calibration")

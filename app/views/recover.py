@@ -39,7 +39,7 @@ TITLES = {
     "test_every": "Epochs between tests",
     "checkpoint_seconds": "Seconds between checkpoints",
     "soft": "Weight of the teacher",
-    "features": "Weight of its tokens",
+    "features": "Weight of tokens",
 }
 FIRST = ("epochs", "base_lr", "batch", "soft", "temperature", "features")  # options that are not folded away
 

@@ -32,10 +32,8 @@ def words(job: RecoverJob) -> str:
     images = _training_images(job, student)
     seen = job.recovery.epochs * (min(job.recovery.images, images) or images)
     seconds = seen * (BACKWARD * measured.image_seconds(student) + measured.image_seconds(teacher))
-    low, high = (wording.duration(seconds * factor) for factor in SPREAD)
-    return (
-        f"Roughly {low} to {high} for {wording.count(seen)} images, a guess from the time of one image here."
-    )
+    between = wording.duration_between(*(seconds * factor for factor in SPREAD))
+    return f"Roughly {between} for {wording.count(seen)} images, a guess from the time of one image here."
 
 
 def _training_images(job: RecoverJob, student: LoadedModel) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.anatomy import STRUCTURES
 from pruning.budget import amount
 from pruning.criteria import CRITERIA
-from pruning.cut import PerBlock
+from pruning.cut import HeadLocks, PerBlock, format_heads
 from pruning.jobs.bench import BenchJob
 from pruning.jobs.heads import HeadsJob
 from pruning.jobs.prune_job import Job
@@ -52,7 +53,10 @@ def of_heads(job: HeadsJob) -> str:
 
 
 def of_trial(job: TrialJob) -> str:
-    """The pruning that is tried."""
+    """The pruning that is tried, or the heads that are left out where nothing else is."""
+    heads = job.pruning.locks.remove
+    if heads and removed(replace(job.pruning, locks=HeadLocks())) == "nothing":
+        return f"Trial without head{'s' * (len(heads) > 1)} {format_heads(heads).replace(',', ', ')}"
     return f"Trial of {of_pruning(job.pruning)}"
 
 

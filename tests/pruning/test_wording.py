@@ -47,7 +47,7 @@ def test_a_paired_change() -> None:
             "9 more of 325 test images are right (+2.8 points, 95 % interval +1.5 to +5.2); chance does not",
         ),
         (4, 4, "As many of 325 test images are right as before: 4 lost, as many gained (+0.0 points"),
-        (0, 0, "No answer on any of the 325 test images became right or wrong."),
+        (0, 0, "Of 325 test images, exactly the same are right as before."),
     ],
 )
 def test_an_outcome_is_one_line(lost: int, gained: int, words: str) -> None:

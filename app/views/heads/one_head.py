@@ -15,13 +15,15 @@ from analysis.gates import without_heads
 from analysis.heads import head_names, nearest
 from analysis.measure import Evaluation, agreement
 from app import wording
+from app.parts import trial
 from app.parts.keys import keys
 from app.progress_bar import progress_bar
-from app.state import head_locks, memo, session, viewed_image
+from app.state import head_locks, measured, memo, session, session_runs, viewed_image
 from app.state.viewed_image import ViewedImage
 from pruning.criteria import HEAD_MEASURES, HeadReading
-from pruning.cut import Head
+from pruning.cut import Head, HeadLocks
 from pruning.evaluation import evaluate_model
+from pruning.jobs import Job, TrialJob
 from pruning.progress import Progress
 
 UNITS = {
@@ -34,7 +36,8 @@ UNITS = {
 NEIGHBOURS = 5
 SHOWN = 3  # images that a head's maps are drawn on
 FEW = 60  # loaded images that these are taken from
-TRY_ON = 128  # test images of a what-if, as on the Prune page
+TRY_ON = TrialJob.images  # test images of a what-if, as on the Prune page
+AT_ONCE = 3.0  # seconds that a what-if may take in the page; one that takes longer is a run
 FLIPS = 6  # thumbnails of changed predictions
 SIDE = 200  # pixels of a map
 THUMBNAIL = 96
@@ -180,21 +183,55 @@ def what_if(head: Head) -> None:
     if session.choice().data is None:
         st.caption("To measure accuracy without the head, pick labelled images in the sidebar.")
         return
-    key = (session.choice(), head)
     asked = st.button(
         "What if it were removed?",
         icon=":material/science:",
         key="head-what-if",
-        help=f"Masks only this head and measures accuracy on {TRY_ON} test images.",
+        help=f"Masks only this head and measures accuracy on {wording.count(_tried())} test images.",
     )
-    if asked:
-        with progress_bar() as progress:
-            memo.remember("head what-if", key, partial(_masked, head, progress))
-    found: tuple[Evaluation, Evaluation] | None = memo.recall("head what-if", key)
+    found = _in_page(head, asked) if _at_once(head) else _by_run(head, asked)
     if found is None:
         st.caption("Only masks this head; the model stays as it is.")
         return
     _show_what_if(*found)
+
+
+def _tried() -> int:
+    """How many test images a what-if is measured on."""
+    return min(TRY_ON, session.test_count())
+
+
+def _at_once(head: Head) -> bool:
+    """Whether a what-if is measured in the page: where that is quick, and where no run could do it."""
+    loaded = session.model()
+    only = loaded.model.arch.blocks[head[0]].heads == 1  # which no pruning removes
+    return only or 2 * _tried() * measured.image_seconds(loaded) <= AT_ONCE
+
+
+def _by_run(head: Head, asked: bool) -> tuple[Evaluation, Evaluation] | None:
+    """What a run has found, which is started if it is `asked` for."""
+    chosen = session.choice()
+    locks = HeadLocks(remove=(head,))  # any method masks it; this one reads no images
+    named = Job(chosen.model, chosen.data or "", "l2", chosen.weights, limit=chosen.limit, locks=locks)
+    job = replace(named, reading=chosen.reading)
+    if asked:
+        session_runs.begin(TrialJob(job))
+        st.rerun()  # so that the sidebar shows it too
+    known = trial.newest(job)
+    if known is None:
+        return None
+    _, found = known
+    return found.before, found.after
+
+
+def _in_page(head: Head, asked: bool) -> tuple[Evaluation, Evaluation] | None:
+    """What was measured in this session, which is done now if it is `asked` for."""
+    key = (session.choice(), head)
+    if asked:
+        with progress_bar() as progress:
+            memo.remember("head what-if", key, partial(_masked, head, progress))
+    found: tuple[Evaluation, Evaluation] | None = memo.recall("head what-if", key)
+    return found
 
 
 def _masked(head: Head, progress: Progress) -> tuple[Evaluation, Evaluation]:
@@ -223,7 +260,7 @@ def _show_what_if(before: Evaluation, after: Evaluation) -> None:
             return
         many = f"{len(both.flips)} predictions change" if len(both.flips) > 1 else "One prediction changes"
         st.caption(f"{many}: {len(both.lost)} from right to wrong, {len(both.gained)} from wrong to right.")
-        few, class_names = session.few_images(TRY_ON), session.class_names()
+        few, class_names = session.tried_images(TRY_ON), session.class_names()
         with st.container(horizontal=True, key="flips"):
             for index in both.flips[:FLIPS]:
                 names = [_called(one, index, class_names) for one in (before, after)]

@@ -85,10 +85,10 @@ def offer_survey(job: Job) -> None:
     with st.container(border=True, key="survey-offer"):
         st.markdown("**What will it cost in accuracy?**")
         st.markdown(
-            "That is only known once it is measured how sensitive the model is: each structure of each block "
-            "is narrowed alone, and a run records on calibration images how far the model's output moves. "
-            "Then a curve of size against damage appears here, and budgets of any size are solved at "
-            "once. A pruning run does this by itself, if it was not done before."
+            "To tell, a run measures how sensitive the model is: it narrows each structure of each block by "
+            "itself, and records how far the model's output moves on calibration images. Then a curve of "
+            "size against damage appears here, and budgets of any size are solved at once. A pruning run "
+            "measures this by itself if need be."
         )
         if st.button("Measure it first", icon=":material/speed:", key="survey"):
             session_runs.begin(_survey_job(job))

@@ -18,12 +18,12 @@ def trade_off(
     dense: float,
     presets: Mapping[str, float],
 ) -> Figure:
-    """Predicted change of the predictions against GMACs, for budgets of every size.
+    """Predicted damage to the predictions against GMACs, for budgets of every size.
 
     Each point of `line`, and `here`, the budget that is chosen, are GMACs and a sum of KL divergences.
     `dense` and the published `presets` are marked by their GMACs alone.
     """
-    hover = "predicted change %{y:.3g} at %{x:.3f} GMACs<extra></extra>"
+    hover = "predicted damage %{y:.3g} at %{x:.3f} GMACs<extra></extra>"
     figure = go.Figure()
     figure.add_scatter(
         x=[gmacs for gmacs, _ in line],
@@ -58,5 +58,5 @@ def trade_off(
     figure = styled(figure, 280)
     top = max([here[1] if here else 0.0, min(_MOST, max(loss for _, loss in line)), 1e-6])
     figure.update_xaxes(title="GMACs for an image", rangemode="tozero")
-    figure.update_yaxes(title="predicted change", range=[-0.04 * top, 1.08 * top], nticks=5)
+    figure.update_yaxes(title="predicted damage", range=[-0.04 * top, 1.08 * top], nticks=5)
     return figure

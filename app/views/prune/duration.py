@@ -35,7 +35,7 @@ class Expected:
         """About how long it takes."""
         if self.low == self.high:
             return f"about {wording.duration(self.low)}"
-        return f"roughly {_between(self.low, self.high)}"
+        return f"roughly {wording.duration_between(self.low, self.high)}"
 
     @property
     def words(self) -> str:
@@ -44,13 +44,6 @@ class Expected:
         if self.low < self.high:
             known = "a guess from the time of one image on this machine"
         return f"{self.span[0].upper()}{self.span[1:]}, {known}"
-
-
-def _between(low: float, high: float) -> str:
-    """Two durations in the unit of the longer one, which is at least a minute."""
-    unit, size = ("h", 3600) if high >= 7200 else ("min", 60)
-    first, last = max(1, round(low / size)), max(1, round(high / size))
-    return f"{last} {unit}" if first == last else f"{first} to {last} {unit}"
 
 
 def of_pruning(job: Job, surveyed: bool) -> Expected | None:

@@ -13,7 +13,7 @@ from analysis.heads.graph import SIMILARITIES
 from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths, ViT
 from app.state.session import Choice
-from app.views.heads import graph
+from app.views.heads import graph, one_head
 from pruning.bundle.write import write_bundle
 from pruning.criteria.head_measures import HEAD_MEASURES, weights_id
 from pruning.cut.head_locks import HeadLocks
@@ -142,6 +142,28 @@ def test_what_if_a_head_were_gone(choice: Choice) -> None:
     app.button(key="head-what-if").click().run()
     assert "Top-1 is **" in text(app) and "of the predictions stay the same" in text(app)
     assert not app.exception
+
+
+def without(choice: Choice, head: tuple[int, int], *, ask: bool) -> AppTest:
+    app = start("heads", choice)
+    app.number_input(key="heads-block").set_value(head[0]).run()
+    app.number_input(key="heads-head").set_value(head[1]).run()
+    return app.button(key="head-what-if").click().run() if ask else app
+
+
+def test_where_it_takes_long_it_is_a_run_that_says_the_same(
+    choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = without(choice, (0, 1), ask=True)
+    (said,) = [each.value for each in app.markdown if "without it" in each.value]
+    assert not runs.list_runs()
+    monkeypatch.setattr(one_head, "AT_ONCE", 0.0)
+    app = without(choice, (0, 1), ask=True)
+    assert "Run 1: Trial without head 0.1" in text(app) and only_run().state == "done" and not app.exception
+    assert said in text(without(choice, (0, 1), ask=False))  # another session
+    assert "without it" not in text(without(choice, (0, 0), ask=False))
+    app = without(choice, (1, 0), ask=True)  # the only one of its block, which no run can remove
+    assert "without it" in text(app) and len(runs.list_runs()) == 1 and not app.exception
 
 
 def test_the_address_brings_the_same_view_back(choice: Choice) -> None:

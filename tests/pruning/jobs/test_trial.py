@@ -16,6 +16,7 @@ from pruning.budget.allocate import Budget
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.criteria.head_measures import weights_id
+from pruning.cut.head_locks import HeadLocks
 from pruning.cut.ratios import Ratios
 from pruning.files import save_json
 from pruning.jobs import registry
@@ -67,6 +68,10 @@ def test_a_job_comes_back_and_says_what_it_does() -> None:
         assert registry.unpack(registry.pack(job)) == ("trial", job) and hash(job)
     assert TrialJob.of(HALF, ARCH) == TrialJob(HALF)
     assert registry.describe(TrialJob(HALF)) == "Trial of L2 magnitude, pairs 25 %, MLP 50 %"
+    locks = HeadLocks(remove=((0, 1), (1, 0)))
+    assert registry.describe(TrialJob(Job("demo", "demo", locks=locks))) == "Trial without heads 0.1, 1.0"
+    both = registry.describe(TrialJob(replace(HALF, locks=locks)))
+    assert both == "Trial of L2 magnitude, pairs 25 %, MLP 50 %, 2 locked heads"
     assert registry.folder_name(TrialJob(HALF), "now").endswith("-trial-l2")
     assert TrialJob(HALF).command().splitlines()[1] == HALF.command()
 
