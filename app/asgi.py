@@ -1,4 +1,8 @@
-"""What `python -m app` has `streamlit run` serve: app/main.py, on pages that know where their server is."""
+"""What `python -m app` has `streamlit run` serve: app/main.py, on pages that begin with what they need.
+
+That is where their server is, and the style sheet. `streamlit run app/main.py` works without either: it looks
+for its server, and takes on its style when the first script has run, at which everything moves.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # end does not conclude that: opened at /prune, it looks for a server at /prune/_stcore first, and the
 # console of the browser fills with answers that there is none.
 TOLD = b'<script>window.__streamlit = {BACKEND_BASE_URL: new URL(".", location.href).href}</script>'
+STYLE = (Path(__file__).resolve().parent.parent / "assets" / "style.css").read_bytes()
 _AS_IT_IS = (b"accept-encoding", b"if-modified-since", b"if-none-match", b"range")  # else not the whole text
 
 
-class TellsWhereItIs:
-    """Writes into every HTML page where its server is."""
+class Equips:
+    """Writes into every HTML page where its server is, and the style sheet."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -52,6 +57,8 @@ class _Rewriting:
 
     async def _send_whole(self, start: Message) -> None:
         body = self.body.replace(b"<head>", b"<head>" + TOLD, 1)
+        # at the end, as Streamlit's own styles, which go into the head, would be the last word otherwise
+        body = body.replace(b"</body>", b"<style>" + STYLE + b"</style></body>", 1)
         headers = MutableHeaders(raw=list(start["headers"]))
         for name in ("etag", "last-modified"):  # of the file, which is another text
             del headers[name]
@@ -66,4 +73,4 @@ def _is_page(start: Message) -> bool:
     )
 
 
-app = st.App(Path(__file__).with_name("main.py"), middleware=[Middleware(TellsWhereItIs)])
+app = st.App(Path(__file__).with_name("main.py"), middleware=[Middleware(Equips)])

@@ -1,4 +1,4 @@
-"""What a browser is told with every page: where its server is."""
+"""What a browser is given with every page: where its server is, and the style sheet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from streamlit.file_util import get_static_dir
 
-from app.asgi import TOLD, TellsWhereItIs
+from app.asgi import STYLE, TOLD, Equips
 
 PAGE = {"Accept": "text/html,*/*"}  # what a browser asks for when an address is opened
 
@@ -23,9 +23,7 @@ def client() -> TestClient:
         Route("/prune", lambda _: FileResponse(index)),
         Mount("/", StaticFiles(directory=get_static_dir())),
     ]
-    return TestClient(
-        Starlette(routes=routes, middleware=[Middleware(TellsWhereItIs), Middleware(GZipMiddleware)])
-    )
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(Equips), Middleware(GZipMiddleware)]))
 
 
 def test_a_page_says_where_its_server_is_before_it_loads_anything() -> None:
@@ -33,6 +31,12 @@ def test_a_page_says_where_its_server_is_before_it_loads_anything() -> None:
     head, told, rest = got.content.partition(TOLD)
     assert told and b"<script" not in head and b'src="./static/js/' in rest
     assert int(got.headers["content-length"]) == len(got.content)
+
+
+def test_a_page_has_its_style_from_the_start_after_all_others() -> None:
+    got = client().get("/prune", headers=PAGE).content
+    _, own, rest = got.partition(STYLE)
+    assert own and b"<" not in STYLE and rest.split() == [b"</style></body>", b"</html>"]
 
 
 def test_a_page_kept_from_an_earlier_version_is_sent_anew() -> None:

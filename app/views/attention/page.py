@@ -99,7 +99,8 @@ def _open(numbers: Sequence[int], place: int) -> None:
 def _one_image(
     view: AttentionView, query: Query, maps: TokenMaps, scenes: ImageSet | None, files: Any
 ) -> None:
-    photo, enlarged = st.columns([1, 2], gap="small")
+    with st.container(key="looked-at"):
+        photo, enlarged = st.columns([1, 2], gap="small")
     with enlarged:  # first, so that what a click on a patch asks for is also sent first
         head, shown = _enlarged_head(view, query, maps)
     with photo:
