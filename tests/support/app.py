@@ -117,7 +117,7 @@ def photo(name: str, colour: str, size: tuple[int, int] = (90, 60)) -> tuple[str
 def own_widths(app: AppTest, method: str = "snp", mode: str = "sliders") -> AppTest:
     """The Prune page with widths of one's own instead of its question."""
     app.selectbox(key="method").set_value(method).run()
-    return app.segmented_control(key="mode").set_value(mode).run()
+    return app.pills(key="mode").set_value(mode).run()
 
 
 def pruned() -> AppTest:

@@ -71,7 +71,7 @@ def _file(make: Callable[[], figure.Figure], kind: str) -> bytes:
 def _button(label: str, stem: str, draw: Callable[[], Image.Image]) -> None:
     slug = label.casefold().replace(" ", "-")
     st.download_button(
-        label,
+        wording.plain(_title(label)),
         lambda: pictures.png(draw()),
         file_name=f"{stem}-{slug}.png",
         mime="image/png",

@@ -187,7 +187,7 @@ def _mode(method: str, dense: Architecture) -> str:
         MODE,
         MODE,
         modes,
-        lambda: st.segmented_control(
+        lambda: st.pills(  # segments break apart where they need a second line
             "Widths chosen by",
             modes,
             format_func=offered.MODES.__getitem__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 
@@ -83,7 +84,8 @@ def _buttons(chosen: Choices) -> tuple[bool, bool]:
     """Whether a run is to be started, and whether what is chosen is to be tried first."""
     with st.container(horizontal=True, vertical_alignment="center", key="actions"):
         label = "Shrink it" if chosen.asks else "Prune"
-        start = st.button(label, type="primary", icon=":material/content_cut:", width=200, key="prune")
+        width: Any = 200 if chosen.asks else "content"  # beside the other buttons, on one line
+        start = st.button(label, type="primary", icon=":material/content_cut:", width=width, key="prune")
         attempt = not chosen.asks and st.button(
             "Try it",
             icon=":material/science:",

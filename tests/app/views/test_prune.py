@@ -84,7 +84,7 @@ def test_a_method_is_met_with_nothing_that_it_cannot_do(method: str, choice: Cho
     app.selectbox(key="method").set_value(method).run()
     assert not app.error and not app.exception
     if not METHODS[method].narrows:
-        assert app.segmented_control(key="mode").value == "sliders"
+        assert app.pills(key="mode").value == "sliders"
         assert "How much smaller?" not in text(app)
         app.button(key="ask-again").click().run()
         assert "How much smaller?" in text(app) and app.selectbox(key="method").value == "spectral"

@@ -25,7 +25,7 @@ def budgeted(tiny_bundle: Path, photos: Path) -> AppTest:
     """The Prune page in budget mode, sensitivities measured."""
     app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
     app.selectbox(key="method").set_value("l2").run()
-    app.segmented_control(key="mode").set_value("budget").run()
+    app.pills(key="mode").set_value("budget").run()
     app.segmented_control(key="align-budget").set_value(1).run()
     assert "how sensitive the model is" in text(app) and not app.metric
     return app.button(key="survey").click().run()
@@ -55,7 +55,7 @@ def test_another_session_and_another_server_find_what_was_measured(tiny_bundle: 
     assert [run.kind for run in runs.list_runs()] == ["survey"]
     app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))  # nothing in its session
     app.selectbox(key="method").set_value("l2").run()
-    app.segmented_control(key="mode").set_value("budget").run()
+    app.pills(key="mode").set_value("budget").run()
     app.segmented_control(key="align-budget").set_value(1).run()
     assert app.metric and "how sensitive the model is" not in text(app)
     app.button(key="prune").click().run()
@@ -67,7 +67,7 @@ def test_another_session_and_another_server_find_what_was_measured(tiny_bundle: 
 def test_a_survey_at_work_is_shown_and_not_started_twice(tiny_bundle: Path, photos: Path) -> None:
     app = start("prune", Choice(str(tiny_bundle), data=str(photos), limit=6))
     app.selectbox(key="method").set_value("l2").run()
-    app.segmented_control(key="mode").set_value("budget").run()
+    app.pills(key="mode").set_value("budget").run()
     with at_work(SurveyJob(str(tiny_bundle), str(photos), "l2")):
         app.run()
         assert "Budgets can be solved once this run has ended." in text(app)
@@ -104,14 +104,14 @@ def test_budgets_out_of_reach_are_one_sentence_and_methods_without_do_not_offer_
     app.number_input(key=f"budget-gmacs-{dense.params}").set_value(2 * dense.gmacs).run()
     assert "a budget for this model must be from" in app.error[0].value
     app.selectbox(key="method").set_value("ablation").run()
-    assert not app.error and app.segmented_control(key="mode").options == ["Sliders", "Per block"]
+    assert not app.error and app.pills(key="mode").options == ["Sliders", "Per block"]
     assert [slider.label for slider in app.slider] == ["Whole heads", "Tokens merged in each block"]
     assert not app.exception
 
 
 def test_a_budget_without_images_says_where_to_choose_them() -> None:
     app = start("prune", Choice(data=None))
-    app.segmented_control(key="mode").set_value("budget").run()
+    app.pills(key="mode").set_value("budget").run()
     assert "sidebar" in app.info[0].value
 
 
