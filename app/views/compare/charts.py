@@ -289,6 +289,7 @@ def pareto(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str], by
     lowest = min(100 * trade.result.top1_low for trade in shown)
     name = wording.accuracy_within(shown[0].result)
     figure.update_yaxes(title=f"{name}, % (95 % interval)", range=[max(lowest - 5, 0), 102])
+    figure.update_yaxes(labelalias={f"{beyond:g}": "" for beyond in (100.5, 101, 101.5, 102)})
     return figure
 
 

@@ -57,7 +57,8 @@ def _table(shown: list[Run], chosen: str) -> None:
     frame = pd.DataFrame(rows)
     frame = frame[[name for name in frame if name == "State" or frame[name].astype(bool).any()]]
     keys = [str(run.folder) for run in shown]
-    key = f"runs-table-{hash(tuple(keys)):x}"  # rows are told by their place, which is another one in others
+    marked = [keys.index(chosen)] if chosen in keys else []
+    key = _key(keys, marked)
 
     def clicked() -> None:
         places = st.session_state[key]["selection"]["rows"]
@@ -74,9 +75,22 @@ def _table(shown: list[Run], chosen: str) -> None:
             key=key,
             on_select=clicked,
             selection_mode="single-row",
-            selection_default={"selection": {"rows": [keys.index(chosen)] if chosen in keys else []}},
+            selection_default={"selection": {"rows": marked}},
             alt="all runs",
         )
+
+
+def _key(keys: Sequence[str], marked: list[int]) -> str:
+    """The table's key: a new one for other runs, and where the run that it marks is not the one shown.
+
+    A table tells its rows by their place, and cannot be told which one to mark after it was drawn.
+    """
+    state, name = st.session_state, f"runs-table-{hash(tuple(keys)):x}"
+    turn = state.setdefault("runs-table turn", 0)
+    drawn = state.get(f"{name}-{turn}")
+    if drawn is not None and list(drawn["selection"]["rows"]) != marked:
+        state["runs-table turn"] = turn = turn + 1
+    return f"{name}-{turn}"
 
 
 COLUMNS: dict[str, Any] = {
