@@ -1,7 +1,8 @@
 """What `python -m app` has `streamlit run` serve: app/main.py, on pages that begin with what they need.
 
-That is where their server is, and the style sheet. `streamlit run app/main.py` works without either: it looks
-for its server, and takes on its style when the first script has run, at which everything moves.
+That is where their server is, how to keep the browser's history, and the style sheet. `streamlit run
+app/main.py` works without: it looks for its server, fills the history, and takes on its style when the first
+script has run, at which everything moves.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # A page's files lie beside it, by links relative to its address, and so does its server. Streamlit's front
 # end does not conclude that: opened at /prune, it looks for a server at /prune/_stcore first, and the
 # console of the browser fills with answers that there is none.
-TOLD = b'<script>window.__streamlit = {BACKEND_BASE_URL: new URL(".", location.href).href}</script>'
+#
+# Whatever a page writes into its address, the front end makes another entry of the browser's history. The
+# back button would then lead to the same page, which writes its address again, and never to the one before.
+TOLD = b"""<script>
+window.__streamlit = {BACKEND_BASE_URL: new URL(".", location.href).href}
+const push = history.pushState
+history.pushState = function (state, title, address) {
+  const same = new URL(address, location.href).pathname === location.pathname
+  return (same ? history.replaceState : push).call(this, state, title, address)
+}
+</script>"""
 STYLE = (Path(__file__).resolve().parent.parent / "assets" / "style.css").read_bytes()
 _AS_IT_IS = (b"accept-encoding", b"if-modified-since", b"if-none-match", b"range")  # else not the whole text
 

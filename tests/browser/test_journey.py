@@ -330,6 +330,23 @@ def test_a_page_opened_by_its_address_asks_for_nothing_that_is_not_there(server:
     assert len(answers) > 1 and [told for told in answers if told[0] >= 400] == []
 
 
+def test_the_back_button_leads_to_the_page_before(server: str, page: Page) -> None:
+    page.goto(f"{server}/model")
+    settle(page)
+    open_page(page, "Heads")
+    page.locator(".st-key-heads-block input").fill("2")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/heads?heads-block=2*")
+    settle(page)
+    page.go_back()
+    page.get_by_role("heading", name="Model").first.wait_for()
+    settle(page)
+    assert urlsplit(page.url).path == "/model"
+    page.go_forward()
+    page.get_by_role("heading", name="Heads").first.wait_for()
+    page.get_by_role("heading", name="Block 2, head 0").wait_for()
+
+
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are listed there on Linux only")
 def test_it_listens_on_loopback_alone(server: str) -> None:
     port = urlsplit(server).port
