@@ -91,7 +91,7 @@ def test_browse_click_refresh_and_share(page: Page) -> None:
 
     page.locator(".st-key-files button").first.click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Block 2 head 4", exact=True).click()
+        page.get_by_role("button", name="Block 2, head 4: where it looks").click()
     file = Image.open(io.BytesIO(download.value.path().read_bytes()))
     assert (file.format, file.mode, file.size) == ("PNG", "RGB", (1024, 1024))
 
