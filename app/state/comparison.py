@@ -51,8 +51,7 @@ def groups() -> list[list[NumberedRun]]:
 
 def is_of_loaded(group: list[NumberedRun]) -> bool:
     """Whether a group's dense model is the one that is loaded now."""
-    loaded: Choice = session_runs.lasting(session.choice(), copy=False)
-    return group[0].finished.origin == loaded.named
+    return finished_runs.is_of_loaded(group[0])
 
 
 def group_title(group: list[NumberedRun]) -> str:

@@ -14,6 +14,7 @@ from app.state import memo, session, session_runs
 from app.state.session import Choice
 from pruning.jobs import registry
 from pruning.runs import NOTE, FinishedRun, Run, is_finished
+from pruning.wording import base_name
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ class NumberedRun:
 def with_model() -> list[NumberedRun]:
     """The finished runs on disk whose smaller model can be loaded, oldest first."""
     return [run for run in _numbered() if run.finished.model_problem is None]
+
+
+def is_of_loaded(run: NumberedRun) -> bool:
+    """Whether a run's dense model is the one that is loaded now."""
+    loaded: Choice = session_runs.lasting(session.choice(), copy=False)
+    return run.finished.origin == loaded.named
+
+
+def title(run: NumberedRun) -> str:
+    """What a run is called among runs of all models: with its dense model if that is not the loaded one."""
+    return run.title if is_of_loaded(run) else f"{run.title} · {base_name(run.finished.origin[0])}"
 
 
 def sound() -> list[NumberedRun]:

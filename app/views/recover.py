@@ -152,8 +152,12 @@ def _require_teacher(job: RecoverJob) -> None:
 
 
 def _students() -> list[Student]:
-    """The models of finished runs, newest first, and the loaded model if it is a bundle."""
-    found = [_of_run(run) for run in reversed(finished_runs.with_model())]
+    """The models of finished runs, and the loaded model if it is a bundle.
+
+    Runs of the loaded model stand before those of others, the newest first.
+    """
+    runs = list(reversed(finished_runs.with_model()))
+    found = [_of_run(run) for run in sorted(runs, key=lambda run: not finished_runs.is_of_loaded(run))]
     chosen = session.choice()
     if is_bundle(Path(chosen.model)):
         name = f"Loaded: {Path(chosen.model).name}"
@@ -166,7 +170,7 @@ def _of_run(run: finished_runs.NumberedRun) -> Student:
     job = finished.job
     apart = job.calibration if isinstance(job, Job) else job.test_data and job.data
     data = (apart, finished.data) if apart else (finished.data, None)
-    return Student(run.title, str(finished.bundle), finished.origin, *data)
+    return Student(finished_runs.title(run), str(finished.bundle), finished.origin, *data)
 
 
 # ---- watching it

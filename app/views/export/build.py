@@ -81,9 +81,15 @@ def of_loaded() -> Exportable:
 
 
 def choices() -> dict[str, str]:
-    """The titles of all models that can be exported, by key: runs from the newest on, then the loaded one."""
-    runs = {run.key: run.title for run in reversed(finished_runs.with_model())}
-    return runs | {DENSE: f"{base_name(session.choice().model)}, the loaded model, not pruned"}
+    """The titles of all models that can be exported, by key.
+
+    Runs of the loaded model stand first, from the newest on, then the loaded one, then runs of others.
+    """
+    runs = list(reversed(finished_runs.with_model()))
+    titles = {run.key: finished_runs.title(run) for run in runs}
+    mine = {run.key: titles[run.key] for run in runs if finished_runs.is_of_loaded(run)}
+    loaded = {DENSE: f"{base_name(session.choice().model)}, the loaded model, not pruned"}
+    return mine | loaded | titles
 
 
 def chosen(key: str) -> Exportable:
