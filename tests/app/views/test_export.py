@@ -58,6 +58,16 @@ def expected(loaded: LoadedModel, file: Path) -> tuple[list[str], torch.Tensor]:
     return [loaded.preprocess.labels[index] for index in best], logits[best]
 
 
+def test_a_run_of_another_model_is_not_taken_for_one_of_the_loaded_model(tiny_bundle: Path) -> None:
+    app = go(pruned(), "export")
+    (run, loaded) = app.selectbox(key="export-run").options
+    assert "demo" not in run and loaded.startswith("demo, the loaded model")
+    other = start("export", Choice(str(tiny_bundle), data=None))
+    name = f"{tiny_bundle.name}, the loaded model, not pruned"
+    assert other.selectbox(key="export-run").options == [name, f"{run} · demo"]
+    assert go(other, "recover").selectbox(key="student").options[0] == f"{run} · demo"
+
+
 def test_the_loaded_model_is_exported_as_it_is() -> None:
     """Without any run: sizes, no accuracy yet, no plan.json, and the right file."""
     app = start("export")
