@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pages import MINUTE, browser, idle, server
 from PIL import Image
 from playwright.sync_api import Page
@@ -130,7 +131,14 @@ def in_few_colours(picture: Image.Image) -> Image.Image:
     others = picture.quantize(256 - COMMON, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
     palette = Image.new("P", (1, 1))
     palette.putpalette((flat + others)[: 3 * 256])
-    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    reduced = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    # Pillow looks colours up on a coarse grid, on which white may be found as one of the colours beside it
+    pixels, places = np.array(picture), np.array(reduced)
+    for place, (_, colour) in enumerate(counted[:COMMON]):
+        places[(pixels == colour).all(axis=-1)] = place
+    exact = Image.fromarray(places)
+    exact.putpalette(reduced.getpalette() or [])
+    return exact
 
 
 if __name__ == "__main__":
