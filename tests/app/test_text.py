@@ -35,7 +35,6 @@ FILES = sorted((ROOT / "app").rglob("*.py"))
 KNOWN = {
     "st.session_state['pages'][page]": "a page of the app",
     "run.state": "one of six words",
-    "shown.items()": "titles of ours, and maps",
     "found.timings.ms": "numbers",
     "timed.threads": "a number",
     "titles.get(option.name, option.name.replace('_', ' ').capitalize())": "a field of our options",
