@@ -17,6 +17,7 @@ from torch import Tensor
 from analysis.models.candidates import BESIDE, Candidate
 
 State = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 _LEFT_OUT = re.compile(
     r"(mask_token$|decoder_|dino_head\.|ibot_head\.|projector\.|predictor\.|logit_scale$|n_averaged$|pooler\.)"
 )
@@ -119,6 +120,18 @@ def to_timm(candidate: Candidate) -> Converted:
     if candidate.layout != "timm":
         notes = (f"the names of the weights are those of {candidate.layout}", *notes)
     return Converted(state, (*notes, *dropped))
+
+
+def shapes_in(candidate: Candidate) -> Shapes:
+    """Shapes of a candidate's tensors by timm's names, read without touching a value.
+
+    Raises:
+        ValueError: as `to_timm`.
+        RuntimeError: a tensor without a shape.
+    """
+    empty = {name: torch.empty(value.shape, device="meta") for name, value in candidate.state.items()}
+    state = to_timm(Candidate(empty, candidate.layout, candidate.where)).state
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def _renamed(state: Mapping[str, Tensor], table: tuple[tuple[str, str], ...]) -> State:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from analysis.models.candidates import Candidate
-from analysis.models.layouts import to_timm
+from analysis.models.layouts import Shapes, shapes_in, to_timm
 from analysis.models.weights import checked, read_candidates, read_weights
 
 # they may be of other sizes, or not there, in weights that fit
@@ -38,7 +37,7 @@ def read_local(file: Path, model: Any) -> LocalWeights:
     found = read_candidates(file)
     if not found:
         return LocalWeights(read_weights(file))
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    shapes = shapes_in(Candidate(model.state_dict(), "timm", file.name))
     fitting = [one for one in found if _fits(one, shapes)]
     chosen = (fitting or found)[0]
     converted = to_timm(checked(chosen, file))
@@ -48,14 +47,12 @@ def read_local(file: Path, model: Any) -> LocalWeights:
     return LocalWeights(converted.state, tuple(notes))
 
 
-def _fits(candidate: Candidate, expected: Mapping[str, tuple[int, ...]]) -> bool:
+def _fits(candidate: Candidate, expected: Shapes) -> bool:
     """Whether all tensors of a model are there but for those that are adapted; no value is touched."""
     try:
-        empty = {name: torch.empty(value.shape, device="meta") for name, value in candidate.state.items()}
-        state = to_timm(Candidate(empty, candidate.layout, candidate.where)).state
+        got = shapes_in(candidate)
     except (ValueError, RuntimeError):  # a shape that its layout does not know, or a tensor without a shape
         return False
-    got = {name: tuple(value.shape) for name, value in state.items()}
     return all(got.get(name) == shape for name, shape in expected.items() if not name.startswith(_ADAPTED))
 
 

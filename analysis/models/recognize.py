@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from analysis.models.candidates import Candidate
-from analysis.models.layouts import to_timm
+from analysis.models.layouts import Shapes, shapes_in
 from analysis.models.timm_source import skeleton
 from analysis.models.weights import read_candidates
 
@@ -37,11 +35,33 @@ KNOWN = (
     "vit_small_patch14_reg4_dinov2",
     "vit_base_patch14_dinov2",
     "vit_base_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_small_plus_patch16_dinov3",
+    "vit_base_patch16_dinov3",
+    "vit_large_patch16_dinov3",
+    "vit_huge_plus_patch16_dinov3",
+    "vit_small_patch16_dinov3_qkvb",
+    "vit_small_plus_patch16_dinov3_qkvb",
+    "vit_base_patch16_dinov3_qkvb",
+    "vit_large_patch16_dinov3_qkvb",
+    "vit_huge_plus_patch16_dinov3_qkvb",
+    "vit_base_patch16_siglip_224",  # the image size is read off the position embedding
+    "vit_base_patch32_siglip_256",
+    "vit_large_patch16_siglip_256",
+    "vit_so400m_patch14_siglip_224",
+    "vit_so400m_patch16_siglip_256",
+    "vit_giantopt_patch16_siglip_256",
 )
-_WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024}
+_WIDTHS = {
+    "tiny": 192,
+    "small": 384,
+    "base": 768,
+    "large": 1024,
+    "huge": 1280,
+    "so400m": 1152,
+    "giantopt": 1536,
+}
 _FREE = ("head.", "head_dist.", "pos_embed", "norm.", "fc_norm.")  # may be of other sizes, or not there
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def fitting_names(file: Path) -> tuple[str, ...]:
@@ -60,11 +80,9 @@ def fitting_names(file: Path) -> tuple[str, ...]:
 
 def _names_of(candidate: Candidate) -> Sequence[str]:
     try:
-        empty = {name: torch.empty(value.shape, device="meta") for name, value in candidate.state.items()}
-        state = to_timm(Candidate(empty, candidate.layout, candidate.where)).state
+        got = _split_bias(shapes_in(candidate))
     except (ValueError, RuntimeError):  # a shape that its layout does not know
         return ()
-    got = {name: tuple(value.shape) for name, value in state.items()}
     patches = got.get("patch_embed.proj.weight", ())
     if len(patches) != 4:
         return ()
@@ -79,10 +97,27 @@ def _names_of(candidate: Candidate) -> Sequence[str]:
 
 @cache
 def _shapes(name: str) -> Shapes:
-    return {key: tuple(value.shape) for key, value in skeleton(name, None, None).state_dict().items()}
+    return shapes_in(Candidate(skeleton(name, None, None).state_dict(), "timm", name))
 
 
 def _fits(got: Shapes, expected: Shapes) -> bool:
-    """Whether both have the same tensors, of the same shapes, but for those that are adapted."""
+    """Whether both have the same tensors, of the same shapes, but for those that are adapted.
+
+    Positions may be of another number, but where a model turns its queries and keys there must be none.
+    """
     fixed, given = ({k: v for k, v in one.items() if not k.startswith(_FREE)} for one in (expected, got))
-    return fixed == given
+    return fixed == given and ("pos_embed" in got) == ("pos_embed" in expected)
+
+
+def _split_bias(got: Shapes) -> Shapes:
+    """The names that timm gives to the tensors of DINOv3's own files: no bias of keys, no fixed tensors."""
+    if "storage_tokens" not in got:
+        return got
+    split: Shapes = {}
+    for name, shape in got.items():
+        if name.endswith("attn.qkv.bias"):
+            for part in ("q_bias", "v_bias"):
+                split[name.replace("qkv.bias", part)] = (shape[0] // 3,)
+        elif not name.endswith((".periods", ".bias_mask")):
+            split["reg_token" if name == "storage_tokens" else name] = shape
+    return split

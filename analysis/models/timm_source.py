@@ -291,6 +291,8 @@ def _adapt(state: dict[str, Tensor], model: Any, source: object) -> dict[str, Te
         "VisionTransformerRelPos": vision_transformer_relpos.checkpoint_filter_fn,
     }
     other = filters.get(type(model).__name__)
+    if "storage_tokens" in state:
+        state = _without_zero_bias(state, model, source)
     try:
         if other is None:
             adapted = vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True)
@@ -304,6 +306,25 @@ def _adapt(state: dict[str, Tensor], model: Any, source: object) -> dict[str, Te
     if model.num_classes == 0:
         unused += ["head.", "head_dist."]
     return {key: value for key, value in adapted.items() if not key.startswith(tuple(unused))}
+
+
+def _without_zero_bias(state: dict[str, Tensor], model: Any, source: object) -> dict[str, Tensor]:
+    """DINOv3's own files for timm's names without biases of queries, keys and values: there they are zero.
+
+    timm leaves them out whatever they are, and prints a line for each.
+
+    Raises:
+        ValueError: one is not zero.
+    """
+    if any(name.endswith("attn.q_bias") for name in model.state_dict()):
+        return state
+    biases = [name for name in state if name.endswith("attn.qkv.bias")]
+    if any(state[name].any() for name in biases):
+        raise ValueError(
+            f"{source} has biases of queries, keys and values, which this name of timm lacks: "
+            "take the one that ends in _qkvb"
+        )
+    return {name: value for name, value in state.items() if name not in biases}
 
 
 def preprocess_of(config: dict[str, Any], arch: Architecture) -> Preprocess:

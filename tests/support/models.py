@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -216,3 +217,18 @@ def turned(model: ViT, seed: int = 0) -> ViT:
                     attn.proj.weight
                 )
     return own
+
+
+def dinov3_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one of timm's DINOv3 with biases, named as in Meta's own files."""
+    own = {}
+    for name, value in state.items():
+        if name.endswith("attn.q_bias"):  # that of the keys makes no difference
+            qkv, q, v = (name.replace("q_bias", end) for end in ("qkv.bias", "q_bias", "v_bias"))
+            own[qkv] = torch.cat([state[q], state[q], state[v]])
+            own[f"{qkv}_mask"] = torch.ones_like(own[qkv])
+        elif not name.endswith("attn.v_bias"):
+            theirs = re.sub(r"gamma_([12])$", r"ls\1.gamma", name)
+            own[theirs.replace("reg_token", "storage_tokens")] = value
+    tokens = own["cls_token"]
+    return own | {"rope_embed.periods": torch.ones(16), "mask_token": torch.zeros_like(tokens[0])}

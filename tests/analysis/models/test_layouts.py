@@ -19,6 +19,7 @@ from torchvision.models import VisionTransformer
 from analysis.models import timm_source
 from analysis.models.load import LoadedModel, load
 from analysis.models.reading import Reading
+from tests.support.models import dinov3_names
 
 WIDTH, HEADS, CLASSES, SIZE = 48, 3, 37, 64
 SMALL = {"depth": 2, "embed_dim": WIDTH, "num_heads": HEADS}
@@ -558,3 +559,16 @@ def test_places_for_a_model_that_has_none(tmp_path: Path) -> None:
     file = saved(tmp_path, source("vit_small_patch16_224").state_dict())
     with pytest.raises(ValueError, match="holds the weights of another architecture"):
         load("vit_small_patch16_dinov3", file)
+
+
+def test_dinov3_in_its_own_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "vit_small_patch16_dinov3"
+    plain, biased = (source(f"{name}{end}", num_classes=0, img_size=256) for end in ("", "_qkvb"))
+    file = saved(tmp_path, dinov3_names(biased.state_dict()))
+    assert_same(load(f"{name}_qkvb", file), biased, 256)
+    with pytest.raises(ValueError, match="take the one that ends in _qkvb"):
+        load(name, file)
+    state = plain.state_dict()
+    zero = {f"blocks.{block}.attn.{end}_bias": torch.zeros(WIDTH) for block in range(2) for end in "qv"}
+    assert_same(load(name, saved(tmp_path, dinov3_names(state | zero))), plain, 256)
+    assert not capsys.readouterr().out  # which is for JSON

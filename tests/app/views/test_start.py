@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
 from analysis.models import Reading, fitting_names
+from analysis.models.candidates import Candidate
+from analysis.models.recognize import _names_of
+from analysis.models.timm_source import skeleton
 from app.state import uploads
 from app.state.session import Choice
 from app.state.viewed_image import ViewedImage
@@ -19,6 +22,7 @@ from app.views.start import recent
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
 from tests.support.app import MAIN, carry_out, elements, photo, start, text
+from tests.support.models import dinov3_names
 
 
 def fresh() -> AppTest:
@@ -144,6 +148,24 @@ def test_weights_are_known_by_their_shapes(tmp_path: Path) -> None:
     assert fitting_names(file.rename(tmp_path / "vit.safetensors")) == ("deit_tiny_distilled_patch16_224",)
     save_file({"x": timm.create_model("test_vit").cls_token.detach()}, tmp_path / "other.safetensors")
     assert fitting_names(tmp_path / "other.safetensors") == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3", "vit_large_patch16_dinov3_qkvb"),
+        *("vit_base_patch16_siglip_224", "vit_so400m_patch14_siglip_224"),
+    ],
+)
+def test_dinov3_and_siglip_are_known_by_their_shapes(name: str) -> None:
+    state = skeleton(name, None, None).state_dict()
+    assert tuple(_names_of(Candidate(state, "timm", "the top level"))) == (name,)
+
+
+def test_dinov3_in_its_own_names_is_known_by_its_shapes() -> None:
+    state = skeleton("vit_small_patch16_dinov3_qkvb", None, None).state_dict()
+    own = dinov3_names(state)
+    assert tuple(_names_of(Candidate(own, "timm", "the top level"))) == ("vit_small_patch16_dinov3_qkvb",)
 
 
 def test_what_runs_began_with_is_offered_again(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
