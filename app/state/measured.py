@@ -57,6 +57,16 @@ def prepared(job: Job, progress: Progress = quiet) -> Prepared:
     return prepare(job, as_monitor(progress), model())
 
 
+def calibration_count(job: Job) -> int:
+    """How many calibration images there are.
+
+    Raises:
+        ValueError: the images cannot be read.
+    """
+    key = (choice(), job.calibration)
+    return remember("calibration images", key, lambda: len(prepared(job).calibration), keep=4)
+
+
 def survey(job: Job) -> Survey | None:
     """What budgets are solved on by the job's method, whatever their size; None if it is not measured yet.
 

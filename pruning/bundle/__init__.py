@@ -16,7 +16,7 @@ from pruning.bundle.layout import (
 )
 from pruning.bundle.output import require_file, require_folder_for_files, require_new_folder
 from pruning.bundle.precision import rounded
-from pruning.bundle.report import Report, find_report
+from pruning.bundle.report import RECOVER, Report, find_report
 from pruning.bundle.staging import staged_files, staged_folder
 from pruning.bundle.write import write_bundle, write_files, zip_bundle
 
@@ -29,6 +29,7 @@ __all__ = [
     "JOB_FILE",
     "LOADER",
     "PLAN_FILE",
+    "RECOVER",
     "REPORT_FILE",
     "STATUS_FILE",
     "Report",

@@ -11,7 +11,7 @@ from analysis.measure import cost
 from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE, Preprocess
 from analysis.vit import Architecture
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE
-from pruning.bundle.report import Report
+from pruning.bundle.report import RECOVER, Report
 from pruning.wording import STRUCTURE_NAMES, base_name, by_chance, from_to, paired_points, share_of
 
 LOADER = f"""\
@@ -68,9 +68,10 @@ def _front_matter(name: str, pruned: bool, classifies: bool, transformers: bool)
 def _origin(name: str, report: Report, pruned: bool) -> str:
     if not pruned:
         return f"The Vision Transformer `{name}`, not pruned, saved by PruneScope.\n"
+    method = report.pruned_by if report.method == RECOVER else report.method
     text = f"A Vision Transformer pruned by PruneScope from `{name}`"
-    if report.method:
-        text += f" with the method `{report.method}`"
+    text += f" with the method `{method}`" if method else ""
+    text += ", then fine-tuned with the dense model as teacher" if report.fine_tuned else ""
     removed = _removed(report)
     return f"{text}.\n" + (f"\nRemoved: {removed}.\n" if removed else "")
 
@@ -78,7 +79,7 @@ def _origin(name: str, report: Report, pruned: bool) -> str:
 def _removed(report: Report) -> str:
     """What was removed: the ratios or preset of the job in the report, or of the report itself."""
     preset, ratios = report.preset, report.ratios
-    if report.job is not None:
+    if report.job is not None and report.method != RECOVER:
         preset, ratios = report.job.get("preset"), report.job.get("ratios")
     if preset:
         return f"the ratios of the preset `{preset}`"

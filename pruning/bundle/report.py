@@ -14,6 +14,7 @@ from pruning.bundle.layout import REPORT_FILE
 from pruning.cut import Indices, Ratios, require_indices
 from pruning.wording import base_name
 
+RECOVER = "recover"  # the method of a recovery, in its report
 _PLACES = ("model", "weights", "device", "teacher", "teacher_weights", "data", "calibration", "test_data")
 
 
@@ -40,9 +41,10 @@ class Report(Stored):
     Accuracies are fractions; those that end in `pruned` were measured between pruning and fine-tuning.
     Those without an ending belong to a model that was trained and not pruned. `job` has the fields of the
     job, `heads` the heads of the dense model that stay in each block, None for a block where that is unknown.
-    `ratios` and `preset` say what was removed if there is no job. `top1_change` is the paired change of top-1
-    from before to after, `top1_change_by_recovery` that from between pruning and fine-tuning to after; files
-    of version 1 have neither.
+    `ratios` and `preset` say what was removed if there is no job, or if it is a recovery's: then `pruned_by`
+    is the method by which the model that it began with was made; files of version 3 do not tell.
+    `top1_change` is the paired change of top-1 from before to after, `top1_change_by_recovery` that from
+    between pruning and fine-tuning to after; files of version 1 have neither.
 
     Of a model without a classifier `knn` is top-1 by k nearest neighbours, or `neighbours` the share of
     images with the dense model's nearest neighbour, where there are no labels. `cosine_pooled` and
@@ -53,11 +55,12 @@ class Report(Stored):
         ValueError: a field of the wrong type, or heads out of order.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     INDENT: ClassVar[int | None] = 2
 
     model: str | None = None
     method: str | None = None
+    pruned_by: str | None = None
     data: str | None = None
     job: Mapping[str, Any] | None = None
     fine_tuned: bool | None = None
@@ -144,6 +147,15 @@ class Report(Stored):
     def to_json(self) -> str:
         """Serialise; `from_json` gives an equal report back."""
         return dump({"version": self.VERSION} | self.figures(), self.INDENT)
+
+    def pruning(self) -> dict[str, Any]:
+        """How the model was pruned, for the report of what is made of it; a recovery hands it on."""
+        recovered = self.method == RECOVER
+        found: dict[str, Any] = {"preset": self.preset, "ratios": self.ratios}
+        if self.job is not None and not recovered:
+            found = {name: self.job.get(name) for name in found}
+        found["pruned_by"] = self.pruned_by if recovered else self.method
+        return {name: plain(value) for name, value in found.items() if value}
 
     def without_places(self) -> Report:
         """The report without the folders of this machine: models and data are given by name only."""

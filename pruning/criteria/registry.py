@@ -77,7 +77,8 @@ CRITERIA: dict[str, Criterion] = {
         taylor,
         LossOptions,
         "Taylor",
-        "Keeps the parts whose removal would change the loss on labelled images most, by its gradient.",
+        "Keeps the parts whose removal would change the loss most, by its gradient. It needs labelled "
+        "images, except for a model without a classifier.",
     ),
     "ablation": Criterion(
         ablation,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from analysis.data import open_training
 from analysis.formats import Stored
 from analysis.measure import Agreement, Evaluation, agreement, paired_change
 from analysis.models import LoadedModel, Named, Reading, load_named
-from pruning.bundle import rounded
+from pruning.bundle import RECOVER, find_report, is_bundle, rounded
 from pruning.cut import Plan
 from pruning.evaluation import EvaluationImages, evaluate_model
 from pruning.jobs.prune_result import accuracy_report, cost_report
@@ -106,6 +108,7 @@ class RecoverResult:
     after: Evaluation
     seconds: float
     images_id: str | None = None  # of the test images
+    made_by: Mapping[str, Any] = field(default_factory=dict)  # `Report.pruning` of what it began with
 
     @property
     def pruned(self) -> LoadedModel:
@@ -126,7 +129,8 @@ class RecoverResult:
         """The figures before (teacher), before fine-tuning (`pruned`) and after."""
         report: dict[str, Any] = {
             "model": self.job.teacher,
-            "method": "recover",
+            "method": RECOVER,
+            **self.made_by,
             "data": self.job.test_data or self.job.data,
             "job": self.job.to_data(),
             "fine_tuned": self.after is not self.start,
@@ -147,6 +151,7 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor(), *, dtype: str | N
     """
     began = time.perf_counter()
     student = load_named(Named(job.model, job.weights, job.reading))
+    made_by = _pruning_of(job.model)
     teacher = load_named(Named(job.teacher, job.teacher_weights, job.reading))
     for note in dict.fromkeys((*student.notes, *teacher.notes)):
         monitor.note(note)
@@ -168,7 +173,17 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor(), *, dtype: str | N
     recovered, after = unless_harmed((student, start), (recovered, after), monitor)
     seconds = time.perf_counter() - began
     images_id = test.names_id()
-    return RecoverResult(job, teacher, student, recovered, before, start, after, seconds, images_id)
+    return RecoverResult(job, teacher, student, recovered, before, start, after, seconds, images_id, made_by)
+
+
+def _pruning_of(model: str) -> dict[str, Any]:
+    """How a bundle was pruned, as far as it tells."""
+    folder = Path(model).expanduser()
+    try:
+        report = find_report(folder) if is_bundle(folder) else None
+    except ValueError:  # which is no reason to refuse its weights
+        return {}
+    return {} if report is None else report.pruning()
 
 
 def known_curves(before: Evaluation, start: Evaluation) -> dict[str, float]:

@@ -16,7 +16,7 @@ from pruning.jobs.recover import RecoverJob
 from pruning.jobs.survey import SurveyJob
 from pruning.jobs.trial import TrialJob
 from pruning.methods import METHODS
-from pruning.wording import base_name, count
+from pruning.wording import base_name, count, from_to
 
 _NAMES = {"qk": "pairs", "v": "values", "mlp": "MLP", "heads": "heads", "embed": "residual"}  # of structures
 BUNDLE = "bundle"  # in a run folder: the smaller model
@@ -72,7 +72,15 @@ def removed(job: Job) -> str:
     listed = [f"{name} {share}" for name, share in parts if share]
     gone = len(job.locks.remove)
     listed += [f"{gone} locked head{'s' * (gone > 1)}"] if gone else []
+    listed += [_merged(job.tokens)] if job.tokens is not None else []
     return ", ".join(listed) or "nothing"
+
+
+def _merged(tokens: int | tuple[int, ...]) -> str:
+    counts = tokens if isinstance(tokens, tuple) else (tokens,)
+    if not any(counts):
+        return "no tokens merged"
+    return f"{from_to(counts)} tokens merged a block"
 
 
 def _fraction(value: PerBlock) -> str:

@@ -12,6 +12,7 @@ from analysis.models.load import load
 from analysis.vit import Architecture, BlockWidths, ViT
 from app.state.session import Choice
 from app.views.compare.page import TABS
+from app.views.prune import offered
 from pruning.bundle.write import write_bundle
 from pruning.cut.ratios import Ratios
 from pruning.jobs.prune_job import Job
@@ -57,8 +58,20 @@ def test_features_are_measured(choice: Choice) -> None:
     assert not app.error and "k-NN top-1 accuracy" in [metric.label for metric in app.metric]
 
 
+def test_budgets_are_said_to_cost_likeness(choice: Choice) -> None:
+    assert "What will it cost in likeness of its features?" in text(start("prune", choice))
+
+
+def test_presets_that_narrow_the_embedding_are_not_offered() -> None:
+    small = Architecture((224, 224), (16, 16), 384, (BlockWidths(6, 64, 64, 1536),) * 12, 1000, 64**-0.5)
+    assert "snp-deit-small" in offered.fitting_presets(small)
+    assert not offered.fitting_presets(replace(small, num_classes=0))
+
+
 def test_pruning_is_tried_and_run(choice: Choice) -> None:
     app = own_widths(start("prune", choice), "taylor")
+    assert "ratio-mlp" in [slider.key for slider in app.slider]
+    assert "ratio-embed" not in [slider.key for slider in app.slider]  # its features are what it gives
     app.number_input(key="option-taylor-images").set_value(8).run()
     app.button(key="try").click().run()
     assert "of k-NN top-1 before fine-tuning" in text(app) and not app.error

@@ -31,9 +31,7 @@ def leaving_images(job: Job) -> Job:
     """
     if job.method != "spectral" or job.budget is None or not job.data:
         return job
-    count = memo.remember(
-        "calibration images", session.choice(), lambda: len(measured.prepared(job).calibration), keep=4
-    )
+    count = measured.calibration_count(job)
     if (job.method_options.calibration_images or 0) < count:
         return job
     options = dict(job.options) | {"images": max(1, 3 * count // 4)}
@@ -83,7 +81,8 @@ def offer_survey(job: Job) -> None:
         st.caption("Budgets can be solved once this run has ended. You may leave the page meanwhile.")
         return
     with st.container(border=True, key="survey-offer"):
-        st.markdown("**What will it cost in accuracy?**")
+        classifies = task_of(session.model().model.arch) == CLASSIFY
+        st.markdown(f"**What will it cost in {'accuracy' if classifies else 'likeness of its features'}?**")
         st.markdown(
             "To tell, a run measures how sensitive the model is: it narrows each structure of each block by "
             "itself, and records how far the model's output moves on calibration images. Then a curve of "

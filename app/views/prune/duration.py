@@ -66,7 +66,7 @@ def of_trial(job: Job) -> Expected:
     last = next((run for run in _done(TrialJob) if _tries_alike(run, job)), None)
     if last is not None:
         return Expected(last.seconds, last.seconds)
-    images, chooses = job.method_options.calibration_images or 0, METHODS[job.method].chooses
+    images, chooses = _calibration_images(job), METHODS[job.method].chooses
     passes = 2 * min(TrialJob.images, session.test_count())
     passes += _SCORING * images if chooses else 0
     passes += _ROUGH * min(images, ROUGH_IMAGES) if job.compensate or not chooses else 0
@@ -110,7 +110,13 @@ def _measures_alike(other: Job, job: Job) -> bool:
 
 
 def _fitting_seconds(job: Job) -> float:
-    return _FITTING * (job.method_options.calibration_images or 0) * measured.image_seconds(session.model())
+    return _FITTING * _calibration_images(job) * measured.image_seconds(session.model())
+
+
+def _calibration_images(job: Job) -> int:
+    """How many calibration images its method reads, of those that there are."""
+    wanted = job.method_options.calibration_images or 0
+    return min(wanted, measured.calibration_count(job)) if job.data else wanted
 
 
 def _survey_seconds(job: Job) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.measure import cost
+from analysis.outputs import CLASSIFY, task_of
 from analysis.vit import Architecture
 from app.wording import STRUCTURE_TITLES
 from pruning.criteria import CRITERIA
@@ -67,9 +68,10 @@ def structures(method: str) -> tuple[str, ...]:
 
 
 def fitting_presets(dense: Architecture) -> list[str]:
-    """Published presets for a model of this shape."""
+    """Published presets for a model of this shape; those that narrow the embedding need a classifier."""
     shape = dense.depth, dense.embed_dim
-    return [name for name, preset in presets().items() if (preset.depth, preset.embed_dim) == shape]
+    found = {name: one for name, one in presets().items() if (one.depth, one.embed_dim) == shape}
+    return [name for name, one in found.items() if not one.ratios.embed or task_of(dense) == CLASSIFY]
 
 
 def preset_gmacs(dense: Architecture) -> dict[str, float]:

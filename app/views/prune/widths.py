@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from analysis.outputs import FEATURES, task_of
 from analysis.vit import Architecture
 from app.state import address
 from app.views.prune import offered
@@ -62,8 +63,9 @@ def shown(method: str, dense: Architecture) -> dict[str, str]:
 
 
 def _able(method: str, dense: Architecture) -> tuple[str, ...]:
-    """What the method can narrow in this model."""
+    """What the method can narrow in this model; the embedding of a backbone is what it gives."""
     whole = whole_in_projections(dense) if method == "spectral" else ("qk",) * dense.qk_norm
+    whole += ("embed",) * (task_of(dense) == FEATURES)
     return tuple(name for name in offered.structures(method) if name not in whole)
 
 

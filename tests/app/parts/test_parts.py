@@ -90,6 +90,9 @@ def test_grid_has_a_cell_for_every_head_of_uneven_blocks() -> None:
         (Job("demo", "demo"), "nothing"),
         (Job("demo", "demo", preset="snp-deit-tiny"), "preset snp-deit-tiny"),
         (Job("demo", "demo", budget=Budget(gmacs=0.92)), "budget 0.92 GMACs"),
+        (Job("demo", "demo", ratios=Ratios(mlp=0.3), tokens=8), "MLP 30 %, 8 tokens merged a block"),
+        (Job("demo", "demo", tokens=(0, 4, 6)), "0 to 6 tokens merged a block"),
+        (Job("demo", "demo", tokens=0), "no tokens merged"),
     ],
 )
 def test_removed_in_words(job: Job, expected: str) -> None:

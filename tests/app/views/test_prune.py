@@ -223,6 +223,19 @@ def test_how_long_the_last_run_took_is_what_the_next_one_is_said_to_take(choice:
     assert "as the last run like this took" not in text(app)
 
 
+def test_a_guess_counts_no_more_images_than_there_are(
+    choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.views.prune.duration.measured.calibration_count", lambda job: 5)
+    monkeypatch.setattr("app.views.prune.duration.measured.image_seconds", lambda loaded: 1.0)
+    monkeypatch.setattr("app.views.prune.duration.session.model", lambda: None)
+    monkeypatch.setattr("app.views.prune.duration.session.test_count", lambda: 10)
+    monkeypatch.setattr("app.views.prune.duration.session_runs.listed", list)
+    job = Job(str(choice.model), str(choice.data), "taylor", ratios=Ratios(mlp=0.5))
+    expected = duration.of_pruning(job, surveyed=False)
+    assert expected is not None and expected.high == 2 * (20 + 5 * duration._FITTING)
+
+
 def test_a_guess_is_said_in_one_unit() -> None:
     said = [duration.Expected(*seconds).words for seconds in ((10, 20), (99, 360), (4000, 15000))]
     assert [words.partition(",")[0] for words in said] == [

@@ -30,6 +30,7 @@ from pruning.bundle import write as bundle
 from pruning.bundle.card import LOADER
 from pruning.bundle.layout import CODE_FILE, EXAMPLE_FILE, is_bundle
 from pruning.bundle.model_code import model_code
+from pruning.bundle.report import Report
 from pruning.bundle.write import write_bundle, zip_bundle
 from pruning.cut.plan import Plan
 from pruning.cut.shorter import with_architecture, with_merges
@@ -84,7 +85,7 @@ def test_a_bundle_reads_back_bit_equal(save: Callable[..., Path], pruned: tuple[
     assert Plan.from_json((folder / "plan.json").read_text(encoding="utf-8")) == plan
     assert (
         json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        == {"version": 3, "model": "demo"} | REPORT
+        == {"version": 4, "model": "demo"} | REPORT
     )
     expected = {*layout.FILES} - {*layout.EXPORTS, *layout.TRANSFORMERS_FILES}
     assert {path.name for path in folder.iterdir()} == expected
@@ -411,6 +412,17 @@ def test_the_card_contains_the_figures(save: Callable[..., Path]) -> None:
         "`B 3 16 24`",
     ):
         assert part in body
+
+
+def test_the_card_of_a_recovered_model_says_how_it_was_pruned(tiny: ViT, tmp_path: Path) -> None:
+    made = Report(method="taylor", job={"ratios": {"mlp": 0.5}, "preset": None})
+    assert made.pruning() == {"pruned_by": "taylor", "ratios": {"mlp": 0.5}}
+    report = {"method": "recover", "job": {"model": "small"}, "fine_tuned": True} | made.pruning()
+    assert Report(method="recover", pruned_by="taylor").pruning() == {"pruned_by": "taylor"}  # once more
+    folder = write_bundle(tmp_path / "told", tiny, PREPROCESS, name="x", report=report)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "with the method `taylor`, then fine-tuned with the dense model as teacher.\n" in card
+    assert "Removed: 50 % of MLP neurons." in card and "recover`" not in card
 
 
 def test_the_card_tells_the_paired_change(tiny: ViT, tmp_path: Path) -> None:

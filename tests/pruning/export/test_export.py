@@ -298,7 +298,7 @@ def test_a_bundle_exported_again_keeps_its_plan_and_report(tmp_path: Path) -> No
     second = export_formats(loaded, ["bundle"], tmp_path / "second")["bundle"]
     assert (
         json.loads((second / "report.json").read_text(encoding="utf-8"))
-        == {"version": 3, "model": "demo"} | REPORT
+        == {"version": 4, "model": "demo"} | REPORT
     )
     assert Plan.from_json((second / "plan.json").read_text(encoding="utf-8")) == plan
     with pytest.raises(ValueError, match="already contains"):

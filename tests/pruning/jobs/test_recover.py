@@ -356,6 +356,7 @@ def three(tmp_path: Path) -> tuple[str, str, str]:
 def test_run_recover(three: tuple[str, str, str]) -> None:
     small, large, data = three
     job = RecoverJob(small, large, data, options=FEW, limit=15)
+    (Path(small) / "report.json").write_text('{"version": 3, "method": "l1", "ratios": {"v": 0.5}}')
     outcome = run_recover(job)
     _, test = open_training(data, PREPROCESS, 10)
     test = test.sample(15)
@@ -373,6 +374,7 @@ def test_run_recover(three: tuple[str, str, str]) -> None:
     assert Report.from_data(json.loads(json.dumps(report))).top1_change is not None
     assert json.loads(json.dumps(report))["recovery"]["lr"] == 1e-3 and outcome.plan is None
     assert outcome.pruned.model.arch == SMALL
+    assert report["pruned_by"] == "l1" and report["ratios"]["v"] == 0.5
 
 
 def test_recover_resumes(three: tuple[str, str, str], tmp_path: Path) -> None:
