@@ -39,7 +39,8 @@ def link(page: str, label: str, icon: str | None = None) -> None:
 def go(page: str, **state: Any) -> None:
     """Go to another page of the app, which finds these values in the session's state."""
     st.session_state.update(state)
-    st.switch_page(st.session_state["pages"][page])
+    # Streamlit refuses to clear an address in which a widget keeps its value, but replaces it by an empty one
+    st.switch_page(st.session_state["pages"][page], query_params={})
 
 
 def nothing_pruned() -> None:
