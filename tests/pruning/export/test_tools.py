@@ -87,9 +87,7 @@ def test_onnx_runtime_quantises_dynamically(exported: Exported, tmp_path: Path) 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = tmp_path / "int8.onnx"
-    quantize_dynamic(
-        exported.onnx, target, per_channel=True, weight_type=QuantType.QInt8, reduce_range=True
-    )
+    quantize_dynamic(exported.onnx, target, per_channel=True, weight_type=QuantType.QInt8, reduce_range=True)
     operators = [node.op_type for node in onnx.load(target).graph.node]
     halves = sum(bool(block.heads) + bool(block.mlp) for block in exported.model.arch.blocks)
     assert operators.count("MatMulInteger") >= 2 * halves

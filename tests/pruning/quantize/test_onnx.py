@@ -14,6 +14,7 @@ from pruning.quantize.onnx import nodes_of, quantize_onnx
 from pruning.quantize.simulate import simulated
 from tests.support.bundles import PREPROCESS
 from tests.support.models import TINY, random_images, random_vit
+from tests.support.processor import saturates
 
 IMAGES = random_images(TINY, 16, seed=4)
 
@@ -34,6 +35,7 @@ def weights_of(file: Path) -> list[int]:
     ]
 
 
+@pytest.mark.skipif(saturates(), reason="this processor cuts sums of int8 products off (x86 without VNNI)")
 def test_the_file_computes_what_the_simulation_does(source: tuple[ViT, Path], tmp_path: Path) -> None:
     model, file = source
     target = quantize_onnx(file, tmp_path / "int8.onnx", IMAGES.split(4))
