@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 @cache
 def saturates() -> bool:
-    """Whether ONNX Runtime cuts sums of two int8 products off at 16 bits, as on x86 processors without VNNI."""
+    """Whether sums of two int8 products are cut off at 16 bits, as on x86 processors without VNNI."""
     whole = 255 * 127 * 16
     node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
     graph = helper.make_graph(
