@@ -80,7 +80,7 @@ def widths(before: Architecture, after: Architecture) -> Figure:
 CURVES = {
     "loss": "Loss",
     "top1": "Top-1 on held-out images, %",
-    "cosine": "Cosine with the teacher's features on held-out images",
+    "cosine": "Cosine with the teacher, held-out images",
     "primal_residual": "Distance from structure, |W − Z| / |W|",
     "exchanged": "Groups of weights exchanged, %",
 }

@@ -29,7 +29,11 @@ def show(run: NumberedRun, key: str, lead: Callable[[], None] | None = None) -> 
             st.caption(said)
         if finished.start is not None:
             by_tuning = paired_change(finished.start, finished.after)
-            st.caption(f"By fine-tuning: {wording.outcome(by_tuning, finished.after.measure)}")
+            found = finished.start.fidelity
+            before = (
+                f" Before it, the cosine of pooled features was {found.pooled.mean:.3f}." if found else ""
+            )
+            st.caption(f"By fine-tuning: {wording.outcome(by_tuning, finished.after.measure)}{before}")
         st.caption(_saved(run))
         _latency(run, key, time=lead is not None)
         worse = change.lost > change.gained and change.beyond_chance

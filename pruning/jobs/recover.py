@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from analysis.data import open_training
 from analysis.formats import Stored
-from analysis.measure import Agreement, Evaluation, agreement, paired_change
+from analysis.measure import Agreement, Evaluation, Fidelity, agreement, paired_change
 from analysis.models import LoadedModel, Named, Reading, load_named
 from pruning.bundle import RECOVER, find_report, is_bundle, rounded
 from pruning.cut import Plan
@@ -202,14 +202,32 @@ Candidate = tuple[LoadedModel, Evaluation]
 def unless_harmed(start: Candidate, recovered: Candidate, monitor: Monitor) -> Candidate:
     """The recovered model, or the one from before if recovery made it worse beyond chance; says so, then.
 
-    Worse means that the 95 % interval of the paired change on the test images lies below 0. A choice made
-    on test images favours the model that is kept, but hardly so if it takes such a difference [ours].
+    Worse means that the 95 % interval of the paired change on the test images lies below 0, or that the
+    features have become less like the dense model's (`_less_like`). A choice made on test images favours the
+    model that is kept, but hardly so if it takes such a difference [ours].
     """
-    change = paired_change(start[1], recovered[1])
-    if change.high >= 0:
+    before, after = start[1], recovered[1]
+    if paired_change(before, after).high < 0:
+        worse = f"the model worse ({before.top1:.1%} before, {after.top1:.1%} after)"
+    elif before.fidelity and after.fidelity and _less_like(before.fidelity, after.fidelity):
+        cosines = (one.fidelity.pooled.mean for one in (before, after) if one.fidelity)
+        worse = "the features less like the dense model's (cosine {:.3f} before, {:.3f} after)".format(
+            *cosines
+        )
+    else:
         return recovered
     monitor.note(
-        f"recovery made the model worse ({start[1].top1:.1%} before, {recovered[1].top1:.1%} after), so the "
-        "model from before it is kept: choose a lower learning rate (base_lr), or more images"
+        f"recovery made {worse}, so the model from before it is kept: choose a lower learning rate "
+        "(base_lr), or more images"
     )
     return start
+
+
+def _less_like(before: Fidelity, after: Fidelity) -> bool:
+    """Whether the cosine of pooled features or of patch tokens has fallen beyond its 95 % intervals, and
+    that of the others has not risen so."""
+    pairs = [(before.pooled, after.pooled)]
+    if before.tokens and after.tokens:
+        pairs.append((before.tokens, after.tokens))
+    fell = any(new.high < old.low for old, new in pairs)
+    return fell and not any(new.low > old.high for old, new in pairs)

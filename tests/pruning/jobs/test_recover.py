@@ -16,7 +16,7 @@ from torch import Tensor
 from analysis.data.batches import batches
 from analysis.data.open import open_training
 from analysis.data.scenes import CLASSES
-from analysis.measure.evaluate import Evaluation, evaluate, wilson
+from analysis.measure.evaluate import Evaluation, Fidelity, Likeness, evaluate, wilson
 from analysis.measure.paired import paired_change
 from analysis.models.load import LoadedModel, load
 from analysis.models.preprocess import Preprocess
@@ -480,6 +480,33 @@ def test_a_model_that_recovery_made_worse_is_not_taken(
         "is kept: choose a lower learning rate (base_lr), or more images"
     )
     assert monitor.notes == ([said] if kept else [])
+
+
+def alike(pooled: float, tokens: float, half: float = 0.01) -> Evaluation:
+    """An evaluation of features, with means of their cosines and half the width of the intervals."""
+    found = (Likeness(mean, mean - half, mean + half, mean) for mean in (pooled, tokens))
+    return replace(outcome(50), fidelity=Fidelity(*found, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        (alike(0.99, 0.99), alike(0.9, 0.99), True),
+        (alike(0.99, 0.99), alike(0.98, 0.99), False),  # which may be chance
+        (alike(0.99, 0.8), alike(0.9, 0.99), False),  # the tokens have gained
+        (alike(0.8, 0.8), alike(0.9, 0.9), False),
+    ],
+)
+def test_features_that_recovery_made_less_like_are_not_taken(
+    before: Evaluation, after: Evaluation, kept: bool, tiny: ViT
+) -> None:
+    monitor = Recorder()
+    start, recovered = (loaded(tiny, "start"), before), (loaded(tiny, "end"), after)
+    assert unless_harmed(start, recovered, monitor) is (start if kept else recovered)
+    said = (
+        "recovery made the features less like the dense model's (cosine 0.990 before, 0.900 after), so the "
+    )
+    assert [note.startswith(said) for note in monitor.notes] == [True] * kept
 
 
 def test_what_is_kept_is_what_is_reported(
