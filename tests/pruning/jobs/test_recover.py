@@ -484,8 +484,8 @@ def test_a_model_that_recovery_made_worse_is_not_taken(
 
 def alike(pooled: float, tokens: float, half: float = 0.01) -> Evaluation:
     """An evaluation of features, with means of their cosines and half the width of the intervals."""
-    found = (Likeness(mean, mean - half, mean + half, mean) for mean in (pooled, tokens))
-    return replace(outcome(50), fidelity=Fidelity(*found, 1.0))
+    first, second = (Likeness(mean, mean - half, mean + half, mean) for mean in (pooled, tokens))
+    return replace(outcome(50), fidelity=Fidelity(first, second, 1.0))
 
 
 @pytest.mark.parametrize(
