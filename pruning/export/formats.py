@@ -21,6 +21,7 @@ from pruning.bundle import (
 from pruning.cut import Plan
 from pruning.export.ncnn import NCNN_BESIDE, NCNN_FILE, is_ncnn, write_ncnn
 from pruning.export.onnx import is_our_onnx, write_onnx
+from pruning.export.packages import require_packages
 from pruning.export.pt2 import is_our_pt2, write_pt2
 
 
@@ -67,11 +68,14 @@ def export_formats(
     is the precision of the weights in the folder, by default that of the bundle the model came in.
 
     Raises:
-        ValueError: no format or an unknown one, or a folder that must not be replaced.
+        ValueError: no format or an unknown one, one whose packages are not installed, or a folder that must
+            not be replaced.
         ExportError: a file computes different logits than the model.
         OutputError: the folder could not be written.
     """
     asked = _require_known(formats, known)
+    for format in asked:
+        require_packages(format)
     files = [format for format in asked if format not in FOLDERS]
     whole = [format for format in asked if format in FOLDERS]
     with staged_folder(folder, overwrite=overwrite) if whole else staged_files(folder) as stage:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analysis.vit import STEP, Attention, Merge, Placed, ViT, merge_weight
+from analysis.vit import STEP, Attention, Merge, Placed, ViT, merge_weight, sizes_and_places
 
 
 def plain_operators(model: ViT) -> ViT:
@@ -84,9 +84,9 @@ class SortlessMerge(nn.Module):
         self, x: Float[Tensor, "B N E"], sizes: Tensor | Placed | None, read: Tensor | None
     ) -> tuple[Float[Tensor, "B M E"], Float[Tensor, "B M"]]:
         first, patches = x[:, : self.prefix], x[:, self.prefix :]
+        sizes, _ = sizes_and_places(sizes)  # `plain_operators` refuses models that have places
         chosen = self._chosen(patches, read)  # B K P
         if sizes is not None:
-            assert isinstance(sizes, Tensor)  # places are for models that `plain_operators` refuses
             chosen = chosen * sizes[:, None, self.prefix :]
         total = chosen.sum(dim=-1)  # B K
         merged = (chosen / total[..., None]) @ patches

@@ -14,7 +14,7 @@ from app.state import finished_runs, measured, session, uploads
 from app.state.finished_runs import NumberedRun
 from app.state.session import NothingChosen
 from pruning.bundle import PLAN_FILE, zip_bundle
-from pruning.export import FOLDERS, export_formats, require_packages
+from pruning.export import FOLDERS, export_formats
 from pruning.jobs import Job, image_sets
 from pruning.progress import Progress, quiet
 from pruning.quantize import (
@@ -120,7 +120,6 @@ def build(model: Exportable, format: str, dtype: str, progress: Progress = quiet
         packed.write_bytes(zip_bundle(place))
         model.built[name] = packed
     else:
-        require_packages(format)
         images = _images(model) if format in INT8_FORMATS else None
         known = quantized_formats(images, progress)
         file = export_formats(model.loaded, [format], place, known=known)[format]
