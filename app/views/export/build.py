@@ -113,10 +113,10 @@ def build(model: Exportable, format: str, dtype: str, progress: Progress = quiet
     """
     name = built_name(format, dtype)
     home = Path(tempfile.mkdtemp(prefix=f"{name.replace(' ', '-')}-", dir=uploads.workspace()))
-    place = home / model.stem  # the folder in a zip has the name of the download
+    place = home / _stem(model, format)  # the folder in a zip has the name of the download
     if format in FOLDERS:
         export_formats(model.loaded, [format], place, dtype=dtype)
-        packed = home / f"{model.stem}.zip"
+        packed = place.with_name(f"{place.name}.zip")
         packed.write_bytes(zip_bundle(place))
         model.built[name] = packed
     else:
@@ -164,7 +164,8 @@ def file_name(model: Exportable, format: str, dtype: str) -> str:
 
 
 def _stem(model: Exportable, format: str) -> str:
-    return model.stem + ("-int8" if format in INT8_FORMATS else "")
+    told = "-int8" if format in INT8_FORMATS else "-transformers" if format == "transformers" else ""
+    return model.stem + told
 
 
 def dense_cost(model: Exportable) -> Cost | None:

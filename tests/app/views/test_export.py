@@ -126,6 +126,7 @@ def test_every_snippet_runs_on_the_file_it_names(tmp_path: Path) -> None:
         assert not app.exception and not app.error
         built = app.session_state["dense files"][1]
         file = built[f"{format} float16" if format in FOLDERS else format]
+        assert file.stem.endswith("-transformers") == (format == "transformers")  # told apart from the bundle
         folder = tmp_path / format
         folder.mkdir()
         if format in UNPACKED:
