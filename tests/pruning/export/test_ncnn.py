@@ -17,6 +17,7 @@ from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.export import ExportError, check_logits, require_exportable
 from pruning.export.ncnn import is_ncnn, ncnn_runner, write_ncnn
+from pruning.library import save
 from tests.support.bundles import PREPROCESS
 from tests.support.models import FAMILIES, PLACED, SHORT, SHORTER, TINY, VARIANTS, random_images, random_vit
 
