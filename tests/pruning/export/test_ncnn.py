@@ -98,10 +98,10 @@ def test_missing_packages_are_named(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
     assert main(["export", "--model", "demo", "--format", "ncnn", "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert (
-        f"the format ncnn needs the package {missing}, which is not installed: pip install ncnn pnnx" in said
-    )
+    needed = f"the format ncnn needs the package {missing}, which is not installed: pip install ncnn pnnx"
+    assert needed in capsys.readouterr().err
+    with pytest.raises(ValueError, match=needed):
+        save("demo", tmp_path / "out", "ncnn")
     assert not (tmp_path / "out").exists()
 
 
