@@ -6,13 +6,13 @@ import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from analysis.data import open_training
 from analysis.formats import Stored
 from analysis.measure import Agreement, Evaluation, Fidelity, agreement, paired_change
 from analysis.models import LoadedModel, Named, Reading, load_named
+from analysis.paths import user_path
 from pruning.bundle import RECOVER, find_report, is_bundle, rounded
 from pruning.cut import Plan
 from pruning.evaluation import EvaluationImages, evaluate_model
@@ -178,10 +178,10 @@ def run_recover(job: RecoverJob, monitor: Monitor = Monitor(), *, dtype: str | N
 
 def _pruning_of(model: str) -> dict[str, Any]:
     """How a bundle was pruned, as far as it tells."""
-    folder = Path(model).expanduser()
     try:
+        folder = user_path(model)
         report = find_report(folder) if is_bundle(folder) else None
-    except ValueError:  # which is no reason to refuse its weights
+    except ValueError:  # no bundle at all, or a damaged report, which is no reason to refuse its weights
         return {}
     return {} if report is None else report.pruning()
 

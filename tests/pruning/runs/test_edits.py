@@ -112,7 +112,7 @@ def test_bundles_of_the_previous_release_are_read(folder: Path) -> None:
     merged = [block | {"merge": 0} for block in blocks]
     renewed(place / "architecture.json", loaded.model.arch.to_json(), 3, blocks=merged, **FAMILIES)
     assert report is not None
-    renewed(place / "report.json", report.to_json(), 3)
+    renewed(place / "report.json", report.to_json(), 4)
     if plan is not None:
         renewed(place / "plan.json", plan.to_json())
     renewed(folder / "evaluations.json", read_evaluations(folder).to_json(), 3)
@@ -220,7 +220,7 @@ def test_no_edit_of_a_report_slips_through(folder: Path) -> None:
     place = folder / "bundle"
     report = read_report(place)
     assert report is not None
-    renewed(place / "report.json", report.to_json(), 3)
+    renewed(place / "report.json", report.to_json(), 4)
     fine = [*taken(Report), *of_job(folder.name, "job."), r"recovery\.\w+: missing", "job.version: missing"]
     fine += [
         r"heads\[\d\]: nothing",
