@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import plotly.graph_objects as go
@@ -44,19 +45,30 @@ def width_plots(
     names: Sequence[str], depth: int, height: int, traces: Callable[[str], Sequence[Any]], **layout: Any
 ) -> Figure:
     """Four plots of widths against blocks; `traces` gives those of one width, by the same names for each."""
+    drawn = []
+    for place, name in enumerate(names):
+        axis = "" if place == 0 else place + 1
+        for trace in traces(name):
+            hover = f"block %{{x}}: %{{y:,}}<extra>{trace.name}</extra>"
+            trace.update(showlegend=place == 0, legendgroup=trace.name, hovertemplate=hover)
+            trace.update(xaxis=f"x{axis}", yaxis=f"y{axis}")
+            drawn.append(trace)
+    return go.Figure(drawn, _width_layout(tuple(names), depth, height, tuple(layout.items())))
+
+
+@cache
+def _width_layout(
+    names: tuple[str, ...], depth: int, height: int, layout: tuple[tuple[str, Any], ...]
+) -> Any:
+    """What plots of widths share; it takes several times as long as their bars, which follow a slider."""
     titles = [WIDTH_TITLES[name] for name in names]
     figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
-    for place, name in enumerate(names):
-        for trace in traces(name):
-            trace.update(showlegend=place == 0, legendgroup=trace.name)
-            trace.update(hovertemplate=f"block %{{x}}: %{{y:,}}<extra>{trace.name}</extra>")
-            figure.add_trace(trace, place // 2 + 1, place % 2 + 1)
     figure.update_xaxes(dtick=1 if depth <= 12 else 4)
     figure.update_xaxes(title="block", row=2)
     figure.update_yaxes(nticks=5)
     figure.update_annotations(font_size=13)
-    figure = styled(figure, height, bargap=0.2, **layout)
-    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=46)
+    figure = styled(figure, height, bargap=0.2, **dict(layout))
+    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=46).layout
 
 
 def widths(before: Architecture, after: Architecture) -> Figure:
