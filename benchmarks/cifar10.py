@@ -2,13 +2,15 @@
 
     PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size transfer --at-once 4 --write
     PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size full --write
+    PRUNESCOPE_DATA=FOLDER python benchmarks/cifar10.py --size tokens --at-once 3 --write
 
-Both are for a GPU. The common start is a dense model: DeiT-Tiny fine-tuned at 96 x 96 pixels (`transfer`),
-or a ViT-Small/4 from scratch (`full`), for --epochs. Every other model is then trained from it for --more
-epochs, so that all have seen the same number of images: the dense model itself, GOHSP and spectral with 40 %
-fewer parameters (of GOHSP's epochs some come before the cut, the rest after), and on DeiT-Tiny SNP at its
-published preset. All use the same data and recipe, with the common start as teacher; --at-once says how many
-of them are trained at the same time, each by a process of its own.
+All are for a GPU. The common start is a dense model: DeiT-Tiny fine-tuned at 96 x 96 pixels (`transfer`) or
+at 224 x 224 (`tokens`), or a ViT-Small/4 from scratch (`full`), for --epochs. Every other model is then
+trained from it for --more epochs, so that all have seen the same number of images: the dense model itself,
+GOHSP and spectral with 40 % fewer parameters (of GOHSP's epochs some come before the cut, the rest after),
+and on DeiT-Tiny SNP at its published preset; or, for `tokens`, spectral at a share of the dense GMACs by the
+default budget, which merges tokens, and by widths alone. All use the same data and recipe, with the common
+start as teacher; --at-once says how many of them are trained at the same time, each by a process of its own.
 If the script is killed, the same command continues from the last checkpoint in --keep; finished phases are
 not repeated.
 """
@@ -23,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ from pruning.wording import paired_points
 REMOVED = 0.4  # of the parameters
 ADMM = 0.25  # of GOHSP's further images
 CURVE_IMAGES = 1000  # test images for the curve; the table uses all of them
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CURVE = "curve.jsonl"
 TESTED = "tested.json"
 
@@ -68,10 +71,11 @@ class Size:
     epochs: float
     more: float
     point: int  # at most so many images between two points of the curve
-    gohsp: GohspOptions
-    removed: Ratios  # by GOHSP, besides value channels and neurons
-    gohsp_words: str
+    gohsp: GohspOptions = field(default_factory=GohspOptions)
+    removed: Ratios = field(default_factory=Ratios)  # by GOHSP, besides value channels and neurons
+    gohsp_words: str = ""
     preset: str | None = None  # SNP's, if there is one for this model
+    gmacs: float | None = None  # share of the dense model's, for budgets with and without tokens
 
     def build(self, labels: tuple[str, ...]) -> LoadedModel:
         """The model that the common start is trained from."""
@@ -129,7 +133,6 @@ SIZES: dict[str, Size] = {
         epochs=100,
         more=50,
         point=250_000,
-        gohsp=GohspOptions(),
         removed=Ratios(heads=1 / 6, qk=0.25),
         gohsp_words="one of six heads in every block",
     ),
@@ -145,6 +148,16 @@ SIZES: dict[str, Size] = {
         removed=Ratios(heads=(1 / 3, 0.0) * 6, qk=0.25),
         gohsp_words="6 of 36 heads, ranked over all blocks",
         preset="snp-deit-tiny",
+    ),
+    "tokens": Transfer(
+        "DeiT-Tiny (LayerNorms rounded), pre-trained on ImageNet-1k, at 224 x 224 pixels (197 tokens)",
+        side=224,
+        first=replace(FINE_TUNING, soft=0.0, features=0.0, test_every=1),
+        further=replace(FINE_TUNING, test_every=1),
+        epochs=5,
+        more=5,
+        point=250_000,
+        gmacs=0.46,
     ),
 }
 
@@ -379,6 +392,8 @@ class Further:
 
     def chains(self) -> dict[str, Callable[[], Drawn]]:
         """What may be trained at the same time, by name; the dense model first."""
+        if self.bench.size.gmacs is not None:
+            return {"dense": self.dense, "everything": self.everything, "widths": self.widths}
         chains = {"dense": self.dense, "spectral": self.spectral, "gohsp": self.gohsp}
         return chains | ({"snp": self.snp} if self.bench.size.preset else {})
 
@@ -391,11 +406,24 @@ class Further:
     def spectral(self) -> Drawn:
         """Widths found for the budget."""
         params = (1 - REMOVED) * cost(self.start.loaded.model.arch).params
-        return self._pruned("Spectral", "spectral", budget=Budget(params=params), align=8)
+        return self._pruned("Spectral", "spectral", "spectral", budget=Budget(params=params), align=8)
+
+    def everything(self) -> Drawn:
+        """Widths, tokens and depth found for the budget."""
+        return self._budget("Spectral, the default budget", "everything")
+
+    def widths(self) -> Drawn:
+        """Widths alone found for the same budget."""
+        return self._budget("Spectral, widths alone", "widths", tokens=False, depth=False)
+
+    def _budget(self, title: str, name: str, **switches: bool) -> Drawn:
+        gmacs = (self.bench.size.gmacs or 1.0) * cost(self.start.loaded.model.arch).gmacs
+        budget = Budget(gmacs=gmacs, **switches)
+        return self._pruned(title, name, "spectral", budget=budget, align=8, skip_unread=True)
 
     def snp(self) -> Drawn:
         """SNP at its published preset."""
-        return self._pruned("SNP, preset", "snp", preset=self.bench.size.preset)
+        return self._pruned("SNP, preset", "snp", "snp", preset=self.bench.size.preset)
 
     def gohsp(self) -> Drawn:
         """ADMM for a part of the images, the cut, and recovery for the rest."""
@@ -419,11 +447,11 @@ class Further:
         work = self.bench.recovered(from_.loaded, self.start.loaded, recipe, self.seed)
         return self.bench.phase(name, settings, work)
 
-    def _pruned(self, title: str, method: str, **settings: Any) -> Drawn:
+    def _pruned(self, title: str, name: str, method: str, **settings: Any) -> Drawn:
         base, bench = self.start.loaded, self.bench
         job = Job(base.name, bench.data, method=method, seed=self.seed, **settings)
-        cut = bench.phase(f"{method}-cut", (self.first, replace(job, data="")), bench.made(base, job))
-        after = self._trained(method, cut, self._recipe())
+        cut = bench.phase(f"{name}-cut", (self.first, replace(job, data="")), bench.made(base, job))
+        after = self._trained(name, cut, self._recipe())
         both = f"{self.begun:,} + {bench.seen(self._recipe()):,}"
         rows = [
             Row(f"{title}, before recovery", (cut,), f"{self.begun:,}"),
@@ -497,17 +525,28 @@ def body(bench: Bench, rows: list[list[str]], curves: str, seeds: str, at_once: 
         f"{recipe.highest_lr:g}, warm-up and cosine decay in each part, batch {recipe.batch}, augmentation "
         f"{recipe.augment}, mixup {recipe.mixup:g}, cutmix {recipe.cutmix:g}, smoothing "
         f"{recipe.smoothing:g}, precision {recipe.precision}), with the common start as "
-        f"teacher (share {recipe.soft:g}, features {recipe.features:g}). GOHSP removes "
-        f"{bench.size.gohsp_words}, a quarter of the query-key pairs, "
-        f"and as many value channels and neurons as needed for {100 * REMOVED:.0f} % fewer parameters; ADMM "
-        f"uses {100 * ADMM:.0f} % of its further images before the cut. Spectral: widths found for a budget "
-        f"of as many parameters. Changes are against the dense model trained on as many images with the same "
-        f"seed: paired, with their 95 % interval and p-value (McNemar). {seconds} of "
-        f"the further models are counted from the common start and include pruning; {at_once} of them are "
-        f"trained at the same time. Seeds: {seeds}.\n\n"
+        f"teacher (share {recipe.soft:g}, features {recipe.features:g}). {smaller(bench.size)} Changes are "
+        f"against the dense model trained on as many images with the same seed: paired, with their 95 % "
+        f"interval and p-value (McNemar). {seconds} of the further models are counted from "
+        f"the common start and include pruning; {at_once} of them are trained at the same time. "
+        f"Seeds: {seeds}.\n\n"
     )
     curve = f"\n\nTop-1 on {CURVE_IMAGES:,} test images during training:\n\n{curves}"
     return words + table([*head, seconds], rows) + curve
+
+
+def smaller(size: Size) -> str:
+    """How the models were made smaller."""
+    if size.gmacs is not None:
+        return (
+            f"Spectral: a budget of {100 * size.gmacs:.0f} % of the dense GMACs; by default widths, merged "
+            "tokens and the depth are found for it."
+        )
+    return (
+        f"GOHSP removes {size.gohsp_words}, a quarter of the query-key pairs, and as many value channels and "
+        f"neurons as needed for {100 * REMOVED:.0f} % fewer parameters; ADMM uses {100 * ADMM:.0f} % of its "
+        "further images before the cut. Spectral: widths found for a budget of as many parameters."
+    )
 
 
 def readers(args: argparse.Namespace) -> int:
@@ -533,11 +572,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     size = SIZES[args.size]
     data = f"cifar10:{data_folder()}"
+    named = Preprocess((size.side, size.side), labels=CLASSES)
     images, test = (
         decoded(some, args.keep / f"{name}.npy")
-        for name, some in zip(
-            ("train", "test"), open_training(data, Preprocess((size.side, size.side)), 10), strict=True
-        )
+        for name, some in zip(("train", "test"), open_training(data, named, len(CLASSES)), strict=True)
     )
     if args.limit:
         images, test = images.sample(args.limit), test.sample(args.limit)
@@ -552,7 +590,8 @@ def main() -> None:
     if args.at_once > 1:
         train_at_once([(name, one.seed) for one in furthers for name in one.chains()], args.at_once)
     rows, curves = tables(bench, start, furthers)
-    title = "CIFAR-10 (JPEG), 40 % fewer parameters" + ("" if args.size == "full" else f", {args.size}")
+    removed = "40 % fewer parameters" if size.gmacs is None else f"{100 * size.gmacs:.0f} % of the GMACs"
+    title = f"CIFAR-10 (JPEG), {removed}" + ("" if args.size == "full" else f", {args.size}")
     seeds = ", ".join(map(str, args.seeds))
     report(title, body(bench, rows, curves, seeds, args.at_once), args.write)
 

@@ -38,7 +38,7 @@ import timm  # isort: skip  # after analysis.models, which repairs a torchvision
 import torch_pruning as tp  # isort: skip
 from timm.models.vision_transformer import Attention  # isort: skip
 
-GMACS = (1.02, 0.92, 0.82, 0.71, 0.58)
+GMACS = (1.02, 0.92, 0.82, 0.71, 0.58, 0.45, 0.35)
 STEPS = 400  # pruning ratios are multiples of 1 / STEPS
 BATCH = 32
 CLOSE = 0.005  # the search for a ratio ends within this many GMACs above the target

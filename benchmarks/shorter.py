@@ -13,7 +13,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from results import ROOT, changed, deit_tiny, parser, percent, report, speedup, table
 from torch import Tensor
 
-from analysis.measure import bench, change_of_counts, cost, evaluate, paired_change, torch_runner
+from analysis.measure import Runner, bench, change_of_counts, cost, evaluate, paired_change, torch_runner
 from analysis.models import architecture
-from analysis.vit import Block, BlockWidths, ViT
+from analysis.vit import Architecture, Block, BlockWidths, ViT
 from pruning.budget import Budget, kl_divergence
 from pruning.cut import Ratios, with_architecture, with_merges
 from pruning.export import onnx_runner
@@ -38,6 +38,7 @@ from pruning.tracked import tracked
 SIZES = (1.02, 0.92, 0.82, 0.71, 0.58, 0.45, 0.35)
 TIMED = (0.92, 0.71, 0.58)
 BATCHES = (1, 8)
+GPU_BATCHES = (1, 64, 512)
 VARIANTS = {
     "everything": "Spectral, the default budget",
     "widths": "Spectral, widths alone",
@@ -178,12 +179,13 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     arguments.add_argument("--sizes", nargs="+", type=float, default=list(SIZES))
     arguments.add_argument("--latency", action="store_true", help="time the default budgets found, instead")
+    arguments.add_argument("--gpu", action="store_true", help="time them on a GPU in half precision")
     arguments.add_argument("--keep", type=Path, default=ROOT / "build" / "shorter")
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     args.keep.mkdir(parents=True, exist_ok=True)
     if args.latency:
-        return write_latency(args.keep, args.write)
+        return (write_gpu_latency if args.gpu else write_latency)(args.keep, args.write)
     made = None
     for size in args.sizes:
         for variant in args.only:
@@ -200,26 +202,14 @@ def main() -> None:
 
 def write_latency(keep: Path, save: bool) -> None:
     """Time the models of the default budgets against the dense one, in turns; weights play no part in it."""
-    arch = architecture(deit_tiny().model)
-    dense, rows = ViT(arch).eval(), []
-    shape = (arch.in_channels, *arch.image_size)
-    for size in TIMED:
-        file = keep / f"everything-{size:g}.json"
-        if not file.exists():
-            continue
-        cell = json.loads(file.read_text())["cell"]
-        blocks = tuple(BlockWidths(*widths) for widths in cell["blocks"])
-        small = ViT(replace(arch, blocks=blocks, skip_unread=True)).eval()
-        small.init_weights()
-        ratio = cost(arch).macs / cost(small.arch).macs
+    dense, rows = _dense(), []
+    for size, small in _found(keep, dense.arch):
         for name, runner, one in (
             ("PyTorch", torch_runner, small),
             ("PyTorch, merging for nothing", torch_runner, _cut(small)),
             ("ONNX Runtime", onnx_runner, small),
         ):
-            timings = bench(runner(one), runner(dense), shape, BATCHES)
-            cells = [f"{speedup(timings[b])}, {timings[b].speedup / ratio:.2f}" for b in BATCHES]
-            rows.append([f"{size:g}", f"{ratio:.2f}", name, *cells])
+            rows.append(_timed(size, name, runner(one), runner(dense), (small, dense), BATCHES))
     body = (
         "Speed-up of DeiT-Tiny pruned by the default budget against dense, both timed in turns, with its "
         "95 % interval, and what part of the ratio of MACs it is. Merged tokens, widths and depth as found "
@@ -228,6 +218,97 @@ def write_latency(keep: Path, save: bool) -> None:
     )
     head = ["GMACs", "MACs ratio", "", *(f"batch {batch}" for batch in BATCHES)]
     report("Latency of the default budgets, DeiT-Tiny", body + table(head, rows), save)
+
+
+def write_gpu_latency(keep: Path, save: bool) -> None:
+    """Time the same models on a GPU, as PyTorch runs them and as replayed CUDA graphs."""
+    dense, rows = _dense(), []
+    for size, small in _found(keep, dense.arch):
+        for name, runner in (("PyTorch", gpu_runner), ("CUDA graph", graph_runner)):
+            rows.append(_timed(size, name, runner(small), runner(dense), (small, dense), GPU_BATCHES))
+    body = (
+        f"On {torch.cuda.get_device_name()}, half precision, otherwise as in the table before. A small batch "
+        "waits for the launches of kernels, of which merging adds some; a CUDA graph makes all in one go.\n\n"
+    )
+    head = ["GMACs", "MACs ratio", "", *(f"batch {batch}" for batch in GPU_BATCHES)]
+    report("Latency of the default budgets on a GPU, DeiT-Tiny", body + table(head, rows), save)
+
+
+def gpu_runner(model: ViT) -> Runner:
+    """A runner for a copy of the model in half precision on the GPU; moving the images there is not timed."""
+    run, moved = torch_runner(copy.deepcopy(model).half().cuda()), _Moved()
+
+    def wait(images: Tensor) -> object:
+        done = run(moved(images))
+        torch.cuda.synchronize()
+        return done
+
+    return wait
+
+
+def graph_runner(model: ViT) -> Runner:
+    """The same with all kernels of a batch size recorded in a CUDA graph before the first is timed."""
+    run, moved = torch_runner(copy.deepcopy(model).half().cuda()), _Moved()
+    graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def wait(images: Tensor) -> object:
+        on = moved(images)
+        if len(images) not in graphs:
+            aside = torch.cuda.Stream()
+            with torch.cuda.stream(aside):
+                for _ in range(3):  # what a first pass sets up cannot be recorded
+                    run(on)
+            torch.cuda.synchronize()
+            graphs[len(images)] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graphs[len(images)]):
+                run(on)
+        graphs[len(images)].replay()
+        torch.cuda.synchronize()
+        return None
+
+    return wait
+
+
+class _Moved:
+    """Images on the GPU, where they stay for as long as the same are asked for."""
+
+    def __init__(self) -> None:
+        self.given: Tensor | None = None
+        self.there: dict[int, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The images in half precision."""
+        if images is not self.given:
+            self.given, self.there[len(images)] = images, images.half().cuda()
+        return self.there[len(images)]
+
+
+def _dense() -> ViT:
+    """DeiT-Tiny; weights play no part in its latency."""
+    return ViT(architecture(deit_tiny().model)).eval()
+
+
+def _found(keep: Path, arch: Architecture) -> Iterator[tuple[float, ViT]]:
+    """The models of the default budgets that were found, by size."""
+    for size in TIMED:
+        file = keep / f"everything-{size:g}.json"
+        if file.exists():
+            cell = json.loads(file.read_text())["cell"]
+            blocks = tuple(BlockWidths(*widths) for widths in cell["blocks"])
+            small = ViT(replace(arch, blocks=blocks, skip_unread=True)).eval()
+            small.init_weights()
+            yield size, small
+
+
+def _timed(
+    size: float, name: str, a: Runner, b: Runner, models: tuple[ViT, ViT], batches: Sequence[int]
+) -> list[str]:
+    """A row: how much faster the first is than the second, and as a part of the ratio of their MACs."""
+    arch = models[1].arch
+    ratio = cost(arch).macs / cost(models[0].arch).macs
+    timings = bench(a, b, (arch.in_channels, *arch.image_size), batches)
+    cells = [f"{speedup(timings[n])}, {timings[n].speedup / ratio:.2f}" for n in batches]
+    return [f"{size:g}", f"{ratio:.2f}", name, *cells]
 
 
 def _cut(model: ViT) -> ViT:

@@ -96,6 +96,30 @@ def test_logits_are_those_of_loops_over_images_and_tokens(shorter: ViT) -> None:
         torch.testing.assert_close(shorter.double()(images.double()), wanted, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_merging_runs_on_a_gpu(shorter: ViT) -> None:
+    """As on the CPU, forwards and backwards; in bfloat16 it may choose other tokens, but must run."""
+    images = random_images(shorter.arch)
+    exact = shorter.double()(images.double())
+    exact.square().sum().backward()
+    moved = copy.deepcopy(shorter).cuda()
+    moved.zero_grad()
+    got = moved(images.double().cuda())
+    got.square().sum().backward()
+    torch.testing.assert_close(got.cpu(), exact, atol=1e-9, rtol=1e-9)
+    for one, other in zip(moved.parameters(), shorter.parameters(), strict=True):
+        if other.grad is not None:
+            assert one.grad is not None
+            torch.testing.assert_close(one.grad.cpu(), other.grad, atol=1e-8, rtol=1e-8)
+    moved.float().zero_grad()
+    with torch.autocast("cuda", torch.bfloat16):
+        rough = moved(images.cuda())
+    rough.float().square().sum().backward()
+    assert (
+        all(p.grad is None or p.grad.isfinite().all() for p in moved.parameters()) and rough.isfinite().all()
+    )
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_unread_tokens_left_out_change_no_logit(shorter: ViT, fused: bool) -> None:
     arch = shorter.arch
