@@ -582,14 +582,21 @@ class ViT(nn.Module):
         if self.arch.pool == "token":
             return x[:, 0]
         begin = 0 if self.arch.pool_prefix else len(self.arch.prefix_names)
-        tokens, sizes = x[:, begin:], None if sizes is None else sizes[:, begin:]
+        tokens, sizes = self._behind(x, begin), None if sizes is None else sizes[:, begin:]
         if self.attn_pool is not None:
             return self.attn_pool(tokens, sizes)
-        if sizes is None:
-            mean = tokens.mean(dim=1)
-        else:
-            mean = (tokens * sizes[..., None]).sum(dim=1) / (self.arch.num_tokens - begin)
+        mean = self._mean(tokens, sizes)
         return torch.cat([x[:, 0], mean], dim=-1) if self.arch.pool == "both" else mean
+
+    def _behind(self, x: Tensor, begin: int) -> Tensor:
+        """The tokens B N E without the first ones."""
+        return x[:, begin:]
+
+    def _mean(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
+        """The mean B E of tokens B N E, each of which counts for all the patches it stands for."""
+        if sizes is None:
+            return tokens.mean(dim=1)
+        return (tokens * sizes[..., None]).sum(dim=1) / sizes.sum(dim=1, keepdim=True)
 
     def forward(self, images: Tensor) -> Tensor:
         x, sizes = self.embed(images), None

@@ -49,6 +49,15 @@ def _flatten(block: Any, tokens: int) -> None:
         block.attn.__class__, block.attn.tokens = _FlatAttention, tokens
 
 
+def rows_between(x: Float[Tensor, "BN E"], tokens: int, begin: int, end: int) -> Float[Tensor, "BM E"]:
+    """Of the `tokens` rows of each image those from `begin` to `end`.
+
+    They are cut out of one row for each image: pnnx takes the tokens of B N E for images here.
+    """
+    width = x.shape[-1]
+    return x.view(-1, tokens * width)[:, begin * width : end * width].reshape(-1, width)
+
+
 class _FlatAttention(Attention):
     """Attention within each image, of `tokens` rows each."""
 
@@ -102,8 +111,7 @@ class _FlatBlock(Block):
         """The first `count` tokens of each image, or all."""
         if count is None:
             return x, sizes
-        first = x.view(-1, self.tokens, x.shape[-1])[:, :count].flatten(0, 1)
-        return first, first_sizes(sizes, count)
+        return rows_between(x, self.tokens, 0, count), first_sizes(sizes, count)
 
 
 class _Alone(nn.Module):
@@ -149,7 +157,7 @@ class _FlatLeanAttention(nn.Module):
         self, x: Float[Tensor, "BN E"], sizes: Float[Tensor, "B N"] | None = None
     ) -> tuple[Float[Tensor, "BC E"], None]:
         images = x.view(-1, self.tokens, x.shape[-1])  # B N E
-        q = self.q(images[:, : self.count].flatten(0, 1))  # BC HDqk
+        q = self.q(rows_between(x, self.tokens, 0, self.count))  # BC HDqk
         q = self.keys @ q.view(-1, self.heads, self.keys.shape[-1]).permute(1, 2, 0)  # H E BC
         q = q.unflatten(-1, (-1, self.count)).permute(2, 0, 3, 1).flatten(1, 2)  # B HC E
         scores = q @ images.transpose(1, 2)  # B HC N
@@ -162,6 +170,20 @@ class _FlatLeanAttention(nn.Module):
 
 
 class _FlatViT(ViT):
+    def _behind(self, x: Float[Tensor, "B N E"], begin: int) -> Float[Tensor, "B M E"]:
+        if not begin:
+            return x
+        tokens = x.shape[1]
+        return rows_between(x.flatten(0, 1), tokens, begin, tokens).view(-1, tokens - begin, x.shape[-1])
+
+    def _mean(
+        self, tokens: Float[Tensor, "B N E"], sizes: Float[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B E"]:
+        if sizes is None:  # a product, as pnnx would take the mean over another axis
+            each = tokens.new_full((1, 1, tokens.shape[1]), 1 / tokens.shape[1])
+            return (each @ tokens).flatten(1)
+        return super()._mean(tokens, sizes)
+
     def forward(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B K"]:
         x, sizes = self.embed(images).flatten(0, 1), None  # B*N E
         *before, last = self.blocks

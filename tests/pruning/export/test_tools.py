@@ -204,10 +204,9 @@ numpy.save("logits.npy", numpy.stack(found))
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("source", ["traced", "onnx"])
 def test_pnnx_reads_other_files(exported: Exported, tmp_path: Path, source: str) -> None:
-    """The model that a bundle loads, traced; and the ONNX file, unless the model is lean or has registers.
+    """The model that a bundle loads, traced, and the ONNX file.
 
-    Where tokens merge the format `ncnn` is the way, as ncnn cannot sort. It has no axis for images either,
-    and pnnx takes the wrong one out of the reshapes of some ONNX files.
+    Where tokens merge the format `ncnn` is the way, as ncnn cannot sort.
     """
     pytest.importorskip("ncnn", reason="ncnn is for phones and boards, so it is not required")
     pnnx = shutil.which("pnnx") or shutil.which("pnnx", path=Path(sys.executable).parent)
@@ -217,8 +216,6 @@ def test_pnnx_reads_other_files(exported: Exported, tmp_path: Path, source: str)
     if arch.merges:
         pytest.skip("ncnn cannot sort: the format ncnn merges without")
     if source == "onnx":
-        if arch.skip_unread or arch.registers:
-            pytest.skip("pnnx cannot read this file: the format ncnn is there for that")
         shutil.copy(exported.onnx, tmp_path / "model.onnx")
     else:
         torch.jit.trace(exported.model, one).save(tmp_path / "model.pt")
