@@ -22,6 +22,7 @@ from pruning.budget.curves import (
     Sensitivities,
     dense_curves,
 )
+from pruning.budget.expected import KnownChange, expected_change, predicted_damage
 from pruning.budget.latency import allocate_latency, measure_table
 from pruning.budget.latency_menu import FEWER, LatencyTable, halves_alone, merged_alone, saved_by_blocks
 from pruning.budget.predicted import allocate_predicted
@@ -39,6 +40,7 @@ __all__ = [
     "Allocation",
     "Budget",
     "HalfLoss",
+    "KnownChange",
     "LatencyTable",
     "MergeLoss",
     "Narrow",
@@ -51,6 +53,7 @@ __all__ = [
     "amount",
     "candidates",
     "dense_curves",
+    "expected_change",
     "halves_alone",
     "kl_divergence",
     "measure_schedules",
@@ -59,6 +62,7 @@ __all__ = [
     "measured_widths",
     "merged_alone",
     "narrow_by_scores",
+    "predicted_damage",
     "require_reachable",
     "saved_by_blocks",
     "schedule",

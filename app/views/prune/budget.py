@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import streamlit as st
@@ -9,13 +10,14 @@ import streamlit as st
 from analysis.measure import cost
 from analysis.models import LoadedModel
 from analysis.outputs import CLASSIFY, task_of
+from analysis.vit import Architecture
 from app import wording
 from app.parts import run_panel
 from app.parts.charts import CONFIG
 from app.progress_bar import progress_bar
 from app.state import measured, memo, session, session_runs
-from app.views.prune import charts, duration, offered
-from pruning.budget import Allocation, amount, trade_off
+from app.views.prune import charts, duration, expected, offered
+from pruning.budget import Allocation, Point, amount, trade_off
 from pruning.jobs import Job, SurveyJob, solve
 from pruning.methods import METHODS, Survey, require_narrowing
 
@@ -92,9 +94,9 @@ def offer_survey(job: Job) -> None:
         if st.button("Measure it first", icon=":material/speed:", key="survey"):
             session_runs.begin(_survey_job(job))
             st.rerun()
-        expected = duration.of_survey(job)
-        if expected is not None:
-            st.caption(f"{wording.plain(expected.words)}. The result is kept, so it is measured only once.")
+        takes = duration.of_survey(job)
+        if takes is not None:
+            st.caption(f"{wording.plain(takes.words)}. The result is kept, so it is measured only once.")
 
 
 def _survey_job(job: Job) -> SurveyJob:
@@ -102,7 +104,7 @@ def _survey_job(job: Job) -> SurveyJob:
 
 
 def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None) -> None:
-    """The trade-off between compute and predicted damage, and what the budget's widths cost of it."""
+    """What the budget's widths take, and the trade-off between compute and accuracy, or predicted damage."""
     if chosen is not None:
         kind = chosen.budget.kind
         how = "measured" if kind == "ms" else "calculated"
@@ -119,17 +121,46 @@ def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None
         (session.choice(), found.sensitivities, begin, job.align, allowed),
         lambda: trade_off(begin, found.sensitivities, job.align, tokens=allowed[0], depth=allowed[1]),
     )
-    points = [(one.got, one.loss) for one in line]
     here = None if chosen is None else (cost(chosen.arch).gmacs, chosen.loss)
-    figure = charts.trade_off(points, here, cost(dense).gmacs, offered.preset_gmacs(dense))
+    known = expected.of_job(job, dense, found)
+    if known is None:
+        _damage(line, here, dense, found)
+    else:
+        _accuracy(line, here, dense, known)
+
+
+def _damage(
+    line: Sequence[Point], here: tuple[float, float] | None, dense: Architecture, found: Survey
+) -> None:
+    """The predicted damage itself, where nothing tells what it comes to."""
+    figure = charts.trade_off(line, here, cost(dense).gmacs, offered.preset_gmacs(dense))
     st.plotly_chart(figure, config=CONFIG, key="trade-off")
+    classifies = task_of(dense) == CLASSIFY
     damage = (
         "KL divergences from the dense model"
-        if task_of(dense) == CLASSIFY
+        if classifies
         else "the angles (1 − cosine) by which pooled features and patch tokens turn from the dense model's"
     )
+    after = " Once a run has ended, the curve shows expected accuracy here." if classifies else ""
     st.caption(
         f"Predicted damage, lower is better: the sum of {damage}, with one "
         f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images. It ranks "
-        "budgets and is no accuracy, which the run measures."
+        f"budgets and is no accuracy, which the run measures.{after}"
     )
+
+
+def _accuracy(
+    line: Sequence[Point], here: tuple[float, float] | None, dense: Architecture, known: expected.Expected
+) -> None:
+    """The accuracy that the predicted damage comes to, by what was tested."""
+    if here is not None:
+        st.markdown(expected.words(known, here[1]))
+    figure = charts.expected(
+        [(one.got, top1) for one in line if (top1 := known.top1(one.loss)) is not None],
+        None if here is None else (here[0], known.top1(here[1])),
+        known.dots,
+        (cost(dense).gmacs, known.dense.top1),
+        offered.preset_gmacs(dense),
+    )
+    st.plotly_chart(figure, config=CONFIG, key="trade-off-expected")
+    st.caption(expected.source(known))

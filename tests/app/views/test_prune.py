@@ -49,7 +49,8 @@ def test_one_question_and_one_button_make_a_model_of_that_size(choice: Choice) -
     assert run.bundle is not None and run.job is not None and run.job.budget is not None
     assert run.job.budget.gmacs == pytest.approx(0.9 * dense, rel=1e-3)
     assert cost(read_bundle(run.bundle).model.arch).gmacs <= run.job.budget.gmacs
-    assert "Predicted damage, lower is better" in text(app)  # the run has measured the sensitivities
+    assert "Dots are measured, by 1 run," in text(app)  # and it has measured the sensitivities
+    assert "Expect a top-1 of about" in text(app)
     assert "as the last run like this took" not in text(app)  # that one measured them, the next need not
 
 
@@ -259,3 +260,20 @@ def test_the_curve_marks_the_choice_the_dense_model_and_presets() -> None:
     assert [one.text for one in figure.layout.annotations] == ["dense", "&lt;b&gt;snp&lt;/b&gt;"]
     assert [shape.x0 for shape in figure.layout.shapes] == [0.3, 0.2]
     assert len(charts.trade_off(line, None, 0.3, {}).data) == 1
+
+
+def test_the_curve_of_expected_accuracy_tells_what_was_measured_from_what_was_not() -> None:
+    tested = [
+        charts.Dot("run 1", 0.2, 0.7, -0.02, 0.03, rough=False),
+        charts.Dot("run 2", 0.25, 0.75, -0.1, 0.1, rough=True),
+    ]
+    line = [(0.2, 0.7), (0.3, 0.8)]
+    figure: Any = charts.expected(line, (0.25, 0.75), tested, (0.3, 0.8), {})
+    drawn = {trace.name: trace for trace in figure.data}
+    assert list(drawn["best widths found"].y) == [70.0, 80.0] and drawn["your choice"].y == (75.0,)
+    assert drawn["measured by a run"].x == (0.2,) and drawn["rough trial"].x == (0.25,)
+    bars = drawn["measured by a run"].error_y
+    assert bars.array == pytest.approx([3]) and bars.arrayminus == pytest.approx([2])
+    figure = charts.expected(line, (0.1, None), tested, (0.3, 0.8), {})  # nothing as small was tested
+    assert "your choice" not in [trace.name for trace in figure.data]
+    assert [(one.text, one.x) for one in figure.layout.annotations] == [("dense", 0.3), ("your choice", 0.1)]

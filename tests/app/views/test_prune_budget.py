@@ -48,6 +48,11 @@ def test_a_budget_is_solved_once_sensitivities_are_measured(tiny_bundle: Path, p
     assert bundle is not None and cost(read_bundle(bundle).model.arch).params == shown
     assert "Run 2: L2 magnitude, budget" in text(app)
     assert f"--budget-params {asked * 1e6:.0f}" in app.code[0].value
+    assert "Predicted damage, lower is better" not in text(app) and "Expect a top-1 of about" in text(app)
+    app.number_input(key=f"budget-params-{params}").set_value(round(0.6 * params / 1e6, 4)).run()
+    assert "No model with so much predicted damage has been tested yet" in text(app)
+    app.selectbox(key="method").set_value("l1").run()  # of which nothing was tested
+    assert "Dots are measured" not in text(app) and not app.exception
 
 
 def test_another_session_and_another_server_find_what_was_measured(tiny_bundle: Path, photos: Path) -> None:
