@@ -16,7 +16,8 @@ from app.parts import run_panel
 from app.parts.charts import CONFIG
 from app.progress_bar import progress_bar
 from app.state import measured, memo, session, session_runs
-from app.views.prune import charts, duration, expected, offered
+from app.views.prune import duration, offered
+from app.views.prune.curve import charts, expected
 from pruning.budget import Allocation, Point, amount, trade_off
 from pruning.jobs import Job, SurveyJob, solve
 from pruning.methods import METHODS, Survey, require_narrowing

@@ -11,7 +11,7 @@ from analysis.vit import Architecture
 from app import wording
 from app.parts import trial
 from app.state import finished_runs, head_locks, memo, session_runs
-from app.views.prune.charts import Dot
+from app.views.prune.curve.charts import Dot
 from pruning.budget import KnownChange, expected_change, predicted_damage
 from pruning.jobs import Job, TrialJob
 from pruning.methods import Survey
@@ -113,10 +113,10 @@ def source(known: Expected) -> str:
     told = [_counted(len(runs), "run")] if runs else []
     told += [_counted(len(trials), "rough trial")] if trials else []
     return (
-        f"Dots are measured, by {' and '.join(told)}, with the 95 % interval of the change; the dense model "
-        f"on {wording.count(known.dense.images)} images. The line between them is interpolated: top-1 falls "
-        "in proportion to the predicted damage. It ends at the greatest damage that was tested, and all of "
-        "it is before fine-tuning."
+        f"Dots are measured, by {wording.plain(' and '.join(told))}, with the 95 % interval of the change; "
+        f"the dense model on {wording.count(known.dense.images)} images. The line between them is "
+        "interpolated: top-1 falls in proportion to the predicted damage. It ends at the greatest damage "
+        "that was tested, and all of it is before fine-tuning."
     )
 
 

@@ -1,0 +1,1 @@
+"""The curve of the Prune page: compute against accuracy, or predicted damage."""
