@@ -18,16 +18,18 @@ def options(
     key: str,
     first: Sequence[str] = (),
     titles: Mapping[str, str] = MappingProxyType({}),
+    blanks: Mapping[str, str] = MappingProxyType({}),
     columns: int = 3,
     bind: Any = None,
 ) -> Options:
     """The options that are set in one widget for each field, which begins with its value in `start`.
 
     Fields named in `first` are shown and the others folded away; without names the first six are shown.
-    `titles` are the labels of fields whose names do not say enough, `columns` is the number of widgets in
-    a row, and `bind` is "query-params" if the address is to carry the values.
+    `titles` are the labels of fields whose names do not say enough, `blanks` the words in an empty field that
+    stands for the lowest number, where a field begins with it. `columns` is the number of widgets in a row,
+    and `bind` is "query-params" if the address is to carry the values.
     """
-    draw = partial(_widget, titles=titles, bind=bind)
+    draw = partial(_widget, titles=titles, blanks=blanks, bind=bind)
     known = {option.name: option for option in fields(start)}
     shown = [known[name] for name in first or list(known)[:6]]
     folded = [option for option in known.values() if option not in shown]
@@ -52,7 +54,14 @@ def _rows(
     return values
 
 
-def _widget(option: Field[Any], default: Any, key: str, titles: Mapping[str, str], bind: Any) -> Any:
+def _widget(
+    option: Field[Any],
+    default: Any,
+    key: str,
+    titles: Mapping[str, str],
+    blanks: Mapping[str, str],
+    bind: Any,
+) -> Any:
     label = titles.get(option.name, option.name.replace("_", " ").capitalize())
     limits = option.metadata
     kept: dict[str, Any] = {"help": limits["help"], "key": key, "bind": bind, "persist_state": "session"}
@@ -63,4 +72,7 @@ def _widget(option: Field[Any], default: Any, key: str, titles: Mapping[str, str
     low, high = (type(default)(limits[name]) for name in ("low", "high"))
     form = None if isinstance(default, int) else "%g"
     step = None if isinstance(default, int) else (default or high) / 10
-    return st.number_input(label, low, high, default, step=step, format=form, **kept)
+    blank = blanks.get(option.name) if default == low else None
+    begin = default if blank is None else None
+    value = st.number_input(label, low, high, begin, step=step, format=form, placeholder=blank, **kept)
+    return default if value is None else value

@@ -134,9 +134,17 @@ def log(run: Run, height: int = 240) -> None:
 
 
 def _log(folder: Path, height: int) -> None:
-    st.code(
-        runs.log(folder, LOG_LINES) or "nothing was written", language=None, wrap_lines=True, height=height
-    )
+    written = session_runs.named(runs.log(folder, LOG_LINES))
+    st.code(written or "nothing was written", language=None, wrap_lines=True, height=height)
+
+
+def command(text: str) -> None:
+    """A command, in which uploaded files have their names, and what to put there instead."""
+    shown, uploaded = session_runs.uploads_named(text)
+    st.code(shown, language="bash", wrap_lines=True)
+    if uploaded:
+        names = wording.plain(" and ".join(uploaded))
+        st.caption(f"Uploaded here: {names}. Put the path of your own copy in its place.")
 
 
 def commands(run: Run) -> str:

@@ -7,6 +7,8 @@ runs. The session only remembers which folders from elsewhere it has opened.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import threading
 import time
@@ -26,6 +28,7 @@ from pruning.runs import Run
 POLL = 2.0  # seconds after which an active run is read again
 RECENT = 600.0  # seconds during which a run that has ended is still news
 FRESH = 3600.0  # seconds during which an upload is kept although no run refers to it
+UPLOADED_MODEL = "model-folder"  # what a folder is called that was uploaded file by file
 UPLOADS = ".uploads"  # folder beside the runs for uploaded files, as runs outlive the session
 
 _starting = threading.Lock()  # of all sessions of this server
@@ -246,6 +249,28 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
                 partial.replace(kept)
             places[name] = str(kept)
     return replace(job, **places)
+
+
+# ---- paths of this server in what people read
+
+
+def named(text: str) -> str:
+    """A text, such as a log, that calls files among the runs by their names, without the folders above."""
+    root = re.escape(str(runs.runs_root()))
+    uploaded = rf"{root}/{re.escape(UPLOADS)}/[0-9a-f]{{{uploads.DIGITS}}}/"
+    return re.sub(rf"{uploaded}|{root}/", "", text)
+
+
+def uploads_named(command: str) -> tuple[str, tuple[str, ...]]:
+    """A command that calls uploaded files by their names, as their folders go one day; and these names."""
+    places = (uploads.workspace(), runs.runs_root() / UPLOADS)
+    found: dict[str, str] = {}
+    for word in shlex.split(command, comments=True):
+        if any(Path(word).is_relative_to(place) for place in places):
+            found[word] = Path(word).name if Path(word).is_file() else UPLOADED_MODEL
+    for path, name in found.items():
+        command = command.replace(shlex.quote(path), shlex.quote(name))
+    return command, tuple(sorted(set(found.values())))
 
 
 def _sweep_uploads(root: Path) -> None:

@@ -20,9 +20,10 @@ from analysis.models import ARCHITECTURE_FILE
 from app import share
 from app.state.viewed_image import ViewedImage
 
-MAX_UPLOAD_MB = {"weights": 1024, "images": 512, "photo": 64, "device": 16}
+MAX_UPLOAD_MB = {"weights": 1024, "images": 500, "photo": 64, "device": 16}
 MAX_PHOTOS = 16
 MODEL_FILES = (ARCHITECTURE_FILE, "config.json")  # of a bundle, and of a folder that transformers wrote
+DIGITS = 16  # of the name of a folder in which an upload lies
 _LONGEST = 200  # bytes of a name; file systems allow 255
 KEPT_SIDE = 1536  # pixels of a photo's longer side: three times what the largest model takes
 
@@ -54,7 +55,7 @@ def save_upload(upload: Any, kind: str) -> str:
     """
     _require_small(upload, kind)
     content = upload.getbuffer()
-    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+    digest = hashlib.blake2b(content, digest_size=DIGITS // 2).hexdigest()
     folder = workspace() / digest
     path = folder / _file_name(upload.name)
     if not path.exists():
@@ -75,7 +76,7 @@ def save_folder(files: Sequence[Any], kind: str) -> str:
     read = {Path(file.name).name: file.getvalue() for file in files}
     if len(files) == 1:
         read = _unzipped(read.popitem()[1], MAX_UPLOAD_MB[kind] * 2**20)
-    digest = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=DIGITS // 2)
     for name in sorted(read):
         digest.update(name.encode() + b"\0" + read[name])
     folder = workspace() / digest.hexdigest()

@@ -21,25 +21,33 @@ from pruning.training import RECIPES, read_recovery, require_pair
 RECIPE_TITLES = {"few-epochs": "A few epochs, with a teacher", "snp": "SNP's fine-tuning (300 epochs)"}
 # what the options are called, where the name of the field does not say enough
 TITLES = {
-    "images": "Training images (0: all)",
+    "images": "Training images in an epoch",
     "batch": "Batch size",
     "base_lr": "Learning rate per 512 images",
-    "lr": "Fixed learning rate (0: off)",
+    "lr": "Learning rate at any batch",
     "min_lr": "Final share of the rate",
     "warmup": "Warm-up, share of steps",
     "layer_decay": "Decay from block to block",
-    "clip": "Longest gradient (0: any)",
+    "clip": "Longest gradient",
     "augment": "Augmentation",
-    "mixup": "Mixup (0: off)",
-    "cutmix": "CutMix (0: off)",
+    "mixup": "Mixup",
+    "cutmix": "CutMix",
     "smoothing": "Label smoothing",
     "drop_path": "Stochastic depth",
-    "ema": "Averaging of weights (0: off)",
-    "workers": "Image readers (-1: automatic)",
+    "ema": "Averaging of weights",
+    "workers": "Processes reading images",
     "test_every": "Epochs between tests",
     "checkpoint_seconds": "Seconds between checkpoints",
     "soft": "Weight of the teacher",
     "features": "Weight of tokens",
+}
+BLANKS = {  # what an empty field stands for
+    "images": "all there are",
+    "lr": "by the batch size",
+    "mixup": "off",
+    "cutmix": "off",
+    "drop_path": "off",
+    "workers": "automatic",
 }
 FIRST = ("epochs", "base_lr", "batch", "soft", "temperature", "features")  # options that are not folded away
 
@@ -92,7 +100,7 @@ def _form() -> None:
         session_runs.begin(job)
         st.rerun()  # so that the sidebar shows the run, too
     with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
-        st.code(job.command(), language="bash", wrap_lines=True)
+        run_panel.command(job.command())
 
 
 def _job(students: dict[str, Student]) -> RecoverJob:
@@ -127,7 +135,7 @@ def _job(students: dict[str, Student]) -> RecoverJob:
         help="Settings to begin with. SNP's are those of its paper, for hundreds of epochs and no teacher.",
     )
     key = "recovery" if recipe == next(iter(RECIPES)) else f"recovery-{recipe}"
-    options = options_form.options(read_recovery(RECIPES[recipe]), key, FIRST, TITLES, columns=2)
+    options = options_form.options(read_recovery(RECIPES[recipe]), key, FIRST, TITLES, BLANKS, columns=2)
     if not teacher:
         raise session.NothingChosen("Enter the teacher: the dense model that the smaller one was made from.")
     if not student.data:

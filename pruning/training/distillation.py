@@ -29,7 +29,9 @@ from pruning.training.train import train
 class Recovery(Training):
     """How a pruned model is fine-tuned: a `Training`, and what it learns from its teacher."""
 
-    temperature: float = option_field(2.0, 0.1, 100.0, "Softens what teacher and student say; 1: as it is")
+    temperature: float = option_field(
+        2.0, 0.1, 100.0, "Softens what teacher and student say; 1 leaves it as it is"
+    )
     soft: float = option_field(0.9, 0.0, 1.0, "Share of the teacher in the loss; the rest is the labels")
     features: float = option_field(1.0, 0.0, 1e4, "Weight of matching the teacher's tokens after each block")
 

@@ -31,34 +31,52 @@ class Training(Options):
     """
 
     epochs: int = option_field(2, 1, 10_000, "How often all training images are seen")
-    images: int = option_field(0, 0, 1_000_000_000, "Training images of one epoch; 0: all there are")
+    images: int = option_field(0, 0, 1_000_000_000, "Training images of one epoch; 0 for all there are")
     batch: int = option_field(64, 2, 65_536, "Images of one step, over all processes")
     base_lr: float = option_field(
         8e-4, 0.0, 1.0, "Highest learning rate for a batch of 512 images; in proportion for other batches"
     )
-    lr: float = option_field(0.0, 0.0, 1.0, "Highest learning rate whatever the batch; 0: from base_lr")
+    lr: float = option_field(
+        0.0, 0.0, 1.0, "Highest learning rate whatever the batch size; 0 to have it grow with the batch"
+    )
     min_lr: float = option_field(0.01, 0.0, 1.0, "Learning rate at the end, as a fraction of the highest")
     weight_decay: float = option_field(0.05, 0.0, 10.0, "Weight decay of matrices (AdamW)")
     warmup: float = option_field(0.1, 0.0, 1.0, "Share of all steps in which the learning rate rises")
-    layer_decay: float = option_field(1.0, 0.1, 1.0, "Learning rate of a block over that of the next; 1: off")
-    clip: float = option_field(1.0, 0.0, 1e6, "Longest gradient, as a norm over all weights; 0: any")
-    augment: str = choice_field("auto", STRENGTHS, "Random crops and more; auto: light, none for the demo")
-    mixup: float = option_field(0.0, 0.0, 10.0, "Mixup's alpha: how far two images are blended; 0: off")
-    cutmix: float = option_field(0.0, 0.0, 10.0, "CutMix's alpha: a part of one image in another; 0: off")
+    layer_decay: float = option_field(
+        1.0, 0.1, 1.0, "Learning rate of a block over that of the next; 1 for one rate"
+    )
+    clip: float = option_field(
+        1.0, 0.0, 1e6, "Gradients with a longer norm over all weights are shortened to this; 0 turns it off"
+    )
+    augment: str = choice_field(
+        "auto", STRENGTHS, "Random crops and more; auto is light, and none for the demo"
+    )
+    mixup: float = option_field(
+        0.0, 0.0, 10.0, "Mixup's alpha: how far two images are blended; 0 turns it off"
+    )
+    cutmix: float = option_field(
+        0.0, 0.0, 10.0, "CutMix's alpha: a part of one image in another; 0 turns it off"
+    )
     smoothing: float = option_field(0.1, 0.0, 0.9, "Label smoothing: what all classes share of each label")
     drop_path: float = option_field(
         0.0, 0.0, 0.9, "Stochastic depth: how often the last block is skipped in training, earlier ones less"
     )
-    ema: float = option_field(0.999, 0.0, 0.99999, "Average the weights over steps with this decay; 0: off")
+    ema: float = option_field(
+        0.999, 0.0, 0.99999, "Average the weights over steps with this decay; 0 turns it off"
+    )
     precision: str = choice_field(
         "auto",
         PRECISIONS,
-        "Of the products; auto: bf16 on GPUs that have it. bf16 also speeds up CPUs with AVX512_BF16 or AMX",
+        "Of the products; auto is bf16 on GPUs that have it. bf16 also helps CPUs with AVX512_BF16 or AMX",
     )
     compile: bool = switch_field(False, "torch.compile: faster steps after minutes of preparation")
-    workers: int = option_field(-1, -1, 256, "Processes that read images; -1: one on CPU, eight on a GPU")
+    workers: int = option_field(
+        -1, -1, 256, "Processes that read images; -1 for one on a CPU and eight on a GPU"
+    )
     test_every: int = option_field(1, 1, 10_000, "Epochs between two measurements of top-1")
-    checkpoint_seconds: int = option_field(60, 0, 86_400, "Seconds between checkpoints; 0: every step")
+    checkpoint_seconds: int = option_field(
+        60, 0, 86_400, "Seconds between checkpoints; 0 for one after every step"
+    )
 
     @property
     def highest_lr(self) -> float:

@@ -11,7 +11,7 @@ from analysis.models import ARCHITECTURE_FILE, PREPROCESS_FILE, WEIGHTS_FILE
 from analysis.outputs import CLASSIFY
 from app import wording
 from app.glossary import meaning
-from app.parts import damaged_runs, feedback
+from app.parts import damaged_runs, feedback, run_panel
 from app.progress_bar import progress_bar
 from app.state import session
 from app.views.export import build, formats
@@ -54,11 +54,12 @@ def _show(model: Exportable) -> None:
     _figures(model, dtype)
     known = formats.shown()
     names = list(known)
-    for begin in range(0, len(names), COLUMNS):
-        row = names[begin : begin + COLUMNS]
-        for column, format in zip(st.columns(COLUMNS, gap="medium"), row, strict=False):
-            with column, st.container(border=True, key=f"export-{format}", height="stretch"):
-                _format(model, format, known[format], dtype)
+    with st.container(key="formats"):
+        for begin in range(0, len(names), COLUMNS):
+            row = names[begin : begin + COLUMNS]
+            for column, format in zip(st.columns(COLUMNS, gap="medium"), row, strict=False):
+                with column, st.container(border=True, key=f"export-{format}", height="stretch"):
+                    _format(model, format, known[format], dtype)
     _int8(model, known)
     _snippets(model, known, dtype)
     left, right = st.columns(2, gap="large")
@@ -67,9 +68,7 @@ def _show(model: Exportable) -> None:
         st.table(_content(model, dtype), border="horizontal", hide_header=True)
     with right:
         st.subheader("The same on the command line", anchor=False)
-        st.code(
-            _commands(model, dtype, [name for name in names if name not in FOLDERS]), "bash", wrap_lines=True
-        )
+        run_panel.command(_commands(model, dtype, [name for name in names if name not in FOLDERS]))
 
 
 # ---- what is exported
@@ -85,7 +84,8 @@ def _figures(model: Exportable, dtype: str) -> None:
         ("Compute per image", mine.macs, theirs.macs, wording.gmacs_of),
         (f"Size, {dtype}", mine.bytes // part, theirs.bytes // part, wording.megabytes),
     )
-    columns = st.columns(4)
+    with st.container(key="figures"):
+        columns = st.columns(4)
     for column, (label, new, old, written) in zip(columns, figures, strict=False):
         change = wording.change(old, new) if old != new else None
         about = meaning("GMACs") if written is wording.gmacs_of else None

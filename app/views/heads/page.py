@@ -111,7 +111,7 @@ def _measure(known: KnownReading) -> None:
         st.rerun()  # so that the sidebar shows the run, too
     if not session.model().model.arch.num_classes:
         st.caption("Without a classifier the loss is how far the features move.")
-    st.code(job.command(), language="bash", wrap_lines=True)
+    run_panel.command(job.command())
 
 
 def _from_address() -> None:

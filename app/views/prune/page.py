@@ -11,7 +11,7 @@ from analysis.measure import Cost, cost
 from analysis.models import LoadedModel
 from analysis.vit import Architecture
 from app import wording
-from app.parts import charts, feedback, merged_patches, trial
+from app.parts import charts, feedback, merged_patches, run_panel, trial
 from app.state import head_locks, measured, session, session_runs, viewed_image
 from app.views.prune import budget, duration, form, history, latest, offered, question
 from app.views.prune.form import Choices
@@ -53,8 +53,7 @@ def show() -> None:
     with right, feedback.sentences():
         latest.show(news=False)
         with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
-            written = replace(job, data=job.data or "DATA").command()
-            st.code(written, language="bash", wrap_lines=True)
+            run_panel.command(replace(job, data=job.data or "DATA").command())
     head_locks.to_address()
 
 

@@ -123,6 +123,7 @@ def test_a_recipe_fills_in_the_form(tiny_bundle: Path, photos: Path) -> None:
     app.selectbox(key="recipe").set_value("snp").run()
     command = app.code[0].value
     assert not app.exception
+    assert app.number_input(key="recovery-snp-mixup").value == 0.8
     for word in ("epochs=300", "base_lr=0.00025", "mixup=0.8", "drop_path=0.1", "soft=0.0"):
         assert f"--recover-option {word}" in command
     app.selectbox(key="recipe").set_value("few-epochs").run()
@@ -136,6 +137,8 @@ def test_recovery_from_form_to_comparison(
     app = start("recover", Choice(str(tiny_bundle), data=str(photos), limit=6))
     app.number_input(key="recovery-epochs").set_value(1).run()
     app.number_input(key="recovery-ema").set_value(0.0).run()
+    workers = app.number_input(key="recovery-workers")
+    assert (workers.value, workers.placeholder) == (None, "automatic")
     command = app.code[0].value
     assert "--teacher" in command and "--recover-option epochs=1" in command
     app.button(key="recover").click().run()
@@ -241,6 +244,24 @@ def test_files_of_a_session_are_kept_for_its_runs(monkeypatch: pytest.MonkeyPatc
     assert not Path(job.data).is_relative_to(uploads.workspace())
     assert not runs.list_runs()
     assert session_runs.lasting(job) == job
+
+
+def test_files_are_called_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.state.memo.st.session_state", {})
+    root, digits = runs.runs_root(), "0123456789abcdef"
+    written = (
+        f"run {root}/one\nout {root}/one/bundle\ndata {root}/{session_runs.UPLOADS}/{digits}/my scenes.zip"
+    )
+    assert session_runs.named(written) == "run one\nout one/bundle\ndata my scenes.zip"
+    zipped, folder = uploads.workspace() / digits / "my scenes.zip", uploads.workspace() / digits[::-1]
+    for place in (zipped.parent, folder):
+        place.mkdir()
+    zipped.write_bytes(b"zip")
+    job = Job(str(folder), str(zipped), "l1", ratios=Ratios(qk=0.5))
+    shown, names = session_runs.uploads_named(f"{job.command('a')}\n\n{job.command('b')}")
+    assert shown.count("--model model-folder --data 'my scenes.zip'") == 2
+    assert "/" not in shown and names == ("model-folder", "my scenes.zip")
+    assert session_runs.uploads_named(SLOW.command()) == (SLOW.command(), ())
 
 
 def test_uploads_go_when_no_run_refers_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
