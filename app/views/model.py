@@ -47,7 +47,8 @@ def _source(loaded: LoadedModel) -> str:
 
 def _figures(loaded: LoadedModel) -> None:
     total, baseline = cost(loaded.model.arch), measured.baseline()
-    columns = st.columns(4, vertical_alignment="top" if baseline else "bottom")
+    with st.container(key="figures"):
+        columns = st.columns(4, vertical_alignment="top" if baseline else "bottom")
     columns[0].metric("Parameters", wording.count(total.params))
     columns[1].metric("Compute per image", wording.gmacs(total.gmacs), help=meaning("GMACs"))
     columns[2].metric("Size, float32", wording.megabytes(total.bytes))

@@ -121,7 +121,7 @@ def confusion_change(change: Sequence[Sequence[int]], names: Sequence[str]) -> F
         )
     )
     figure = styled(figure, 120 + 24 * len(names))
-    title = "predicted; change in images, green where better, red where worse"
+    title = "predicted"
     figure.update_xaxes(side="bottom", tickangle=-45, title=title, showgrid=False)
     figure.update_yaxes(autorange="reversed", title="true class", rangemode="normal", showgrid=False)
     return figure

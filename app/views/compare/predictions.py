@@ -139,6 +139,7 @@ def _confusion(found: Comparison, model: ComparedModel) -> None:
             key="confusion-change",
             alt="change of the confusion matrix, true classes from top to bottom",
         )
+        st.caption("The change in images: green where the smaller model is better, red where it is worse.")
 
 
 def _pairs(found: Comparison, model: ComparedModel, changes: Sequence[PairChange]) -> None:

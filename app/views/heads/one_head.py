@@ -162,7 +162,9 @@ def maps(head: Head, photos: Sequence[ViewedImage]) -> None:
     with st.spinner("Reading attention …", show_time=False):
         shown = images_shown(photos)
         maps_shown = [viewed_image.maps(image, loaded).blocks[block][index, row].numpy() for image in shown]
-    for image, values, column in zip(shown, maps_shown, st.columns(SHOWN), strict=False):
+    with st.container(key="head-maps"):
+        columns = st.columns(SHOWN)
+    for image, values, column in zip(shown, maps_shown, columns, strict=False):
         photo = pictures.enlarge(viewed_image.cropped(image, loaded), SIDE)
         picture = pictures.overlay(photo, values, style)
         column.image(picture, alt=f"where block {block}, head {index} looks in {image.name}", width="stretch")

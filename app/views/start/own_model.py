@@ -56,7 +56,7 @@ def _images() -> tuple[str | None, int]:
         ValueError: several zips, or too many photos.
     """
     files = st.file_uploader(
-        "Drop a zip of images beside it, or some photos",
+        "Drop a zip of images, or photos",
         type=["zip", *(extension.removeprefix(".") for extension in EXTENSIONS)],
         accept_multiple_files=True,
         key="start-images",
