@@ -21,13 +21,13 @@ from pruning.training import RECIPES, read_recovery, require_pair
 RECIPE_TITLES = {"few-epochs": "A few epochs, with a teacher", "snp": "SNP's fine-tuning (300 epochs)"}
 # what the options are called, where the name of the field does not say enough
 TITLES = {
-    "images": "Training images in an epoch",
+    "images": "Training images",
     "batch": "Batch size",
     "base_lr": "Learning rate per 512 images",
-    "lr": "Learning rate at any batch",
+    "lr": "Fixed learning rate",
     "min_lr": "Final share of the rate",
-    "warmup": "Warm-up, share of steps",
-    "layer_decay": "Decay from block to block",
+    "warmup": "Warm-up share",
+    "layer_decay": "Decay by block",
     "clip": "Longest gradient",
     "augment": "Augmentation",
     "mixup": "Mixup",
@@ -35,7 +35,7 @@ TITLES = {
     "smoothing": "Label smoothing",
     "drop_path": "Stochastic depth",
     "ema": "Averaging of weights",
-    "workers": "Processes reading images",
+    "workers": "Image readers",
     "test_every": "Epochs between tests",
     "checkpoint_seconds": "Seconds between checkpoints",
     "soft": "Weight of the teacher",
@@ -43,7 +43,7 @@ TITLES = {
 }
 BLANKS = {  # what an empty field stands for
     "images": "all there are",
-    "lr": "by the batch size",
+    "lr": "off",
     "mixup": "off",
     "cutmix": "off",
     "drop_path": "off",
