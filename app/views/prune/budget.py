@@ -22,6 +22,8 @@ from pruning.budget import Allocation, Point, amount, trade_off
 from pruning.jobs import Job, SurveyJob, solve
 from pruning.methods import METHODS, Survey, require_narrowing
 
+ACCURACY, DAMAGE = "Expected accuracy", "Predicted damage"  # what the curve can show
+
 
 def leaving_images(job: Job) -> Job:
     """The job with images left to solve its budget on.
@@ -124,10 +126,26 @@ def show(job: Job, loaded: LoadedModel, found: Survey, chosen: Allocation | None
     )
     here = None if chosen is None else (cost(chosen.arch).gmacs, chosen.loss)
     known = expected.of_job(job, dense, found)
-    if known is None:
+    if known is None or _asked() == DAMAGE:
         _damage(line, here, dense, found)
+        if known is None and task_of(dense) == CLASSIFY:
+            st.caption("Once a run like this has ended, the accuracy to expect is shown here.")
     else:
         _accuracy(line, here, dense, known)
+
+
+def _asked() -> str:
+    """What the curve is to show: expected accuracy ends where nothing was tested, damage does not."""
+    chosen: str = st.segmented_control(
+        "Curve",
+        (ACCURACY, DAMAGE),
+        default=ACCURACY,
+        required=True,
+        key="curve",
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    return chosen
 
 
 def _damage(
@@ -136,17 +154,15 @@ def _damage(
     """The predicted damage itself, where nothing tells what it comes to."""
     figure = charts.trade_off(line, here, cost(dense).gmacs, offered.preset_gmacs(dense))
     st.plotly_chart(figure, config=CONFIG, key="trade-off")
-    classifies = task_of(dense) == CLASSIFY
     damage = (
         "KL divergences from the dense model"
-        if classifies
+        if task_of(dense) == CLASSIFY
         else "the angles (1 − cosine) by which pooled features and patch tokens turn from the dense model's"
     )
-    after = " Once a run has ended, the curve shows expected accuracy here." if classifies else ""
     st.caption(
         f"Predicted damage, lower is better: the sum of {damage}, with one "
         f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images. It ranks "
-        f"budgets and is no accuracy, which the run measures.{after}"
+        f"budgets and is no accuracy, which the run measures."
     )
 
 

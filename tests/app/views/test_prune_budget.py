@@ -51,6 +51,8 @@ def test_a_budget_is_solved_once_sensitivities_are_measured(tiny_bundle: Path, p
     assert "Predicted damage, lower is better" not in text(app) and "Expect a top-1 of about" in text(app)
     app.number_input(key=f"budget-params-{params}").set_value(round(0.6 * params / 1e6, 4)).run()
     assert "No model with so much predicted damage has been tested yet" in text(app)
+    app.segmented_control(key="curve").set_value("Predicted damage").run()
+    assert "Predicted damage, lower is better" in text(app) and "Dots are measured" not in text(app)
     app.selectbox(key="method").set_value("l1").run()  # of which nothing was tested
     assert "Dots are measured" not in text(app) and not app.exception
 

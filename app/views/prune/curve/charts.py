@@ -37,7 +37,8 @@ def trade_off(
     `dense` and the published `presets` are marked by their GMACs alone.
     """
     hover = "predicted damage %{y:.3g} at %{x:.3f} GMACs<extra></extra>"
-    figure = _curve(line, here, hover)
+    figure = _curve(line, hover)
+    _choose(figure, here, hover)
     _mark(figure, {"dense": dense, **presets})
     figure = styled(figure, 280)
     top = max([here[1] if here else 0.0, min(_MOST, max(loss for _, loss in line)), 1e-6])
@@ -59,11 +60,12 @@ def expected(
     """
     hover = "about %{y:.1f} % expected at %{x:.3f} GMACs<extra></extra>"
     known = None if here is None or here[1] is None else (here[0], 100 * here[1])
-    figure = _curve([(gmacs, 100 * top1) for gmacs, top1 in line], known, hover)
+    figure = _curve([(gmacs, 100 * top1) for gmacs, top1 in line], hover)
     for rough, name in ((False, "measured by a run"), (True, "rough trial")):
         dots = [dot for dot in tested if dot.rough is rough]
         if dots:
             _dots(figure, dots, name, rough)
+    _choose(figure, known, hover)
     marks = {} if here is None or here[1] is not None else {"your choice": here[0]}
     _mark(figure, {"dense": dense[0], **presets, **marks})
     figure.add_scatter(
@@ -103,7 +105,7 @@ def _dots(figure: Figure, dots: Sequence[Dot], name: str, rough: bool) -> None:
     )
 
 
-def _curve(line: Sequence[tuple[float, float]], here: tuple[float, float] | None, hover: str) -> Figure:
+def _curve(line: Sequence[tuple[float, float]], hover: str) -> Figure:
     figure = go.Figure()
     figure.add_scatter(
         x=[gmacs for gmacs, _ in line],
@@ -113,6 +115,10 @@ def _curve(line: Sequence[tuple[float, float]], here: tuple[float, float] | None
         hovertemplate=hover,
         name="best widths found",
     )
+    return figure
+
+
+def _choose(figure: Figure, here: tuple[float, float] | None, hover: str) -> None:
     if here is not None:
         figure.add_scatter(
             x=[here[0]],
@@ -122,7 +128,6 @@ def _curve(line: Sequence[tuple[float, float]], here: tuple[float, float] | None
             hovertemplate=hover,
             name="your choice",
         )
-    return figure
 
 
 def _mark(figure: Figure, marks: Mapping[str, float]) -> None:
