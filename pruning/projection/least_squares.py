@@ -29,6 +29,8 @@ class Statistics:
 
     def towards(self, weight: Float[Tensor, "O I"], share: float) -> Statistics:
         """Those of z and share weight z + (1 - share) y."""
+        if not share:
+            return self
         return Statistics(
             self.mean_in,
             torch.lerp(self.mean_out, weight @ self.mean_in, share),
@@ -148,8 +150,9 @@ def regularised(covariance: Float[Tensor, "I I"], strength: float) -> Float[Tens
     if not strength:
         return covariance
     variance = covariance.diagonal().clamp_min(0)
-    mean = float(variance.mean())
-    return covariance + torch.diag(strength * variance + (_FLOOR * mean if mean > 0 else 1.0))
+    mean, own = float(variance.mean()), covariance.clone()
+    own.diagonal().add_(strength * variance + (_FLOOR * mean if mean > 0 else 1.0))
+    return own
 
 
 def ridge_held_out(
@@ -163,6 +166,8 @@ def ridge_held_out(
     if halves is None:
         return prior, float("inf")
     missing = [_missing(half, prior) for half in halves]
+    if not any(bool(part.any()) for part in missing):  # y is already what the prior makes of z
+        return prior, float("inf")
 
     def error(strength: float) -> float:
         """Squared error on each half of the other's weight, less that of the prior."""

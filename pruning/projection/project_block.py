@@ -20,6 +20,7 @@ from pruning.projection.bases import (
     fit_scores,
     kept_planes,
     kept_rows,
+    orthonormal,
     plane_products,
     qk_bases,
     score_importance,
@@ -36,7 +37,7 @@ from pruning.projection.block_parts import (
 )
 from pruning.projection.least_squares import Moments, require_finite
 from pruning.projection.neurons import Elimination
-from pruning.projection.refit import goal, refit, refit_reader, writer_moments
+from pruning.projection.refit import Aim, aim, goal, refit, refit_reader, writer_moments
 from pruning.projection.streams import Still, Streams
 
 _SCORE_IMAGES = 64  # whose attention scores a fit looks at, all pairs of tokens of each
@@ -112,18 +113,20 @@ def _project_attention(step: Step) -> None:
         on_q, on_k = _pair_bases(step, rank)
         queries, keys = on_q.mT @ queries, on_k.mT @ keys  # H Dqk E+1
     known = step.known if rank == attn.qk_dim else {}  # what was measured with the scores unchanged
-    moments = known["attention"] = known.get("attention") or _moments(
+    aimed = known["attention"] = known.get("attention") or _aim(
         step, _head_outputs(step, queries, keys, values, rope)
     )
     weight, bias = folded(step.whole.writer, step.whole.scale)
-    rank, down = narrow.v_dim, torch.eye(weight.shape[1]).to(weight)
+    rank, down, back = narrow.v_dim, torch.eye(weight.shape[1]).to(weight), None
     if rank < attn.v_dim:
-        covariance, best = known["values"] = known.get("values") or goal(moments, weight, step.pull)
+        covariance, best = known["values"] = known.get("values") or goal(aimed)
         bases = value_bases(covariance, best, attn.heads, rank)  # H Dv (Dv of the dense model)
-        values, down = bases @ values, torch.block_diag(*bases)  # H Dv E+1
+        down, (even, back) = torch.block_diag(*bases), orthonormal(bases)
+        values = even @ values  # H Dv E+1
     set_rows(narrow.qkv, queries, keys, values)
     narrow.rope = rope
-    fitted, shift = refit(moments, weight, down, step.pull)
+    fitted, shift = refit(aimed, down)
+    fitted = fitted if back is None else fitted @ torch.block_diag(*back)
     set_folded(step.narrow.writer, step.narrow.scale, fitted, bias + shift)
 
 
@@ -131,14 +134,13 @@ def _project_mlp(step: Step) -> None:
     mlp, narrow = cast(Mlp, step.whole.part), cast(Mlp, step.narrow.part)
     weight, bias = folded(step.whole.writer, step.whole.scale)
     inner = not isinstance(mlp.norm, nn.Identity)  # it makes other inputs of fc2 out of fewer neurons
-    moments = step.known["mlp"] = step.known.get("mlp") or _moments(
-        step, step.whole.before_writer(), advance=not inner
-    )
+    inputs = step.whole.before_writer()
+    aimed = step.known["mlp"] = step.known.get("mlp") or _aim(step, inputs, advance=not inner)
     width, whole = narrow.fc2.in_features, mlp.fc2.in_features
     kept = torch.arange(whole, device=weight.device)
     if width < whole:
         if "neurons" not in step.known:
-            covariance, best = goal(moments, weight, step.pull)
+            covariance, best = goal(aimed)
             step.known["neurons"] = Elimination(covariance, step.root @ best)
         kept = step.known["neurons"].kept(width)
     rows = torch.cat([kept, whole + kept]) if mlp.gated else kept
@@ -148,9 +150,16 @@ def _project_mlp(step: Step) -> None:
         for own, wide in zip(narrow.norm.parameters(), mlp.norm.parameters(), strict=True):
             own.copy_(wide[kept])
         moments = _moments(step, step.narrow.before_writer(), of=narrow.fc2)
-        weight, kept = weight[:, kept], torch.arange(width, device=weight.device)
-    fitted, shift = refit(moments, weight, kept, step.pull)
+        aimed = aim(moments, weight[:, kept], step.pull)
+        kept = torch.arange(width, device=weight.device)
+    fitted, shift = refit(aimed, kept)
     set_folded(step.narrow.writer, step.narrow.scale, fitted, bias + shift)
+
+
+def _aim(step: Step, inputs: Callable[[Tensor], Tensor], *, advance: bool = True) -> Aim:
+    """What the writer is to add, told from its inputs."""
+    weight = folded(step.whole.writer, step.whole.scale)[0]
+    return aim(_moments(step, inputs, advance=advance), weight, step.pull)
 
 
 def _moments(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -16,33 +16,48 @@ from pruning.projection.streams import Still, Streams
 _LOCAL = 1e-3  # strength of the ridge by which kept channels stand in for the removed ones
 
 
-def goal(moments: Moments, weight: Float[Tensor, "E I"], pull: float) -> tuple[Tensor, Float[Tensor, "E I"]]:
-    """Covariance of a layer's inputs, regularised, and the weight that would be best with all of them.
+@dataclass(frozen=True)
+class Aim:
+    """What a writer is refitted to: statistics of its inputs z and of what is aimed at, and its weight.
 
-    `moments` are of the inputs z and of what would bring the dense stream back. What is aimed at is
-    so much of it as `pull` says, and of weight z the rest.
+    The same for every width, so it is worked out once for a whole curve: its products take time that is
+    cubic in the width. `halves` are the statistics of each half of the images.
     """
-    whole, halves = _towards(moments, weight, pull)
-    best, strength = ridge_held_out(whole, halves, weight)
-    return regularised(whole.covariance, min(strength, _LOCAL)), best
+
+    weight: Float[Tensor, "E I"]
+    whole: Statistics
+    halves: tuple[Statistics, Statistics] | None
+    local: Statistics  # of weight z alone, and of a regularised covariance
+
+
+def aim(moments: Moments, weight: Float[Tensor, "E I"], pull: float) -> Aim:
+    """What is aimed at is so much as `pull` says of what would bring the dense stream back, else weight z.
+
+    `moments` are of the inputs z and of what would bring it back.
+    """
+    whole, halves = moments.statistics().towards(weight, 1 - pull), moments.halves()
+    if halves is not None:
+        halves = halves[0].towards(weight, 1 - pull), halves[1].towards(weight, 1 - pull)
+    covariance = regularised(whole.covariance, _LOCAL)
+    return Aim(weight, whole, halves, replace(whole, covariance=covariance, cross=covariance @ weight.T))
+
+
+def goal(aim: Aim) -> tuple[Tensor, Float[Tensor, "E I"]]:
+    """Covariance of a layer's inputs, regularised, and the weight that would be best with all of them."""
+    best, strength = ridge_held_out(aim.whole, aim.halves, aim.weight)
+    return regularised(aim.whole.covariance, min(strength, _LOCAL)), best
 
 
 def refit(
-    moments: Moments,
-    weight: Float[Tensor, "E I"],
-    down: Float[Tensor, "K I"] | Int[Tensor, " K"],
-    pull: float,
+    aim: Aim, down: Float[Tensor, "K I"] | Int[Tensor, " K"]
 ) -> tuple[Float[Tensor, "E K"], Float[Tensor, " E"]]:
-    """Weight on the new channels, and the bias behind it; `moments` and `pull` as for `goal`.
+    """Weight on the new channels, and the bias behind it.
 
     New channels are `down` z, or those of z that it numbers. Least squares shrunk towards the local
     solution, which stands in for weight z alone.
     """
-    whole, halves = _towards(moments, weight, pull)
-    local = replace(whole, covariance=regularised(whole.covariance, _LOCAL))
-    local = _narrowed(replace(local, cross=local.covariance @ weight.T), down)
+    local, whole, halves = _narrowed(aim.local, down), _narrowed(aim.whole, down), aim.halves
     prior = torch.linalg.solve(local.covariance, local.cross).T
-    whole = _narrowed(whole, down)
     if halves is not None:
         halves = _narrowed(halves[0], down), _narrowed(halves[1], down)
     fitted, _ = ridge_held_out(whole, halves, prior)
@@ -125,16 +140,6 @@ def refit_writer(
         bias = whole.mean_out - fitted @ whole.mean_in
     set_folded(layer, narrow.scale, fitted, bias)
     streams.advance(narrow.through)
-
-
-def _towards(
-    moments: Moments, weight: Tensor, pull: float
-) -> tuple[Statistics, tuple[Statistics, Statistics] | None]:
-    """Statistics of all images and of the halves, with what is aimed at as outputs."""
-    halves = moments.halves()
-    if halves is not None:
-        halves = halves[0].towards(weight, 1 - pull), halves[1].towards(weight, 1 - pull)
-    return moments.statistics().towards(weight, 1 - pull), halves
 
 
 def _narrowed(statistics: Statistics, down: Tensor) -> Statistics:

@@ -53,6 +53,19 @@ def value_bases(
     return bases
 
 
+def orthonormal(
+    bases: Float[Tensor, "H rank D"],
+) -> tuple[Float[Tensor, "H rank D"], Float[Tensor, "H rank rank"]]:
+    """Bases of the same subspaces with orthonormal rows, and what takes their channels to those of the bases.
+
+    `value_bases` gives channels of variance one, and where tokens attend alike, as in a model that has not
+    learned, heads' outputs hardly vary: rows were a hundred times as long as the dense model's, and `proj`
+    as much shorter, so that first steps of Adam, which are as long for every weight, ruined the model.
+    """
+    even, back = torch.linalg.qr(bases.mT)  # H D rank, H rank rank
+    return even.mT, back.mT
+
+
 def truncate(
     covariance: Float[Tensor, "D D"], weight: Float[Tensor, "E D"], rank: int
 ) -> Float[Tensor, "rank D"]:

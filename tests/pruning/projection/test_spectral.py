@@ -156,6 +156,31 @@ def test_value_bases_of_one_head_are_its_truncation() -> None:
     torch.testing.assert_close(value_bases(covariance, weight, 1, 2)[0], truncate(covariance, weight, 2))
 
 
+def test_value_rows_are_as_long_as_before(tiny: ViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where heads' outputs hardly vary; twin: the bases as they are, which make the same model."""
+    for block in tiny.blocks:
+        assert block.attn is not None
+        with torch.no_grad():  # tokens attend alike
+            block.attn.qkv.weight[: sum(block.attn.qkv_rows[:2])] = 0
+    images, target = random_images(TINY, count=8), narrowed(TINY, v=0.5)
+    small = spectral(tiny, batches(images), target)
+
+    def unchanged(bases: Tensor) -> tuple[Tensor, Tensor]:
+        return bases, torch.eye(bases.shape[1]).to(bases).expand(len(bases), -1, -1)
+
+    monkeypatch.setattr(sys.modules["pruning.projection.project_block"], "orthonormal", unchanged)
+    long = spectral(tiny, batches(images), target)
+    torch.testing.assert_close(small(images), long(images), atol=1e-4, rtol=1e-4)
+    sizes = [[_value_size(model, index) for model in (tiny, small, long)] for index in range(TINY.depth)]
+    assert all(0.5 * dense < even < 2 * dense < 5 * own for dense, even, own in sizes), sizes
+
+
+def _value_size(model: ViT, index: int) -> float:
+    attn = model.blocks[index].attn
+    assert attn is not None
+    return float(attn.qkv.weight[sum(attn.qkv_rows[:2]) :].detach().square().mean().sqrt())
+
+
 def test_what_all_keys_of_an_image_share_is_not_seen(tiny: ViT) -> None:
     """A large bias on the keys changes no attention, so it must not change what is kept."""
     images, target = random_images(TINY, count=8), narrowed(TINY, qk=0.5)
