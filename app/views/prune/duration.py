@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analysis.measure import cost
 from app import wording
 from app.state import measured, session, session_runs
 from pruning import runs
@@ -13,13 +14,23 @@ from pruning.methods import METHODS
 from pruning.runs import Run
 
 REUSED = "Sensitivities were measured before"  # what the log of a run says that did not measure them
-# What a guess counts with, as seen with the demo and DeiT-Tiny [ours]
-_FITTING = 15  # forward passes for a calibration image of a method that reads them
-_SCORING = 4  # the same for a trial that only scores
-_ROUGH = 30  # the same for a trial that computes new weights, on few images
-_NARROWING = 0.2  # seconds for a point of a sensitivity curve of a method that computes new weights
+# What a guess counts with: forward passes of the model, whose time tells how fast the machine is [ours].
+_FITTING = 15  # for a calibration image of a method that scores
+_SCORING = 4  # the same for a trial
+_PROJECTING = 10  # the same of a method that computes new weights
+# Measured with `spectral` as processor seconds of one thread on an AMD EPYC that others computed on as well,
+# where an image took the demo 0.015, DeiT-Tiny 0.055 and ViT-B (SigLIP's) 0.6 s. The demo's survey took 38 s
+# (11 of them solves for MLPs and values, 5 fits of attention scores), one block of ViT-B's on 7 images 70
+# (58 and 11): solves go as the cube of the MLP's width, fits as the MACs of attention scores. To make a
+# model of ViT-B from 7 images took 600 s. DeiT-Tiny's whole survey had taken 140 s.
+_SOLVING = 40  # times the cubes of all MLP widths over the model's MACs, to make a model
+_NARROWING = 55  # the same for the curves of a survey
+_ALL_PAIRS = 250  # times the share of attention scores in the MACs, for each of the first images of a fit
+_SCORED = 64  # so many images
+_CURVES_PAIRS = 12_000  # times that share, for the curves of a survey
+_NARROWED = 48  # calibration images that single blocks are fitted on, at most
 _RUN = 2.5  # points of a curve for which the network is run; the others are predicted
-_SHORTER = 1700  # forward passes for schedules of merging and halves of blocks, counted for twelve blocks
+_SHORTER = 25  # for an image, for schedules of merging and halves of blocks, counted for twelve blocks
 _SPREAD = 0.6, 2.0  # how far a guess is off
 
 
@@ -56,9 +67,10 @@ def of_pruning(job: Job, surveyed: bool) -> Expected | None:
         return Expected(last.seconds, last.seconds)
     if job.trains or job.data == "":
         return None
-    tested = 2 * session.test_count() * measured.image_seconds(session.model())
-    survey = 0.0 if surveyed or job.budget is None else _survey_seconds(job)
-    return _guess(_fitting_seconds(job) + tested + survey)
+    passes = 2 * session.test_count() + _fitting_passes(job, _calibration_images(job))
+    if job.budget is not None and not surveyed:
+        passes += _survey_passes(job)
+    return _guess(passes)
 
 
 def of_trial(job: Job) -> Expected:
@@ -67,10 +79,10 @@ def of_trial(job: Job) -> Expected:
     if last is not None:
         return Expected(last.seconds, last.seconds)
     images, chooses = _calibration_images(job), METHODS[job.method].chooses
-    passes = 2 * min(TrialJob.images, session.test_count())
+    passes: float = 2 * min(TrialJob.images, session.test_count())
     passes += _SCORING * images if chooses else 0
-    passes += _ROUGH * min(images, ROUGH_IMAGES) if job.compensate or not chooses else 0
-    return _guess(passes * measured.image_seconds(session.model()))
+    passes += _projecting_passes(min(images, ROUGH_IMAGES)) if job.compensate or not chooses else 0
+    return _guess(passes)
 
 
 def of_survey(job: Job) -> Expected | None:
@@ -79,7 +91,7 @@ def of_survey(job: Job) -> Expected | None:
     last = next((run for run in _done(SurveyJob) if run.job == wanted), None)
     if last is not None:
         return Expected(last.seconds, last.seconds)
-    return _guess(_survey_seconds(job)) if job.data else None
+    return _guess(_survey_passes(job)) if job.data else None
 
 
 def _done(kind: type) -> list[Run]:
@@ -109,8 +121,26 @@ def _measures_alike(other: Job, job: Job) -> bool:
     return other.limit == wanted.limit and other.measured_alike() == wanted.measured_alike()
 
 
-def _fitting_seconds(job: Job) -> float:
-    return _FITTING * _calibration_images(job) * measured.image_seconds(session.model())
+def _fitting_passes(job: Job, images: int) -> float:
+    """What a method does with its calibration images to make a model."""
+    return _FITTING * images if METHODS[job.method].chooses else _projecting_passes(images)
+
+
+def _projecting_passes(images: int) -> float:
+    """What computing new weights takes: passes over images, and solves that do not depend on how many."""
+    if not images:
+        return 0.0
+    solves, pairs = _work()
+    return _PROJECTING * images + _ALL_PAIRS * pairs * min(images, _SCORED) + _SOLVING * solves
+
+
+def _work() -> tuple[float, float]:
+    """What solves and attention scores of the loaded model go with, each over its MACs."""
+    arch = session.model().model.arch
+    cubes = sum(widths.mlp**3 for widths in arch.blocks)
+    pairs = arch.num_tokens**2 * sum(widths.heads * widths.qk for widths in arch.blocks)
+    macs = cost(arch).macs
+    return cubes / macs, pairs / macs
 
 
 def _calibration_images(job: Job) -> int:
@@ -119,17 +149,26 @@ def _calibration_images(job: Job) -> int:
     return min(wanted, measured.calibration_count(job)) if job.data else wanted
 
 
-def _survey_seconds(job: Job) -> float:
+def _survey_passes(job: Job) -> float:
     """What the sensitivities take: half a forward pass for an image and a point of a curve, on average."""
-    blocks = session.model().model.arch.blocks
-    widths = (getattr(block, name) for block in blocks for name in BUDGETED_STRUCTURES)
-    points = [len(measured_widths(width)) - 1 for width in widths]
-    narrowing = 0.0 if METHODS[job.method].chooses else _NARROWING
-    passes = sum(min(_RUN, one) for one in points) * SurveyJob.of(job).images / 2 + _SHORTER
+    method, images = METHODS[job.method], _calibration_images(job)
+    held = SurveyJob.of(job).images
+    if job.data:
+        others = 0 if method.chooses else images  # those that it is fitted on measure nothing
+        held = min(held, max(1, measured.calibration_count(job) - others))
+    passes: float = _SHORTER * held
+    if method.chooses or images:  # else no structure is narrowed
+        blocks = session.model().model.arch.blocks
+        widths = (getattr(block, name) for block in blocks for name in BUDGETED_STRUCTURES)
+        passes += sum(min(_RUN, len(measured_widths(width)) - 1) for width in widths) * held / 2
+    if method.chooses:
+        return passes + _FITTING * images
+    solves, pairs = _work()
+    curves = _NARROWING * solves + _CURVES_PAIRS * pairs if images else 0.0
+    return passes + _PROJECTING * min(images, _NARROWED) + curves
+
+
+def _guess(passes: float) -> Expected:
     seconds = passes * measured.image_seconds(session.model())
-    return seconds + sum(points) * narrowing + _fitting_seconds(job)
-
-
-def _guess(seconds: float) -> Expected:
     low, high = (seconds * factor for factor in _SPREAD)
     return Expected(low, high)

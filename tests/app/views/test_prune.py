@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from analysis.measure.cost import cost
 from analysis.models.load import load, read_bundle
+from analysis.vit import Architecture, BlockWidths
 from app.state import session_runs
 from app.state.session import Choice
 from app.views.prune import duration, following, offered, question
@@ -238,6 +240,32 @@ def test_a_guess_counts_no_more_images_than_there_are(
     job = Job(str(choice.model), str(choice.data), "taylor", ratios=Ratios(mlp=0.5))
     expected = duration.of_pruning(job, surveyed=False)
     assert expected is not None and expected.high == 2 * (20 + 5 * duration._FITTING)
+
+
+VIT_B = replace(DEIT_TINY, embed_dim=768, blocks=(BlockWidths(12, 64, 64, 3072),) * 12, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("arch", "image", "images", "surveyed"),
+    [(DEIT_TINY, 0.04, 500, 140), (VIT_B, 0.6, 10, 900)],
+    ids=["DeiT-Tiny", "ViT-B on 10 images"],
+)
+def test_a_guess_of_a_survey_follows_the_size_of_the_model(
+    arch: Architecture, image: float, images: int, surveyed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds that were measured: solves for wide MLPs take most of them, and one point of a curve 5 s."""
+    monkeypatch.setattr("app.views.prune.duration.measured.calibration_count", lambda job: images)
+    monkeypatch.setattr("app.views.prune.duration.measured.image_seconds", lambda loaded: image)
+    loaded = SimpleNamespace(model=SimpleNamespace(arch=arch))
+    monkeypatch.setattr("app.views.prune.duration.session.model", lambda: loaded)
+    monkeypatch.setattr("app.views.prune.duration.session.test_count", lambda: 10)
+    monkeypatch.setattr("app.views.prune.duration.session_runs.listed", list)
+    monkeypatch.setattr("app.views.prune.duration.session_runs.lasting", lambda job, copy: job)
+    job = Job("demo", "demo", "spectral", options=(("images", min(256, 3 * images // 4)),))
+    expected = duration.of_survey(job)
+    assert expected is not None and expected.low < surveyed < expected.high
+    making = duration.of_pruning(replace(job, ratios=Ratios(mlp=0.5)), surveyed=False)
+    assert making is not None and duration.of_trial(job).high <= making.high  # a trial is to save time
 
 
 def test_a_guess_is_said_in_one_unit() -> None:
