@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from analysis.vit import ViT
+from analysis.vit import ViT, spread
 from pruning.bundle.transformers_code.configuration_prunescope import PruneScopeConfig
 
 
@@ -56,8 +56,9 @@ class PruneScopeModel(_PruneScopeModel):
     ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:
         """Images B C Y X -> `last_hidden_state` B N E behind the last norm, and `pooler_output` B E.
 
-        `pooler_output` is what the classifier would read. Models that normalise after pooling have no norm on
-        `last_hidden_state`.
+        N are the prefix tokens and one for each patch: patches that have merged all have the token that they
+        became. `pooler_output` is what the classifier would read. Models that normalise after pooling have no
+        norm on `last_hidden_state`.
         """
         tokens, pooled = self.vit(pixel_values)
         if return_dict is False:
@@ -91,8 +92,12 @@ class PruneScopeForImageClassification(_PruneScopeModel):
 class _Features(_Network):
     """The network with its tokens and their pooled feature in place of logits."""
 
-    def classify(self, x: Tensor, sizes: Any = None) -> Any:
-        return self.norm(x), super().classify(x, sizes)
+    def forward(self, images: Tensor) -> Any:
+        x, sizes = self.embed(images), None
+        places: list[Tensor] = []
+        for block in self.blocks:
+            x, sizes = block(x, sizes, places=places)
+        return spread(self.norm(x), places), self.classify(x, sizes)
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
