@@ -47,9 +47,9 @@ def show() -> None:
         found = budget.survey_of(job) if job.budget else None
         with takes:
             _takes(job, found, chosen)
+        if started:  # before what follows is drawn, which takes seconds: a further click would undo this one
+            _start(job, chosen, loaded, found, name)
         _show(job, chosen, loaded, found, attempt)
-        if started:
-            _start(job, loaded, name)
     with right, feedback.sentences():
         latest.show(news=False)
         with st.expander("The same on the command line", icon=":material/terminal:", key="command"):
@@ -127,7 +127,7 @@ def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, 
         if attempt:
             raise session.NothingChosen(NO_WIDTHS)
         return
-    elif chosen.asks and job.budget.kind == "ms":  # its widths are timed, which the run does
+    elif _is_timed_later(job, chosen):
         budget.show(job, loaded, found, None)
         return
     else:
@@ -169,9 +169,20 @@ def _estimate(before: Cost, after: Cost) -> None:
             )
 
 
-def _start(job: Job, loaded: LoadedModel, name: str) -> None:
-    """Start the run, which goes on without this page."""
+def _is_timed_later(job: Job, chosen: Choices) -> bool:
+    """Whether the run times the widths of its budget."""
+    return chosen.asks and job.budget is not None and job.budget.kind == "ms"
+
+
+def _start(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, name: str) -> None:
+    """Start the run, which goes on without this page.
+
+    Raises:
+        ValueError: it could not be carried out.
+    """
     _require_possible(job, loaded)
+    if found is not None and not _is_timed_later(job, chosen):
+        budget.allocation(job, found, loaded)
     run = session_runs.begin(job)
     if name:
         session_runs.annotate(run.folder, name=name)

@@ -16,7 +16,7 @@ from analysis.models.load import load, read_bundle
 from analysis.vit import Architecture, BlockWidths
 from app.state import session_runs
 from app.state.session import Choice
-from app.views.prune import duration, following, offered, question
+from app.views.prune import duration, following, offered, page, question
 from app.views.prune.curve import charts
 from pruning.budget.allocate import Budget, allocate, trade_off
 from pruning.budget.expected import KnownChange, expected_change
@@ -200,6 +200,20 @@ def test_a_run_is_named_where_it_is_started(choice: Choice) -> None:
     app.button(key="prune").click().run()
     assert newest_run().note.name == "half of *it*" and not app.error
     assert app.text_input(key="run-name 1").value == ""
+
+
+def test_a_run_is_started_before_the_page_is_drawn_anew(
+    choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model that takes seconds, in which a further click would have undone this one."""
+    drawn: list[int] = []
+    show = page._show
+    monkeypatch.setattr(page, "_show", lambda *given: (drawn.append(len(runs.list_runs())), show(*given)))
+    app = own_widths(start("prune", choice), "l1")
+    assert set(drawn) == {0}
+    drawn.clear()
+    app.button(key="prune").click().run()
+    assert set(drawn) == {1} and not app.error
 
 
 def test_the_address_is_read(choice: Choice) -> None:
