@@ -208,7 +208,12 @@ def test_a_run_is_started_before_the_page_is_drawn_anew(
     """Of a large model that takes seconds, in which a further click would have undone this one."""
     drawn: list[int] = []
     show = page._show
-    monkeypatch.setattr(page, "_show", lambda *given: (drawn.append(len(runs.list_runs())), show(*given)))
+
+    def noting(*given: Any) -> None:
+        drawn.append(len(runs.list_runs()))
+        show(*given)
+
+    monkeypatch.setattr(page, "_show", noting)
     app = own_widths(start("prune", choice), "l1")
     assert set(drawn) == {0}
     drawn.clear()
