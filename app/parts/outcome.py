@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from analysis.measure import cost, paired_change
+from analysis.measure import Evaluation, cost, paired_change
 from app import wording
 from app.parts import feedback
 from app.state import measured, session_runs
 from app.state.finished_runs import NumberedRun
 from pruning.jobs import RecoverJob
+from pruning.runs import FinishedRun
 
 
 def show(run: NumberedRun, key: str, lead: Callable[[], None] | None = None) -> None:
@@ -28,12 +29,7 @@ def show(run: NumberedRun, key: str, lead: Callable[[], None] | None = None) -> 
         if said := wording.likeness_sentence(finished.after):
             st.caption(said)
         if finished.start is not None:
-            by_tuning = paired_change(finished.start, finished.after)
-            found = finished.start.fidelity
-            before = (
-                f" Before it, the cosine of pooled features was {found.pooled.mean:.3f}." if found else ""
-            )
-            st.caption(f"By fine-tuning: {wording.outcome(by_tuning, finished.after.measure)}{before}")
+            st.caption(_by_tuning(finished, finished.start))
         st.caption(_saved(run))
         _latency(run, key, time=lead is not None)
         worse = change.lost > change.gained and change.beyond_chance
@@ -42,6 +38,19 @@ def show(run: NumberedRun, key: str, lead: Callable[[], None] | None = None) -> 
             if lead is not None:
                 lead()
             _next_steps(run, key, to_recover=to_recover, led=lead is not None)
+
+
+def _by_tuning(finished: FinishedRun, start: Evaluation) -> str:
+    """What fine-tuning did, or that its result was not taken (`pruning.jobs.unless_harmed`)."""
+    if not finished.report.fine_tuned:
+        return (
+            "Fine-tuning made the model worse, so this is the model from before it. Choose a lower learning "
+            "rate, or more images."
+        )
+    told = wording.outcome(paired_change(start, finished.after), finished.after.measure)
+    found = start.fidelity
+    before = f" Before it, the cosine of pooled features was {found.pooled.mean:.3f}." if found else ""
+    return f"By fine-tuning: {told}{before}"
 
 
 def _saved(run: NumberedRun) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,19 @@ def test_recovery_from_form_to_comparison(
     go(app, "export")
     app.button(key="build-bundle").click().run()
     assert not app.error and not app.exception
+
+
+def test_that_a_recovery_was_not_taken_is_said(
+    tiny_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = str(tiny_bundle), str(photos)
+    pruned = carry_out(Job(model, data, "l1", ratios=Ratios(mlp=0.5), limit=6))
+    monkeypatch.setattr(
+        sys.modules["pruning.jobs.recover"], "unless_harmed", lambda start, recovered, monitor: start
+    )
+    carry_out(RecoverJob(str(pruned.bundle), model, data, options=(("epochs", 1),), limit=6))
+    said = text(start("recover", Choice(model, data=data, limit=6)))
+    assert "this is the model from before it" in said and "By fine-tuning: " not in said
 
 
 def test_a_teacher_of_other_classes_is_one_sentence(tiny_bundle: Path, photos: Path) -> None:
