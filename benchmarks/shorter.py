@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from results import ROOT, changed, deit_tiny, parser, percent, report, speedup, table
+from results import ROOT, changed, deit_tiny, machine, parser, percent, report, speedup, table
 from torch import Tensor
 
 from analysis.measure import Runner, bench, change_of_counts, cost, evaluate, paired_change, torch_runner
@@ -193,7 +193,12 @@ def main() -> None:
             if not file.exists():
                 made = made or Bench()
                 cell = made.measure(variant, size)
-                found = {"cell": cell, "taken": date.today().isoformat(), "top1": made.full.top1}
+                found = {
+                    "cell": cell,
+                    "taken": date.today().isoformat(),
+                    "top1": made.full.top1,
+                    "machine": machine(),
+                }
                 found |= {"low": made.full.top1_low, "high": made.full.top1_high}
                 file.write_text(json.dumps(found))
                 print(variant, size, cell, file=sys.stderr, flush=True)
@@ -335,20 +340,25 @@ def write(keep: Path, variants: list[str], sizes: list[float], save: bool) -> No
         cells = [found[variant, size]["cell"] if (variant, size) in found else None for size in sizes]
         rows.append([VARIANTS[variant], *(shown(cell, dense["top1"]) for cell in cells)])
     days = " to ".join(sorted({one["taken"] for one in found.values()}))
+    where: dict[str, dict[str, None]] = {}
+    for (variant, _), one in found.items():
+        where.setdefault(one["machine"], {})[VARIANTS[variant]] = None  # in order, each once
+    machines = "; ".join(f"{name}: {', '.join(variants)}" for name, variants in where.items())
     body = (
         "Top-1 of DeiT-Tiny (LayerNorms rounded) without training, with the paired change against the dense "
         "model, its 95 % interval and the p-value of the same test (McNemar); the share of the dense model's "
         "top-1 that is left; the mean KL divergence from the dense model's predictions and the share of "
-        "photos on which both predict the same; and the processor seconds of pruning (at the size made first "
-        "with the survey). "
+        "photos on which both predict the same; and the processor seconds of pruning, with the survey where "
+        "none was kept. "
         f"On 650 photos, an easy subset of the ImageNet-1k validation set. Dense: "
-        f"{percent(dense['top1'], dense['low'], dense['high'])} at 1.25 GMACs. Measured {days}. "
+        f"{percent(dense['top1'], dense['low'], dense['high'])} at 1.25 GMACs. "
+        f"Measured {days} on {machines}. "
         "Calibration: photos of ten classes, none of them a test photo. How and where tokens merge, and "
         "what budgets weigh, was chosen on calibration photos by KL divergence; the test photos were looked "
         "at for this table only. All but the dense model leave the last block's unread tokens out. ToMe as "
         "published merges the same number in every block but the last. VBP and CORP remove one fraction in "
         "every block, the least that meets the size, from the MLP, and from the MLP and the query-key "
-        "pairs.\n\n"
+        "pairs; a dash is a size that this cannot meet.\n\n"
     )
     columns = [f"{size:g} GMACs" for size in sizes]
     report("Zero-shot, widths, tokens and depth, DeiT-Tiny", body + table(["", *columns], rows), save)

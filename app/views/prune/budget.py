@@ -162,7 +162,7 @@ def _damage(
     st.caption(
         f"Predicted damage, lower is better: the sum of {damage}, with one "
         f"structure narrowed alone, on up to {wording.count(found.sensitivities.images)} images. It ranks "
-        f"budgets and is no accuracy, which the run measures."
+        "budgets and is no accuracy, which the run measures."
     )
 
 
