@@ -24,15 +24,15 @@ export GOMP_SPINCOUNT ?= 10000
 app: $(VENV)/.app
 	$(BIN)/python -m app --server.port $(PORT)
 
-# Browser tests are all slow. They run last and one at a time, because a browser, a server and a run already
-# share the cores. Exit code 5 of pytest means "no tests": MARK and ARGS may leave one of the two parts empty.
+# Browser tests and those of times are all slow. They run last and one at a time, because a browser, a server
+# and a run already share the cores, and a time means something only while nothing else runs. Exit code 5 of pytest means "no tests": MARK and ARGS may leave one of the two parts empty.
 ifeq ($(MARK),not slow)
 test: $(VENV)/.dev
 	$(PYTEST) -n $(JOBS) --dist loadfile -m "$(MARK)" $(ARGS)
 else
 test: $(VENV)/.dev
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "($(MARK)) and not browser" $(ARGS) || [ $$? = 5 ]
-	$(PYTEST) -m "($(MARK)) and browser" $(or $(ARGS),tests/browser) || [ $$? = 5 ]
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "($(MARK)) and not (browser or timing)" $(ARGS) || [ $$? = 5 ]
+	$(PYTEST) -m "($(MARK)) and (browser or timing)" $(or $(ARGS),tests/browser tests/pruning/kit) || [ $$? = 5 ]
 endif
 
 check: $(VENV)/.dev
