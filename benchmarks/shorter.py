@@ -313,6 +313,7 @@ def _timed(
     ratio = cost(arch).macs / cost(models[0].arch).macs
     timings = bench(a, b, (arch.in_channels, *arch.image_size), batches)
     cells = [f"{speedup(timings[n])}, {timings[n].speedup / ratio:.2f}" for n in batches]
+    print(size, name, *cells, file=sys.stderr, flush=True)
     return [f"{size:g}", f"{ratio:.2f}", name, *cells]
 
 
