@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ def onnx_program(module: nn.Module, example: Tensor) -> Any:
     Raises:
         ExportError: torch gives no program.
     """
+    _keep_operators()
     with without_library_warnings():
         program = torch.onnx.export(
             module,
@@ -81,6 +84,28 @@ def onnx_program(module: nn.Module, example: Tensor) -> Any:
     if program is None:
         raise ExportError("torch.onnx.export returned no program")
     return program
+
+
+@cache
+def _keep_operators() -> None:
+    """Have torch compile its ONNX operators once in this process, and not for every export.
+
+    There are some 500, and compiling them takes a second: longer than all the rest for a block of a kit, of
+    which there are dozens. A torch that does it otherwise is left alone.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        kept = cache(ONNXRegistry.from_torchlib)
+    except (ImportError, AttributeError):
+        return
+
+    def from_torchlib(opset_version: int = OPSET) -> ONNXRegistry:
+        made = copy(kept(opset_version))
+        made.functions = {name: [*found] for name, found in made.functions.items()}  # callers add to it
+        return made
+
+    ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
 
 
 def onnx_runner(source: Path | ViT, threads: int | None = None) -> Runner:

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from analysis.measure.latency import bench, torch_runner
 from analysis.models.load import LoadedModel, read_bundle
@@ -23,6 +24,7 @@ from pruning.bundle.write import write_bundle
 from pruning.cut.plan import Plan
 from pruning.export import ExportError, check_logits, export_formats, export_onnx, export_pt2, onnx_runner
 from pruning.export.flat import flat_block, flat_tokens
+from pruning.export.onnx import OPSET
 from pruning.files import OutputError
 from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
 from tests.support.exports import stand_in
@@ -68,6 +70,14 @@ def test_onnx_gives_the_models_logits_at_any_batch_size(small: ViT, onnx_file: P
     session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
     got = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
     torch.testing.assert_close(got, logits(small, images), atol=1e-4, rtol=1e-4)
+
+
+def test_torch_compiles_its_operators_once_for_all_exports(onnx_file: Path) -> None:
+    one, two = ONNXRegistry.from_torchlib(OPSET), ONNXRegistry().from_torchlib(opset_version=OPSET)
+    assert one.functions["aten::add.Tensor"][0] is two.functions["aten::add.Tensor"][0]
+    one.functions["aten::add.Tensor"].clear()  # a caller with operators of his own changes its lists
+    assert two.functions["aten::add.Tensor"] and ONNXRegistry.from_torchlib(OPSET).functions == two.functions
+    assert (one.opset_version, ONNXRegistry.from_torchlib(18).opset_version) == (OPSET, 18)
 
 
 def test_onnx_is_one_valid_file_with_the_preprocessing(onnx_file: Path) -> None:

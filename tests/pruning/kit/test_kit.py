@@ -7,8 +7,10 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -28,6 +30,7 @@ from pruning.budget import Budget, allocate_latency, allocate_predicted
 from pruning.bundle.write import write_bundle
 from pruning.cli.main import main
 from pruning.export import export_onnx, onnx_runner
+from pruning.kit import graphs
 from pruning.kit.device import DeviceTable, read_device
 from pruning.kit.here import OnnxClock, measure_onnx_table
 from pruning.kit.layout import blocks_of, entries, narrowed
@@ -55,6 +58,15 @@ def with_slow_dense(table: DeviceTable) -> DeviceTable:
             for e in table.entries
         ),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """Exports each block and model once for all tests, because one takes torch seconds."""
+    kept = cache(graphs._proto)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "_proto", lambda entry: deepcopy(kept(replace(entry, int8=False, name=""))))
+        yield
 
 
 @pytest.fixture(scope="module")
