@@ -61,62 +61,81 @@ class _HalvedAttention(Attention):
 class SortlessMerge(nn.Module):
     """`Merge` of `tokens` tokens, in products, sums and comparisons that are differences cut off at 0 and 1.
 
-    Of P patch tokens, those in odd places may merge into those in even ones; `bar` P P keeps all other pairs
-    apart. K patch tokens stay.
+    The patch tokens are taken as H pairs of an even and an odd place, side by side in a row; of an odd number
+    the last pair is filled up with zeros, which never merge and come last. K patch tokens stay.
     """
 
-    bar: Tensor
-    steps: Tensor
-    places: Tensor
+    even_steps: Tensor
+    odd_steps: Tensor
+    earlier: Tensor
+    spots: Tensor
 
     def __init__(self, merge: Merge, tokens: int) -> None:
         super().__init__()
         self.prefix, self.count, self.norm = merge.prefix, merge.count, merge.norm
-        at = torch.arange(tokens - merge.prefix)
-        pairs = (at[:, None] % 2 == 1) & (at % 2 == 0)
-        steps = STEP * (at // 2).float()
-        self.register_buffer("bar", torch.where(pairs, 0.0, _FAR) + steps)  # P P
-        self.register_buffer("steps", steps)
-        self.register_buffer("places", at.float())
-        self.register_buffer("earlier", torch.ones_like(self.bar).triu(diagonal=1))  # from P to P
+        patches = tokens - merge.prefix
+        self.filled, pairs = patches % 2, (patches + 1) // 2
+        steps = STEP * torch.arange(pairs).float()
+        self.register_buffer("even_steps", steps)  # H
+        self.register_buffer("odd_steps", torch.where(torch.arange(pairs) < patches // 2, steps, _FAR))
+        self.register_buffer("earlier", torch.ones(pairs, pairs).triu(diagonal=1))  # H H
+        self.register_buffer("places", 2 * torch.arange(pairs).float())  # of the even ones, H
+        self.register_buffer("spots", torch.arange(patches - self.count).float()[:, None])  # K 1
 
     def forward(
         self, x: Float[Tensor, "B N E"], sizes: Tensor | Placed | None, read: Tensor | None
     ) -> tuple[Float[Tensor, "B M E"], Float[Tensor, "B M"]]:
         first, patches = x[:, : self.prefix], x[:, self.prefix :]
         sizes, _ = sizes_and_places(sizes)  # `plain_operators` refuses models that have places
-        chosen = self._chosen(patches, read)  # B K P
-        if sizes is not None:
-            chosen = chosen * sizes[:, None, self.prefix :]
-        total = chosen.sum(dim=-1)  # B K
-        merged = (chosen / total[..., None]) @ patches
+        counts = torch.ones_like(x[..., 0]) if sizes is None else sizes
+        even, odd = self._pairs(patches)
+        own_even, own_odd = self._pairs(counts[:, self.prefix :, None])  # B H 1
+        into, gone = self._chosen(patches, read)
+        into = into.transpose(1, 2)  # even, odd
+        total = own_even + into @ own_odd
+        mean = (even * own_even + into @ (odd * own_odd)) / total
+        rows, numbers = _alternating(mean, odd), _alternating(total, own_odd)  # B 2H E, B 2H 1
+        left = self._left(gone)
+        merged, total = left @ rows, (left @ numbers)[..., 0]
         if not self.prefix:
             return merged, total
-        before = torch.ones_like(first[..., 0]) if sizes is None else sizes[:, : self.prefix]
-        return torch.cat([first, merged], dim=1), torch.cat([before, total], dim=1)
+        return torch.cat([first, merged], dim=1), torch.cat([counts[:, : self.prefix], total], dim=1)
 
-    def _chosen(self, patches: Tensor, read: Tensor | None) -> Tensor:
-        """Which patch tokens each that stays is made of, as ones and zeros: B K P."""
-        apart = self._apart(patches, read)
-        nearest = apart.amin(dim=-1)  # B P
-        into = _at_least(nearest[..., None], apart)  # B P P: one where the nearest is
-        into = into / into.sum(dim=-1, keepdim=True)
-        order = nearest + self.steps
-        rank = (1 - _at_least(order[:, None], order[..., None])).sum(dim=-1)  # B P: how many are nearer
-        gone = (self.count - rank).clamp(0, 1)
-        place = self.places - gone @ self.get_buffer("earlier")  # among those that stay
-        spots = self.places[: len(self.places) - self.count, None]  # K 1
-        own = (1 - (place[:, None] - spots).abs()).clamp(0, 1) * (1 - gone)[:, None]  # B K P
-        return own + own @ (into * gone[..., None]).transpose(1, 2)
+    def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands in even and in odd places: B P C -> B H C each."""
+        batch, _, width = x.shape
+        if self.filled:
+            x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+        rows = x.reshape(batch, -1, 2 * width)
+        return rows[..., :width], rows[..., width:]
 
-    def _apart(self, patches: Tensor, read: Tensor | None) -> Tensor:
-        """How far apart every two patch tokens are, B P P, as `Merge.pairs` has it."""
-        metric = self.norm(patches)
-        apart = 1 - metric @ metric.transpose(1, 2) / patches.shape[-1]
+    def _chosen(self, patches: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which odd tokens merge into which even ones, B odd even, and which are gone then, B odd 1."""
+        even, odd = self._pairs(self.norm(patches))
+        apart = 1 - odd @ even.transpose(1, 2) / patches.shape[-1]
         if read is not None:
-            weight = merge_weight(read[:, self.prefix :])
-            apart = apart * weight[..., None] * weight[:, None]
-        return apart + self.bar
+            even, odd = self._pairs(merge_weight(read[:, self.prefix :])[..., None])
+            apart = apart * odd * even.transpose(1, 2)
+        apart = apart + self.even_steps
+        nearest = apart.amin(dim=-1, keepdim=True)  # B odd 1
+        into = _at_least(nearest, apart)  # one where the nearest is
+        into = into / into.sum(dim=-1, keepdim=True)
+        order = nearest + self.odd_steps[:, None]
+        nearer = 1 - _at_least(order.transpose(1, 2), order)
+        gone = (self.count - nearer.sum(dim=-1, keepdim=True)).clamp(0, 1)
+        return into * gone, gone
+
+    def _left(self, gone: Tensor) -> Tensor:
+        """The tokens that stay, in order, as rows of zeros with a one: B K 2H."""
+        place = self.get_buffer("places")[:, None] - (gone.transpose(1, 2) @ self.earlier).transpose(1, 2)
+        places = _alternating(place, place + 1).transpose(1, 2)  # B 1 2H
+        stays = _alternating(torch.ones_like(gone), 1 - gone).transpose(1, 2)
+        return (1 - (places - self.spots).abs()).clamp(0, 1) * stays
+
+
+def _alternating(even: Tensor, odd: Tensor) -> Tensor:
+    """B H C and B H C -> B 2H C."""
+    return torch.cat([even, odd], dim=-1).reshape(even.shape[0], -1, even.shape[-1])
 
 
 _FAR = 9.0  # distances are at most 2
