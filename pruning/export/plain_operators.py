@@ -63,6 +63,9 @@ class SortlessMerge(nn.Module):
 
     The patch tokens are taken as H pairs of an even and an odd place, side by side in a row; of an odd number
     the last pair is filled up with zeros, which never merge and come last. K patch tokens stay.
+
+    ncnn computes in half precision on phones. There distances tie, and of almost equal ones another may
+    count; but no number is too large, and as many tokens merge as should.
     """
 
     even_steps: Tensor
@@ -121,7 +124,9 @@ class SortlessMerge(nn.Module):
         into = _at_least(nearest, apart)  # one where the nearest is
         into = into / into.sum(dim=-1, keepdim=True)
         order = nearest + self.odd_steps[:, None]
-        nearer = 1 - _at_least(order.transpose(1, 2), order)
+        after = _at_least(order, order.transpose(1, 2))  # B odd odd: one where the second is no farther
+        # of two that tie the first comes first, so that no two have one rank
+        nearer = after * self.earlier.T + (1 - after.transpose(1, 2)) * self.earlier
         gone = (self.count - nearer.sum(dim=-1, keepdim=True)).clamp(0, 1)
         return into * gone, gone
 
@@ -139,9 +144,10 @@ def _alternating(even: Tensor, odd: Tensor) -> Tensor:
 
 
 _FAR = 9.0  # distances are at most 2
-_SHARP = 1e9  # two distances that are not equal differ by far more than its inverse
+# Half precision has this number; distances that are not equal differ by more than the inverse of its square.
+_SHARP = 6e4
 
 
 def _at_least(a: Tensor, b: Tensor) -> Tensor:
     """One where a is b or larger, else zero."""
-    return ((a - b) * _SHARP + 1).clamp(0, 1)
+    return (((a - b) * _SHARP).clamp(-1, 0) * _SHARP + 1).clamp(0, 1)

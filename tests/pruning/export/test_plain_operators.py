@@ -48,6 +48,21 @@ def test_equal_tokens() -> None:
     _same(SortlessMerge(merge, 7)(x, None, None), merge(x, None, None))
 
 
+@pytest.mark.parametrize("tokens", [14, 99])
+def test_half_precision_merges_as_many(tokens: int) -> None:
+    """As ncnn computes on phones: distances tie there, and 65504 is the largest number."""
+    generator = torch.Generator().manual_seed(tokens)
+    x = torch.randn(2, 1, TINY.embed_dim, generator=generator)
+    x = (x + 0.05 * torch.randn(2, tokens, TINY.embed_dim, generator=generator)).half()
+    sizes = torch.randint(1, 5, (2, tokens), generator=generator).half()
+    count = (tokens - 1) // 2
+    got, total = SortlessMerge(Merge(TINY, count), tokens).half()(x, sizes, None)
+    assert got.shape[1] == tokens - count and (total > 0).all()
+    torch.testing.assert_close(total.sum(dim=1), sizes.sum(dim=1))  # every token is in one, and no more
+    sums = [(part * number[..., None]).double().sum(dim=1) for part, number in ((got, total), (x, sizes))]
+    torch.testing.assert_close(*sums, atol=0.02 * tokens, rtol=0.01)
+
+
 @pytest.mark.parametrize("arch", PLACED.values(), ids=PLACED)
 def test_places_are_refused(arch: Architecture) -> None:
     with pytest.raises(ValueError, match=r"needs a runtime that gathers: export it as onnx"):
