@@ -9,6 +9,7 @@ from html import escape
 
 from pruning.jobs import describe, removed
 from pruning.wording import (
+    ACCURACY,
     NBSP,
     accuracy_meaning,
     accuracy_name,
@@ -37,6 +38,7 @@ from pruning.wording import (
 )
 
 __all__ = [
+    "ACCURACY",
     "NBSP",
     "STRUCTURE_TITLES",
     "accuracy_meaning",

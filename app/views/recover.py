@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import streamlit as st
 
 from analysis.models import Named, Reading
 from analysis.outputs import FEATURES
+from app import wording
 from app.glossary import meaning
 from app.parts import feedback, options_form, outcome, run_panel
 from app.state import finished_runs, session, session_runs
@@ -185,16 +187,27 @@ def _of_run(run: finished_runs.NumberedRun) -> Student:
 
 
 def _watch() -> None:
-    """The newest recovery: its progress, its curves, and what it won."""
-    run = next((run for run in session_runs.listed() if isinstance(run.job, RecoverJob)), None)
+    """The newest recovery: its progress, its curves, and what it won, or the last one did that ended well."""
+    found = [run for run in session_runs.listed() if isinstance(run.job, RecoverJob)]
+    run = next(iter(found), None)
     if run is None:
         st.caption("Nothing has been recovered yet. A recovery at work is shown here, with its curves.")
     else:
         run_panel.panel(run, "run-panel")
-        found = next((one for one in finished_runs.sound() if one.key == str(run.folder)), None)
-        if found is not None:
-            outcome.show(found, "recovered")
+        if not run.active:
+            _last_result([str(one.folder) for one in found])
         run_panel.curves(run)
         with st.expander("Log", icon=":material/notes:", key="log"):
             run_panel.log(run)
     feedback.link("runs", "All runs", ":material/list:")
+
+
+def _last_result(keys: Sequence[str]) -> None:
+    """The outcome of the first of these runs that has one; it is named if it is not the first of all."""
+    sound = {one.key: one for one in finished_runs.sound()}
+    key = next((key for key in keys if key in sound), None)
+    if key is None:
+        return
+    if key != keys[0]:
+        st.caption(f"The last that ended well is {wording.plain(finished_runs.title(sound[key]))}.")
+    outcome.show(sound[key], "recovered")

@@ -14,14 +14,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.models import Preprocess
+from analysis.outputs import CLASSIFY, FEATURES, task_of
 from analysis.vit import ViT
 
 TOLERANCE = 1e-4  # on logits, relative to the largest logit if that is above one
-INPUT, OUTPUT = "images", "logits"
+INPUT, LOGITS = "images", "logits"
+OUTPUTS = LOGITS, FEATURES  # the one of a classifier, and the pooled one of a model without
 
 
 class ExportError(RuntimeError):
     """An exported file does not compute the same logits as the model."""
+
+
+def output_name(model: ViT) -> str:
+    """What the output of a model is called in files."""
+    return LOGITS if task_of(model) == CLASSIFY else FEATURES
 
 
 def portable(model: ViT) -> ViT:
@@ -73,7 +80,7 @@ def check_logits(format: str, run: Callable[[Tensor], Tensor], model: ViT) -> No
         else:
             by = "nan" if least == float("inf") else f"{least:.2g}"
             raise ExportError(
-                f"the {format} file computes different logits than the model (by {by}, batch {count})"
+                f"the {format} file computes different {output_name(model)} than the model (by {by}, batch {count})"
             )
 
 

@@ -18,12 +18,14 @@ from analysis.vit import ViT
 from pruning.bundle import staged_files
 from pruning.export.check import (
     INPUT,
-    OUTPUT,
+    LOGITS,
+    OUTPUTS,
     ExportError,
     check_logits,
     dynamic_batch,
     example_images,
     metadata,
+    output_name,
     portable,
     without_library_warnings,
 )
@@ -36,11 +38,11 @@ OPSET = 20  # the first with GELU as one operator
 def export_onnx(model: ViT, path: Path, preprocess: Preprocess | None = None) -> Path:
     """Write an ONNX file with dynamic batch size, and compare it with the model in ONNX Runtime.
 
-    Input `images` B C Y X, output `logits`; nodes and weights have the names of the model's layers. Attention
-    is plain products and tokens are the rows of one matrix, the fastest form measured that other tools
-    read (benchmarks/onnx_forms.py; opset 23's Attention is no faster). `preprocess` is stored in the
-    file's metadata as JSON, its labels also separately. Weights above protobuf's limit of 2 GB go to a
-    second file next to it.
+    Input `images` B C Y X, output `logits`, or `features`, the pooled ones, of a model without a classifier;
+    nodes and weights have the names of the model's layers. Attention is plain products and tokens are the
+    rows of one matrix, the fastest form measured that other tools read (benchmarks/onnx_forms.py; opset 23's
+    Attention is no faster). `preprocess` is stored in the file's metadata as JSON, its labels also
+    separately. Weights above protobuf's limit of 2 GB go to a second file next to it.
 
     Raises:
         ExportError: ONNX Runtime computes different logits.
@@ -56,15 +58,17 @@ def write_onnx(model: ViT, preprocess: Preprocess | None, path: Path) -> None:
     model = portable(model)
     flat = flat_tokens(model)
     with flat.plain_attention():
-        program = onnx_program(flat, example_images(model, 2))
+        program = onnx_program(flat, example_images(model, 2), output_name(model))
     name_layers(program.model, flat.state_dict().keys())
     program.model.metadata_props.update(metadata(preprocess))
     program.save(path)
     check_logits("ONNX", _run(session(path, torch.get_num_threads())), model)
 
 
-def onnx_program(module: nn.Module, example: Tensor) -> Any:
-    """A module as torch's ONNX program, of any batch size; its own input may have any name.
+def onnx_program(module: nn.Module, example: Tensor, output: str = LOGITS) -> Any:
+    """A module as torch's ONNX program, of any batch size, with an output of that name.
+
+    The module's own input may have any name.
 
     Raises:
         ExportError: torch gives no program.
@@ -75,7 +79,7 @@ def onnx_program(module: nn.Module, example: Tensor) -> Any:
             module,
             (example,),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[output],
             opset_version=OPSET,
             dynamic_shapes=tuple(dynamic_batch().values()),
             dynamo=True,
@@ -140,8 +144,9 @@ def session(path: Path, threads: int) -> Any:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be opened as an ONNX model: {reason}") from error
     names = [value.name for value in (*opened.get_inputs(), *opened.get_outputs())]
-    if names != [INPUT, OUTPUT]:
-        raise ValueError(f"{path} must have input {INPUT} and output {OUTPUT}, has {', '.join(names)}")
+    if names not in ([INPUT, output] for output in OUTPUTS):  # earlier files say logits of features, too
+        wanted = f"input {INPUT} and output {' or '.join(OUTPUTS)}"
+        raise ValueError(f"{path} must have {wanted}, has {', '.join(names)}")
     return opened
 
 
@@ -155,6 +160,6 @@ def is_our_onnx(file: Path) -> bool:
 
 def _run(session: Any) -> Callable[[Tensor], Tensor]:
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+        return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
     return run

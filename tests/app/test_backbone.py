@@ -99,6 +99,9 @@ def test_results_are_compared_recovered_and_exported(choice: Choice) -> None:
     assert not app.error and not app.exception
     app = go(app, "recover")
     assert not app.error and "learns its teacher's features" in text(app)
+    app = go(app, "runs")
+    (table,) = [shown.value for shown in app.dataframe if "Folder" in shown.value]
+    assert "Top-1" not in table and all(table["k-NN top-1"])
     app = go(app, "export")
     assert not app.error and "features(read(" in "\n".join(block.value for block in app.code)
 

@@ -47,7 +47,7 @@ for index in logits[0].argsort()[::-1][:3]:
 """
 
 _FEATURES = """\
-print(logits.shape, logits[0, :5])  # pooled features
+print(features.shape, features[0, :5])  # the pooled ones
 """
 
 BUNDLE = """\
@@ -226,5 +226,5 @@ def snippet(format: str, file: str, classifies: bool = True) -> str:
     text = shown()[format].snippet
     if not classifies:
         text = {"bundle": BUNDLE_FEATURES, "transformers": TRANSFORMERS_FEATURES}.get(format, text)
-        text = text.replace(_ANSWER, _FEATURES)
+        text = text.replace(_ANSWER, _FEATURES).replace("logits", "features")
     return text.replace("FILE", file)

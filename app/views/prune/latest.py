@@ -1,4 +1,7 @@
-"""The newest pruning run of the loaded model on the Prune page: its progress or its result."""
+"""The newest pruning run of the loaded model on the Prune page: its progress or its result.
+
+One that was cancelled or failed left none: then the last result is still shown.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +14,44 @@ from app import wording
 from app.parts import outcome, run_panel
 from app.state import finished_runs, measured, session, session_runs
 from app.state.finished_runs import NumberedRun
+from app.state.session import Choice
 from pruning.bundle import zip_bundle
 from pruning.jobs import Job
 from pruning.runs import Run
 
 
 def show(news: bool) -> None:
-    """Show the run if it is news, or if it is not, so that a page can put it in another place then."""
-    run, job = _newest()
-    if run is None or job is None or session_runs.is_news(run) != news:
+    """Show what is news, or what is not, so that a page can put it in another place then."""
+    found = _of_loaded()
+    if not found:
         return
-    if run.state != "done":
-        if news:
-            run_panel.panel(run, "latest-panel")
+    newest = found[0]
+    if session_runs.is_news(newest) == news:
+        said = finished_runs.flaw(newest)
+        if said is not None:
+            st.error(wording.plain(said), icon=":material/heart_broken:")
+        elif news and newest.state != "done":
+            run_panel.panel(newest, "latest-panel")
+    if newest.active:
         return
-    said = finished_runs.flaw(run)
-    if said is not None:
-        st.error(wording.plain(said), icon=":material/heart_broken:")
+    last = next((run for run in found if run.state == "done" and finished_runs.flaw(run) is None), None)
+    if last is None or session_runs.is_news(last) != news:
+        return
     for result in finished_runs.sound():
-        if result.key == str(run.folder):
-            measured.keep_baseline(job, result.finished.before)
+        if result.key == str(last.folder) and isinstance(last.job, Job):
+            measured.keep_baseline(last.job, result.finished.before)
             outcome.show(result, "latest-run", lead=partial(_download, result))
 
 
-def _newest() -> tuple[Run | None, Job | None]:
-    loaded = session_runs.lasting(session.choice(), copy=False)
-    found = ((run, run.job) for run in session_runs.listed() if isinstance(run.job, Job))
-    return next(
-        ((run, job) for run, job in found if Named(job.model, job.weights, job.reading) == loaded.named),
-        (None, None),
-    )
+def _of_loaded() -> list[Run]:
+    """The pruning runs of the loaded model, newest first."""
+    loaded: Choice = session_runs.lasting(session.choice(), copy=False)
+    found = ((run, run.job) for run in session_runs.listed())
+    return [run for run, job in found if isinstance(job, Job) and _model(job) == loaded.named]
+
+
+def _model(job: Job) -> Named:
+    return Named(job.model, job.weights, job.reading)
 
 
 def _download(run: NumberedRun) -> None:

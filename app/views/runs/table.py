@@ -95,12 +95,19 @@ def _key(keys: Sequence[str], marked: list[int]) -> str:
 
 COLUMNS: dict[str, Any] = {
     "★": st.column_config.TextColumn("★", width=32),
-    "Top-1": st.column_config.TextColumn(
-        width=72,
-        help="Accuracy of the smaller model on its test images; without a classifier, by its neighbours.",
+    "Top-1": st.column_config.TextColumn(width=72, help="Accuracy of the smaller model on its test images."),
+    "k-NN top-1": st.column_config.TextColumn(
+        width=96,
+        help="Of a model without a classifier: share of its test images that the nearest images of a gallery "
+        "vote into the right class.",
+    ),
+    "Same nearest neighbour": st.column_config.TextColumn(
+        width=168,
+        help="Of a model without a classifier, on images without classes: share of them whose nearest image "
+        "is the dense model's.",
     ),
     "Change": st.column_config.TextColumn(
-        width=96, help="Of top-1 against the dense model. In brackets where chance could explain it."
+        width=96, help="Of that share against the dense model. In brackets where chance could explain it."
     ),
     "Compute": st.column_config.TextColumn(width=84, help="Against the dense model."),
     "What": st.column_config.TextColumn(width=220),
@@ -128,15 +135,19 @@ def _row(run: Run) -> dict[str, str]:
 
 
 def _figures(run: Run, said: str | None) -> dict[str, str]:
-    """Accuracy and compute of a run that left a sound model; empty for others."""
+    """Accuracy, under the name of what was measured, and compute of a run that left a sound model.
+
+    All of them are empty for other runs; the table leaves out what is empty in every row.
+    """
+    names = (*wording.ACCURACY.values(), "Change", "Compute")
     if said is not None or not is_finished(run):
-        return dict.fromkeys(("Top-1", "Change", "Compute"), "")
+        return dict.fromkeys(names, "")
     finished = finished_runs.opened(run)
     change = paired_change(finished.before, finished.after)
     points = wording.points(finished.before.top1, finished.after.top1)
     before, after = finished.report.gmacs_before, finished.report.gmacs_after
-    return {
-        "Top-1": wording.percent(finished.after.top1),
+    return dict.fromkeys(names, "") | {
+        wording.ACCURACY[finished.after.measure]: wording.percent(finished.after.top1),
         "Change": points if change.beyond_chance else f"({points})",
         "Compute": wording.change(before, after) if before and after else "",
     }

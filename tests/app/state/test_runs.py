@@ -54,6 +54,26 @@ def test_a_run_at_work_is_watched_and_cancelled_on_the_prune_page() -> None:
         assert not app.error and not app.exception
 
 
+@pytest.mark.parametrize("state", ["cancelled", "failed"])
+def test_a_run_without_result_leaves_the_last_one_in_sight(state: str) -> None:
+    app = pruned()
+    done = only_run()
+    left_behind(state=state, created=time.time())
+    app.run()
+    assert app.button(key="latest-panel-resume")
+    assert app.button(key="latest-run-compare") and session_runs.title(done) in text(app)
+    recovered = carry_out(
+        RecoverJob(
+            str(done.bundle), "demo", "demo", options=(("epochs", 1), ("images", 8), ("batch", 8)), limit=10
+        )
+    )
+    left_behind(recovered.job, state=state, created=time.time())
+    app = go(app, "recover")
+    assert app.button(key="run-panel-resume") and app.button(key="recovered-compare")
+    assert f"The last that ended well is {session_runs.title(recovered)}" in text(app)
+    assert not app.error and not app.exception
+
+
 def test_a_run_of_another_model_is_named_and_not_taken_for_one_of_this(
     tiny_bundle: Path, photos: Path
 ) -> None:

@@ -96,14 +96,20 @@ RICH = replace(TINY, pool="avg", norm_before_pool=False, registers=2, layer_scal
 
 @pytest.mark.parametrize(
     "arch",
-    [replace(TINY, distilled=True, skip_unread=True, norm="rms"), replace(RICH, activation="quick_gelu")],
-    ids=["distilled, unread left out, rms norms as of a rotated model", "rich"],
+    [
+        replace(TINY, distilled=True, skip_unread=True, norm="rms"),
+        replace(RICH, activation="quick_gelu", num_classes=0),
+    ],
+    ids=["distilled, unread left out, rms norms as of a rotated model", "rich, without a classifier"],
 )
 def test_other_architectures_export_too(arch: Architecture, tmp_path: Path) -> None:
     model = random_vit(replace(arch, blocks=arch.blocks[:1]))
     images = random_images(model.arch, 2)
-    run = onnx_runner(model, threads=1)  # exports it by itself
+    file = export_onnx(model, tmp_path / "model.onnx")
+    run = onnx_runner(file, threads=1)
     torch.testing.assert_close(run(images), logits(model, images), atol=1e-4, rtol=1e-4)
+    (output,) = onnxruntime.InferenceSession(file).get_outputs()
+    assert output.name == ("logits" if arch.num_classes else "features")
     program = torch.export.load(export_pt2(model, tmp_path / "model.pt2")).module()
     torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=1e-5)
 
@@ -371,7 +377,7 @@ def test_the_onnx_runner_refuses_what_is_no_model(tmp_path: Path) -> None:
         opset_imports=[onnx.helper.make_opsetid("", 20)],
     )
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="must have input images and output logits, has x, y"):
+    with pytest.raises(ValueError, match="must have input images and output logits or features, has x, y"):
         onnx_runner(tmp_path / "other.onnx")
 
 
