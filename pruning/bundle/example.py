@@ -64,6 +64,8 @@ def features(image: Image.Image) -> tuple[Tensor, Tensor]:
 
 def load_model() -> Any:
     """The model in evaluation mode, in float32."""
+    if str(FOLDER) not in sys.path:  # as under `python -P`
+        sys.path.insert(0, str(FOLDER))
     vit = importlib.import_module("vit")  # the file in this folder
     architecture = (FOLDER / "architecture.json").read_text(encoding="utf-8")
     model = vit.ViT(vit.Architecture.from_json(architecture)).eval()

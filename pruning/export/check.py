@@ -79,8 +79,9 @@ def check_logits(format: str, run: Callable[[Tensor], Tensor], model: ViT) -> No
             least = min(least, error) if error == error else least
         else:
             by = "nan" if least == float("inf") else f"{least:.2g}"
+            what = output_name(model)
             raise ExportError(
-                f"the {format} file computes different {output_name(model)} than the model (by {by}, batch {count})"
+                f"the {format} file computes different {what} than the model (by {by}, batch {count})"
             )
 
 

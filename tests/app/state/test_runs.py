@@ -17,6 +17,7 @@ import pruning.runs as runs_face
 from app import wording
 from app.state import session, session_runs, uploads
 from app.state.session import Choice
+from app.views import recovery_time
 from pruning.cut.ratios import Ratios
 from pruning.jobs import evaluations, registry
 from pruning.jobs.prune_job import Job
@@ -149,6 +150,17 @@ def test_a_recipe_fills_in_the_form(tiny_bundle: Path, photos: Path) -> None:
         assert f"--recover-option {word}" in command
     app.selectbox(key="recipe").set_value("few-epochs").run()
     assert "--recover-option" not in app.code[0].value
+
+
+def test_a_guess_of_a_recovery_holds_what_the_demo_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """29 ms of one processor for each training image, so 19 min for two epochs."""
+    found = {"smaller": 0.0055, "demo": 0.0077}  # seconds of an image in a batch
+    monkeypatch.setattr(session, "model", lambda choice: choice.model)
+    monkeypatch.setattr("app.views.recovery_time.measured.image_seconds_in_batches", found.__getitem__)
+    monkeypatch.setattr(recovery_time, "_images", lambda job, student: (20_000, 2_000))
+    monkeypatch.setattr(session_runs, "lasting", lambda job, copy: job)
+    said = recovery_time.words(RecoverJob("smaller", "demo", "demo", limit=200))
+    assert said.startswith("Roughly 13 to 32 min for 40,000 images, a guess")
 
 
 def test_recovery_from_form_to_comparison(

@@ -199,7 +199,8 @@ def test_the_example_classifies_as_we_do(save: Callable[..., Path], tmp_path: Pa
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     image.save(tmp_path / "photo.jpg", exif=exif)
-    code = "import runpy\nsys.argv = ['', sys.argv[1]]\nrunpy.run_path('example.py', run_name='__main__')"
+    code = "import runpy\nsys.argv = ['', sys.argv[1]]\nsys.path.remove('')\n"  # as under `python -P`
+    code += "runpy.run_path('example.py', run_name='__main__')"
     lines = isolated(folder, code, str(tmp_path / "photo.jpg"))
     loaded = read_bundle(folder)
     pixels = loaded.preprocess(read_image(tmp_path / "photo.jpg"))
