@@ -11,6 +11,7 @@ from torch import Tensor
 
 MOST_NESTED = 8  # objects around the weights of a checkpoint
 MOST_DICTIONARIES = 10_000  # that are looked at
+MOST_LISTED = 64  # of a list or tuple that are looked at
 MOST_CANDIDATES = 32
 BESIDE = "../"  # begins the name of a classifier that lies beside the weights, not among them
 
@@ -113,12 +114,23 @@ def named_tensors(loaded: Any, source: object) -> dict[str, Any]:
         or not len(best)
         or not all(isinstance(name, str) for name in dict.keys(best))
     ):
-        raise ValueError(f"{source} must hold named tensors (a state_dict), got {type(loaded).__name__}")
+        raise ValueError(f"{source} must hold named tensors (a state_dict), got {_kind(loaded)}")
     return _without_wrappers(dict(dict.items(best)))
+
+
+def _kind(loaded: Any) -> str:
+    if not isinstance(loaded, dict):
+        return type(loaded).__name__
+    return "a dict whose keys are no names" if len(loaded) else "an empty dict"
+
+
+_HOLDERS = (dict, list, tuple)
 
 
 class _Walk:
     """The dictionaries of a checkpoint with the keys that lead to them, each once, those around first.
+
+    They may lie in lists and tuples, too, among the first.
 
     `is_cut` tells afterwards whether some were left out: one contains itself, or they are nested too deeply.
     """
@@ -131,14 +143,16 @@ class _Walk:
         waiting: list[tuple[tuple[str, ...], tuple[int, ...], Any]] = [((), (), self.loaded)]
         while waiting:
             path, around, found = waiting.pop()
-            if not isinstance(found, dict):
+            if not isinstance(found, _HOLDERS):
                 continue
             if id(found) in around or len(path) > MOST_NESTED or len(seen) >= MOST_DICTIONARIES:
                 self.is_cut = True
             elif id(found) not in seen:
                 seen.add(id(found))
-                yield path, found
-                inner = [(key, value) for key, value in dict.items(found) if isinstance(value, dict)]
+                if isinstance(found, dict):
+                    yield path, found
+                items = dict.items(found) if isinstance(found, dict) else enumerate(found[:MOST_LISTED])
+                inner = [(key, value) for key, value in items if isinstance(value, _HOLDERS)]
                 around = (*around, id(found))
                 waiting += [((*path, str(key)[:80]), around, value) for key, value in reversed(inner)]
 

@@ -5,7 +5,10 @@ Whatever the source, the result is a `ViT` with its preprocessing; no later step
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,12 +20,16 @@ from analysis.models.huggingface import (
     CONFIG_FILE,
     hub_folder,
     is_transformers_folder,
+    load_timm_folder,
     load_transformers,
+    timm_folder_architecture,
+    timm_name,
     transformers_architecture,
 )
 from analysis.models.preprocess import CHANNELS, Preprocess
 from analysis.models.reading import Named, Reading
-from analysis.models.timm_source import HUB, is_timm, load_timm, skeleton
+from analysis.models.recognize import fitting_names
+from analysis.models.timm_source import HUB, FromTimm, is_timm, load_timm, skeleton
 from analysis.models.weights import is_half, read_weights, require_header
 from analysis.outputs import task_of
 from analysis.paths import is_file, may_be_path, user_path
@@ -41,6 +48,8 @@ __all__ = [
 ]
 
 MOST_ARCHITECTURE_BYTES = 2**20
+MOST_LISTED = 1000
+WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
 
@@ -106,7 +115,12 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
         )
         loaded = LoadedModel(model, preprocess, name, source, notes=notes)
     elif folder is None:
-        found = load_timm(name, weights, reading.image_size, reading.num_classes)
+        found = _from_timm(name, weights, reading)
+        loaded = LoadedModel(found.model, found.preprocess, name, found.source, notes=found.notes)
+    elif (architecture_name := _timm_name(folder)) is not None:
+        if weights is not None:
+            raise ValueError(f"{name} has its own weights; leave that option out")
+        found = load_timm_folder(folder, architecture_name, reading.image_size, reading.num_classes)
         loaded = LoadedModel(found.model, found.preprocess, name, found.source, notes=found.notes)
     elif weights is not None or reading.of_bundle() != reading:
         raise ValueError(
@@ -123,6 +137,22 @@ def load(name: str, weights: Path | None = None, reading: Reading = Reading()) -
         note = "the model's own class names are replaced by those that were given"
         loaded = replace(loaded, notes=(*loaded.notes, note))
     return replace(loaded, preprocess=preprocess)
+
+
+def _from_timm(name: str, weights: Path | None, reading: Reading) -> FromTimm:
+    """As `load_timm`; where weights do not fit the name, those that they fit are told."""
+    try:
+        return load_timm(name, weights, reading.image_size, reading.num_classes)
+    except UnsupportedModelError:
+        raise
+    except ValueError as error:
+        fitting: tuple[str, ...] = ()
+        if weights is not None and is_timm(name):
+            with suppress(ValueError):  # what is wrong with the file is said already
+                fitting = fitting_names(weights)
+        if not fitting or name.partition(".")[0] in fitting:
+            raise
+        raise ValueError(f"{error}; as the model, give what they fit: {' or '.join(fitting[:3])}") from error
 
 
 def load_named(named: Named) -> LoadedModel:
@@ -153,6 +183,8 @@ def architecture(name: str, reading: Reading = Reading()) -> Architecture:
         return transformers_architecture(other, name, reading.image_size, reading.num_classes)
     if folder is None:
         return architecture_of(skeleton(name, reading.image_size, reading.num_classes))
+    if (architecture_name := _timm_name(folder)) is not None:
+        return timm_folder_architecture(folder, architecture_name, reading.image_size, reading.num_classes)
     if reading.of_bundle() != reading:
         raise ValueError(
             f"{name} has its own image size and classes; leave those options out "
@@ -220,6 +252,11 @@ def _bundle_preprocess(folder: Path, arch: Architecture) -> Preprocess:
     return preprocess
 
 
+def _timm_name(folder: Path) -> str | None:
+    """The timm name of the model in a folder that timm wrote; None for all others."""
+    return None if is_file(folder / ARCHITECTURE_FILE) else timm_name(folder)
+
+
 def _bundle_folder(name: str) -> Path | None:
     """The bundle folder that a name refers to, or None for a timm or hub name."""
     if name == "demo":
@@ -229,6 +266,12 @@ def _bundle_folder(name: str) -> Path | None:
     if not may_be_path(name):
         return None
     folder = user_path(name, "the model")
+    if is_file(folder):
+        if folder.suffix == ".zip":
+            raise ValueError(f"{folder} is an archive: unpack it, and give its folder as the model")
+        raise ValueError(
+            f"{folder} is a file: give it as the weights, and the timm name of its model as the model"
+        )
     is_path = name in (".", "..") or "/" in name or "\\" in name
     if is_path or any((folder / file).is_file() for file in (ARCHITECTURE_FILE, CONFIG_FILE)):
         return folder
@@ -244,6 +287,16 @@ def _transformers_folder(name: str, folder: Path | None, *, with_weights: bool) 
     return folder
 
 
+def _weights_in(folder: Path) -> Path | None:
+    """A file in a folder, among the first, that is called as weights are."""
+    found: list[Path] = []
+    with suppress(OSError):  # it may not be listed
+        found = sorted(
+            file for file in islice(folder.iterdir(), MOST_LISTED) if file.suffix in WEIGHTS_ENDINGS
+        )
+    return next((file for file in found if is_file(file)), None)
+
+
 def _bundle_architecture(folder: Path) -> Architecture:
     missing = [file for file in REQUIRED_FILES if not (folder / file).is_file()]
     if folder == DEMO and missing:
@@ -251,9 +304,16 @@ def _bundle_architecture(folder: Path) -> Architecture:
             f"the embedded demo model is incomplete: {DEMO} has no {missing[0]}; restore that folder"
         )
     if not folder.is_dir():
+        page = re.search(r"\bhuggingface\.co/([\w.-]+/[\w.-]+)$", str(folder))
+        named = f"{HUB}{page[1]}" if page else f"{HUB}OWNER/NAME"
         raise ValueError(
-            f"there is no bundle folder at {folder}; "
-            f"write hub names as {HUB}OWNER/NAME and timm names without '/'"
+            f"there is no bundle folder at {folder}; write hub names as {named} and timm names without '/'"
+        )
+    foreign = not any(is_file(folder / file) for file in (ARCHITECTURE_FILE, PREPROCESS_FILE, CONFIG_FILE))
+    if foreign and (file := _weights_in(folder)):
+        raise ValueError(
+            f"{folder} holds neither {ARCHITECTURE_FILE} (a bundle) nor {CONFIG_FILE} (of transformers or "
+            f"timm): as the model give its timm name, and {file} as its weights"
         )
     if missing:
         raise ValueError(

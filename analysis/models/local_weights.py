@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,19 @@ class LocalWeights:
 def read_local(file: Path, model: Any) -> LocalWeights:
     """The weights in a file that fit a timm model; the averaged ones where there are several.
 
-    Where no weights of a Vision Transformer are found, all named tensors are given as they are.
-
     Raises:
-        ValueError: the file cannot be read, or a tensor in it is refused.
+        ValueError: the file cannot be read, holds no weights of a Vision Transformer, or a tensor in it is
+            refused.
     """
     found = read_candidates(file)
+    _require_merged([name for one in found for name in one.state], file)
     if not found:
-        return LocalWeights(read_weights(file))
+        names = list(read_weights(file))
+        _require_merged(names, file)
+        raise ValueError(
+            f"{file} holds no Vision Transformer in a layout that is known (docs/models.md): none of its "
+            f"{len(names):,} tensors is a patch embedding (the first is {names[0]!r:.80})"
+        )
     shapes = shapes_in(Candidate(model.state_dict(), "timm", file.name))
     fitting = [one for one in found if _fits(one, shapes)]
     chosen = (fitting or found)[0]
@@ -45,6 +50,14 @@ def read_local(file: Path, model: Any) -> LocalWeights:
     told = [f"of the weights in {file.name}, those at {chosen.where} are used, not those at {others[:200]}"]
     notes = [*(told if others else []), *converted.notes]
     return LocalWeights(converted.state, tuple(notes))
+
+
+def _require_merged(names: Sequence[str], file: Path) -> None:
+    """Refuse weights with low-rank adapters, as PEFT names them, which are no part of the layers yet."""
+    if any(".lora_" in name for name in names):
+        raise ValueError(
+            f"{file} holds a LoRA adapter: merge it into its model (`merge_and_unload`), and save that"
+        )
 
 
 def _fits(candidate: Candidate, expected: Shapes) -> bool:

@@ -78,7 +78,8 @@ def checked(candidate: Candidate, file: Path) -> Candidate:
 def _stored(file: Path) -> tuple[Path, Any]:
     file = user_path(file, "the weights file")
     if not file.is_file():
-        raise ValueError(f"there is no weights file at {file}")
+        folder = ", which is a folder: give the file in it" if file.is_dir() else ""
+        raise ValueError(f"there is no weights file at {file}{folder}")
     try:
         return file, read_stored(file)
     except MemoryError as error:
@@ -133,7 +134,9 @@ def unpack(
 def _require_plain(name: str, value: Any, source: object) -> None:
     """Refuse all but dense tensors in memory, each within its storage; no value is touched."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"{source}: weights must be tensors, {name!r:.100} is a {type(value).__name__}")
+        raise ValueError(
+            f"{source}: weights must be tensors, {name!r:.100} is of type {type(value).__name__}"
+        )
     what = f"{source}: {name!r:.100}"
     if type(value) not in (Tensor, nn.Parameter) or value.is_nested or value.is_quantized:
         raise ValueError(f"{what} is a nested, quantised or other special tensor; save it as a plain tensor")

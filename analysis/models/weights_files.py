@@ -35,6 +35,18 @@ MOST_OBJECTS = 100_000  # of a checkpoint with such classes; a tensor takes two
 _VALUES = ("numpy.", "pathlib.", "datetime.", "decimal.", "fractions.", "uuid.")
 _BUILTINS = "bool dict float frozenset int list object range slice str tuple"
 _PLAIN_OF_TORCH = ("torch.optim.", "torch.torch_version.", "torch.utils.data.")
+# How files begin that are taken for weights and hold none, and what to do about it.
+_OTHERS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, no weights: fetch them with `git lfs pull`",
+    b"<": "is a web page or XML, no weights: download the file itself",
+    b"\x1f\x8b": "is compressed (gzip): unpack it, and give the file of weights in it",
+    b"BZh": "is compressed (bzip2): unpack it, and give the file of weights in it",
+    b"\xfd7zXZ": "is compressed (xz): unpack it, and give the file of weights in it",
+    b"7z\xbc\xaf": "is compressed (7z): unpack it, and give the file of weights in it",
+    b"\x89HDF": "is an HDF5 file, as Keras writes them: give PyTorch or safetensors weights of the model",
+    b"\x93NUMPY": "is a single array of NumPy: give a file that holds all weights by name, such as .npz",
+    b"{": "is JSON, no weights: of weights in several files give the folder, with its config.json",
+}
 _LOADING = threading.Lock()  # what torch allows besides its own classes is one list for all threads
 
 
@@ -45,8 +57,11 @@ def read_stored(file: Path) -> Any:
         ValueError: it cannot be read, could run code, or asks for much more memory than its size.
     """
     with open_regular(file) as stream:
-        start = stream.read(9)
+        beginning = stream.read(512)
+    start = beginning[:9]
     pickled = start[:2] in tuple(bytes((0x80, protocol)) for protocol in range(6))
+    if not (pickled or start.startswith(b"PK") or start[8:] == b"{"):
+        _require_no_other(file, beginning)
     if _is_safetensors(start, file) or (
         file.suffix == ".safetensors" and not pickled and not start.startswith(b"PK\x03\x04")
     ):
@@ -54,6 +69,17 @@ def read_stored(file: Path) -> Any:
     if start.startswith(b"PK") and _is_numpy(file):
         return _read_arrays(file)
     return read_pickled(file, stand_ins=True)
+
+
+def _require_no_other(file: Path, beginning: bytes) -> None:
+    """Refuse by name what is often given in the place of weights."""
+    if not beginning:
+        raise ValueError(f"{file} is empty: copy or download it again")
+    for start, said in _OTHERS.items():
+        if beginning.lstrip(b" \r\n\t").startswith(start):
+            raise ValueError(f"{file} {said}")
+    if beginning[257:262] == b"ustar":
+        raise ValueError(f"{file} is an archive (tar): unpack it, and give the file of weights in it")
 
 
 def _is_safetensors(start: bytes, file: Path) -> bool:
@@ -133,11 +159,14 @@ def _read_pickled(file: Path, stand_ins: bool) -> Any:
         ) from error
     except _TooLargeError as error:
         raise ValueError(f"{file} is refused because {error}; convert it to .safetensors") from error
+    except _OtherArchiveError as error:
+        raise ValueError(f"{file} {error}") from error
     except Exception as error:  # torch raises all kinds of errors on damaged files
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = (next(iter(str(error).splitlines()), "") or type(error).__name__)[:120]
+        advice = "; it may be incomplete: copy or download it again"
         if "TorchScript" in str(error):
-            reason = "it is a TorchScript program; save the state_dict of the model instead"
-        raise ValueError(f"{file} cannot be read as a PyTorch checkpoint ({reason[:120]})") from error
+            reason, advice = "it is a TorchScript program; save the state_dict of the model instead", ""
+        raise ValueError(f"{file} cannot be read as a PyTorch checkpoint ({reason}){advice}") from error
 
 
 @contextmanager
@@ -218,6 +247,10 @@ class _TooLargeError(ValueError):
     """Reading a checkpoint would take much more memory than the file."""
 
 
+class _OtherArchiveError(ValueError):
+    """A zip archive that is no checkpoint."""
+
+
 def _require_small_zip(file: Path) -> bytes:
     """The pickle in an archive; refuses records that unpack to more than the file, and a large pickle."""
     with zipfile.ZipFile(file) as archive:
@@ -225,6 +258,11 @@ def _require_small_zip(file: Path) -> bytes:
         if sum(record.file_size for record in records) > file.stat().st_size:
             raise _TooLargeError("it is compressed, and would take more memory than the file")
         pickles = [record for record in records if record.filename.endswith(".pkl")]
+        if records and not pickles:
+            raise _OtherArchiveError(
+                f"is a zip archive without a PyTorch checkpoint ({records[0].filename!r:.80}): unpack it, "
+                "and give the file of weights in it"
+            )
         if sum(record.file_size for record in pickles) > MOST_PICKLE:
             raise _TooLargeError(_much_besides_values())
         pickled = b"".join(archive.read(record) for record in pickles)

@@ -1,4 +1,4 @@
-"""Models of Hugging Face transformers: folders, Trainer checkpoints and ids of the hub."""
+"""Models of the Hugging Face hub: ids, and folders of transformers, of its Trainer and of timm."""
 
 from analysis.models.huggingface.config import CONFIG_FILE
 from analysis.models.huggingface.hub import hub_folder
@@ -7,11 +7,15 @@ from analysis.models.huggingface.source import (
     load_transformers,
     transformers_architecture,
 )
+from analysis.models.huggingface.timm_folder import load_timm_folder, timm_folder_architecture, timm_name
 
 __all__ = [
     "CONFIG_FILE",
     "hub_folder",
     "is_transformers_folder",
+    "load_timm_folder",
     "load_transformers",
+    "timm_folder_architecture",
+    "timm_name",
     "transformers_architecture",
 ]

@@ -79,6 +79,7 @@ NESTS: dict[str, Callable[[State], Any]] = {
         "hyper_parameters": {"lr": 1e-3},
     },
     "stacked": lambda s: {"checkpoint": {"net": {"w": prefixed(s, "module._orig_mod.backbone.")}}},
+    "model and optimizer": lambda s: (s, {"lr": 0.1}),
     "compiled blocks": lambda s: {n.replace("blocks.1.", "blocks.1._orig_mod."): v for n, v in s.items()},
     "encoder": lambda s: {"model": prefixed(s, "encoder.") | {"projector.0.weight": torch.ones(3, 48)}},
     "optimizer": lambda s: {
@@ -552,6 +553,19 @@ def test_odd_shapes_are_refused(layout: str, tmp_path: Path) -> None:
                 loaded = load(name, file)
                 assert "left out" in str(loaded.notes)
                 raise ValueError("a classifier that is left out")
+
+
+def test_what_is_no_vision_transformer_or_not_merged_is_refused_by_name(tmp_path: Path) -> None:
+    state = source("vit_small_patch16_224").state_dict()
+    adapted = {name.replace(".qkv.", ".qkv.base_layer."): value for name, value in state.items()}
+    adapted["blocks.0.attn.qkv.lora_A.default.weight"] = torch.ones(4, 48)
+    cases = {
+        r"none of its 1 tensors is a patch embedding .*'conv1\.weight'": {"conv1.weight": torch.ones(3, 3)},
+        r"holds a LoRA adapter: merge it .*merge_and_unload": prefixed(adapted, "base_model.model."),
+    }
+    for said, content in cases.items():
+        with pytest.raises(ValueError, match=said):
+            load("vit_small_patch16_224", saved(tmp_path, content))
 
 
 def test_places_for_a_model_that_has_none(tmp_path: Path) -> None:
