@@ -4,12 +4,14 @@
 
 A data loader gives batches again each time it is iterated over: tuples (images, labels), or dictionaries
 with `pixel_values` (or `image`, `images`) and `labels` (or `label`). Images are B C Y X, ready for the model.
+A model without a classifier takes images without labels, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ def evaluate(
 
     Of a model without a classifier, top-1 is that of k nearest neighbours among the labelled images of
     `gallery` (without one, among the others of `data`), and `fidelity` says how like the features of the
-    model `against` its own are.
+    model `against` its own are. Without labels it is the share of images whose nearest one is that of
+    `against`.
 
     Raises:
         ValueError: no images, batches of another form, or a gallery for a classifier.
@@ -88,11 +91,19 @@ def evaluate(
         if gallery is not None or against is not None:
             raise ValueError("a gallery, and a model to compare with, are for models without a classifier")
         return measure(loaded.model, _on_device(data, loaded))
+    dense = None if against is None else load(against)
+    labelled, given = _looked_at(data)
+    reference = None
+    if not labelled and dense is not None:
+        shown = None if gallery is None else _on_device(gallery, dense)
+        reference = evaluate_features(dense.model, _on_device(data, dense), shown, labelled=False)
     return evaluate_features(
         loaded.model,
-        _on_device(data, loaded),
+        _on_device(given if labelled else data, loaded),
         None if gallery is None else _on_device(gallery, loaded),
-        dense=None if against is None else load(against).model,
+        labelled=labelled,
+        dense=None if dense is None else dense.model,
+        reference=reference,
     )
 
 
@@ -180,27 +191,65 @@ def save(
 # ---- data loaders
 
 
-def _pairs(data: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels of every batch.
+def _pairs(data: Iterable[Batch], loaded: LoadedModel) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels of every batch; where a model needs no labels and there are none, zeros.
 
     Raises:
-        ValueError: a batch of another form.
+        ValueError: a batch of another form, or one that is not for this model.
     """
     for batch in data:
-        if isinstance(batch, Mapping):
-            images, labels = (
-                next((batch[name] for name in names if name in batch), None) for names in (_IMAGES, _LABELS)
-            )
-        elif isinstance(batch, tuple | list) and len(batch) > 1:
-            images, labels = batch[0], batch[1]
-        else:
-            images = labels = None
+        images, labels = _parts(batch)
+        if labels is None and loaded.task != CLASSIFY and isinstance(images, Tensor):
+            labels = torch.zeros(len(images), dtype=torch.int64)
         if not (isinstance(images, Tensor) and images.ndim == 4 and isinstance(labels, Tensor)):
             raise ValueError(
                 "the data must give batches of images B C Y X with their labels: tuples, or dictionaries "
                 f"with {_IMAGES[0]} and {_LABELS[0]}"
             )
+        _require_images(images, loaded)
+        _require_labels(labels, len(images), loaded.model.arch.num_classes)
         yield images, labels
+
+
+def _parts(batch: Batch) -> tuple[Any, Any]:
+    """Images and labels as they come; None for what is not there."""
+    if isinstance(batch, Mapping):
+        found = (next((batch[name] for name in names if name in batch), None) for names in (_IMAGES, _LABELS))
+        images, labels = found
+        return images, labels
+    if isinstance(batch, tuple | list):
+        images, labels, *_ = *batch, None, None
+        return images, labels
+    return batch, None
+
+
+def _looked_at(data: Iterable[Batch]) -> tuple[bool, Iterable[Batch]]:
+    """Whether the first batch has labels, and the same batches again."""
+    batches = iter(data)
+    first = next(batches, None)
+    return first is None or _parts(first)[1] is not None, chain([] if first is None else [first], batches)
+
+
+def _require_images(images: Tensor, loaded: LoadedModel) -> None:
+    arch = loaded.model.arch
+    expected = (arch.in_channels, *arch.image_size)
+    if images.shape[1:] != expected or not images.is_floating_point():
+        wanted, got = (" x ".join(map(str, shape)) for shape in (expected, images.shape[1:]))
+        raise ValueError(
+            f"images must be ready for the model, floats of {wanted}, got {images.dtype} of {got}"
+        )
+
+
+def _require_labels(labels: Tensor, images: int, classes: int) -> None:
+    if labels.shape != (images,) or labels.is_floating_point() or labels.is_complex():
+        shape = " x ".join(map(str, labels.shape)) or "none"
+        raise ValueError(
+            f"labels must be whole numbers, one for each of the {images} images of a batch, "
+            f"got {labels.dtype} of shape {shape}"
+        )
+    if images and not (int(labels.min()) >= 0 and (not classes or int(labels.max()) < classes)):
+        most = f" to {classes - 1}" if classes else ""
+        raise ValueError(f"labels must be from 0{most}, got {int(labels.min())} to {int(labels.max())}")
 
 
 class _AsGiven(Preprocess):
@@ -226,13 +275,13 @@ class _Held:
 
 def _on_device(data: Iterable[Batch], loaded: LoadedModel) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(loaded.model.parameters()).device
-    return ((images.to(device), labels.to(device)) for images, labels in _pairs(data))
+    return ((images.to(device), labels.to(device)) for images, labels in _pairs(data, loaded))
 
 
 def _held(data: Iterable[Batch], most: int, loaded: LoadedModel) -> ImageSet:
     images: list[Tensor] = []
     labels: list[int] = []
-    for batch, found in _pairs(data):
+    for batch, found in _pairs(data, loaded):
         images += batch.detach().to("cpu", torch.float32)
         labels += [int(label) for label in found]
         if len(images) >= most:

@@ -315,6 +315,11 @@ def _bundle_architecture(folder: Path) -> Architecture:
             f"{folder} holds neither {ARCHITECTURE_FILE} (a bundle) nor {CONFIG_FILE} (of transformers or "
             f"timm): as the model give its timm name, and {file} as its weights"
         )
+    if is_file(folder / CONFIG_FILE) and not is_file(folder / ARCHITECTURE_FILE):
+        raise ValueError(
+            f"{folder / CONFIG_FILE} names neither a model_type (transformers) nor an architecture (timm): "
+            "as the model give a timm name, and the file of weights as its weights"
+        )
     if missing:
         raise ValueError(
             f"{folder} is not a bundle: it must hold {', '.join(REQUIRED_FILES)}, {missing[0]} is not there"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import UserDict
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,6 +131,18 @@ def test_what_cannot_be_is_one_sentence(data: DataLoader[Any], tiny: ViT, tmp_pa
     for batch in (torch.zeros(2, 3, 16, 24), {"pixel_values": torch.zeros(2, 3, 16, 24)}, ("a", "b"), [1]):
         with pytest.raises(ValueError, match="must give batches of images B C Y X with their labels"):
             evaluate(tiny, [batch])
+    images, labels = random_images(TINY, 4), torch.arange(4)
+    for batch, said in {
+        (images.to(torch.uint8), labels): r"floats of 3 x 16 x 24, got torch\.uint8",
+        (images[..., :16], labels): "floats of 3 x 16 x 24, got .* of 3 x 16 x 16",
+        (images, labels / 4): "labels must be whole numbers, one for each of the 4 images",
+        (images, torch.eye(4)): "labels must be whole numbers, .* of shape 4 x 4",
+        (images, labels + 7): "labels must be from 0 to 9, got 7 to 10",
+        (images, labels - 1): "labels must be from 0 to 9, got -1 to 2",
+    }.items():
+        for attempt in (evaluate, lambda model, data: prune(model, data, "l2", ratios={"mlp": 0.5})):
+            with pytest.raises(ValueError, match=said):
+                attempt(tiny, [batch])
     with pytest.raises(ValueError, match="the data gave no images"):
         prune(tiny, [], "l2", ratios={"mlp": 0.5})
     with pytest.raises(ValueError, match="nothing to remove"):
@@ -159,3 +172,13 @@ def test_a_backbone_is_pruned_for_its_features(data: DataLoader[Any]) -> None:
     found = evaluate(small, data, gallery=data, against=dense)
     assert found.measure == "knn" and found.fidelity is not None and found.fidelity.tokens is not None
     assert found.fidelity.pooled.mean < 1 == pytest.approx(evaluate(dense, data, against=dense).fidelity.cka)
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: (x,), lambda x: {"pixel_values": x}])
+def test_a_backbone_needs_no_labels(form: Callable[[torch.Tensor], Any]) -> None:
+    dense, batches = load(random_vit(replace(TINY, num_classes=0))), random_images(TINY, 24).split(8)
+    images = [form(batch) for batch in batches]
+    small = prune(dense, images, "l2", ratios={"mlp": 0.5})
+    found = evaluate(small, images, against=dense)
+    assert found.measure == "neighbours" and found.fidelity is not None and found.images == 24
+    assert evaluate(dense, images, against=dense).top1 == 1

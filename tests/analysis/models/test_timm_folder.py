@@ -63,6 +63,9 @@ def test_what_its_config_says_otherwise_is_refused(folder: Path) -> None:
 
 
 def test_what_is_given_in_the_place_of_a_model_is_told_from_one(folder: Path) -> None:
+    (folder / "config.json").write_text('{"hidden_size": 3}')
+    with pytest.raises(ValueError, match=r"config\.json names neither a model_type .* nor an architecture"):
+        load(str(folder))
     (folder / "config.json").unlink()
     cases = {
         str(folder): "as the model give its timm name, and .* as its weights",
