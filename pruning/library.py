@@ -218,8 +218,8 @@ def _parts(batch: Batch) -> tuple[Any, Any]:
         images, labels = found
         return images, labels
     if isinstance(batch, tuple | list):
-        images, labels, *_ = *batch, None, None
-        return images, labels
+        both = [*batch[:2], None, None]
+        return both[0], both[1]
     return batch, None
 
 

@@ -132,7 +132,7 @@ def test_what_cannot_be_is_one_sentence(data: DataLoader[Any], tiny: ViT, tmp_pa
         with pytest.raises(ValueError, match="must give batches of images B C Y X with their labels"):
             evaluate(tiny, [batch])
     images, labels = random_images(TINY, 4), torch.arange(4)
-    for batch, said in {
+    for odd, said in {
         (images.to(torch.uint8), labels): r"floats of 3 x 16 x 24, got torch\.uint8",
         (images[..., :16], labels): "floats of 3 x 16 x 24, got .* of 3 x 16 x 16",
         (images, labels / 4): "labels must be whole numbers, one for each of the 4 images",
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_one_sentence(data: DataLoader[Any], tiny: ViT, tmp_pa
     }.items():
         for attempt in (evaluate, lambda model, data: prune(model, data, "l2", ratios={"mlp": 0.5})):
             with pytest.raises(ValueError, match=said):
-                attempt(tiny, [batch])
+                attempt(tiny, [odd])
     with pytest.raises(ValueError, match="the data gave no images"):
         prune(tiny, [], "l2", ratios={"mlp": 0.5})
     with pytest.raises(ValueError, match="nothing to remove"):
