@@ -33,6 +33,23 @@ def read_local(file: Path, model: Any) -> LocalWeights:
         ValueError: the file cannot be read, holds no weights of a Vision Transformer, or a tensor in it is
             refused.
     """
+    found = found_in(file)
+    shapes = shapes_in(Candidate(model.state_dict(), "timm", file.name))
+    fitting = [one for one in found if _fits(one, shapes)]
+    chosen = (fitting or found)[0]
+    converted = to_timm(checked(chosen, file))
+    others = ", ".join(one.where for one in found if one is not chosen)
+    told = [f"of the weights in {file.name}, those at {chosen.where} are used, not those at {others[:200]}"]
+    notes = [*(told if others else []), *converted.notes]
+    return LocalWeights(converted.state, tuple(notes))
+
+
+def found_in(file: Path) -> tuple[Candidate, ...]:
+    """The places in a file that hold weights of a Vision Transformer, averages first; at least one.
+
+    Raises:
+        ValueError: there is none, the file cannot be read, or an adapter is not merged.
+    """
     found = read_candidates(file)
     _require_merged([name for one in found for name in one.state], file)
     if not found:
@@ -42,14 +59,7 @@ def read_local(file: Path, model: Any) -> LocalWeights:
             f"{file} holds no Vision Transformer in a layout that is known (docs/models.md): none of its "
             f"{len(names):,} tensors is a patch embedding (the first is {names[0]!r:.80})"
         )
-    shapes = shapes_in(Candidate(model.state_dict(), "timm", file.name))
-    fitting = [one for one in found if _fits(one, shapes)]
-    chosen = (fitting or found)[0]
-    converted = to_timm(checked(chosen, file))
-    others = ", ".join(one.where for one in found if one is not chosen)
-    told = [f"of the weights in {file.name}, those at {chosen.where} are used, not those at {others[:200]}"]
-    notes = [*(told if others else []), *converted.notes]
-    return LocalWeights(converted.state, tuple(notes))
+    return found
 
 
 def _require_merged(names: Sequence[str], file: Path) -> None:

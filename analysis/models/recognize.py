@@ -9,8 +9,8 @@ from pathlib import Path
 
 from analysis.models.candidates import Candidate
 from analysis.models.layouts import Shapes, shapes_in
+from analysis.models.local_weights import found_in
 from analysis.models.timm_source import skeleton
-from analysis.models.weights import read_candidates
 
 # likeliest first; several have the same shapes and differ in their preprocessing alone
 KNOWN = (
@@ -68,10 +68,10 @@ def fitting_names(file: Path) -> tuple[str, ...]:
     """The timm names of known models that the weights in a file fit, likeliest first; none is no error.
 
     Raises:
-        ValueError: the file cannot be read, or could run code.
+        ValueError: the file cannot be read, could run code, or holds no Vision Transformer at all.
     """
     found: list[str] = []
-    for candidate in read_candidates(file):
+    for candidate in found_in(file):
         names = _names_of(candidate)
         found += [name for name in names if name not in found]
     hint = file.name.lower()

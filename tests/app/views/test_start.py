@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
@@ -146,8 +147,11 @@ def test_weights_are_known_by_their_shapes(tmp_path: Path) -> None:
         save_file(timm.create_model(name, num_classes=7).state_dict(), file)
         assert fitting_names(file) == expected
     assert fitting_names(file.rename(tmp_path / "vit.safetensors")) == ("deit_tiny_distilled_patch16_224",)
-    save_file({"x": timm.create_model("test_vit").cls_token.detach()}, tmp_path / "other.safetensors")
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "other.safetensors")
     assert fitting_names(tmp_path / "other.safetensors") == ()
+    save_file({"conv1.weight": torch.zeros(2)}, tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="holds no Vision Transformer in a layout that is known"):
+        fitting_names(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize(
