@@ -16,7 +16,7 @@ from app.parts.charts import ACCENT, CONFIG, Figure
 Head = tuple[int, int]  # block, head
 
 CLEAR = {"plot_bgcolor": "rgba(0,0,0,0)", "paper_bgcolor": "rgba(0,0,0,0)"}
-LEFT, TOP, EDGE = 48, 52, 10  # pixels of margin: beside numbers of heads, of blocks, and without numbers
+LEFT, TOP, EDGE = 52, 52, 10  # pixels of margin: beside numbers of heads, of blocks, and without numbers
 
 
 def squares(
@@ -52,25 +52,24 @@ def squares(
     )
 
 
-def frame(figure: Figure, head: Head, step: float, where: dict[str, int] | None = None) -> None:
-    """A frame around one head; `step` is the pixels from one square to the next, `where` the subplot."""
+def frame(figure: Figure, head: Head, step: float) -> None:
+    """A frame around one head; `step` is the pixels from one square to the next."""
     (x, y), half = head, 0.5 - 0.5 / step
     box = {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half}
     line = {"color": ACCENT, "width": 3 if step > 12 else 2}
-    figure.add_shape(type="rect", **box, line=line, **(where or {}))
+    figure.add_shape(type="rect", **box, line=line)
 
 
-def axes(figure: Figure, blocks: int, heads: int, *, numbered: bool) -> None:
+def _axes(figure: Figure, blocks: int, heads: int) -> None:
     """The axes of a grid of this many blocks, each of at most so many heads."""
-    figure.update_xaxes(**_axis(blocks, numbered), range=[-0.5, blocks - 0.5], side="top")
-    figure.update_yaxes(**_axis(heads, numbered), range=[heads - 0.5, -0.5])
+    figure.update_xaxes(**_axis(blocks), range=[-0.5, blocks - 0.5], side="top")
+    figure.update_yaxes(**_axis(heads), range=[heads - 0.5, -0.5])
     figure.update_layout(clickmode="event+select", dragmode=False, **CLEAR)
 
 
-def _axis(count: int, numbered: bool) -> dict[str, Any]:
+def _axis(count: int) -> dict[str, Any]:
     return {
         "tickvals": list(range(0, count, 1 if count <= 16 else 4)),
-        "showticklabels": numbered,
         "showgrid": False,
         "zeroline": False,
         "fixedrange": True,
@@ -80,9 +79,9 @@ def _axis(count: int, numbered: bool) -> dict[str, Any]:
 
 def arranged(figure: Figure, blocks: int, heads: int, step: float, right: int = EDGE) -> Figure:
     """Lay a single grid out so that its cells are squares, with `right` pixels for a colour bar."""
-    axes(figure, blocks, heads, numbered=True)
+    _axes(figure, blocks, heads)
     figure.update_xaxes(title={"text": "block", "standoff": 6})
-    figure.update_yaxes(title={"text": "head", "standoff": 4})
+    figure.update_yaxes(title={"text": "head", "standoff": 8})
     return figure.update_layout(
         width=step * blocks + LEFT + right,
         height=step * heads + TOP + EDGE,

@@ -21,7 +21,7 @@ _HTML = """
 <div class="picker">
   <span class="top"></span><span class="left"></span><div class="columns"></div><div class="rows"></div>
   <div class="picture" role="application" tabindex="0" aria-description="Arrow keys move, Enter chooses.">
-    <img alt="">
+    <img alt=""><div class="marks" aria-hidden="true"></div>
     <i class="frame here" hidden></i><i class="frame chosen" hidden></i>
     <output class="said" hidden></output>
   </div>
@@ -42,6 +42,7 @@ class Cells:
     `heights` are the numbers of cells in the columns, counted from the top, and `gap` the pixels between
     cells. `label` names a cell under the pointer, with {column}, {row} and {number} in place of its numbers,
     the last counted through the rows. With `titles`, columns and rows are numbered and have these titles.
+    `told` says more of each cell under the pointer, and `marks` are signs on cells; both go column by column.
     """
 
     picture: Image.Image
@@ -49,6 +50,8 @@ class Cells:
     label: str
     gap: int = 0
     titles: tuple[str, str] | None = None
+    told: Sequence[Sequence[str]] = ()
+    marks: Sequence[Sequence[str]] = ()
 
 
 def of_patches(picture: Image.Image, rows: int, columns: int) -> Cells:
@@ -97,5 +100,7 @@ def message(cells: Cells, chosen: Cell | None, alt: str) -> dict[str, object]:
         "chosen": chosen,
         "label": cells.label,
         "titles": cells.titles,
+        "told": cells.told,
+        "marks": cells.marks,
         "alt": alt,
     }

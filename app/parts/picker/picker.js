@@ -26,6 +26,21 @@ export default function ({ data, parentElement, setTriggerValue }) {
     );
   }
 
+  function mark() {
+    const signs = data.marks.flatMap((column, x) => column.map((sign, y) => [sign, x, y]));
+    find(".marks").replaceChildren(
+      ...signs
+        .filter(([sign]) => sign)
+        .map(([sign, x, y]) => {
+          const shown = document.createElement("span");
+          shown.textContent = sign;
+          shown.style.left = percent(x * step[0] + size[0] / 2);
+          shown.style.top = percent(y * step[1] + size[1] / 2);
+          return shown;
+        }),
+    );
+  }
+
   function frame(name, cell) {
     const shown = frames[name];
     shown.hidden = !cell || !(cell[1] < data.heights[cell[0]]);
@@ -41,10 +56,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
     frame("here", cell);
     said.hidden = !cell;
     if (!cell) return;
-    said.textContent = data.label
-      .replace("{column}", cell[0])
-      .replace("{row}", cell[1])
-      .replace("{number}", cell[1] * columns + cell[0]);
+    const told = data.told[cell[0]]?.[cell[1]];
+    said.textContent =
+      data.label
+        .replace("{column}", cell[0])
+        .replace("{row}", cell[1])
+        .replace("{number}", cell[1] * columns + cell[0]) + (told ? `: ${told}` : "");
     const [x, y] = [(cell[0] + 0.5) / columns, cell[1] * step[1]];
     const above = cell[1] > 0;
     said.style.left = percent(x);
@@ -102,11 +119,13 @@ export default function ({ data, parentElement, setTriggerValue }) {
   image.height = data.height;
   picture.setAttribute("aria-label", data.alt);
   find(".picker").style.setProperty("--wide", `${data.width}px`);
+  find(".picker").style.setProperty("--columns", columns);
   find(".picker").classList.toggle("numbered", Boolean(data.titles));
   find(".top").textContent = data.titles?.[0] ?? "";
   find(".left").textContent = data.titles?.[1] ?? "";
   numbered(".columns", columns, "left", 0);
   numbered(".rows", rows, "top", 1);
+  mark();
   frame("chosen", chosen);
   move(here && here[1] < (data.heights[here[0]] ?? 0) ? here : null);
 }

@@ -15,7 +15,7 @@ from analysis.data import ImageSet
 from app import wording
 from app.glossary import meaning
 from app.parts import image_picker, picker, pictures, which_images
-from app.parts.pictures import Map
+from app.parts.pictures import Grid, Map
 from app.state import session, viewed_image
 from app.state.viewed_image import ViewedImage
 from app.views.attention import controls, downloads, gallery, merged, objects, propagation
@@ -25,6 +25,7 @@ from app.views.attention.view import AttentionView, ViewSettings
 
 SOURCES = {"set": "From the images", "photo": "Own photos"}
 VIEWS = {"one": "One image", "several": "Gallery"}
+BESIDE = 600  # pixels of the grid of all heads, up to which the rest of the page stands beside it
 
 
 def show() -> None:
@@ -105,9 +106,17 @@ def _one_image(
         head, shown = _enlarged_head(view, query, maps)
     with photo:
         _photo(view, query)
-    _all_heads(view, query, maps, head)
-    merged.show(view, head[0])
-    picture, options, scores = st.columns(3, gap="small")
+    grid = view.picture.grid(maps)
+    if grid.image.width > BESIDE:
+        _all_heads(view, query, grid, head)
+        merged.show(view, head[0])
+        picture, options, scores = st.columns(3, gap="small")
+    else:
+        heads, others = st.columns([2, 1], gap="small")
+        with heads:
+            _all_heads(view, query, grid, head)
+        picture, options, scores = others.container(), others.container(), heads
+        merged.show(view, head[0])
     with options:
         chosen = propagation.with_class(controls.pick_propagation(view), view)
         st.caption(propagation.METHOD_NOTES[chosen.method])
@@ -167,13 +176,21 @@ def _enlarged_head(
         with left:
             st.subheader("Where it looks", anchor=False)
             _inline(view.picture.draw(looks), f"where {query.phrase} looks in block {block}, head {head}")
-            st.caption(f"Attention from {query.phrase}; {on_prefix} of it goes to the prefix tokens.")
+            st.caption(
+                f"Attention from {query.phrase}, {_ends(looks)} for each patch; {on_prefix} of it goes to "
+                "the prefix tokens."
+            )
         with right:
             st.subheader("Who looks at it", anchor=False)
             _inline(view.picture.draw(seen), f"who looks at {query.phrase} in block {block}, head {head}")
-            st.caption(f"Attention that each patch pays to {query.phrase}.")
+            st.caption(f"Attention that each patch pays to {query.phrase}: {_ends(seen)}.")
     objects.score_map(view, looks)
     return (block, head), {f"Block {block} head {head}": looks, f"Block {block} head {head} back": seen}
+
+
+def _ends(shares: Map) -> str:
+    """The lowest and the highest value of a map, which its colours stretch between."""
+    return f"{wording.percent(float(shares.min()))} to {wording.percent(float(shares.max()))}"
 
 
 def _inline(picture: Image.Image, alt: str) -> None:
@@ -193,22 +210,21 @@ def _all_blocks(view: AttentionView, query: Query, chosen: propagation.Propagati
     return values
 
 
-def _all_heads(view: AttentionView, query: Query, maps: TokenMaps, chosen: tuple[int, int]) -> None:
+def _all_heads(view: AttentionView, query: Query, grid: Grid, chosen: tuple[int, int]) -> None:
     st.subheader("All heads", anchor=False, help=meaning("Block", "Head", "Attention map"))
     absent = [str(index) for index, block in enumerate(view.arch.blocks) if not block.heads]
     if absent:
         blocks = "Blocks" if len(absent) > 1 else "Block"
         st.caption(wording.plain(f"{blocks} {', '.join(absent)}: no attention."))
     with st.container(horizontal=True, vertical_alignment="center", key="scale"):
-        st.caption(
-            f"From {query.phrase}. Click a map to enlarge it. Each is coloured from its lowest",
-            width="content",
-        )
-        scale = pictures.scale(view.picture.style.palette, 120, 10)
-        st.image(scale, alt="colour scale from low to high", width=120)
-        st.caption("to its highest value.", width="content")
+        st.caption(f"From {query.phrase}. Click a map to enlarge it.", width="content")
+        with st.container(horizontal=True, vertical_alignment="center", width="content", gap="xsmall"):
+            st.caption("In each: lowest value", width="content")
+            scale = pictures.scale(view.picture.style.palette, 96, 10)
+            st.image(scale, alt="colour scale from low to high", width=96)
+            st.caption("highest", width="content")
     picker.show(
-        picker.of_heads(view.picture.grid(maps)),
+        picker.of_heads(grid),
         chosen,
         controls.show_head,
         key="head-grid",

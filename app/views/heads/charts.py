@@ -1,4 +1,4 @@
-"""The Heads page's charts: importance as grids, agreement of criteria, the graph of heads."""
+"""The Heads page's charts: agreement of criteria, the graph of heads."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from app.parts import charts_heads
 from app.parts.charts import ACCENT, OTHER, Figure
 from app.parts.charts_heads import CLEAR
 from pruning.criteria import HEAD_MEASURES
 from pruning.cut import Head, HeadLocks
 
-SCALE = "Viridis"
 GROUPS = ("#14907a", "#e0a030", "#6a6fd8", "#d2604f", "#3d8fd1", "#b05fa8", "#7d9a2c", "#8a6d4f")
 KEEP_MARK, REMOVE_MARK = "✓", "✕"  # of locked heads
 MARK_COLOURS = {KEEP_MARK: "#1fa35c", REMOVE_MARK: "#d2604f"}
 _READABLE = {"color": "white", "shadow": "0 0 3px black, 0 0 2px black"}  # readable on any colour
-_BETWEEN = 38  # pixels between small grids, room for a title
 _WIDTHS = 4  # widths that edges are drawn in
 
 
@@ -43,58 +39,6 @@ class MarkedHeads:
     def size(self) -> tuple[int, int]:
         """The number of blocks, and of heads in the block that has most."""
         return 1 + max(block for block, _ in self.names), 1 + max(head for _, head in self.names)
-
-
-def importance(heads: MarkedHeads, measure: str, values: Sequence[float], room: tuple[int, int]) -> Figure:
-    """One criterion for every head; bright heads are important. The grid fits a `room` in pixels."""
-    columns, rows = heads.size
-    step = max(14, min(room[0] / columns, room[1] / rows, 52))
-    bar = {"len": 1.0, "thickness": 10, "x": 1.03, "nticks": 5, "tickfont": {"size": 11}, "outlinewidth": 0}
-    figure = go.Figure(_squares(heads, measure, values, step - 3, colorbar=bar))
-    charts_heads.frame(figure, heads.chosen, step)
-    return charts_heads.arranged(figure, columns, rows, step, right=92)
-
-
-def all_importance(heads: MarkedHeads, values: Mapping[str, Sequence[float]], width: int) -> Figure:
-    """Every criterion as a small grid of its own, each with its own scale."""
-    columns, rows = heads.size
-    across = min(5, len(values)) if columns <= 12 else min(3, len(values))
-    down = -(-len(values) // across)
-    step = max(4, min((width / across - _BETWEEN) / columns, 30))
-    titles = [HEAD_MEASURES[name].title for name in values]
-    wide, high = max(step * columns, 150) + _BETWEEN, step * rows + _BETWEEN
-    gaps = {"horizontal_spacing": _BETWEEN / (wide * across), "vertical_spacing": _BETWEEN / (high * down)}
-    figure = make_subplots(down, across, subplot_titles=titles, **gaps)
-    for place, (name, row) in enumerate(values.items()):
-        where = {"row": place // across + 1, "col": place % across + 1}
-        figure.add_trace(_squares(heads, name, row, step - 1), **where)
-        charts_heads.frame(figure, heads.chosen, step, where)
-    charts_heads.axes(figure, columns, rows, numbered=False)
-    figure.update_annotations(font_size=13)
-    margin = {"l": 8, "r": 8, "t": 30, "b": 8}
-    return figure.update_layout(width=wide * across, height=high * down, margin=margin)
-
-
-def _squares(
-    heads: MarkedHeads,
-    measure: str,
-    values: Sequence[float],
-    size: float,
-    colorbar: dict[str, Any] | None = None,
-) -> Any:
-    title, order = HEAD_MEASURES[measure].title, HEAD_MEASURES[measure].important
-    return charts_heads.squares(
-        heads.names,
-        size,
-        f"block %{{x}}, head %{{y}}: %{{marker.color:.4g}}<extra>{title}</extra>",
-        text=heads.marks,
-        font={"size": max(8, round(size / 2))} | _READABLE,
-        color=list(values),
-        colorscale=SCALE,
-        reversescale=order < 0,
-        showscale=colorbar is not None,
-        colorbar=colorbar,
-    )
 
 
 def agreement(found: Mapping[str, Mapping[str, float]], chosen: str) -> Figure:

@@ -8,12 +8,12 @@ import streamlit as st
 
 from analysis.heads import head_names, spearman
 from app.glossary import meaning
-from app.parts import charts, charts_heads, damaged_runs, feedback, image_picker, run_panel
+from app.parts import charts, damaged_runs, feedback, image_picker, run_panel
 from app.state import address, head_locks, head_readings, memo, session, session_runs
 from app.state.head_readings import KnownReading
 from app.state.viewed_image import ViewedImage
 from app.views.heads import charts as heads_charts
-from app.views.heads import graph, one_head
+from app.views.heads import graph, grids, one_head
 from app.views.heads.charts import MarkedHeads
 from app.views.heads.one_head import pick
 from pruning.criteria import HEAD_MEASURES, HeadReading
@@ -21,8 +21,6 @@ from pruning.cut import Head
 from pruning.jobs import HeadsJob
 
 ADDRESS = ("heads-block", "heads-head", "criterion")
-ROOM = 375, 400  # pixels of the large grid
-WIDE = 1120
 
 
 def show() -> None:
@@ -149,9 +147,7 @@ def _importance(reading: HeadReading, heads: MarkedHeads) -> str:
         "Bright heads are important." if entry.important else "It does not rank heads; bright means high."
     )
     st.caption(f"{entry.explanation} {bright} Click a head to choose it; it is framed in red.")
-    figure = heads_charts.importance(heads, measure, reading.values[measure], ROOM)
-    alt = f"{entry.title} of all heads, blocks from left to right, heads from top to bottom"
-    charts_heads.show(figure, "importance", pick, alt)
+    grids.large(heads, measure, reading.values[measure])
     missing = [each.title for name, each in HEAD_MEASURES.items() if name not in reading.values]
     if missing:
         st.caption(f"Not measured, as labels are needed: {', '.join(missing)}.")
@@ -176,9 +172,7 @@ def _overview(reading: HeadReading, heads: MarkedHeads) -> None:
         "Each has its own scale. Bright heads are important, or just have high values where a criterion "
         "does not rank."
     )
-    figure = heads_charts.all_importance(heads, reading.values, WIDE)
-    alt = "all criteria as small grids, blocks from left to right"
-    charts_heads.show(figure, "all-importance", pick, alt)
+    grids.small(heads, reading.values)
 
 
 # ---- agreement

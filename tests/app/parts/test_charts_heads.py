@@ -8,16 +8,11 @@ import pytest
 
 from app.views.attention.charts import on_object
 from app.views.compare.charts import preserved
-from app.views.heads.charts import MarkedHeads, all_importance, importance
-from pruning.cut import HeadLocks
 
 HEADS = ((0, 0), (0, 1), (0, 2), (1, 0))  # of two blocks, uneven
 CHOSEN = (0, 2)
-MARKED = MarkedHeads(HEADS, CHOSEN, HeadLocks(keep=((0, 0),), remove=((1, 0),)))
 ROWS = [[0.1, 0.2, 0.3], [0.4]]
-VALUES = [0.1, 0.2, 0.3, 0.4]
 GRIDS: dict[str, Any] = {
-    "importance": lambda: importance(MARKED, "snp", VALUES, (375, 400)),
     "on the object": lambda: on_object(ROWS, ROWS, CHOSEN),
     "preserved": lambda: preserved([[0.1, float("nan"), 0.3], [0.4]], CHOSEN),
 }
@@ -37,13 +32,6 @@ def test_a_cell_is_square_and_a_click_on_it_tells_its_head(name: str) -> None:
     (frame,) = layout.shapes
     assert frame.x0 < CHOSEN[0] < frame.x1 and frame.y0 < CHOSEN[1] < frame.y1
     assert frame.x1 - frame.x0 < 1 and layout.clickmode == "event+select"
-
-
-def test_small_grids_frame_the_head_in_each_and_show_the_locks() -> None:
-    figure: Any = all_importance(MARKED, {"snp": VALUES, "entropy": VALUES}, 1120)
-    assert [trace.text for trace in figure.data] == [("✓", "", "", "✕")] * 2
-    assert {(shape.xref, shape.yref) for shape in figure.layout.shapes} == {("x", "y"), ("x2", "y2")}
-    assert not figure.layout.xaxis2.showticklabels and figure.layout.yaxis2.range == figure.layout.yaxis.range
 
 
 def test_numbers_are_left_out_where_there_is_no_room() -> None:
