@@ -27,6 +27,7 @@ from pruning.report import MAX_COMPARED, ComparedModel, Comparison, int8_columns
 from pruning.wording import base_name
 
 CHOSEN = "compare-runs"
+COLUMN = 320  # pixels of a column of the figures, at most: further apart they are hard to read
 TERMS = "Dense model", "Top-1", "95 % interval", "Agreement", "Calibration error", "GMACs"
 FEATURE_TERMS = "Dense model", "k-NN top-1", "95 % interval", "CKA", "GMACs"
 
@@ -60,7 +61,7 @@ def _show() -> None:
         st.info("Choose at least one model to compare with the dense one.", icon=":material/compare_arrows:")
         return
     found = comparison.comparison(group, chosen)
-    with st.container(key="table"):
+    with st.container(width=COLUMN * (1 + len(found.models)), key="table"):
         st.table(_table(found), border="horizontal", alt="figures of all models")
     st.caption(_legend(found), help=meaning(*(TERMS if found.classifies else FEATURE_TERMS)))
     _int8(found)

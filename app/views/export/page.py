@@ -23,7 +23,7 @@ from pruning.quantize import INT8_FORMATS
 from pruning.report import quantized_row
 
 CHOSEN, DTYPE = "export-run", "export-dtype"
-COLUMNS = 3
+COLUMNS = 4
 
 
 def show() -> None:

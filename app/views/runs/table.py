@@ -95,7 +95,9 @@ def _key(keys: Sequence[str], marked: list[int]) -> str:
 
 COLUMNS: dict[str, Any] = {
     "★": st.column_config.TextColumn("★", width=32),
-    "Top-1": st.column_config.TextColumn(width=72, help="Accuracy of the smaller model on its test images."),
+    "✎": st.column_config.TextColumn("✎", width=32, help="It has a note, which is shown with the run."),
+    "Name": st.column_config.TextColumn(width=140),
+    "Top-1": st.column_config.TextColumn(width=62, help="Accuracy of the smaller model on its test images."),
     "k-NN top-1": st.column_config.TextColumn(
         width=96,
         help="Of a model without a classifier: share of its test images that the nearest images of a gallery "
@@ -107,11 +109,13 @@ COLUMNS: dict[str, Any] = {
         "is the dense model's.",
     ),
     "Change": st.column_config.TextColumn(
-        width=96, help="Of that share against the dense model. In brackets where chance could explain it."
+        width=86, help="Of that share against the dense model. In brackets where chance could explain it."
     ),
-    "Compute": st.column_config.TextColumn(width=84, help="Against the dense model."),
-    "What": st.column_config.TextColumn(width=220),
+    "Compute": st.column_config.TextColumn(width=72, help="Against the dense model."),
+    "What": st.column_config.TextColumn(width=174),
     "Progress": st.column_config.TextColumn(width=200),
+    "Note": None,  # these two stand below, with the run that is shown
+    "Folder": None,
 }
 
 
@@ -121,6 +125,7 @@ def _row(run: Run) -> dict[str, str]:
     return {
         "★": "★" if run.note.star else "",
         "Run": run.name if number is None else runs.label(number, ""),
+        "✎": "✎" if run.note.text.strip() else "",
         "Name": run.note.name,
         "What": session_runs.words(run),
         "Model": run_panel.model_name(run),
