@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import networkx
 
 QUERIES = 64  # at most so many rows of an attention map are compared between blocks
+_APART = 0.62  # distance that heads of a layout have at least, as a share of that in a square grid of them
+_PUSHES = 100  # after which they stay where they are
 _LAYOUT = 3  # nearest neighbours whose edges determine a head's position in the layout
 
 Head = tuple[int, int]  # block, and head within it
@@ -146,8 +148,9 @@ def groups(weights: Float[Tensor, "heads heads"], threshold: float = 0.0) -> lis
 def layout(weights: Float[Tensor, "heads heads"]) -> list[tuple[float, float]]:
     """A position for every head, coordinates from -1 to 1, near the heads most similar to it.
 
-    networkx's spring layout of the graph of each head's nearest neighbours. It depends on the
-    similarities only, not on the threshold at which edges are drawn.
+    networkx's spring layout of the graph of each head's nearest neighbours, in which heads that would lie
+    on each other are then pushed apart. It depends on the similarities only, not on the threshold at which
+    edges are drawn.
     """
     import networkx
 
@@ -156,8 +159,22 @@ def layout(weights: Float[Tensor, "heads heads"]) -> list[tuple[float, float]]:
     for head in range(len(weights)):
         graph.add_weighted_edges_from((head, other, w) for other, w in nearest(weights, head, _LAYOUT))
     positions = networkx.spring_layout(graph, iterations=400, seed=0, method="force")
-    across, down = ([float(positions[head][axis]) for head in range(len(weights))] for axis in (0, 1))
+    across, down = (_rescaled([float(positions[head][axis]) for head in positions]) for axis in (0, 1))
+    across, down = _spread(torch.tensor([across, down], dtype=torch.float64)).tolist()
     return list(zip(_rescaled(across), _rescaled(down), strict=True))
+
+
+def _spread(places: Float[Tensor, "2 heads"]) -> Float[Tensor, "2 heads"]:
+    """Move places that are too close apart, each as far as the other, until they are not or time is up."""
+    least = _APART * 2 / len(places[0]) ** 0.5
+    for _ in range(_PUSHES):
+        offsets = places[:, :, None] - places[:, None, :]
+        distances = offsets.norm(dim=0).clamp_min(1e-6)
+        lacking = (least - distances).clamp_min(0).fill_diagonal_(0)
+        if not bool((lacking > 0.01 * least).any()):
+            break
+        places = places + (offsets / distances * lacking / 2).sum(dim=2)
+    return places
 
 
 def _rescaled(values: list[float]) -> list[float]:

@@ -51,7 +51,7 @@ def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> Figure:
         columns,
         subplot_titles=titles,
         shared_yaxes=True,
-        horizontal_spacing=0.05,
+        horizontal_spacing=0.09,
         vertical_spacing=0.16,
     )
     for place, (_, _, bins) in enumerate(models):

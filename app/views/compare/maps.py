@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,14 @@ def show(found: Comparison) -> None:
     """Rollout, one head, and how well the attention of all heads is preserved."""
     image, view = _choose(found)
     crop = enlarge(_crop(found, image), SIDE)
-    _rollouts(found, image, crop, view)
-    block, head = _one_head(found, image, crop, view)
+    if view == "wipe" and len(found.models) == 2:  # all of it stands in one row
+        photo, rollout, head_map = st.columns(3, gap="small")
+        _rollouts(found, image, crop, view, [photo, rollout])
+        shown = head_map.container()
+        block, head = _one_head(found, image, crop, view, [head_map.container(), shown])
+    else:
+        _rollouts(found, image, crop, view, _columns(found, view))
+        block, head = _one_head(found, image, crop, view, _columns(found, view))
     _preserved(found, image, (block, head))
     with st.expander(
         "Maps of all heads", icon=":material/grid_view:", key="compare-all", on_change="rerun"
@@ -100,9 +107,9 @@ def _columns(found: Comparison, view: str) -> Any:
     return st.columns(max(count, 2 if view == "wipe" else 3), gap="small")
 
 
-def _rollouts(found: Comparison, image: ViewedImage, crop: Image, view: str) -> None:
+def _rollouts(found: Comparison, image: ViewedImage, crop: Image, view: str, columns: Sequence[Any]) -> None:
     number = st.session_state["compare-image"]
-    first, *others = _columns(found, view)
+    first, *others = columns
     with first:
         st.image(crop, width="stretch", alt=f"the image as the models see it: {image.name}")
         true = found.class_name(found.dense.result.labels[number])
@@ -179,9 +186,11 @@ def _within(key: str, high: int, start: int) -> None:
     st.session_state[key] = min(st.session_state.get(key, start), high)
 
 
-def _one_head(found: Comparison, image: ViewedImage, crop: Image, view: str) -> tuple[int, int]:
+def _one_head(
+    found: Comparison, image: ViewedImage, crop: Image, view: str, columns: Sequence[Any]
+) -> tuple[int, int]:
     """The same head in every model, chosen by its number in the dense one."""
-    first, *others = _columns(found, view)
+    first, *others = columns
     with first:
         st.subheader("One head", anchor=False)
         with st.container(horizontal=True, key="compare-head-choice"):
@@ -212,11 +221,12 @@ def _of_head(found: Comparison, model: ComparedModel, head: tuple[int, int]) -> 
     """What became of a dense head in a model."""
     heads = model.kept(found.dense.arch)[head[0]]
     place = place_of(heads, head[1])
+    what = f"Block {head[0]}, head {head[1]}, **{wording.plain(model.name)}**"
     if place is None:
         missing = "not known" if heads is None else "removed"
         missing = missing if model.arch.blocks[head[0]].heads else "no attention in this block"
-        return f"**{wording.plain(model.name)}**: {missing}"
-    return f"**{wording.plain(model.name)}**" + (f", its head {place}" if place != head[1] else "")
+        return f"{what}: {missing}"
+    return what + (f", its head {place}" if place != head[1] else "")
 
 
 def place_of(kept: Indices | None, head: int) -> int | None:

@@ -135,5 +135,7 @@ def test_a_layout_puts_like_heads_together() -> None:
     assert all(math.isfinite(x) and -1.01 <= x <= 1.01 for place in places for x in place)
     near = max(math.dist(places[0], places[i]) for i in (2, 4, 6))
     assert near < min(math.dist(places[0], places[i]) for i in (1, 3, 5, 7))
+    apart = min(math.dist(*pair) for pair in itertools.combinations(places, 2))
+    assert apart > 0.5 * 2 / len(places) ** 0.5
     assert len(similarity.layout(torch.zeros(1, 1))) == 1
     assert len(set(similarity.layout(torch.zeros(4, 4)))) == 4
