@@ -68,23 +68,27 @@ def save_upload(upload: Any, kind: str) -> str:
 def save_folder(files: Sequence[Any], kind: str) -> str:
     """Keep the files of a model's folder, or of a zip of one; returns the path of the folder.
 
+    It is called as the zip, as pages name a model by its folder.
+
     Raises:
         ValueError: one is too large, or the zip is damaged or holds no model.
     """
     for file in files:
         _require_small(file, kind)
     read = {Path(file.name).name: file.getvalue() for file in files}
+    name = "model"
     if len(files) == 1:
+        name = _file_name(Path(files[0].name).stem)
         read = _unzipped(read.popitem()[1], MAX_UPLOAD_MB[kind] * 2**20)
     digest = hashlib.blake2b(digest_size=DIGITS // 2)
-    for name in sorted(read):
-        digest.update(name.encode() + b"\0" + read[name])
-    folder = workspace() / digest.hexdigest()
+    for file_name in sorted(read):
+        digest.update(file_name.encode() + b"\0" + read[file_name])
+    folder = workspace() / digest.hexdigest() / name
     if not folder.exists():
         share.require_upload_room(sum(map(len, read.values())))
-        folder.mkdir()
-        for name, content in read.items():
-            (folder / _file_name(name)).write_bytes(content)
+        folder.mkdir(parents=True)
+        for file_name, content in read.items():
+            (folder / _file_name(file_name)).write_bytes(content)
     return str(folder)
 
 

@@ -64,7 +64,7 @@ def test_browse_click_refresh_and_share(page: Page) -> None:
     settle(page)
     assert page.locator(".st-key-from input").input_value() == "patch 2, 5"
     assert "from=patch+2%2C+5" in page.url
-    assert page.get_by_text("Attention from patch 2, 5;").count() == 1
+    assert page.get_by_text("Attention from patch 2, 5,").count() == 1
     assert framed(page, PHOTO, 8, 8) == (5, 2)
     click_at(page, GRID, 1.5 / 6, 4.5 / 6, "block 1, head 4")
     picture(page, "where patch 2, 5 looks in block 1, head 4").wait_for()

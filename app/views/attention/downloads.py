@@ -104,9 +104,9 @@ def _figure(view: AttentionView, shown: Mapping[str, Map], query: Query) -> figu
 
 def _title(label: str) -> str:
     """What a map is called in a figure, from what it is called among the files."""
-    head = label.replace(" head", ", head").removesuffix(" back")
-    if head == label:
+    if not label.startswith("Block "):
         return label
+    head = label.replace(" head", ", head").removesuffix(" back")
     return f"{head}: {'who looks at it' if label.endswith(' back') else 'where it looks'}"
 
 

@@ -79,7 +79,8 @@ def test_a_zip_of_a_bundle_and_one_of_images_are_recognised_and_loaded(
     app.button(key="own-shrink").click().run()
     assert not app.exception and not app.error and "How much smaller?" in text(app)
     chosen = app.session_state["choice"]
-    assert Path(chosen.model).is_dir() and Path(str(chosen.data)).name == "photos.zip"
+    assert Path(chosen.model).is_dir() and Path(chosen.model).name == "own"
+    assert Path(str(chosen.data)).name == "photos.zip"
 
 
 def test_photos_dropped_beside_a_model_are_looked_at(tiny_bundle: Path) -> None:
