@@ -15,7 +15,7 @@ from app.state import memo, viewed_image
 from app.state.viewed_image import ViewedImage
 from pruning.cut import with_architecture, with_merges
 
-SIDE, ROOM = 280, 590  # pixels: width of the large picture, and of the film beside it
+SIDE, ROOM = 210, 590  # pixels: width of the large picture, and of the film beside it
 LEGEND = (
     "Each outlined region is one token, drawn in its mean colour; all other patches are still tokens by "
     "themselves."
