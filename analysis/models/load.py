@@ -266,13 +266,13 @@ def _bundle_folder(name: str) -> Path | None:
     if not may_be_path(name):
         return None
     folder = user_path(name, "the model")
-    if is_file(folder):
+    is_path = name in (".", "..") or "/" in name or "\\" in name
+    if is_file(folder) and (is_path or not is_timm(name)):
         if folder.suffix == ".zip":
             raise ValueError(f"{folder} is an archive: unpack it, and give its folder as the model")
         raise ValueError(
             f"{folder} is a file: give it as the weights, and the timm name of its model as the model"
         )
-    is_path = name in (".", "..") or "/" in name or "\\" in name
     if is_path or any((folder / file).is_file() for file in (ARCHITECTURE_FILE, CONFIG_FILE)):
         return folder
     return folder if folder.is_dir() and not is_timm(name) else None
