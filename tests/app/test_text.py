@@ -50,6 +50,7 @@ KNOWN = {
     "finished.when": "before or after fine-tuning",
     "one.rows()": "titles of ours, and numbers",
     "shown.model.arch": "numbers",
+    "_of_head(found, one.model, (block, head))": "numbers, and the name of a model through `plain`",
 }
 KNOWN_HTML = {"bars.block_costs(cost(loaded.model.arch), quantity)": "numbers, and names of parts"}
 
