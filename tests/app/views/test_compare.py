@@ -81,7 +81,8 @@ def test_models_stand_side_by_side(two: list[runs.Run]) -> None:
     for head in range(3):
         app.number_input(key="compare-head").set_value(head).run()
         removed = [caption.value for caption in app.caption if caption.value.endswith(": removed")]
-        assert removed == ([] if head in kept.blocks[0].heads else ["**run 2**: removed"])
+        gone = [f"Block 0, head {head}, **run 2**: removed"]
+        assert removed == ([] if head in kept.blocks[0].heads else gone)
     app.segmented_control(key="compare-over").set_value("several").run()
     assert not app.exception and not app.error
 
