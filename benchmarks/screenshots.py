@@ -43,7 +43,7 @@ READY = {
 }
 PART = {"Merged": ".st-key-merged"}  # of the page, where not all of it is shown
 TOKENS = 8  # that each block of the merging model merges
-TALLEST = {"Heads": 1620}  # height in pixels, 1420 for other pages; what is further down is cut off
+TALLEST = {"Heads": 1690}  # height in pixels, 1420 for other pages; what is further down is cut off
 COMMON = 64  # colours reserved for background, text and lines
 
 
