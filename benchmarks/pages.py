@@ -219,10 +219,19 @@ def click(page: Page, row: int, column: int, rows: int) -> float:
     return seconds
 
 
+def open_attention(page: Page) -> None:
+    """Open the Attention page, or draw it anew, until it is still: what is typed before may be lost."""
+    page.locator("[data-testid=stSidebarNav]").get_by_text("Attention", exact=True).click()
+    page.get_by_role("heading", name="Attention").first.wait_for()
+    page.wait_for_timeout(500)
+    page.wait_for_function(STILL)
+    idle(page)
+
+
 def look(page: Page, place: Place, name: str) -> tuple[float, float]:
     """Median seconds for a new photo and for a click on a patch."""
     choose(page, place.bundles[name], place.photos)
-    page.locator("[data-testid=stSidebarNav]").get_by_text("Attention", exact=True).click()
+    open_attention(page)
     show(page, 0, place.names[0])
     steps = [step(page, place.names[number]) for number in range(1, REPEATS + 1)]
     clicks = [click(page, 2 + number, 3 + number, 14) for number in range(REPEATS)]
@@ -266,7 +275,7 @@ def browse(page: Page, place: Place, process: int, images: int) -> list[list[str
 
     first, *others = place.bundles
     choose(page, place.bundles[first], place.photos)
-    page.locator("[data-testid=stSidebarNav]").get_by_text("Attention", exact=True).click()
+    open_attention(page)
     for number in range(images):
         show(page, number, place.names[number])
         if number + 1 in (1, images // 4, images // 2, images):
