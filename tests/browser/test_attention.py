@@ -22,6 +22,15 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PHOTO = ".st-key-patches .picture"
 GRID = ".st-key-head-grid .picture"
+# Notes from now on, with every frame that is drawn, how far down the photo stands.
+WATCH = """() => {
+  window.places = new Set();
+  const look = () => {
+    window.places.add(document.querySelector(".st-key-patches").getBoundingClientRect().y);
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
 
 
 def click_at(page: Page, pictured: str, x: float, y: float, said: str) -> None:
@@ -107,9 +116,11 @@ def test_patches_are_chosen_by_keys(page: Page) -> None:
     for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowLeft"):
         page.keyboard.press(key)
     photo.locator(".said").get_by_text("row 1, column 0", exact=True).wait_for()
+    page.evaluate(WATCH)
     page.keyboard.press("Enter")
     picture(page, "where patch 1, 0 looks in block 3, head 0").wait_for()
     settle(page)
+    assert len(page.evaluate("[...window.places]")) == 1  # a click finds the patch that was under the pointer
     assert framed(page, PHOTO, 8, 8) == (0, 1)
     page.keyboard.press("ArrowRight")  # the run took nothing from under the fingers
     photo.locator(".said").get_by_text("row 1, column 1", exact=True).wait_for()
