@@ -25,7 +25,8 @@ app: $(VENV)/.app
 	$(BIN)/python -m app --server.port $(PORT)
 
 # Browser tests and those of times are all slow. They run last and one at a time, because a browser, a server
-# and a run already share the cores, and a time means something only while nothing else runs. Exit code 5 of pytest means "no tests": MARK and ARGS may leave one of the two parts empty.
+# and a run already share the cores, and a time means something only while nothing else runs. Exit code 5 of
+# pytest means "no tests": MARK and ARGS may leave one of the two parts empty.
 ifeq ($(MARK),not slow)
 test: $(VENV)/.dev
 	$(PYTEST) -n $(JOBS) --dist loadfile -m "$(MARK)" $(ARGS)

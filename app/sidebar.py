@@ -10,7 +10,7 @@ import torch
 
 from analysis.data import UnnamedClassesError
 from analysis.measure import cost
-from analysis.models import Reading, suggested
+from analysis.models import WEIGHTS_ENDINGS, Reading, suggested
 from analysis.paths import absolute, user_path
 from app import reading_form, share, wording
 from app.parts import feedback, run_panel
@@ -131,7 +131,7 @@ def _name_fields() -> dict[str, Any]:
     elif fields["weights"] == "upload":
         fields["weights-upload"] = st.file_uploader(
             "Weights file",
-            type=["safetensors", "pth", "pt", "bin", "ckpt", "tar", "npz"],
+            type=WEIGHTS_ENDINGS,
             key="weights-upload",
             max_upload_size=uploads.MAX_UPLOAD_MB["weights"],
         )

@@ -9,6 +9,7 @@ from analysis.models.bundle_files import (
 )
 from analysis.models.load import (
     DEMO,
+    WEIGHTS_ENDINGS,
     LoadedModel,
     architecture,
     load,
@@ -31,6 +32,7 @@ __all__ = [
     "IN_FULL",
     "PREPROCESS_FILE",
     "REQUIRED_FILES",
+    "WEIGHTS_ENDINGS",
     "WEIGHTS_FILE",
     "LoadedModel",
     "Named",

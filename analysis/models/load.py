@@ -48,8 +48,8 @@ __all__ = [
 ]
 
 MOST_ARCHITECTURE_BYTES = 2**20
-MOST_LISTED = 1000
-WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz")
+MOST_LISTED = 1000  # files of a folder that are looked at
+WEIGHTS_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")  # DINO's end in .pth.tar
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 
 

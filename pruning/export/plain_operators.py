@@ -71,6 +71,7 @@ class SortlessMerge(nn.Module):
     even_steps: Tensor
     odd_steps: Tensor
     earlier: Tensor
+    places: Tensor
     spots: Tensor
 
     def __init__(self, merge: Merge, tokens: int) -> None:
@@ -132,7 +133,7 @@ class SortlessMerge(nn.Module):
 
     def _left(self, gone: Tensor) -> Tensor:
         """The tokens that stay, in order, as rows of zeros with a one: B K 2H."""
-        place = self.get_buffer("places")[:, None] - (gone.transpose(1, 2) @ self.earlier).transpose(1, 2)
+        place = self.places[:, None] - (gone.transpose(1, 2) @ self.earlier).transpose(1, 2)
         places = _alternating(place, place + 1).transpose(1, 2)  # B 1 2H
         stays = _alternating(torch.ones_like(gone), 1 - gone).transpose(1, 2)
         return (1 - (places - self.spots).abs()).clamp(0, 1) * stays

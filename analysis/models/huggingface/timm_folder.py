@@ -10,12 +10,12 @@ from analysis.formats import in_file
 from analysis.models.convert import architecture_of
 from analysis.models.huggingface.config import CONFIG_FILE
 from analysis.models.huggingface.fields import read_object
+from analysis.models.huggingface.source import WEIGHTS_FILES
 from analysis.models.preprocess import Preprocess
 from analysis.models.timm_source import FromTimm, is_timm, load_timm, preprocess_of, skeleton
 from analysis.paths import is_file
 from analysis.vit import Architecture
 
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference
 # arguments of a model that its weights tell as well, or that play no part in what it computes
 _TOLD = {
     "img_size",
