@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,9 @@ from pruning.bundle.write import write_bundle
 from pruning.cut.plan import Plan
 from pruning.export import ExportError, check_logits, export_formats, export_onnx, export_pt2, onnx_runner
 from pruning.export.flat import flat_block, flat_tokens
-from pruning.export.onnx import OPSET
+from pruning.export.onnx import OPSET, session
 from pruning.files import OutputError
+from pruning.kit import benchmark
 from tests.support.bundles import PREPROCESS, REPORT, isolated, prune
 from tests.support.exports import stand_in
 from tests.support.models import ROOT, SHORT, SHORTER, TINY, random_images, random_vit
@@ -361,6 +363,19 @@ def test_the_onnx_runner_can_be_timed_against_torch(small: ViT, onnx_file: Path)
     shape = (3, *TINY.image_size)
     timings = bench(onnx_runner(onnx_file, 1), torch_runner(small), shape, (1,), rounds=3, warmup=1)
     assert timings[1].a_ms.p50 > 0
+
+
+def test_threads_of_onnx_runtime_rest_as_soon_as_a_run_is_done(onnx_file: Path) -> None:
+    """Or else they take the cores from what is timed next: by default they look for work for some 50 ms."""
+    images = random_images(TINY, 1).numpy()
+    for opened in (session(onnx_file, 2), benchmark.open_session(onnx_file, 2)):
+        spent = []
+        for _ in range(5):
+            benchmark.runner(opened)(images)
+            began = time.process_time()
+            time.sleep(0.1)
+            spent.append(time.process_time() - began)
+        assert min(spent) < 0.01, spent  # other threads of this process may work now and then
 
 
 def test_the_onnx_runner_refuses_what_is_no_model(tmp_path: Path) -> None:
