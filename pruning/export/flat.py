@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.vit import Attention, Block, Placed, ViT, first_sizes, sizes_and_places
+from pruning.export.plain_operators import SortlessMerge, rows_between, tokens_between
 
 
 def flat_tokens(model: ViT) -> ViT:
@@ -45,17 +46,15 @@ def flat_block(block: Block, tokens: int, fewer: bool = False) -> nn.Module:
 
 def _flatten(block: Any, tokens: int) -> None:
     block.__class__, block.tokens = _FlatBlock, tokens
+    if block.merge is not None and not block.merge.keeps_places:
+        block.merge = SortlessMerge(block.merge, tokens)
     if block.attn is not None:
         block.attn.__class__, block.attn.tokens = _FlatAttention, tokens
 
 
-def rows_between(x: Float[Tensor, "BN E"], tokens: int, begin: int, end: int) -> Float[Tensor, "BM E"]:
-    """Of the `tokens` rows of each image those from `begin` to `end`.
-
-    They are cut out of one row for each image: pnnx takes the tokens of B N E for images here.
-    """
-    width = x.shape[-1]
-    return x.view(-1, tokens * width)[:, begin * width : end * width].reshape(-1, width)
+def _mean(x: Float[Tensor, "B N E"]) -> Float[Tensor, "B 1 E"]:
+    """The mean over N as a product: pnnx would take it over another axis."""
+    return x.new_full((1, 1, x.shape[1]), 1 / x.shape[1]) @ x
 
 
 class _FlatAttention(Attention):
@@ -74,7 +73,7 @@ class _FlatAttention(Attention):
         q, k = self.placed(q, k, places)
         weights = self.weights(q, k, numbers, places)
         out = weights @ v  # B H N Dv
-        read = weights[:, :, 0].mean(dim=1) if self.reads else None
+        read = _mean(weights[:, :, 0]).flatten(1) if self.reads else None
         return self.proj(self.norm(out.transpose(1, 2).reshape(-1, self.heads * self.v_dim))), read
 
 
@@ -173,15 +172,13 @@ class _FlatViT(ViT):
     def _behind(self, x: Float[Tensor, "B N E"], begin: int) -> Float[Tensor, "B M E"]:
         if not begin:
             return x
-        tokens = x.shape[1]
-        return rows_between(x.flatten(0, 1), tokens, begin, tokens).view(-1, tokens - begin, x.shape[-1])
+        return tokens_between(x, begin, x.shape[1])
 
     def _mean(
         self, tokens: Float[Tensor, "B N E"], sizes: Float[Tensor, "B N"] | None
     ) -> Float[Tensor, "B E"]:
-        if sizes is None:  # a product, as pnnx would take the mean over another axis
-            each = tokens.new_full((1, 1, tokens.shape[1]), 1 / tokens.shape[1])
-            return (each @ tokens).flatten(1)
+        if sizes is None:
+            return _mean(tokens).flatten(1)
         return super()._mean(tokens, sizes)
 
     def forward(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B K"]:

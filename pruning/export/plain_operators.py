@@ -1,4 +1,6 @@
-"""The model in operators that every runtime has, for those that cannot sort, gather or slice in steps (ncnn).
+"""The model in operators that every runtime has: for ncnn, which cannot sort, gather or slice in steps.
+
+ONNX files merge tokens in the same way.
 
 What `Merge` chooses by sorting is found by comparing all pairs, and what it moves by an index is multiplied
 by a matrix of zeros and ones. Rotary positions turn two halves of the channels in place of every second one.
@@ -11,6 +13,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -71,6 +74,8 @@ class SortlessMerge(nn.Module):
     even_steps: Tensor
     odd_steps: Tensor
     earlier: Tensor
+    later: Tensor
+    each: Tensor
     places: Tensor
     spots: Tensor
 
@@ -83,13 +88,15 @@ class SortlessMerge(nn.Module):
         self.register_buffer("even_steps", steps)  # H
         self.register_buffer("odd_steps", torch.where(torch.arange(pairs) < patches // 2, steps, _FAR))
         self.register_buffer("earlier", torch.ones(pairs, pairs).triu(diagonal=1))  # H H
+        self.register_buffer("later", self.earlier.T.clone())
+        self.register_buffer("each", torch.ones(pairs, 1))  # sums as products: pnnx would sum over no axis
         self.register_buffer("places", 2 * torch.arange(pairs).float())  # of the even ones, H
         self.register_buffer("spots", torch.arange(patches - self.count).float()[:, None])  # K 1
 
     def forward(
         self, x: Float[Tensor, "B N E"], sizes: Tensor | Placed | None, read: Tensor | None
     ) -> tuple[Float[Tensor, "B M E"], Float[Tensor, "B M"]]:
-        first, patches = x[:, : self.prefix], x[:, self.prefix :]
+        patches = tokens_between(x, self.prefix, x.shape[1])
         sizes, _ = sizes_and_places(sizes)  # `plain_operators` refuses models that have places
         counts = torch.ones_like(x[..., 0]) if sizes is None else sizes
         even, odd = self._pairs(patches)
@@ -100,17 +107,19 @@ class SortlessMerge(nn.Module):
         mean = (even * own_even + into @ (odd * own_odd)) / total
         rows, numbers = _alternating(mean, odd), _alternating(total, own_odd)  # B 2H E, B 2H 1
         left = self._left(gone)
-        merged, total = left @ rows, (left @ numbers)[..., 0]
+        merged, total = left @ rows, (left @ numbers).flatten(1)
         if not self.prefix:
             return merged, total
+        first = tokens_between(x, 0, self.prefix)
         return torch.cat([first, merged], dim=1), torch.cat([counts[:, : self.prefix], total], dim=1)
 
     def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What stands in even and in odd places: B P C -> B H C each."""
         batch, _, width = x.shape
+        rows = x.flatten(1)
         if self.filled:
-            x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-        rows = x.reshape(batch, -1, 2 * width)
+            rows = F.pad(rows, (0, width))
+        rows = rows.view(batch, -1, 2 * width)
         return rows[..., :width], rows[..., width:]
 
     def _chosen(self, patches: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -121,22 +130,36 @@ class SortlessMerge(nn.Module):
             even, odd = self._pairs(merge_weight(read[:, self.prefix :])[..., None])
             apart = apart * odd * even.transpose(1, 2)
         apart = apart + self.even_steps
-        nearest = apart.amin(dim=-1, keepdim=True)  # B odd 1
-        into = _at_least(nearest, apart)  # one where the nearest is
-        into = into / into.sum(dim=-1, keepdim=True)
+        nearest = -F.max_pool1d(-apart, apart.shape[-1])  # B odd 1: the least, whose own operator pnnx lacks
+        into = (_sharp(nearest - apart) + 1).relu()  # one where the nearest is
+        into = into / (into @ self.each)
         order = nearest + self.odd_steps[:, None]
-        after = _at_least(order, order.transpose(1, 2))  # B odd odd: one where the second is no farther
-        # of two that tie the first comes first, so that no two have one rank
-        nearer = after * self.earlier.T + (1 - after.transpose(1, 2)) * self.earlier
-        gone = (self.count - nearer.sum(dim=-1, keepdim=True)).clamp(0, 1)
+        # B odd odd: one where the second is nearer, or where both tie and it comes first, so that no two
+        # have one rank
+        nearer = (_sharp(order - order.transpose(1, 2)) + self.later).clamp(0, 1)
+        gone = (self.count - nearer @ self.each).clamp(0, 1)
         return into * gone, gone
 
     def _left(self, gone: Tensor) -> Tensor:
         """The tokens that stay, in order, as rows of zeros with a one: B K 2H."""
         place = self.places[:, None] - (gone.transpose(1, 2) @ self.earlier).transpose(1, 2)
-        places = _alternating(place, place + 1).transpose(1, 2)  # B 1 2H
-        stays = _alternating(torch.ones_like(gone), 1 - gone).transpose(1, 2)
-        return (1 - (places - self.spots).abs()).clamp(0, 1) * stays
+        odd = (place + 1) * (1 - gone) - gone  # nowhere, if gone
+        places = _alternating(place, odd).transpose(1, 2)  # B 1 2H
+        return (1 - (places - self.spots).abs()).relu()
+
+
+def rows_between(x: Float[Tensor, "BN E"], tokens: int, begin: int, end: int) -> Float[Tensor, "BM E"]:
+    """Of the `tokens` rows of each image those from `begin` to `end`.
+
+    They are cut out of one row for each image: pnnx takes the tokens of B N E for images here.
+    """
+    width = x.shape[-1]
+    return x.view(-1, tokens * width)[:, begin * width : end * width].reshape(-1, width)
+
+
+def tokens_between(x: Float[Tensor, "B N E"], begin: int, end: int) -> Float[Tensor, "B M E"]:
+    """The tokens of each image from `begin` to `end`, cut out in the same way."""
+    return rows_between(x.flatten(0, 1), x.shape[1], begin, end).view(-1, end - begin, x.shape[-1])
 
 
 def _alternating(even: Tensor, odd: Tensor) -> Tensor:
@@ -149,6 +172,6 @@ _FAR = 9.0  # distances are at most 2
 _SHARP = 6e4
 
 
-def _at_least(a: Tensor, b: Tensor) -> Tensor:
-    """One where a is b or larger, else zero."""
-    return (((a - b) * _SHARP).clamp(-1, 0) * _SHARP + 1).clamp(0, 1)
+def _sharp(difference: Tensor) -> Tensor:
+    """Zero where there is no difference, else at least 1 in size."""
+    return (difference * _SHARP).clamp(-1, 1) * _SHARP
