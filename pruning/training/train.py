@@ -15,6 +15,7 @@ import torch
 
 from analysis.data import ImageSet, batches
 from analysis.models import Preprocess
+from analysis.setup import keep_freed_memory
 from analysis.vit import Architecture, ViT
 from pruning.progress import Monitor
 from pruning.seeding import fingerprint, seeded
@@ -61,6 +62,7 @@ def train(
     from accelerate import Accelerator
 
     objective.require_model(model)
+    keep_freed_memory()
     # Its own mixed precision is fixed for the whole life of a process; ours is set by each training.
     accelerator = Accelerator(mixed_precision="no")
     with seeded("train", seed):

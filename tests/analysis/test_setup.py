@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import platform
 import subprocess
 import sys
 
@@ -41,6 +42,19 @@ def test_setup_comes_before_torch_and_leaves_what_the_user_set() -> None:
     code += f"print(os.environ[{SPIN!r}], 'torch' in sys.modules)"
     assert run(code).split() == ["10000", "False"]
     assert run(code, **{SPIN: "7"}).split() == ["7", "False"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
+    """Pages that the system gives while 40 MB are taken and freed again and again."""
+    code = (
+        "import resource\nfrom analysis.setup import keep_freed_memory\n"
+        "taken = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "keep_freed_memory()\nb'x' * 40_000_000\nbefore = taken()\n"
+        "for _ in range(5): b'x' * 40_000_000\n"
+        "print(taken() - before)"
+    )
+    assert int(run(code)) < 1000 < 40_000 < int(run(code, MALLOC_TOP_PAD_="0"))
 
 
 def test_the_command_line_sets_up_before_torch_is_loaded() -> None:
