@@ -13,7 +13,8 @@ JOBS ?= 2
 MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Nothing is compiled beforehand: that takes more than a minute, and Python compiles what it imports.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PYTEST := $(BIN)/python -m pytest
 # analysis/setup.py sets this too and says why; scripts that import torch before it need it here
 export GOMP_SPINCOUNT ?= 10000
