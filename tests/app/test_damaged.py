@@ -97,7 +97,7 @@ def test_a_damaged_run_is_a_row(root: Path, choice: Choice, file: str, way: str)
 
     go(app, "export")
     assert any("MLP 50 %" in option for option in app.selectbox(key="export-run").options)
-    assert app.button(key="build-bundle") and not app.error
+    assert app.button(key="build") and not app.error
 
     go(app, "heads")
     assert app.selectbox(key="criterion").options and not app.error

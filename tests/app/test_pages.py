@@ -17,7 +17,7 @@ from app import wording
 from app.state.session import Choice
 from pruning.bundle.write import write_bundle
 from pruning.runs import folder as runs
-from tests.support.app import PAGES, go, newest_run, own_widths, start, text
+from tests.support.app import PAGES, build, go, newest_run, own_widths, start, text
 
 # ---- normal
 
@@ -71,7 +71,7 @@ def test_journey_from_sliders_to_bundle(tmp_path: Path) -> None:
     assert table.loc["Parameters", "run 2"].split()[0] == wording.count(cost(small).params)
     assert table.loc["Measured", "run 2"] == "before fine-tuning"
     go(app, "export")
-    app.button(key="build-bundle").click().run()
+    build(app, "bundle")
     assert not app.exception
     packed = app.session_state["numbered runs"][str(run.folder)].files[
         "bundle float16"
@@ -90,7 +90,7 @@ def test_a_projection_is_tried_and_run_like_any_method(
     app.button(key="prune").click().run()
     assert "Run 2: Spectral, pairs 50 %" in text(app)
     go(app, "export")
-    app.button(key="build-bundle").click().run()
+    build(app, "bundle")
     assert not app.exception and not app.error
 
 

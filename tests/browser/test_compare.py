@@ -34,7 +34,7 @@ READY = {  # of every page, what arrives last
     "recover": ".st-key-recover",
     "runs": ".st-key-run-panel",
     "compare": ".st-key-table",
-    "export": ".st-key-build-bundle",
+    "export": ".st-key-build button",
 }
 SERIOUS = ("serious", "critical")
 

@@ -200,7 +200,7 @@ def test_prune_compare_and_leave_with_a_model(page: Page, tmp_path: Path) -> Non
     shoot(page, "compare")
 
     open_page(page, "Export")
-    page.locator(".st-key-build-bundle button").click()
+    page.locator(".st-key-build button").click()
     with page.expect_download() as download:
         page.locator(".st-key-download-bundle button").click()
     shoot(page, "export")

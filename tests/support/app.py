@@ -120,6 +120,16 @@ def own_widths(app: AppTest, method: str = "snp", mode: str = "sliders") -> AppT
     return app.pills(key="mode").set_value(mode).run()
 
 
+def build(app: AppTest, *formats: str) -> AppTest:
+    """Tick these formats on the Export page, and no others, and build them."""
+    for box in app.checkbox:
+        key = str(box.key)
+        name = key.removeprefix("export-pick-")
+        if name != key and box.value != (name in formats):
+            app.checkbox(key=key).set_value(name in formats).run()
+    return app.button(key="build").click().run()
+
+
 def pruned() -> AppTest:
     app = own_widths(start("prune", Choice(limit=10)), "l1")
     return app.button(key="prune").click().run()

@@ -12,18 +12,16 @@ from analysis.outputs import CLASSIFY
 from app import wording
 from app.glossary import meaning
 from app.parts import damaged_runs, feedback, run_panel
-from app.progress_bar import progress_bar
 from app.state import session
-from app.views.export import build, formats
-from app.views.export.build import DENSE, Exportable
-from pruning.bundle import CARD_FILE, CODE_FILE, DTYPES, EXAMPLE_FILE, LOADER, PLAN_FILE, REPORT_FILE
+from app.views.export import build, files, formats
+from app.views.export.build import Exportable
+from pruning.bundle import CARD_FILE, CODE_FILE, EXAMPLE_FILE, LOADER, PLAN_FILE, REPORT_FILE
 from pruning.export import FOLDERS
 from pruning.jobs import Job, RecoverJob
 from pruning.quantize import INT8_FORMATS
 from pruning.report import quantized_row
 
-CHOSEN, DTYPE = "export-run", "export-dtype"
-COLUMNS = 4
+CHOSEN = "export-run"
 
 
 def show() -> None:
@@ -50,16 +48,10 @@ def _choose() -> str:
 
 
 def _show(model: Exportable) -> None:
-    dtype = _dtype(model)
+    dtype = files.dtype_of(model)
     _figures(model, dtype)
+    files.show(model, dtype)
     known = formats.shown()
-    names = list(known)
-    with st.container(key="formats"):
-        for begin in range(0, len(names), COLUMNS):
-            row = names[begin : begin + COLUMNS]
-            for column, format in zip(st.columns(COLUMNS, gap="medium"), row, strict=False):
-                with column, st.container(border=True, key=f"export-{format}", height="stretch"):
-                    _format(model, format, known[format], dtype)
     _int8(model, known)
     _snippets(model, known, dtype)
     left, right = st.columns(2, gap="large")
@@ -68,7 +60,7 @@ def _show(model: Exportable) -> None:
         st.table(_content(model, dtype), border="horizontal", hide_header=True)
     with right:
         st.subheader("The same on the command line", anchor=False)
-        run_panel.command(_commands(model, dtype, [name for name in names if name not in FOLDERS]))
+        run_panel.command(_commands(model, dtype, files.chosen() or [files.FIRST]))
 
 
 # ---- what is exported
@@ -135,12 +127,14 @@ def _commands(model: Exportable, dtype: str, names: list[str]) -> str:
     words = ["python", "-m", "pruning", "export", "--model"]
     source = [f"smaller-{model.run.number}"] if model.run else _loaded()
     data = session.choice().data
-    others = [name for name in names if data or name not in INT8_FORMATS]
-    images = ["--data", data] if data else []
+    others = [name for name in names if name not in FOLDERS]
+    images = ["--data", data or "photos"] if set(others) & set(INT8_FORMATS) else []
     lines = [model.run.finished.job.command(source[0])] if model.run else []
     for folder, out in zip(FOLDERS, ("exported", "for-transformers"), strict=True):
-        lines.append(shlex.join([*words, *source, "--format", folder, "--dtype", dtype, "--out", out]))
-    lines.append(shlex.join([*words, *source, "--format", ",".join(others), *images, "--out", "files"]))
+        if folder in names:
+            lines.append(shlex.join([*words, *source, "--format", folder, "--dtype", dtype, "--out", out]))
+    if others:
+        lines.append(shlex.join([*words, *source, "--format", ",".join(others), *images, "--out", "files"]))
     return "\n\n".join(lines)
 
 
@@ -151,51 +145,7 @@ def _loaded() -> list[str]:
     return [chosen.model, *weights, *chosen.reading.words()]
 
 
-# ---- the formats
-
-
-def _dtype(model: Exportable) -> str:
-    """The precision of the bundle: at first that of the model's own files."""
-    key = f"{DTYPE}-{model.run.key if model.run else DENSE}"
-    chosen: str = st.session_state.get(key) or ("float16" if model.loaded.half else "float32")
-    return chosen
-
-
-def _format(model: Exportable, format: str, shown: formats.Shown, dtype: str) -> None:
-    st.markdown(f"**{shown.icon} {shown.title}**")
-    if shown.explanation:
-        st.caption(shown.explanation)
-    if format == "bundle":
-        st.segmented_control(
-            "Weights",
-            DTYPES,
-            default=dtype,
-            required=True,
-            key=f"{DTYPE}-{model.run.key if model.run else DENSE}",
-            label_visibility="collapsed",
-            width="stretch",
-        )
-    with feedback.sentences():
-        name = build.built_name(format, dtype)
-        if name not in model.built:
-            size = build.size(model, format, dtype)
-            label = f"Build, about {wording.megabytes(size)}"
-            if not st.button(label, key=f"build-{format}", width="stretch"):
-                return
-            with st.spinner("Building and checking …"), progress_bar() as progress:
-                build.build(model, format, dtype, progress)
-            st.rerun()
-        file = model.built[name]
-        st.download_button(
-            f"Download, {wording.megabytes(file.stat().st_size)}",
-            file.read_bytes,
-            file_name=file.name,
-            type="primary",
-            icon=":material/download:",
-            on_click="ignore",
-            width="stretch",
-            key=f"download-{format}",
-        )
+# ---- figures of int8 files, and snippets
 
 
 def _int8(model: Exportable, known: dict[str, formats.Shown]) -> None:

@@ -24,7 +24,19 @@ from pruning.jobs.prune_job import Job
 from pruning.jobs.recover import RecoverJob
 from pruning.runs import folder as runs
 from pruning.runs import metrics
-from tests.support.app import PAGES, SLOW, at_work, carry_out, go, only_run, own_widths, pruned, start, text
+from tests.support.app import (
+    PAGES,
+    SLOW,
+    at_work,
+    build,
+    carry_out,
+    go,
+    only_run,
+    own_widths,
+    pruned,
+    start,
+    text,
+)
 
 
 def left_behind(job: Any = SLOW, **said: Any) -> runs.Run:
@@ -189,7 +201,7 @@ def test_recovery_from_form_to_comparison(
     assert app.table[0].value.loc["Measured", "run 2"] == "after fine-tuning"
     assert "(-" in app.table[0].value.loc["Parameters", "run 2"]
     go(app, "export")
-    app.button(key="build-bundle").click().run()
+    build(app, "bundle")
     assert not app.error and not app.exception
 
 

@@ -20,10 +20,11 @@ from analysis.models.load import LoadedModel, load, read_bundle
 from app import wording
 from app.state.session import Choice
 from app.views.export import formats
+from app.views.export.files import zipped
 from pruning.export import FOLDERS, require_packages
 from pruning.quantize import FORMATS
 from pruning.quantize.report import QuantizedReport
-from tests.support.app import elements, go, only_run, own_widths, pruned, start, text
+from tests.support.app import build, elements, go, only_run, own_widths, pruned, start, text
 from tests.support.bundles import ISOLATION
 
 UNPACKED = (*FOLDERS, "ncnn", "openvino", "openvino-int8")
@@ -75,7 +76,7 @@ def test_the_loaded_model_is_exported_as_it_is() -> None:
     assert metrics(app)["Parameters"] == wording.count(cost(dense.model.arch).params)
     assert "has not been measured yet" in text(app)
     assert "plan.json" not in "\n".join(app.table[0].value.index.astype(str))
-    app.button(key="build-bundle").click().run()
+    build(app, "bundle")
     assert not app.exception and not app.error
     packed = app.session_state["dense files"][1]["bundle float16"]
     with zipfile.ZipFile(packed) as archive:
@@ -95,7 +96,7 @@ def test_a_run_shows_what_it_costs_and_the_precision_is_chosen() -> None:
     assert "plan.json" in str(app.table[0].value)
     assert app.segmented_control[0].value == "float16"
     app.segmented_control[0].set_value("float32").run()
-    app.button(key="build-bundle").click().run()
+    build(app, "bundle")
     assert not app.exception and not app.error
     packed = app.session_state["numbered runs"][str(run.folder)].files["bundle float32"]
     with zipfile.ZipFile(packed) as archive:
@@ -122,7 +123,7 @@ def test_every_snippet_runs_on_the_file_it_names(tmp_path: Path) -> None:
             require_packages(format)
         except ValueError:  # an optional package is not installed
             continue
-        app.button(key=f"build-{format}").click().run()
+        build(app, format)
         assert not app.exception and not app.error
         built = app.session_state["dense files"][1]
         file = built[f"{format} float16" if format in FOLDERS else format]
@@ -152,11 +153,11 @@ def _begin(format: str) -> str:
 def test_downloads_stay_once_built() -> None:
     """A format is built once a session, also after another page was seen."""
     app = start("export")
-    app.button(key="build-onnx").click().run()
+    build(app, "onnx")
     go(app, "attention")
     go(app, "export")
     assert [one.proto.id for one in elements(app, "download_button")]
-    assert not [button for button in app.button if button.key == "build-onnx"]
+    assert not [button for button in app.button if button.key == "build" and not button.disabled]
 
 
 @pytest.mark.slow
@@ -164,7 +165,7 @@ def test_an_int8_file_is_measured_runs_as_told_and_stands_in_compare(tmp_path: P
     """Quantised on the session's images: figures below the formats, the same in Compare."""
     app = start("export", Choice(limit=20))
     pytest.importorskip("onnxruntime")
-    app.button(key="build-onnx-int8").click().run()
+    build(app, "onnx-int8")
     assert not app.exception and not app.error
     built = app.session_state["dense files"][1]
     file, report = built["onnx-int8"], QuantizedReport.read(built["onnx-int8 report"])
@@ -186,6 +187,23 @@ def test_an_int8_file_is_measured_runs_as_told_and_stands_in_compare(tmp_path: P
 
 def test_quantising_without_images_says_where_to_choose_them() -> None:
     app = start("export", Choice(data=None))
-    app.button(key="build-onnx-int8").click().run()
+    build(app, "onnx-int8")
     assert not app.exception and "calibrated and tested on images" in app.info[0].value
-    assert "onnx-int8" not in app.code[-1].value
+    assert "--format onnx-int8 --data photos" in app.code[-1].value
+
+
+def test_several_formats_are_built_by_one_press_and_lie_in_one_zip(tmp_path: Path) -> None:
+    """One that fails, here for want of images, does not stop the others."""
+    app = start("export", Choice(data=None))
+    assert "1 file, about" in text(app) and not elements(app, "download_button")
+    build(app, "bundle", "onnx-int8", "pt2")
+    assert not app.exception and "calibrated and tested on images" in app.info[0].value
+    assert "1 file, about" in text(app) and not app.button(key="build").disabled
+    one, other, all_files = elements(app, "download_button")
+    assert [button.proto.label.partition(",")[0] for button in (one, other)] == ["Download"] * 2
+    assert all_files.proto.label.startswith("Download all 2")
+    built = app.session_state["dense files"][1]
+    (tmp_path / "all.zip").write_bytes(zipped([built["bundle float16"], built["pt2"]]))
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        assert archive.namelist() == ["demo.zip", "demo.pt2"]
+        assert archive.read("demo.pt2") == built["pt2"].read_bytes()
