@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -31,6 +31,38 @@ class Monitor:
 
     def note(self, line: str) -> None:
         """Write a line to the log."""
+
+
+class OneStep(Monitor):
+    """Reports steps that follow each other as one step, `what`, whose share done never falls.
+
+    `lengths` are the steps by name, in their order, and how long each takes in comparison. A step of another
+    name belongs to the first of them; one that never comes is taken as done as soon as a later one begins.
+    """
+
+    def __init__(self, monitor: Monitor, what: str, lengths: Mapping[str, float]) -> None:
+        self._monitor, self._what, self._done = monitor, what, 0.0
+        self.folder = monitor.folder
+        total, before = sum(lengths.values()), 0.0
+        self._parts: dict[str, tuple[float, float]] = {}
+        for name, length in lengths.items():
+            self._parts[name] = before / total, length / total
+            before += length
+        self._first = next(iter(self._parts.values()))
+
+    def __call__(self, what: str, share: float) -> None:
+        """Report the share of the whole that is done."""
+        begins, part = self._parts.get(what, self._first)
+        self._done = max(self._done, begins + part * share)
+        self._monitor(self._what, self._done)
+
+    def metrics(self, step: int, **values: float) -> None:
+        """Forward the metrics."""
+        self._monitor.metrics(step, **values)
+
+    def note(self, line: str) -> None:
+        """Forward the line."""
+        self._monitor.note(line)
 
 
 class PrintingMonitor(Monitor):

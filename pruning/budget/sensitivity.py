@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ SHARES = (0.875, 0.75, 0.5, 0.25, 0.125)  # of the dense width: the widths of a 
 _ATTENTION = 32  # images, or half of them if that is more: only neurons that fire rarely need all
 _LOCAL = 8  # images on which the outputs of a narrowed block are compared with the dense block's
 _DOUBT = 0.5  # in the logarithm of a divergence: what its prediction may be off before it is measured
+_FIRST = (1.0, 1.0, 2.0)  # how long the curves of the first block take in comparison, before that is known
 _MAKING = 4  # blocks that could be run while the narrower blocks of a curve are made
 
 
@@ -53,16 +55,17 @@ def measure_sensitivities(
     """
     blocks = []
     with torch.no_grad(), Activations(next(model.parameters()).device, place) as stored:
-        stream = _DenseStream(stored, model, batches)
+        stream, paces = _DenseStream(stored, model, batches), _Paces()
         for index, widths in enumerate(model.arch.blocks):
             curves = {}
             for number, name in enumerate(BUDGETED_STRUCTURES):
-                progress("Measuring sensitivities", _share_done(model.arch.depth, index, number))
+                progress("Measuring sensitivities", _share_done(model.arch.depth, index, paces.done(number)))
                 fixed = name not in structures or (name == "qk" and model.arch.qk_norm)
                 step = 2 if name == "qk" and model.arch.rope else 1
                 kept = measured_widths(getattr(widths, name), step)[: 1 if fixed else None]
                 made = [narrow(index, name, width) for width in kept[1:]]
                 curves[name] = _curve(stream, index, kept, made, stream.needed(name))
+                paces.took(number)
             blocks.append(BlockCurves(**curves))
             stream.advance(index)
     progress("Measuring sensitivities", 1.0)
@@ -77,10 +80,34 @@ def measured_widths(dense: int, step: int = 1) -> tuple[int, ...]:
     return (dense, *sorted(shares - {dense}, reverse=True))
 
 
-def _share_done(depth: int, index: int, number: int) -> float:
-    """Share of the work done before curve `number` of block `index`: earlier blocks take longer."""
+def _share_done(depth: int, index: int, part: float) -> float:
+    """Share of the work done before a part of block `index`: earlier blocks take longer."""
     work = [depth - block + _MAKING for block in range(depth)]
-    return (sum(work[:index]) + work[index] * number / len(BUDGETED_STRUCTURES)) / sum(work)
+    return (sum(work[:index]) + work[index] * part) / sum(work)
+
+
+class _Paces:
+    """How long the curves of a block take in comparison, by those done so far.
+
+    An MLP takes some times longer than query-key pairs, and how many depends on the method: with equal parts
+    the time left would rise and fall with every block.
+    """
+
+    def __init__(self) -> None:
+        self._known: Sequence[float] = _FIRST
+        self._seconds = [0.0] * len(BUDGETED_STRUCTURES)
+        self._now = monotonic()
+
+    def took(self, number: int) -> None:
+        """Curve `number` is done."""
+        before, self._now = self._now, monotonic()
+        self._seconds[number] += self._now - before
+        if number == len(self._seconds) - 1:
+            self._known = tuple(self._seconds)
+
+    def done(self, number: int) -> float:
+        """The part of a block that is done before its curve `number`."""
+        return sum(self._known[:number]) / sum(self._known)
 
 
 def _curve(

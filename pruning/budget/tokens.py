@@ -6,7 +6,7 @@ that is cheaper than the dense one. Budgets choose among what was measured here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ def shared_out(total: int, weights: Sequence[float]) -> tuple[int, ...]:
 
 @torch.no_grad()
 def measure_schedules(
-    model: ViT, batches: Iterable[tuple[Tensor, Tensor]], progress: Progress = quiet
+    model: ViT, batches: Sequence[tuple[Tensor, Tensor]], progress: Progress = quiet
 ) -> tuple[MergeLoss, ...]:
     """Mean divergence from the dense model of every schedule of `schedules`, and of those between them.
 
@@ -81,13 +81,13 @@ def measure_schedules(
     planned = schedules(model.arch)
     merging = [with_architecture(whole, with_merges(whole.arch, merges)).eval() for merges in planned]
     sums, count = [0.0] * len(planned), 0
-    for images, _ in batches:
+    for place, (images, _) in enumerate(batches):
         streams = [whole.embed(images)]  # before each block; as long as none has merged, of every model
         for block in whole.blocks[:-1]:
             streams.append(block(streams[-1])[0])
         dense = output_from(whole, streams[-1], whole.arch.depth - 1)
         for number, (merges, smaller) in enumerate(zip(planned, merging, strict=True)):
-            progress("Measuring merged tokens", number / len(planned))
+            progress("Measuring merged tokens", (place + number / len(planned)) / len(batches))
             first = next(index for index, gone in enumerate(merges) if gone)
             sums[number] += float(divergence(dense, output_from(smaller, streams[first], first)).sum())
         count += len(images)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,13 +27,13 @@ from pruning.cut import Head, HeadLocks, Scores, format_heads
 from pruning.files import replace_text
 from pruning.jobs.inputs import Prepared, prepare
 from pruning.jobs.prune_job import Job
-from pruning.methods import METHODS, Survey, require_narrowing
+from pruning.methods import METHODS, SURVEY_STEPS, Survey, require_narrowing
 from pruning.options import Value
-from pruning.progress import Monitor
+from pruning.progress import Monitor, OneStep
 from pruning.seeding import fingerprint
 
 SURVEY = "survey.json"  # in a run folder: what was measured
-_KIND = "surveys"
+_KIND, _MEASURING = "surveys", "Measuring sensitivities"
 _MEASURED_AS = 2  # raised when sensitivities are measured in another way, so that older ones are not taken
 
 
@@ -172,7 +172,8 @@ def surveyed(run: Prepared, images: int | None = None, scores: Scores | None = N
     if found is not None:
         run.monitor.note("Sensitivities were measured before and are reused.")
         return found
-    found = run.method.survey(run.task, images, scores)
+    task = replace(run.task, monitor=OneStep(run.monitor, _MEASURING, SURVEY_STEPS))
+    found = run.method.survey(task, images, scores)
     try:
         cache.keep(_KIND, survey_key(run, images), _written(found))
     except OSError as error:  # the run goes on without

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -79,7 +79,7 @@ def mean_additions(model: ViT, batches: Iterable[Batch]) -> dict[int, Float[Tens
 
 @torch.no_grad()
 def measure_halves(
-    model: ViT, batches: Iterable[Batch], means: dict[int, Float[Tensor, " E"]], progress: Progress = quiet
+    model: ViT, batches: Sequence[Batch], means: dict[int, Float[Tensor, " E"]], progress: Progress = quiet
 ) -> tuple[HalfLoss, ...]:
     """Mean divergence (`analysis.outputs`) for every half of a block, replaced by its mean.
 
@@ -89,13 +89,13 @@ def measure_halves(
     dense, count = working_copy(model), 0
     parts = list(present(dense))
     sums = {number: 0.0 for number, _ in parts}
-    for batch, _ in batches:
+    for done, (batch, _) in enumerate(batches):
         streams = [dense.embed(batch.to(dense.pos_embed))]
         for _, part in parts:
             streams.append(part.through(streams[-1]))
         whole = read_output(dense, streams[-1])
         for place, (number, _) in enumerate(parts):
-            progress("Measuring halves of blocks", place / len(parts))
+            progress("Measuring halves of blocks", (done + place / len(parts)) / len(batches))
             x = streams[place] + means[number].to(streams[place])
             for _, part in parts[place + 1 :]:
                 x = part.through(x)

@@ -24,8 +24,9 @@ class RateEstimator:
 
     Each phase, identified by its name, has its own rate, an exponential mean over a window that grows
     with the phase [ours]. A phase that is interrupted by another, as training is by testing, keeps its rate.
-    A phase's first step is discarded once there are more: it is slow while things are set up, and a jump
-    when a run continues from a checkpoint. If the share falls, the phase starts over.
+    Of a phase's first step alone nothing is said of the time left, and it is discarded once there are more:
+    it is slow while things are set up, and a jump when a run continues from a checkpoint. If the share falls,
+    the phase starts over.
     """
 
     def __init__(self) -> None:
@@ -57,4 +58,5 @@ class RateEstimator:
             return None, None
         rate = phase.rate / phase.weight
         left = (1 - phase.share) / rate - (now - phase.time)
-        return rate, left if left >= 0 else None  # overdue, so the rate must have changed
+        overdue = left < 0  # so the rate must have changed
+        return rate, left if phase.counted and not overdue else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ class Telling(Monitor):
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.shares: list[float] = []
         self.notes: list[str] = []
 
     def __call__(self, what: str, share: float) -> None:
         self.done.append(what)
+        self.shares.append(share)
 
     def note(self, line: str) -> None:
         self.notes.append(line)
@@ -53,6 +56,16 @@ def test_a_second_budget_of_any_size_measures_nothing() -> None:
     assert not {"Measuring sensitivities", "Scoring", "Running the dense model"} & set(second.done)
     assert second.notes[0] == "Sensitivities were measured before and are reused."
     assert all(note.startswith("Candidate ") for note in second.notes[1:])  # which are compared each time
+
+
+@pytest.mark.parametrize("method", ["l2", "spectral"])
+def test_the_steps_of_a_survey_are_one_that_rises_to_its_end(method: str) -> None:
+    """Else the time left is that of a step, and jumps where the next one begins."""
+    told, options = Telling(), {"spectral": (("images", 8),)}.get(method, ())
+    surveyed(prepare(replace(JOB, method=method, options=options), told, dense()))
+    assert set(told.done) == {"Measuring sensitivities"}
+    assert told.shares == sorted(told.shares) and told.shares[-1] == 1.0
+    assert max(late - soon for soon, late in pairwise(told.shares)) < 0.2
 
 
 def test_what_is_kept_is_what_was_measured() -> None:

@@ -224,7 +224,8 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
     assert RateEstimator().estimate(1.0) == (None, None)
     assert told(("a", 0.0, 0.0)).estimate(5.0) == (None, None)
     assert told(("a", 0.5, 0.0), ("a", 0.5, 9.0)).estimate(9.0) == (None, None)
-    assert told(("a", 0.0, 0.0), ("a", 0.9, 9.0)).estimate(20.0)[1] is None  # overdue
+    assert told(("a", 0.0, 0.0), ("a", 0.01, 9.0)).estimate(9.0) == (pytest.approx(0.01 / 9), None)
+    assert told(("a", 0.0, 0.0), ("a", 0.5, 5.0), ("a", 0.9, 9.0)).estimate(20.0)[1] is None  # overdue
 
 
 def test_the_jump_of_a_resumed_run_counts_for_nothing() -> None:
