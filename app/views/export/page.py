@@ -76,7 +76,7 @@ def _figures(model: Exportable, dtype: str) -> None:
         ("Compute per image", mine.macs, theirs.macs, wording.gmacs_of),
         (f"Size, {dtype}", mine.bytes // part, theirs.bytes // part, wording.megabytes),
     )
-    with st.container(key="figures"):
+    with st.container(key="export-figures"):
         columns = st.columns(4)
     for column, (label, new, old, written) in zip(columns, figures, strict=False):
         change = wording.change(old, new) if old != new else None
