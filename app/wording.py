@@ -33,6 +33,7 @@ from pruning.wording import (
     percent,
     points,
     printable,
+    real_change,
     signed_points,
     speedup,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "percent",
     "plain",
     "points",
+    "real_change",
     "removed",
     "signed_points",
     "speedup",

@@ -110,6 +110,12 @@ def change(before: float, after: float) -> str:
     return f"{100 * (after - before) / before:+.1f}{NBSP}%"
 
 
+def real_change(before: float, after: float) -> str | None:
+    """Relative change; None where it rounds to none."""
+    said = change(before, after)
+    return None if said.strip("+-").startswith("0.0") else said
+
+
 def points(before: float, after: float) -> str:
     """Difference of two fractions in percentage points."""
     return f"{100 * (after - before):+.1f} points"

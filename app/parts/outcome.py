@@ -60,7 +60,10 @@ def _saved(run: NumberedRun) -> str:
         (wording.gmacs(after.gmacs), before.gmacs_before, after.gmacs),
         (f"{wording.millions(after.params)} parameters", before.params_before, after.params),
     )
-    told = [f"{figure} ({_change(old, new)})" if old else figure for figure, old, new in figures]
+    told = [
+        f"{figure} ({wording.real_change(old, new) or 'as before'})" if old else figure
+        for figure, old, new in figures
+    ]
     top1 = wording.percent(finished.after.top1)
     name = wording.accuracy_name(finished.after)
     return f"{name} {top1} {finished.when} · {' · '.join(told)}"
@@ -86,11 +89,6 @@ def _time(run: NumberedRun, drawn: str) -> None:
     with feedback.sentences():  # a fragment is drawn outside of those of the page
         measured.latency(run.finished, measure=True)
         st.rerun()
-
-
-def _change(old: float, new: float) -> str:
-    change = wording.change(old, new)
-    return "as before" if change.strip("+-").startswith("0.0") else change
 
 
 def _next_steps(run: NumberedRun, key: str, *, to_recover: bool, led: bool) -> None:

@@ -254,11 +254,18 @@ def lasting(job: Any, *, copy: bool = True) -> Any:
 # ---- paths of this server in what people read
 
 
+_RUN = r"\d{8}-\d{6}-[0-9a-f]{6}-"  # how the name of a run's folder begins
+
+
 def named(text: str) -> str:
-    """A text, such as a log, that calls files among the runs by their names, without the folders above."""
+    """A text, such as a log, that calls files among the runs by their names, without the folders above.
+
+    So it does with runs that were moved here from elsewhere, whose log names the folder that they were in.
+    """
     root = re.escape(str(runs.runs_root()))
     uploaded = rf"{root}/{re.escape(UPLOADS)}/[0-9a-f]{{{uploads.DIGITS}}}/"
-    return re.sub(rf"{uploaded}|{root}/", "", text)
+    elsewhere = rf"/[^\s'\"]*/(?={_RUN})"
+    return re.sub(rf"{uploaded}|{root}/|{elsewhere}", "", text)
 
 
 def uploads_named(command: str) -> tuple[str, tuple[str, ...]]:

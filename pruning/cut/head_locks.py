@@ -38,7 +38,7 @@ class HeadLocks(Checked):
             object.__setattr__(self, name, tuple(sorted(set(heads))))
         both = set(self.keep) & set(self.remove)
         if both:
-            raise ValueError(f"a head can be locked to stay or to go, not both: {format_heads(sorted(both))}")
+            raise ValueError(f"a head can be kept or removed, not both: {format_heads(sorted(both))}")
 
     def __bool__(self) -> bool:
         """Whether anything is locked."""
@@ -59,7 +59,9 @@ class HeadLocks(Checked):
                 )
         for block, count in enumerate(counts):
             if count and sum(one == block for one, _ in self.remove) == count:
-                raise ValueError(f"all {count} heads of block {block} are locked to go; one must stay")
+                raise ValueError(
+                    f"block {block} would lose all of its {count} heads; at least one has to be kept"
+                )
 
     def widths(self, dense: Architecture, target: Architecture) -> Architecture:
         """The target with the number of heads in each block changed as far as the locks require.

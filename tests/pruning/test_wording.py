@@ -12,6 +12,11 @@ from analysis.measure.paired import change_of_counts
 from pruning import wording
 
 
+def test_a_change_that_rounds_to_none_is_none() -> None:
+    told = [wording.real_change(1000.0, after) for after in (1000.0, 1000.4, 999.6, 999.0, 1100.0)]
+    assert told == [None, None, None, f"-0.1{wording.NBSP}%", f"+10.0{wording.NBSP}%"]
+
+
 def test_a_paired_change() -> None:
     found = change_of_counts(40, 12, 650)
     assert wording.paired_points(found) == "-4.3 points (-6.6 to -2.2), p = 0.00010"

@@ -10,7 +10,8 @@ from pathlib import Path
 _WORDED = (
     "accuracy_meaning accuracy_name accuracy_within by_chance change cosine count duration duration_between "
     "from_to gmacs gmacs_of interval likeness likeness_sentence meaning megabytes millions milliseconds "
-    "outcome paired_points percent points signed_points speedup amount len sum min max round int float index"
+    "outcome paired_points percent points real_change signed_points speedup amount len sum min max "
+    "round int float index"
 )
 NUMBERS = frozenset(_WORDED.split())  # calls that give a number, or put one into words of ours
 _PASSED = "list tuple set dict sorted reversed enumerate zip next iter filter DataFrame from_dict"

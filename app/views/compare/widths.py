@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
 from app import wording
 from app.parts import charts
 from app.views.compare import charts as compare_charts
-from pruning.report import ComparedModel, Comparison
+from pruning.report import Comparison
 
 WIDTHS = ("heads", "qk", "v", "mlp")
+ARROW = "→"  # from the dense model to the next one
 
 
 def show(found: Comparison) -> None:
@@ -22,24 +25,34 @@ def show(found: Comparison) -> None:
         alt="widths of every block in all models",
     )
     with st.container(key="widths-table"):
-        st.dataframe(_table(found), width="stretch", height="content")
-    embed = [f"{wording.plain(model.name)} {model.arch.embed_dim:,}" for model in found.models]
+        st.table(_table(found), border="horizontal", alt="widths of every block")
+    order = f" {ARROW} ".join(wording.plain(model.name) for model in found.models)
+    embed = _cell([model.arch.embed_dim for model in found.models])
     st.caption(
-        f"Query-key pairs and value channels are counted per head. Residual channels: {', '.join(embed)}."
+        f"{order} where they differ. Query-key pairs and value channels are counted per head. "
+        f"Residual channels: {embed}."
     )
 
 
 def _table(found: Comparison) -> pd.DataFrame:
-    """A row for each block; for each structure a column for each model, so that changes are side by side."""
+    """A row for each block, a column for each structure, so that it fits a phone.
+
+    The widths of all models stand in one cell, or only one of them where all are alike.
+    """
     columns = {
-        (charts.WIDTH_TITLES[width].removesuffix(" per head"), model.name): _column(model, width)
-        for width in WIDTHS
-        for model in found.models
+        charts.WIDTH_TITLES[width].removesuffix(" per head"): _column(found, width) for width in WIDTHS
     }
     table = pd.DataFrame(columns)
-    table.index.name = "block"
-    return table
+    return table.set_axis(pd.Index(map(str, table.index), name="Block"))
 
 
-def _column(model: ComparedModel, width: str) -> pd.Series:
-    return pd.Series([getattr(block, width) for block in model.arch.blocks], dtype="Int64")
+def _column(found: Comparison, width: str) -> list[str]:
+    rows = zip(
+        *([getattr(block, width) for block in model.arch.blocks] for model in found.models), strict=True
+    )
+    return [_cell(row) for row in rows]
+
+
+def _cell(widths: Sequence[int]) -> str:
+    shown = widths if len(set(widths)) > 1 else widths[:1]
+    return f" {ARROW} ".join(f"{width:,d}" for width in shown)

@@ -79,7 +79,7 @@ def _figures(model: Exportable, dtype: str) -> None:
     with st.container(key="export-figures"):
         columns = st.columns(4)
     for column, (label, new, old, written) in zip(columns, figures, strict=False):
-        change = wording.change(old, new) if old != new else None
+        change = wording.real_change(old, new)
         about = meaning("GMACs") if written is wording.gmacs_of else None
         column.metric(label, written(new), change, delta_color="inverse", help=about)
     with columns[3]:

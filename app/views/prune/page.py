@@ -129,6 +129,9 @@ def _show(job: Job, chosen: Choices, loaded: LoadedModel, found: Survey | None, 
         return
     elif _is_timed_later(job, chosen):
         budget.show(job, loaded, found, None)
+        st.caption(
+            "A time has no mark on the curve: the run finds the widths by timing them on this machine."
+        )
         return
     else:
         allocation = budget.allocation(job, found, loaded)
@@ -163,7 +166,7 @@ def _estimate(before: Cost, after: Cost) -> None:
             column.metric(
                 label,
                 written(new),
-                wording.change(old, new) if new != old else None,
+                wording.real_change(old, new),
                 delta_color="inverse",
                 delta_description=f"from {written(old).partition(wording.NBSP)[0]}",
             )

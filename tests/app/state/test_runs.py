@@ -311,6 +311,8 @@ def test_files_are_called_by_their_names(monkeypatch: pytest.MonkeyPatch) -> Non
         f"run {root}/one\nout {root}/one/bundle\ndata {root}/{session_runs.UPLOADS}/{digits}/my scenes.zip"
     )
     assert session_runs.named(written) == "run one\nout one/bundle\ndata my scenes.zip"
+    moved = "20260102-030405-0a1b2c-prune-l1"
+    assert session_runs.named(f"model /srv/old/runs/{moved}/bundle") == f"model {moved}/bundle"
     zipped, folder = uploads.workspace() / digits / "my scenes.zip", uploads.workspace() / digits[::-1]
     for place in (zipped.parent, folder):
         place.mkdir()

@@ -78,9 +78,11 @@ def test_what_is_no_head_is_refused(pair: object, message: str) -> None:
 
 
 def test_locks_that_contradict_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"to stay or to go, not both: 0\.1"):
+    with pytest.raises(ValueError, match=r"can be kept or removed, not both: 0\.1"):
         HeadLocks(keep=((0, 1),), remove=((0, 1), (0, 2)))
-    with pytest.raises(ValueError, match="all 3 heads of block 1 are locked to go; one must stay"):
+    with pytest.raises(
+        ValueError, match="block 1 would lose all of its 3 heads; at least one has to be kept"
+    ):
         HeadLocks(remove=((1, 0), (1, 1), (1, 2))).require_fit(TINY)
     for head in ((2, 0), (0, 3)):
         with pytest.raises(ValueError, match=r"there is no head .\.. to lock: the model has blocks 0 to 1"):
@@ -262,5 +264,5 @@ def test_locks_alone_are_something_to_remove() -> None:
     assert outcome.report()["job"]["locks"] == {"keep": [[1, 2]], "remove": [[0, 1]]}
     with pytest.raises(ValueError, match="nothing to remove"):
         prune(replace(job, locks=HeadLocks(keep=((0, 0),))), dense=dense())
-    with pytest.raises(ValueError, match="all 3 heads of block 0 are locked to go"):
+    with pytest.raises(ValueError, match="block 0 would lose all of its 3 heads"):
         prune(replace(job, locks=HeadLocks(remove=((0, 0), (0, 1), (0, 2)))), dense=dense())
