@@ -22,7 +22,7 @@ from analysis.vit import Architecture, ViT
 
 HUB = "hf-hub:"
 PROBE_SECONDS = 5.0
-_LOCAL = "local weights (--weights FILE)"
+_LOCAL = "a file of its weights (dropped on the Start page, or with --weights FILE)"
 _LAYER_SCALE = re.compile(r"(?<=\d)\.ls([12])\.gamma$")
 
 

@@ -25,10 +25,36 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except NothingChosen as error:
-        st.info(wording.plain(str(error)), icon=":material/arrow_back:")
+        st.info(_sentence(error), icon=":material/arrow_back:")
     except (ValueError, OutputError, ExportError) as error:
         _log.info("shown to the user: %s", error, exc_info=True)
-        st.error(wording.plain(str(error)), icon=":material/error:")
+        st.error(_sentence(error), icon=":material/error:")
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, with a capital where it begins with a word: a name stays as it is written."""
+    said = str(error)
+    first = said.partition(" ")[0]
+    return wording.plain(first.capitalize() + said[len(first) :] if first in _WORDS else said)
+
+
+_WORDS = {
+    "a",
+    "all",
+    "an",
+    "any",
+    "at",
+    "every",
+    "no",
+    "none",
+    "one",
+    "only",
+    "some",
+    "that",
+    "the",
+    "there",
+    "this",
+}
 
 
 def link(page: str, label: str, icon: str | None = None) -> None:

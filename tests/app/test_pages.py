@@ -146,13 +146,13 @@ def test_pruning_without_images_says_where_to_choose_them() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_model_that_is_gone_is_one_sentence(page: str, tmp_path: Path) -> None:
     app = start(page, Choice(model=str(tmp_path / "gone")))
-    assert "there is no bundle folder" in app.error[0].value
+    assert "There is no bundle folder" in app.error[0].value
 
 
 @pytest.mark.parametrize("page", ["model", "attention"])
 def test_images_that_are_gone_are_one_sentence(page: str, tmp_path: Path) -> None:
     app = start(page, Choice(data=str(tmp_path / "gone")))
-    assert "there is no file or folder" in app.error[0].value
+    assert "There is no file or folder" in app.error[0].value
 
 
 def test_loading_something_wrong_keeps_what_was_loaded(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_budgets_out_of_reach_are_one_sentence_and_methods_without_do_not_offer_
     app = budgeted(tiny_bundle, photos)
     dense = cost(read_bundle(tiny_bundle).model.arch)
     app.number_input(key=f"budget-gmacs-{dense.params}").set_value(2 * dense.gmacs).run()
-    assert "a budget for this model must be from" in app.error[0].value
+    assert "A budget for this model must be from" in app.error[0].value
     app.selectbox(key="method").set_value("ablation").run()
     assert not app.error and app.pills(key="mode").options == ["Sliders", "Per block"]
     assert [slider.label for slider in app.slider] == ["Whole heads", "Tokens merged in each block"]
