@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app import wording
-from app.state import finished_runs
+from app.state import finished_runs, session_runs
 from app.state.session import NothingChosen
 from pruning.export import ExportError
 from pruning.files import OutputError
@@ -32,8 +32,11 @@ def sentences() -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """What an error says, with a capital where it begins with a word: a name stays as it is written."""
-    said = str(error)
+    """What an error says, with a capital where it begins with a word: a name stays as it is written.
+
+    Files that were uploaded are called by their names, as nobody knows the folder that they are kept in.
+    """
+    said = session_runs.named(str(error))
     first = said.partition(" ")[0]
     return wording.plain(first.capitalize() + said[len(first) :] if first in _WORDS else said)
 

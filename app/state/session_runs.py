@@ -263,7 +263,8 @@ def named(text: str) -> str:
     So it does with runs that were moved here from elsewhere, whose log names the folder that they were in.
     """
     root = re.escape(str(runs.runs_root()))
-    uploaded = rf"{root}/{re.escape(UPLOADS)}/[0-9a-f]{{{uploads.DIGITS}}}/"
+    kept = rf"(?:{root}/{re.escape(UPLOADS)}|{re.escape(str(uploads.workspace()))})"
+    uploaded = rf"{kept}/[0-9a-f]{{{uploads.DIGITS}}}/"
     elsewhere = rf"/[^\s'\"]*/(?={_RUN})"
     return re.sub(rf"{uploaded}|{root}/|{elsewhere}", "", text)
 

@@ -107,9 +107,9 @@ def numbers(head: Head, reading: HeadReading) -> None:
     with st.container(key="head-numbers"):
         st.table(pd.DataFrame.from_dict(rows, "index", columns=["Value", "Rank"]), border="horizontal")
     st.caption(
-        f"Rank 1 of {len(reading.values['snp'])} is the most important head. To decide what may go, go by "
-        "Ablation, which asks the loss; Taylor and Integrated gradients estimate that. Criteria without "
-        "labels are a guess, and those without a rank only describe heads."
+        f"Rank 1 of {len(reading.values['snp'])} is the most important head. Decide by Ablation, which "
+        "measures how the loss changes; Taylor and Integrated gradients estimate it. Criteria without labels "
+        "are a guess, and those without a rank only describe heads."
     )
 
 

@@ -206,7 +206,7 @@ def _from_address(depth: int) -> pd.DataFrame | None:
 
 def _column(name: str) -> Any:
     return st.column_config.NumberColumn(
-        _SHORT[name], width=68, help=HELP[name], min_value=0, max_value=HIGHEST, step=1, required=True
+        _SHORT[name], width=56, help=HELP[name], min_value=0, max_value=HIGHEST, step=1, required=True
     )
 
 

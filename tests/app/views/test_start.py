@@ -107,13 +107,13 @@ def test_the_files_of_a_folder_are_taken_as_they_are(tiny_bundle: Path) -> None:
     [
         ([("a.zip", zipped(Path(__file__).parent))], "The zip holds no model"),
         ([("a.zip", b"PK no zip")], "The zip is damaged"),
-        ([("a.pth", b"no weights")], "is not a PyTorch checkpoint"),
+        ([("a.pth", b"no weights")], "a.pth is not a PyTorch checkpoint"),
         ([("a.pth", b"1"), ("b.pth", b"2")], "These files are no model together"),
     ],
 )
 def test_what_is_no_model_is_one_sentence(files: list[tuple[str, bytes]], sentence: str) -> None:
     app = drop(fresh(), "start-model", *files)
-    assert sentence in app.error[0].value and not app.exception
+    assert app.error[0].value.startswith(sentence) and not app.exception  # no folder of the server
 
 
 def test_classes_without_names_are_asked_for_in_place(
