@@ -13,7 +13,7 @@ from pruning.export.formats import (
 )
 from pruning.export.hub import push, require_hub
 from pruning.export.onnx import export_onnx, is_our_onnx, onnx_program, onnx_runner, write_onnx
-from pruning.export.packages import require_packages
+from pruning.export.packages import missing_packages, require_packages
 from pruning.export.pt2 import export_pt2
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "flat_block",
     "flat_tokens",
     "is_our_onnx",
+    "missing_packages",
     "onnx_program",
     "onnx_runner",
     "push",

@@ -16,6 +16,7 @@ from app.progress_bar import progress_bar
 from app.views.export import build, formats
 from app.views.export.build import DENSE, Exportable
 from pruning.bundle import DTYPES
+from pruning.export import missing_packages
 
 COLUMNS = 4
 FIRST = "bundle"  # the format that is chosen before anything is
@@ -111,7 +112,10 @@ def _card(model: Exportable, format: str, dtype: str) -> None:
     if shown.explanation:
         st.caption(shown.explanation)
     file = model.built.get(build.built_name(format, dtype))
-    if file is None:
+    needed = missing_packages(format)
+    if file is None and needed:
+        st.caption(f"First install what it needs: `pip install {wording.plain(' '.join(needed))}`")
+    elif file is None:
         st.caption(f"About {wording.megabytes(build.size(model, format, dtype))}")
     else:
         _download("Download", file.name, file.stat().st_size, file.read_bytes, f"download-{format}")

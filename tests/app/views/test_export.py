@@ -192,6 +192,11 @@ def test_quantising_without_images_says_where_to_choose_them() -> None:
     assert "--format onnx-int8 --data photos" in app.code[-1].value
 
 
+def test_a_format_whose_packages_are_missing_says_so_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules["pruning.export.packages"]._PACKAGES, "pt2", ("no_such_package",))
+    assert "pip install no" in text(start("export", Choice(data=None)))
+
+
 def test_several_formats_are_built_by_one_press_and_lie_in_one_zip(tmp_path: Path) -> None:
     """One that fails, here for want of images, does not stop the others."""
     app = start("export", Choice(data=None))
