@@ -114,7 +114,7 @@ def _card(model: Exportable, format: str, dtype: str) -> None:
     file = model.built.get(build.built_name(format, dtype))
     needed = missing_packages(format)
     if file is None and needed:
-        st.caption(f"First install what it needs: `pip install {wording.plain(' '.join(needed))}`")
+        st.caption(f"First install what it needs: pip install {wording.plain(' '.join(needed))}")
     elif file is None:
         st.caption(f"About {wording.megabytes(build.size(model, format, dtype))}")
     else:
