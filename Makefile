@@ -13,9 +13,7 @@ JOBS ?= 2
 MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
-# pip compiles on one core, so that is done afterwards, on all; packages' own tests are left out.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
-COMPILED := $(BIN)/python -W ignore -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || :
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 # analysis/setup.py sets this too and says why; scripts that import torch before it need it here
 export GOMP_SPINCOUNT ?= 10000
@@ -80,12 +78,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.app: $(VENV)/bin/python requirements.lock constraints-cuda.txt
 	$(PIP) -r requirements.lock
-	$(COMPILED)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.app requirements-dev.lock
 	$(PIP) -r requirements-dev.lock
-	$(COMPILED)
 	@touch $@
 
 # uv resolves for all systems and Python versions at once, with a single version of a package where possible.
