@@ -16,6 +16,8 @@ from app.parts.pictures import FILM_GAP, GAP, Grid, data_uri, film_columns
 
 Cell = tuple[int, int]  # column, row
 
+BESIDE, ABOVE = 48, 57  # pixels that titles and numbers of rows and columns take, as in picker.css
+
 _HERE = Path(__file__).parent
 _HTML = """
 <div class="picker">
@@ -87,6 +89,15 @@ def show(cells: Cells, chosen: Cell | None, pick: Callable[[Cell], None], key: s
         pick((int(column), int(row)))
 
     _draw(key=key, data=message(cells, chosen, alt), width="stretch", on_picked_change=picked)
+
+
+def keep_place(cells: Cells, key: str) -> None:
+    """Keep the place of a picture with titles before the browser has it, so that nothing below it moves.
+
+    Its height follows its width, which only the browser knows.
+    """
+    wide, high = cells.picture.width + BESIDE, cells.picture.height + ABOVE
+    st.html(f"<style>.st-key-{key} {{ aspect-ratio: {wide} / {high}; max-width: {wide}px; }}</style>")
 
 
 def message(cells: Cells, chosen: Cell | None, alt: str) -> dict[str, object]:

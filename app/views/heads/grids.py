@@ -30,6 +30,7 @@ def large(heads: MarkedHeads, measure: str, values: Sequence[float]) -> None:
     title = HEAD_MEASURES[measure].title
     alt = f"{title} of all heads, blocks from left to right, heads from top to bottom"
     with st.container(key="importance"):
+        picker.keep_place(cells, "importance-grid")
         picker.show(cells, heads.chosen, pick, "importance-grid", alt)
         _scale(measure, values)
 

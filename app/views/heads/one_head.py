@@ -93,7 +93,7 @@ def controls(head: Head) -> None:
         help="Every method on the Prune page obeys this lock, whatever the head's score and the ratios.",
     )
     if head_locks.REMOVE not in offered:
-        st.caption("All other heads of this block are to be removed, so this one has to stay.")
+        st.caption("No other head of this block would be left, so this one has to stay.")
 
 
 def _set_lock(head: Head, key: str) -> None:

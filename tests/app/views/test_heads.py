@@ -247,9 +247,9 @@ def test_the_last_head_of_a_block_cannot_be_locked_to_go(choice: Choice) -> None
     app.number_input(key="heads-head").set_value(1).run()
     widget = next(each for each in elements(app, "button_group") if each.label == "Lock for pruning")
     assert list(widget.options) == ["Keep", "No lock"]
-    assert "it must stay" in text(app)
+    assert "this one has to stay" in text(app)
     app.number_input(key="heads-block").set_value(1).run()  # it has one head
-    assert "it must stay" in text(app)
+    assert "this one has to stay" in text(app)
 
 
 def test_locks_belong_to_their_model(choice: Choice, tiny_bundle: Path) -> None:
