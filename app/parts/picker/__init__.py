@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import streamlit as st
@@ -97,7 +98,8 @@ def keep_place(cells: Cells, key: str) -> None:
     Its height follows its width, which only the browser knows.
     """
     wide, high = cells.picture.width + BESIDE, cells.picture.height + ABOVE
-    st.html(f"<style>.st-key-{key} {{ aspect-ratio: {wide} / {high}; max-width: {wide}px; }}</style>")
+    place = f"aspect-ratio: {wide:d} / {high:d}; max-width: {wide:d}px"
+    st.html(f"<style>.st-key-{escape(key)} {{ {place} }}</style>")
 
 
 def message(cells: Cells, chosen: Cell | None, alt: str) -> dict[str, object]:
