@@ -15,6 +15,8 @@ from torch import Tensor
 
 from pruning.quantize.check import Logits
 
+_MERGING = r".*\.merge[./].*"  # names of nodes, as in the ONNX file
+
 
 def openvino_from_onnx(source: Path, target: Path) -> Path:
     """Write an ONNX file as OpenVINO's .xml, with its .bin beside it, in full precision."""
@@ -27,7 +29,8 @@ def openvino_from_onnx(source: Path, target: Path) -> Path:
 def quantize_openvino(source: Path, target: Path, images: Sequence[Float[Tensor, "B C Y X"]]) -> Path:
     """Write an ONNX file as OpenVINO's int8, by NNCF's post-training quantisation for transformers.
 
-    NNCF smooths by itself and quantises products of activations as well. Its telemetry is switched off.
+    NNCF smooths by itself and quantises products of activations as well; where tokens merge these choose and
+    move them, which stays in float. Its telemetry is switched off.
 
     Raises:
         ValueError: no images.
@@ -45,6 +48,7 @@ def quantize_openvino(source: Path, target: Path, images: Sequence[Float[Tensor,
             nncf.Dataset(single),
             subset_size=len(single),
             model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(patterns=[_MERGING], validate=False),
         )
     openvino.save_model(model, target, compress_to_fp16=False)
     return target
