@@ -42,8 +42,9 @@ def export_onnx(model: ViT, path: Path, preprocess: Preprocess | None = None) ->
     nodes and weights have the names of the model's layers. Attention is plain products and tokens are the
     rows of one matrix, the fastest form measured that other tools read (benchmarks/onnx_forms.py; opset 23's
     Attention is no faster). Tokens merge by comparing pairs (`SortlessMerge`): sorting is 1 to 7 % faster in
-    ONNX Runtime (DeiT-Tiny at 0.71 and 0.58 GMACs), but ncnn cannot. `preprocess` is stored in the file's metadata as JSON, its labels also
-    separately. Weights above protobuf's limit of 2 GB go to a second file next to it.
+    ONNX Runtime (DeiT-Tiny at 0.71 and 0.58 GMACs), but ncnn cannot. `preprocess` is stored in the file's
+    metadata as JSON, its labels also separately. Weights above protobuf's limit of 2 GB go to a second file
+    next to it.
 
     Raises:
         ExportError: ONNX Runtime computes different logits.
