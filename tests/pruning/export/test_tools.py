@@ -206,7 +206,7 @@ numpy.save("logits.npy", numpy.stack(found))
 def test_pnnx_reads_other_files(exported: Exported, tmp_path: Path, source: str) -> None:
     """The model that a bundle loads, traced, and the ONNX file.
 
-    Where tokens merge the format `ncnn` is the way, as ncnn cannot sort.
+    Where tokens merge the traced model is left out, as it sorts, which ncnn cannot; the ONNX file does not.
     """
     pytest.importorskip("ncnn", reason="ncnn is for phones and boards, so it is not required")
     pnnx = shutil.which("pnnx") or shutil.which("pnnx", path=Path(sys.executable).parent)
