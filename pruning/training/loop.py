@@ -104,11 +104,12 @@ class Loop:
         top1: Callable[[], float | None],
         known: Mapping[str, float] | None,
     ) -> None:
-        if known and not self.done:  # told twice, they would hide what was told in between
-            self._cancel_point()
+        known = known if not self.done else None  # told twice, they would hide what was told in between
+        if known or self.untested or self.step == self.steps:
+            self._cancel_point()  # which says what the figures to come belong to
+        if known:
             self.monitor.metrics(0, **known)
         if self.untested:
-            self._cancel_point()  # which says what the figure belongs to
             self._test(top1)
         while self.epoch < self.options.epochs:
             while self.step < self.steps:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -562,6 +562,36 @@ def test_the_test_is_not_forgotten(tiny: ViT, tmp_path: Path) -> None:
     monitor = Recorder(tmp_path)
     train(tiny, images, PREPROCESS, Objective(), options, test=images, monitor=monitor)
     assert [step for step, _ in monitor.curve("top1")] == [4] and not monitor.curve("loss")
+
+
+@pytest.mark.parametrize("left_off", ["after_epoch", "score"])
+def test_what_an_epoch_owes_is_told_as_the_training_s(left_off: str, tiny: ViT, tmp_path: Path) -> None:
+    """Whatever a run did before it went on, such as measuring a model, these figures are the training's."""
+
+    def killed(*args: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    class Placed(Recorder):
+        what = "Measuring"
+
+        def __call__(self, what: str, share: float) -> None:
+            self.what = what
+            super().__call__(what, share)
+
+        def metrics(self, step: int, **values: float) -> None:
+            super().metrics(step, **{f"{self.what}: {name}": value for name, value in values.items()})
+
+    images, options, ending = (
+        image_set(tmp_path),
+        replace(LIVELY, epochs=1, checkpoint_seconds=0),
+        Objective(),
+    )
+    setattr(ending, left_off, killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, images, PREPROCESS, ending, options, test=images, monitor=Recorder(tmp_path))
+    monitor = Placed(tmp_path)
+    train(tiny, images, PREPROCESS, Objective(), options, test=images, monitor=monitor, what="Learning")
+    assert [list(values) for _, values in monitor.figures] == [["Learning: top1"]]
 
 
 def test_checkpoints_are_never_mixed_up(tiny: ViT, tmp_path: Path) -> None:
