@@ -149,7 +149,7 @@ def command(text: str) -> None:
 
 def commands(run: Run) -> str:
     """What does the same on the command line, and what cancels or resumes the run there."""
-    lines = [run.job.command()] if run.job is not None else []
+    lines = [session_runs.command(run)] if run.job is not None else []
     verb = "cancel" if run.active else "resume" if run.resumable else None
     lines += [shlex.join(["python", "-m", "pruning", verb, str(run.folder)])] if verb else []
     return "\n".join(lines)

@@ -83,11 +83,37 @@ def words(run: Run) -> str:
     """What a run does, in a few words. A recovery says of which run."""
     job = run.job
     if isinstance(job, RecoverJob):
-        student = Path(run.status.workdir or "") / job.model
-        of = next((one for one in listed() if one.folder in (student, student.parent)), None)
+        of, _ = _source(run, job)
         counted = None if of is None else number(of)
         job = job if counted is None else replace(job, model=runs.label(counted, ""))
     return run.name if job is None else describe(job)
+
+
+def command(run: Run, out: str | None = None) -> str:
+    """What does the same as a run on the command line. A recovery takes its model from where it lies now."""
+    job = run.job
+    if isinstance(job, RecoverJob):
+        _, moved = _source(run, job)
+        job = job if moved is None else replace(job, model=str(moved))
+    return "" if job is None else job.command() if out is None else job.command(out)
+
+
+def _source(run: Run, job: RecoverJob) -> tuple[Run | None, Path | None]:
+    """The run whose model a recovery trains further, and where that model lies if it was moved since.
+
+    The folder of all runs can be moved. Names of runs are drawn at random, so that one of the same name is
+    the same run.
+    """
+    model = Path(run.status.workdir or "") / job.model
+    known = listed()
+    of = next((one for one in known if one.folder in (model, model.parent)), None)
+    if of is not None or model.exists():
+        return of, None
+    for inside in (model, model.parent):
+        of = next((one for one in known if one.name == inside.name and number(one) is not None), None)
+        if of is not None:
+            return of, of.folder / model.relative_to(inside)
+    return None, None
 
 
 def title(run: Run) -> str:

@@ -123,10 +123,10 @@ def browsing() -> Iterator[Page]:
         page = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
         page.set_default_timeout(60 * SECONDS)
         errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("pageerror", lambda error: errors.append(f"{error.name}: {error}\n{error.stack}"))
         yield page
         browser.close()
-    assert errors == []
+    assert not errors, "\n".join(errors)
 
 
 def shoot(page: Page, name: str) -> None:

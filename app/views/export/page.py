@@ -12,7 +12,7 @@ from analysis.outputs import CLASSIFY
 from app import wording
 from app.glossary import meaning
 from app.parts import damaged_runs, feedback, run_panel
-from app.state import session
+from app.state import session, session_runs
 from app.views.export import build, files, formats
 from app.views.export.build import Exportable
 from pruning.bundle import CARD_FILE, CODE_FILE, EXAMPLE_FILE, LOADER, PLAN_FILE, REPORT_FILE
@@ -129,7 +129,7 @@ def _commands(model: Exportable, dtype: str, names: list[str]) -> str:
     data = session.choice().data
     others = [name for name in names if name not in FOLDERS]
     images = ["--data", data or "photos"] if set(others) & set(INT8_FORMATS) else []
-    lines = [model.run.finished.job.command(source[0])] if model.run else []
+    lines = [session_runs.command(model.run.finished.run, source[0])] if model.run else []
     for folder, out in zip(FOLDERS, ("exported", "for-transformers"), strict=True):
         if folder in names:
             lines.append(shlex.join([*words, *source, "--format", folder, "--dtype", dtype, "--out", out]))

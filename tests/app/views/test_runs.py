@@ -67,6 +67,22 @@ def test_a_run_is_named_noted_and_starred_where_it_lies(three: list[Path]) -> No
     assert not app.error and not app.exception
 
 
+def test_a_recovery_finds_its_run_where_all_of_them_were_moved(three: list[Path]) -> None:
+    first, _, third = three
+    job = RecoverJob(f"/where/it/was/{first.name}/bundle", "demo", "demo")
+    (third / runs.JOB).write_text(registry.pack(job))
+    app = start("runs", Choice(limit=10))
+    app.selectbox(key="run").set_value(str(third)).run()
+    assert app.dataframe[0].value.set_index("Run").loc["run 3", "What"] == "Recovery of run 1, 2 epochs"
+    assert any(str(first / "bundle") in code.value for code in app.code)
+    assert not any("/where/it/was" in code.value for code in app.code)
+    other = replace(job, model="/where/it/was/another/bundle")
+    (third / runs.JOB).write_text(registry.pack(other))
+    session_runs.forget_listed()
+    app.run()
+    assert app.dataframe[0].value.set_index("Run").loc["run 3", "What"] == "Recovery of another, 2 epochs"
+
+
 def test_a_deleted_run_is_taken_back_and_no_run_changes_its_number(three: list[Path]) -> None:
     first, second, _ = three
     app = start("runs", Choice(limit=10))
