@@ -25,11 +25,8 @@ from pruning.export import export_onnx, export_pt2, onnx_runner
 from tests.support.bundles import PREPROCESS, prune
 from tests.support.models import SHORT, TINY, random_images, random_vit
 
-LEAN = replace(TINY, skip_unread=True)
 KINDS: dict[str, Architecture] = {
-    "dense": TINY,
     "pruned": TINY,
-    "lean": LEAN,
     "distilled": replace(TINY, distilled=True, skip_unread=True),
     "registers": replace(TINY, registers=2, layer_scale=True, pool="avg", norm_before_pool=False),
     "merging": SHORT,
@@ -38,7 +35,7 @@ KINDS: dict[str, Architecture] = {
 
 def model_of(kind: str) -> ViT:
     model = random_vit(KINDS[kind])
-    return model if kind == "dense" or model.arch is SHORT else prune(model)[0]
+    return model if model.arch is SHORT else prune(model)[0]
 
 
 @dataclass(frozen=True)
