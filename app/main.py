@@ -19,7 +19,7 @@ import streamlit as st
 from app import preload, share, sidebar
 from app.parts import feedback
 from app.parts.keys import keys
-from app.state import choice_address
+from app.state import choice_address, session_runs
 from app.views import model, recover
 from app.views.attention import page as attention
 from app.views.compare import page as compare
@@ -70,5 +70,6 @@ choice_address.to_address()
 choice_address.show_failure()
 with keys.listening(), feedback.sentences():
     page.run()
+session_runs.let_polls_wait()
 # reading an image needs it, the first page does not: import it once the browser has drawn that page
 preload.in_background("timm.data", after=3.0)

@@ -78,7 +78,7 @@ def _latency(run: NumberedRun, key: str, *, time: bool) -> None:
         st.caption(f"{told} · {wording.speedup(known)}")
     elif time and not any(one.active for one in session_runs.listed()):
         st.session_state[f"{key} drawn"] = False
-        st.fragment(_time, run_every=1.0)(run, f"{key} drawn")
+        session_runs.polled(_time, run, f"{key} drawn", every=1.0)
 
 
 def _time(run: NumberedRun, drawn: str) -> None:

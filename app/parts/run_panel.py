@@ -11,7 +11,7 @@ import streamlit as st
 from app import wording
 from app.parts import charts, feedback
 from app.state import finished_runs, session, session_runs
-from app.state.session_runs import POLL, forget_listed, is_news, listed
+from app.state.session_runs import POLL, forget_listed, is_news, listed, polled
 from pruning import runs
 from pruning.jobs import BenchJob, RecoverJob, read_report
 from pruning.runs import Run
@@ -43,7 +43,7 @@ def _resume(folder: Path) -> None:
 
 def panel(run: Run, key: str) -> None:
     """A run's state and progress, updated while it is active, with a button to cancel or resume it."""
-    st.fragment(_panel, run_every=POLL if run.active else None)(run.folder, key, run.active)
+    polled(_panel, run.folder, key, run.active, every=POLL if run.active else None)
 
 
 def _panel(folder: Path, key: str, active: bool) -> None:
@@ -102,7 +102,7 @@ def curves(run: Run) -> None:
     dense = None
     with feedback.sentences():
         dense = _dense_top1(run)
-    st.fragment(_curves, run_every=POLL if run.active else None)(run.folder, dense)
+    polled(_curves, run.folder, dense, every=POLL if run.active else None)
 
 
 def _curves(folder: Path, dense: float | None) -> None:
@@ -130,7 +130,7 @@ def _dense_top1(run: Run) -> float | None:
 
 def log(run: Run, height: int = 240) -> None:
     """The end of a run's log, read again while the run is at work."""
-    st.fragment(_log, run_every=POLL if run.active else None)(run.folder, height)
+    polled(_log, run.folder, height, every=POLL if run.active else None)
 
 
 def _log(folder: Path, height: int) -> None:
@@ -164,7 +164,7 @@ def recent() -> None:
     if news:
         active = tuple(run.folder for run in news if run.active)
         every = POLL if active else None
-        st.fragment(_recent, run_every=every)(tuple(run.folder for run in news), active)
+        polled(_recent, tuple(run.folder for run in news), active, every=every)
 
 
 def _recent(folders: tuple[Path, ...], active: tuple[Path, ...]) -> None:

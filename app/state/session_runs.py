@@ -12,6 +12,7 @@ import shlex
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from pruning.jobs import RecoverJob, TrialJob, describe
 from pruning.runs import Run
 
 POLL = 2.0  # seconds after which an active run is read again
+SENT = 0.05  # seconds until what was drawn has left for the browser: Streamlit sends every hundredth
 RECENT = 600.0  # seconds during which a run that has ended is still news
 FRESH = 3600.0  # seconds during which an upload is kept although no run refers to it
 UPLOADED_MODEL = "model-folder"  # what a folder is called that was uploaded file by file
@@ -146,6 +148,30 @@ def _opened() -> list[Path]:
 def is_news(run: Run) -> bool:
     """Whether a run is active or ended a short time ago."""
     return run.active or (run.state != "interrupted" and run.since_heartbeat < RECENT)
+
+
+# ---- drawing a part of the page again while something is at work
+
+
+def polled(draw: Callable[..., None], *args: Any, every: float | None) -> None:
+    """Draw a part of the page, and again every so many seconds; once, if `every` is None."""
+    if every is not None:
+        st.session_state["polls"] = True
+    st.fragment(draw, run_every=every)(*args)
+
+
+def let_polls_wait() -> None:
+    """At the end of a pass over the whole page: wait until it is on its way, where parts are polled.
+
+    A poll that was asked for during the pass follows it at once. Streamlit (1.67) then leaves out what the
+    pass has drawn of that part and not sent yet, so the browser takes the part for one that is gone and
+    removes it when the pass ends. It fails on the poll ("Cannot set a node at a delta path"), and draws
+    nothing from then on. What the pass before has polled can be asked for as well.
+    """
+    now = st.session_state.pop("polls", False)
+    if now or st.session_state.get("polled", False):
+        time.sleep(SENT)
+    st.session_state["polled"] = now
 
 
 # ---- starting

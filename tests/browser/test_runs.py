@@ -1,9 +1,11 @@
-"""Runs seen through a real browser: what a killed server leaves behind, the next one shows."""
+"""Runs seen through a real browser: while they work, and what a killed server leaves to the next one."""
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,9 @@ from tests.support.browser import (
     own_widths,
     serving,
     shoot,
+    wait_until_up,
 )
+from tests.support.models import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -31,8 +35,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 def test_a_run_outlives_its_server(tmp_path: Path) -> None:
     """The server dies at once and another takes its place: one run, which never stopped."""
-    from playwright.sync_api import TimeoutError as PlaywrightTimeout
-
     port = free_port()
     with browsing() as page:
         with serving(port, tmp_path) as server:
@@ -51,16 +53,54 @@ def test_a_run_outlives_its_server(tmp_path: Path) -> None:
             page.locator(".st-key-run-panel").get_by_text("Training").wait_for()
             shoot(page, "after-the-server")
             _cancel(page, run.folder)
-            ended = page.locator(".st-key-run-panel").get_by_text("cancelled").first
-            with contextlib.suppress(PlaywrightTimeout):  # a page that is no longer drawn is loaded anew
-                ended.wait_for(timeout=20 * SECONDS)
-            if not ended.is_visible():
-                page.goto(address_of(server))
-                open_page(page, "Runs")
-            ended.wait_for()
+            page.locator(".st-key-run-panel").get_by_text("cancelled").first.wait_for()
     (found,) = runs.list_runs(tmp_path)
     assert (found.state, found.status.attempt, found.status.pid) == ("cancelled", 1, run.status.pid)
     assert list((found.folder / "checkpoint").glob("*.pt"))
+
+
+POLLED = """
+import time
+import streamlit as st
+from app.state import session_runs
+
+state = st.session_state
+passes = state["passes"] = state.get("passes", 0) + 1
+time.sleep(0.15)  # polls that are asked for meanwhile follow this pass at once
+drawn = state["drawn"] = time.monotonic()
+
+def part(number):
+    if number == 0 and time.monotonic() - state["drawn"] > 0.5:
+        st.rerun()
+    with st.container(border=True), st.container(horizontal=True):
+        st.write("part", number)
+        st.write("of pass", passes)
+
+for number in range(6):
+    session_runs.polled(part, number, every=0.3)
+    st.write("between")
+st.write("pass", passes, "is drawn")
+session_runs.let_polls_wait()
+"""
+
+
+def test_a_page_goes_on_being_drawn_while_its_parts_are_polled(tmp_path: Path) -> None:
+    """Streamlit's own order of things ends in a page that stays as it is, within a few of these passes."""
+    (tmp_path / "polled.py").write_text(POLLED)
+    port = free_port()
+    words = ["streamlit", "run", "polled.py", f"--server.port={port}", "--server.address=localhost"]
+    words += ["--server.headless=true", "--browser.gatherUsageStats=false"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=tmp_path, env=environment, start_new_session=True
+    )
+    try:
+        wait_until_up(f"http://localhost:{port}/_stcore/health", server)
+        with browsing() as page:  # in which no script may fail
+            page.goto(f"http://localhost:{port}")
+            page.get_by_text("pass 12 is drawn").wait_for()
+    finally:
+        end(server, signal.SIGTERM)
 
 
 def _cancel(page: Page, folder: Path) -> None:

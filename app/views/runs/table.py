@@ -47,7 +47,7 @@ def show(shown: Sequence[Run], chosen: str) -> None:
     """Draw the table, which is read again while a run in it is at work."""
     if shown:
         active = any(run.active for run in shown)
-        st.fragment(_table, run_every=session_runs.POLL if active else None)(list(shown), chosen)
+        session_runs.polled(_table, list(shown), chosen, every=session_runs.POLL if active else None)
 
 
 def _table(shown: list[Run], chosen: str) -> None:
