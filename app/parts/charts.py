@@ -63,7 +63,7 @@ def _width_layout(
     """What plots of widths share; it takes several times as long as their bars, which follow a slider."""
     titles = [WIDTH_TITLES[name] for name in names]
     figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
-    figure.update_xaxes(dtick=1 if depth <= 12 else 4)
+    figure.update_xaxes(dtick=1 if depth <= 8 else 2 if depth <= 12 else 4, tickangle=0)  # fits a phone
     figure.update_xaxes(title="block", row=2)
     figure.update_yaxes(nticks=5)
     figure.update_annotations(font_size=13)
