@@ -67,7 +67,7 @@ from app.state import session_runs
 state = st.session_state
 passes = state["passes"] = state.get("passes", 0) + 1
 time.sleep(0.15)  # polls that are asked for meanwhile follow this pass at once
-drawn = state["drawn"] = time.monotonic()
+state["drawn"] = time.monotonic()
 
 def part(number):
     if number == 0 and time.monotonic() - state["drawn"] > 0.5:

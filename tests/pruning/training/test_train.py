@@ -581,11 +581,8 @@ def test_what_an_epoch_owes_is_told_as_the_training_s(left_off: str, tiny: ViT, 
         def metrics(self, step: int, **values: float) -> None:
             super().metrics(step, **{f"{self.what}: {name}": value for name, value in values.items()})
 
-    images, options, ending = (
-        image_set(tmp_path),
-        replace(LIVELY, epochs=1, checkpoint_seconds=0),
-        Objective(),
-    )
+    images, ending = image_set(tmp_path), Objective()
+    options = replace(LIVELY, epochs=1, checkpoint_seconds=0)
     setattr(ending, left_off, killed)
     with pytest.raises(KeyboardInterrupt):
         train(tiny, images, PREPROCESS, ending, options, test=images, monitor=Recorder(tmp_path))
