@@ -172,9 +172,9 @@ class Attention(nn.Module):
             return (scores if sizes is None else scores + _log(sizes, scores.ndim)).softmax(dim=-1)
         every = q.shape[:-2]  # B, or B H
         added = q.new_zeros(1) if sizes is None else _log(sizes, q.ndim).expand(*every, 1, -1).flatten(0, -3)
-        keys = k.flatten(0, -3).transpose(-2, -1)
-        scores = torch.baddbmm(added, q.flatten(0, -3), keys, alpha=self.scale)
-        return scores.unflatten(0, every).softmax(dim=-1)
+        keys, beta = k.flatten(0, -3).transpose(-2, -1), 0 if sizes is None else 1  # 0: nothing is added
+        scores = torch.baddbmm(added, q.flatten(0, -3), keys, beta=beta, alpha=self.scale)
+        return _softmax(scores).unflatten(0, every)
 
     def forward(
         self, x: Tensor, sizes: Tensor | Placed | None = None, count: int | None = None
@@ -285,6 +285,13 @@ def by_distance(table: Tensor, grid: tuple[int, int], prefix: int, places: Tenso
     return table[:, index[places[:, :, None], places[:, None]]].transpose(0, 1)
 
 
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax of scores that nobody else reads, in their place where it can be: maps of a batch fill caches."""
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(scores.device.type):
+        return scores.softmax(dim=-1)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
 def _log(sizes: Tensor, axes: int) -> Tensor:
     """What sizes add to scores of so many axes, for every head and query alike: B N -> B 1 N or B 1 1 N."""
     return sizes.log()[:, None] if axes == 3 else sizes.log()[:, None, None]
@@ -372,7 +379,7 @@ class Merge(nn.Module):
         From tokens B N E and how much each is read B N: the places of all tokens, B N, those that stay in
         order first and the `count` that merge last; and the places these merge into, B count.
         """
-        metric = self.norm(x[:, self.prefix :])  # B P E, of length sqrt(E)
+        metric = self.norm(x)[:, self.prefix :]  # B P E, of length sqrt(E)
         odd, even = metric[:, 1::2], metric[:, ::2]
         # few and large operators, because each of them costs time: 1 - cosine is one
         apart = torch.baddbmm(x.new_ones(1), odd, even.transpose(-2, -1), alpha=-1 / x.shape[-1])
@@ -405,14 +412,11 @@ class Merge(nn.Module):
         rows = (order + torch.arange(batch, device=x.device)[:, None] * tokens).flatten()
         moved = x.flatten(0, 1).index_select(0, rows).unflatten(0, (batch, -1))  # B N E
         stay, gone = moved[:, : -self.count], moved[:, -self.count :]
-        into = (order[:, : -self.count, None] == onto[:, None]).to(x.dtype)  # B N-count count
-        own = torch.ones_like(order[:, : -self.count], dtype=x.dtype)
-        if sizes is not None:
-            counts = sizes.flatten().index_select(0, rows).unflatten(0, (batch, -1))  # B N
-            own, into = counts[:, : -self.count], into * counts[:, None, -self.count :]
+        counts = torch.ones_like(order, dtype=x.dtype) if sizes is None else sizes.gather(1, order)
+        own, theirs = counts[:, : -self.count], counts[:, -self.count :]
+        into = (order[:, : -self.count, None] == onto[:, None]) * theirs[:, None]  # B N-count count
         total = own + into.sum(dim=-1)
-        kept = stay * (own / total)[..., None]
-        merged = torch.baddbmm(kept, into / total[..., None], gone)
+        merged = torch.baddbmm(stay * (own / total)[..., None], into / total[..., None], gone)
         if not self.keeps_places:
             return merged, total
         stayed = order[:, : -self.count]
