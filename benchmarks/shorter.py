@@ -212,17 +212,28 @@ def write_latency(keep: Path, save: bool) -> None:
         for name, runner, one in (
             ("PyTorch", torch_runner, small),
             ("PyTorch, merging for nothing", torch_runner, _cut(small)),
+            ("PyTorch, compiled", compiled_runner, small),
+            ("PyTorch, compiled, merging for nothing", compiled_runner, _cut(small)),
             ("ONNX Runtime", onnx_runner, small),
         ):
+            torch._dynamo.reset()  # it compiles only so many models before it gives up
             rows.append(_timed(size, name, runner(one), runner(dense), (small, dense), BATCHES))
     body = (
         "Speed-up of DeiT-Tiny pruned by the default budget against dense, both timed in turns, with its "
         "95 % interval, and what part of the ratio of MACs it is. Merged tokens, widths and depth as found "
         'for each size in the table before. "Merging for nothing" drops as many tokens in the same blocks '
-        "without choosing or weighing any: no way of merging can be faster.\n\n"
+        "without choosing or weighing any: no way of merging can be faster. Compiled are both models, by "
+        "torch.compile for each size of batch.\n\n"
     )
     head = ["GMACs", "MACs ratio", "", *(f"batch {batch}" for batch in BATCHES)]
     report("Latency of the default budgets, DeiT-Tiny", body + table(head, rows), save)
+
+
+def compiled_runner(model: ViT) -> Runner:
+    """A runner for what `torch.compile` makes of the model, for each batch size anew before it is timed."""
+    compiled = copy.deepcopy(model)
+    compiled.compile(dynamic=False)
+    return torch_runner(compiled)
 
 
 def write_gpu_latency(keep: Path, save: bool) -> None:

@@ -103,18 +103,17 @@ def command(run: Run, out: str | None = None) -> str:
 def _source(run: Run, job: RecoverJob) -> tuple[Run | None, Path | None]:
     """The run whose model a recovery trains further, and where that model lies if it was moved since.
 
-    The folder of all runs can be moved. Names of runs are drawn at random, so that one of the same name is
-    the same run.
+    The folder of all runs can be moved or copied. Names of runs are drawn at random, so that one of the same
+    name is the same run.
     """
     model = Path(run.status.workdir or "") / job.model
     known = listed()
-    of = next((one for one in known if one.folder in (model, model.parent)), None)
-    if of is not None or model.exists():
-        return of, None
     for inside in (model, model.parent):
-        of = next((one for one in known if one.name == inside.name and number(one) is not None), None)
+        of = next((one for one in known if one.folder == inside), None) or next(
+            (one for one in known if one.name == inside.name and number(one) is not None), None
+        )
         if of is not None:
-            return of, of.folder / model.relative_to(inside)
+            return of, None if model.exists() else of.folder / model.relative_to(inside)
     return None, None
 
 

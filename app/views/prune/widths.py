@@ -28,7 +28,7 @@ HELP = {
 }
 _TABLE = "blocks-"  # with depth: the key of a table
 _REDRAWN = "table redrawn"  # so many times; an editor takes other values only under another key
-_SHORT = {"qk": "Pairs", "v": "Values", "mlp": "MLP", "heads": "Heads"}  # heads of columns
+_SHORT = {"qk": "Pair", "v": "Value", "mlp": "MLP", "heads": "Head"}  # headers, which have room for no more
 
 
 def preset(dense: Architecture) -> str:

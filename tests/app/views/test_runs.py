@@ -83,6 +83,17 @@ def test_a_recovery_finds_its_run_where_all_of_them_were_moved(three: list[Path]
     assert app.dataframe[0].value.set_index("Run").loc["run 3", "What"] == "Recovery of another, 2 epochs"
 
 
+def test_a_recovery_finds_its_run_where_all_of_them_were_copied(three: list[Path], tmp_path: Path) -> None:
+    first, _, third = three
+    still_there = tmp_path / "earlier" / first.name / "bundle"
+    still_there.mkdir(parents=True)
+    (third / runs.JOB).write_text(registry.pack(RecoverJob(str(still_there), "demo", "demo")))
+    app = start("runs", Choice(limit=10))
+    app.selectbox(key="run").set_value(str(third)).run()
+    assert app.dataframe[0].value.set_index("Run").loc["run 3", "What"] == "Recovery of run 1, 2 epochs"
+    assert any(str(still_there) in code.value for code in app.code)
+
+
 def test_a_deleted_run_is_taken_back_and_no_run_changes_its_number(three: list[Path]) -> None:
     first, second, _ = three
     app = start("runs", Choice(limit=10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def logits(folder: Path) -> np.ndarray:
 
 
 def test_every_recipe_that_is_marked_is_run_here() -> None:
-    assert set(RECIPES) == {"onnx", "ort", "openvino", "ncnn", "trace"}
+    assert set(RECIPES) == {"onnx", "compile", "ort", "openvino", "ncnn", "trace"}
 
 
 def test_onnx_runtime(exported: Path) -> None:
@@ -76,6 +77,14 @@ def test_onnx_runtime(exported: Path) -> None:
 def test_the_model_is_traced_for_core_ml(exported: Path) -> None:
     again = "x = torch.rand(images.shape); print(float((traced(x) - model(x)).abs().max()))"
     assert float(follow("trace", exported, again)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler")
+def test_torch_compiles_the_bundle(exported: Path) -> None:
+    follow("onnx", exported)
+    follow("compile", exported)
+    np.testing.assert_allclose(np.load(exported / "compiled.npy"), logits(exported), atol=1e-4)
 
 
 @pytest.mark.slow
