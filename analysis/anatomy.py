@@ -15,4 +15,31 @@ heads  whole heads: all their query-key pairs and value neurons
 embed  channels of the residual stream, through the whole network
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.architecture import Architecture
+
 STRUCTURES = ("qk", "v", "mlp", "heads", "embed")
+
+BLOCK_TITLES = {  # of what is told block by block
+    "qk": "Query-key pairs per head",
+    "v": "Value channels per head",
+    "mlp": "MLP neurons",
+    "heads": "Heads",
+    "tokens": "Tokens given",
+}
+
+
+def of_blocks(arch: Architecture, name: str) -> list[int]:
+    """How many each block has of one of `BLOCK_TITLES`; of `tokens`, how many it is given."""
+    return list(arch.tokens[:-1]) if name == "tokens" else [getattr(block, name) for block in arch.blocks]
+
+
+def told_by_block(models: Iterable[Architecture]) -> tuple[str, ...]:
+    """What is told of every block of these models: `tokens` only if one of them merges some."""
+    merges = any(arch.merges for arch in models)
+    return tuple(name for name in BLOCK_TITLES if merges or name != "tokens")

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from analysis.anatomy import BLOCK_TITLES, of_blocks, told_by_block
 from analysis.vit import Architecture
 from app.wording import chart_text
 from pruning.runs import Metrics
@@ -16,12 +17,6 @@ from pruning.runs import Metrics
 ATTENTION, MLP, OTHER = "#14907a", "#e0a030", "#8a9690"
 KEPT, REMOVED, ACCENT = "#14907a", "rgba(138, 150, 144, 0.32)", "#d2604f"
 CONFIG = {"displayModeBar": False, "scrollZoom": False, "doubleClick": False}
-WIDTH_TITLES = {
-    "qk": "Query-key pairs per head",
-    "v": "Value channels per head",
-    "mlp": "MLP neurons",
-    "heads": "Heads",
-}
 
 Figure = Any  # Plotly has no types
 
@@ -42,9 +37,12 @@ def styled(figure: Figure, height: int, **layout: Any) -> Figure:
 
 
 def width_plots(
-    names: Sequence[str], depth: int, height: int, traces: Callable[[str], Sequence[Any]], **layout: Any
+    names: Sequence[str], depth: int, traces: Callable[[str], Sequence[Any]], **layout: Any
 ) -> Figure:
-    """Four plots of widths against blocks; `traces` gives those of one width, by the same names for each."""
+    """Plots of widths against blocks, two in a row.
+
+    `traces` gives those of one width, by the same names for each.
+    """
     drawn = []
     for place, name in enumerate(names):
         axis = "" if place == 0 else place + 1
@@ -53,22 +51,27 @@ def width_plots(
             trace.update(showlegend=place == 0, legendgroup=trace.name, hovertemplate=hover)
             trace.update(xaxis=f"x{axis}", yaxis=f"y{axis}")
             drawn.append(trace)
-    return go.Figure(drawn, _width_layout(tuple(names), depth, height, tuple(layout.items())))
+    return go.Figure(drawn, _width_layout(tuple(names), depth, tuple(layout.items())))
 
 
 @cache
-def _width_layout(
-    names: tuple[str, ...], depth: int, height: int, layout: tuple[tuple[str, Any], ...]
-) -> Any:
+def _width_layout(names: tuple[str, ...], depth: int, layout: tuple[tuple[str, Any], ...]) -> Any:
     """What plots of widths share; it takes several times as long as their bars, which follow a slider."""
-    titles = [WIDTH_TITLES[name] for name in names]
-    figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
+    rows = -(-len(names) // 2)
+    figure = make_subplots(
+        rows,
+        2,
+        subplot_titles=[BLOCK_TITLES[name] for name in names],
+        specs=[[{}, {} if 2 * row + 1 < len(names) else None] for row in range(rows)],
+        vertical_spacing=0.4 / rows,
+        horizontal_spacing=0.09,
+    )
     figure.update_xaxes(dtick=1 if depth <= 8 else 2 if depth <= 12 else 4, tickangle=0)  # fits a phone
-    figure.update_xaxes(title="block", row=2)
+    figure.update_xaxes(title="block", row=rows)
     figure.update_yaxes(nticks=5)
     figure.update_annotations(font_size=13)
-    figure = styled(figure, height, bargap=0.2, **dict(layout))
-    return figure.update_layout(legend={"y": 1.09, "x": 1, "xanchor": "right"}, margin_t=46).layout
+    figure = styled(figure, 195 * rows, bargap=0.2, **dict(layout))
+    return figure.update_layout(legend={"y": 1 + 0.18 / rows, "x": 1, "xanchor": "right"}, margin_t=46).layout
 
 
 def widths(before: Architecture, after: Architecture) -> Figure:
@@ -79,14 +82,14 @@ def widths(before: Architecture, after: Architecture) -> Figure:
         return [
             go.Bar(
                 x=list(range(arch.depth)),
-                y=[getattr(block, name) for block in arch.blocks],
+                y=of_blocks(arch, name),
                 marker_color=tint,
                 name=label,
             )
             for arch, tint, label in shown
         ]
 
-    return width_plots(("qk", "v", "mlp", "heads"), before.depth, 380, bars, barmode="overlay")
+    return width_plots(told_by_block((before, after)), before.depth, bars, barmode="overlay")
 
 
 CURVES = {

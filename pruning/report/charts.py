@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from analysis.anatomy import BLOCK_TITLES, of_blocks, told_by_block
 from analysis.measure import Bin, wilson
 from analysis.vit import Architecture
 from pruning.report.comparison import Trade
@@ -66,24 +67,26 @@ def trade_off(trades: Sequence[Trade], front: Sequence[Trade], chosen: set[str])
 
 def widths(models: Sequence[tuple[str, Architecture]]) -> str:
     """Widths of every block: bars for the dense model, and lines for the others in front of them."""
-    titles = {"heads": "Heads", "qk": "Query-key pairs per head", "v": "Value channels per head"}
-    titles |= {"mlp": "MLP neurons"}
+    told = told_by_block(arch for _, arch in models)
+    rows = ceil(len(told) / 2)
 
     def draw(figure: Figure) -> None:
-        places = figure.subplots(2, 2).flat
-        for axes, (width, title) in zip(places, titles.items(), strict=True):
+        places = list(figure.subplots(rows, 2).flat)
+        for spare in places[len(told) :]:
+            spare.set_axis_off()
+        for axes, width in zip(places, told, strict=False):
             for index, (name, arch) in enumerate(models):
-                values = [getattr(block, width) for block in arch.blocks]
+                values = of_blocks(arch, width)
                 blocks = range(arch.depth)
                 if index == 0:
                     axes.bar(blocks, values, color=COLOURS[0], alpha=0.35, label=name)
                 else:
                     look = {"drawstyle": "steps-mid", "marker": "o", "markersize": 3}
                     axes.plot(blocks, values, color=COLOURS[index], label=name, **look)
-            axes.set_title(title, fontsize=10, color=INK)
+            axes.set_title(BLOCK_TITLES[width], fontsize=10, color=INK)
             axes.set_ylim(bottom=0)
             _whole(axes)
-        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        handles = dict(zip(*reversed(places[0].get_legend_handles_labels()), strict=True))
         names = [name for name, _ in models]
         figure.legend(
             [handles[name] for name in names],
@@ -94,7 +97,7 @@ def widths(models: Sequence[tuple[str, Architecture]]) -> str:
             fontsize=9,
         )
 
-    return _svg(draw, 4.6, "widths")
+    return _svg(draw, 2.3 * rows, "widths")
 
 
 def calibration(models: Sequence[tuple[str, float, Sequence[Bin]]]) -> str:

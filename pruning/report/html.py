@@ -31,6 +31,7 @@ from analysis.attention import (
 from analysis.head_grid import head_grid
 from analysis.measure import BINS, NEIGHBOURS, confusion_changes, reliability
 from analysis.paths import open_regular
+from analysis.vit import Architecture
 from pruning import wording
 from pruning.progress import Progress, quiet
 from pruning.report import charts
@@ -116,6 +117,7 @@ def _figures(found: Comparison) -> dict[str, Any]:
         "models": [{"model": model, "in_short": _in_short(model, found.dense)} for model in found.models],
         "rows": _rows(found),
         "widths": _widths(found),
+        "merges": _merges(found),
         "timings": found.timings,
         "latency": _latency(found),
         "rounds": wording.from_to(map(found.timings.rounds_of, found.timings.ms)) if found.timings else "",
@@ -202,9 +204,22 @@ def _int8(found: Comparison) -> dict[str, dict[str, str]]:
 
 
 def _widths(found: Comparison) -> list[list[str]]:
-    """The rows of the table of widths, one per block: heads x (pairs, values) and neurons of each model."""
-    rows = zip_longest(*(model.arch.blocks for model in found.models))
-    return [["" if b is None else f"{b.heads} × ({b.qk}, {b.v}), {b.mlp:,}" for b in row] for row in rows]
+    """The rows of the table of widths, one per block: heads x (pairs, values) and neurons of each model.
+
+    Where any merges tokens, those that the block is given come last.
+    """
+
+    def told(arch: Architecture) -> Iterator[str]:
+        for block, tokens in zip(arch.blocks, arch.tokens, strict=False):
+            line = f"{block.heads} × ({block.qk}, {block.v}), {block.mlp:,}"
+            yield f"{line}, {tokens:,}" if _merges(found) else line
+
+    rows = zip_longest(*(told(model.arch) for model in found.models), fillvalue="")
+    return [list(row) for row in rows]
+
+
+def _merges(found: Comparison) -> bool:
+    return any(model.arch.merges for model in found.models)
 
 
 def _latency(found: Comparison) -> list[tuple[str, list[str], str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from analysis.anatomy import of_blocks, told_by_block
 from analysis.measure import Bin, Timing, paired_change, wilson
 from analysis.vit import Architecture
 from app import wording
@@ -28,11 +29,11 @@ def widths(models: Sequence[tuple[str, Architecture]]) -> Figure:
     def traces(width: str) -> list[Any]:
         return [_widths_of(arch, width, name, index) for index, (name, arch) in enumerate(models)]
 
-    return width_plots(("heads", "qk", "v", "mlp"), models[0][1].depth, 400, traces)
+    return width_plots(told_by_block(arch for _, arch in models), models[0][1].depth, traces)
 
 
 def _widths_of(arch: Architecture, width: str, name: str, index: int) -> Any:
-    blocks, values = list(range(arch.depth)), [getattr(block, width) for block in arch.blocks]
+    blocks, values = list(range(arch.depth)), of_blocks(arch, width)
     if index == 0:
         return go.Bar(x=blocks, y=values, name=chart_text(name), marker_color=REMOVED)
     line = {"color": COLOURS[index], "width": 2, "shape": "hvh"}

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
+from analysis.anatomy import BLOCK_TITLES, of_blocks, told_by_block
 from app import wording
 from app.parts import charts
 from app.views.compare import charts as compare_charts
 from pruning.report import Comparison
 
-WIDTHS = ("heads", "qk", "v", "mlp")
 ARROW = "→"  # from the dense model to the next one
+_TOKENS = " Tokens merge within a block, so that the next one is given fewer."
 
 
 def show(found: Comparison) -> None:
@@ -30,7 +31,7 @@ def show(found: Comparison) -> None:
     embed = _cell([model.arch.embed_dim for model in found.models])
     st.caption(
         f"{order} where they differ. Query-key pairs and value channels are counted per head. "
-        f"Residual channels: {embed}."
+        f"Residual channels: {embed}.{_TOKENS * any(model.arch.merges for model in found.models)}"
     )
 
 
@@ -39,17 +40,14 @@ def _table(found: Comparison) -> pd.DataFrame:
 
     The widths of all models stand in one cell, or only one of them where all are alike.
     """
-    columns = {
-        charts.WIDTH_TITLES[width].removesuffix(" per head"): _column(found, width) for width in WIDTHS
-    }
+    told = told_by_block(model.arch for model in found.models)
+    columns = {BLOCK_TITLES[width].removesuffix(" per head"): _column(found, width) for width in told}
     table = pd.DataFrame(columns)
     return table.set_axis(pd.Index(map(str, table.index), name="Block"))
 
 
 def _column(found: Comparison, width: str) -> list[str]:
-    rows = zip(
-        *([getattr(block, width) for block in model.arch.blocks] for model in found.models), strict=True
-    )
+    rows = zip(*(of_blocks(model.arch, width) for model in found.models), strict=True)
     return [_cell(row) for row in rows]
 
 

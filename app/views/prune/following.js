@@ -10,7 +10,8 @@ export default function ({ data, parentElement }) {
 
   const percent = (now, before) => {
     const change = (100 * (now - before)) / before;
-    return `${change > 0 ? "+" : "−"}${Math.abs(change).toFixed(1)} %`;
+    const size = Math.abs(change).toFixed(1);
+    return size === "0.0" ? "as before" : `${change > 0 ? "+" : "−"}${size} %`;
   };
 
   function say([params, gmacs]) {

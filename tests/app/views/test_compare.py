@@ -21,6 +21,7 @@ from analysis.measure.evaluate import Agreement, evaluate, wilson
 from analysis.measure.paired import paired_change
 from analysis.measure.speedup import compare as compared
 from analysis.models.load import architecture, read_bundle
+from app.parts import charts
 from app.parts.wipe import wipe
 from app.state import comparison, session_runs
 from app.state.finished_runs import OpenedRun
@@ -29,6 +30,7 @@ from app.views.compare import charts as compare_charts
 from app.views.compare import predictions as compare_predictions
 from pruning import wording
 from pruning.cut.ratios import Ratios
+from pruning.cut.shorter import with_merges
 from pruning.jobs.bench import TIMINGS, BenchJob
 from pruning.jobs.prune_job import Job
 from pruning.report.comparison import ComparedModel, Trade
@@ -36,6 +38,7 @@ from pruning.report.objects import object_scores
 from pruning.runs import folder as runs
 from tests.support.app import MAIN, carry_out, go, pruned, text
 from tests.support.devices import made_up, price
+from tests.support.models import TINY
 
 Runs = Callable[..., list[runs.Run]]
 
@@ -341,6 +344,17 @@ def logits(seed: int) -> Any:
         torch.nn.Identity(),
         [(3 * torch.randn(50, 4, generator=generator), torch.randint(0, 4, (50,), generator=generator))],
     )
+
+
+def test_tokens_are_told_block_by_block_where_some_merge() -> None:
+    tokens = TINY.num_tokens
+    merging = with_merges(TINY, (2, 1))
+    figure: Any = compare_charts.widths([("dense", TINY), ("small", merging)])
+    assert [title.text for title in figure.layout.annotations][-2:] == ["Heads", "Tokens given"]
+    assert [list(trace.y) for trace in figure.data][-2:] == [[tokens, tokens], [tokens, tokens - 2]]
+    for drawn in (compare_charts.widths([("dense", TINY)]), charts.widths(TINY, TINY)):
+        assert [title.text for title in drawn.layout.annotations][-1] == "Heads"
+    assert list(charts.widths(TINY, merging).data[-1].y) == [tokens, tokens - 2]
 
 
 def test_reliability_bars_are_the_bins() -> None:
