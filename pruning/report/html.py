@@ -185,12 +185,12 @@ def _rows(found: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
         row(
             "Parameters",
             lambda m: wording.count(m.cost.params),
-            lambda m: wording.change(dense.cost.params, m.cost.params),
+            lambda m: wording.real_change(dense.cost.params, m.cost.params) or "as before",
         ),
         row(
             "GMACs per image",
             lambda m: f"{m.cost.gmacs:,.4f}",
-            lambda m: wording.change(dense.cost.macs, m.cost.macs),
+            lambda m: wording.real_change(dense.cost.macs, m.cost.macs) or "as before",
         ),
         row("Weights, float32", lambda m: wording.megabytes(m.cost.bytes)),
         row("Weights, float16", lambda m: wording.megabytes(m.cost.bytes // 2)),

@@ -226,8 +226,8 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
     result, other = model.result, model is not dense
     mine, theirs = model.cost, dense.cost
 
-    def against(text: str, change: str) -> str:
-        return f"{text} ({change})" if other else text
+    def against(text: str, change: str | None) -> str:
+        return f"{text} ({change or 'as before'})" if other else text
 
     start, classifies, change = model.start, found.classifies, wording.points(dense.result.top5, result.top5)
     like = {row: "" for other in found.others for row in wording.likeness(other.result)}
@@ -244,9 +244,9 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
         **like,
         **wording.likeness(result),
         "Calibration error": wording.percent(model.ece) if classifies else "",
-        "Parameters": against(wording.count(mine.params), wording.change(theirs.params, mine.params)),
-        "Compute, GMACs": against(f"{mine.gmacs:,.4f}", wording.change(theirs.macs, mine.macs)),
-        "Weights, float32": against(wording.megabytes(mine.bytes), wording.change(theirs.bytes, mine.bytes)),
+        "Parameters": against(wording.count(mine.params), wording.real_change(theirs.params, mine.params)),
+        "Compute, GMACs": against(f"{mine.gmacs:,.4f}", wording.real_change(theirs.macs, mine.macs)),
+        "Weights, float32": against(wording.megabytes(mine.bytes), wording.real_change(theirs.bytes, mine.bytes)),
         "Weights, float16": wording.megabytes(mine.bytes // 2),
         "Stored in": wording.plain(model.dtype),
     }
