@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SHOTS = ROOT / "build" / "shots"
-LOG = ROOT / "build" / f"app{os.environ.get('PYTEST_XDIST_WORKER', '')}.log"
+LOG = ROOT / "build" / "app.log"
 LISTENS = "0A"  # the state of a socket in /proc/net/tcp
 SECONDS = 1000  # Playwright counts milliseconds
 
@@ -100,7 +100,7 @@ def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
 
 def wait_until_up(address: str, process: subprocess.Popen[bytes], seconds: int = 120) -> None:
     for _ in range(seconds * 2):
-        assert process.poll() is None, f"the server stopped: see {LOG}"
+        assert process.poll() is None, "the server stopped: see build/app.log"
         try:
             with urllib.request.urlopen(address, timeout=2):
                 return
