@@ -30,7 +30,7 @@ BLOCK_TITLES = {  # of what is told block by block
     "v": "Value channels per head",
     "mlp": "MLP neurons",
     "heads": "Heads",
-    "tokens": "Tokens given",
+    "tokens": "Input tokens",
 }
 
 

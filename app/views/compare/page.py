@@ -246,7 +246,9 @@ def _column(model: ComparedModel, dense: ComparedModel, found: Comparison) -> di
         "Calibration error": wording.percent(model.ece) if classifies else "",
         "Parameters": against(wording.count(mine.params), wording.real_change(theirs.params, mine.params)),
         "Compute, GMACs": against(f"{mine.gmacs:,.4f}", wording.real_change(theirs.macs, mine.macs)),
-        "Weights, float32": against(wording.megabytes(mine.bytes), wording.real_change(theirs.bytes, mine.bytes)),
+        "Weights, float32": against(
+            wording.megabytes(mine.bytes), wording.real_change(theirs.bytes, mine.bytes)
+        ),
         "Weights, float16": wording.megabytes(mine.bytes // 2),
         "Stored in": wording.plain(model.dtype),
     }

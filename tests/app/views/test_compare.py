@@ -350,7 +350,7 @@ def test_tokens_are_told_block_by_block_where_some_merge() -> None:
     tokens = TINY.num_tokens
     merging = with_merges(TINY, (2, 1))
     figure: Any = compare_charts.widths([("dense", TINY), ("small", merging)])
-    assert [title.text for title in figure.layout.annotations][-2:] == ["Heads", "Tokens given"]
+    assert [title.text for title in figure.layout.annotations][-2:] == ["Heads", "Input tokens"]
     assert [list(trace.y) for trace in figure.data][-2:] == [[tokens, tokens], [tokens, tokens - 2]]
     for drawn in (compare_charts.widths([("dense", TINY)]), charts.widths(TINY, TINY)):
         assert [title.text for title in drawn.layout.annotations][-1] == "Heads"

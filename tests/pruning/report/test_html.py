@@ -117,11 +117,11 @@ def test_a_model_that_merges_stands_beside_its_dense_one(tmp_path: Path) -> None
     load = lambda source: found.load(source) if source == dense.source else replace(loaded, model=merging)
     page = make_report(replace(found, others=(beside,), trades=found.trades[:1], timings=None, load=load))
     assert "attention maps of small" in page and "rollout of small" in page
-    assert "MLP neurons, tokens given" in page and "Tokens given" in Reader(page).text
+    assert "MLP neurons, input tokens" in page and "Input tokens" in Reader(page).text
     tokens = dense.arch.num_tokens
     for given, widths in zip((tokens, tokens - 2), beside.arch.blocks, strict=True):
         assert f"{widths.heads} × ({widths.qk}, {widths.v}), {widths.mlp}, {given}</td>" in page
-    assert "tokens given" not in make_report(replace(found, trades=found.trades[:1], timings=None)).lower()
+    assert "input tokens" not in make_report(replace(found, trades=found.trades[:1], timings=None)).lower()
 
 
 @pytest.mark.parametrize("change", [{}, {"distilled": True}, {"registers": 2, "pool": "avg"}])
