@@ -14,7 +14,6 @@ from app.views.compare import charts as compare_charts
 from pruning.report import Comparison
 
 ARROW = "→"  # from the dense model to the next one
-_TOKENS = " Tokens merge within a block, so that the next one is given fewer."
 
 
 def show(found: Comparison) -> None:
@@ -31,8 +30,10 @@ def show(found: Comparison) -> None:
     embed = _cell([model.arch.embed_dim for model in found.models])
     st.caption(
         f"{order} where they differ. Query-key pairs and value channels are counted per head. "
-        f"Residual channels: {embed}.{_TOKENS * any(model.arch.merges for model in found.models)}"
+        f"Residual channels: {embed}."
     )
+    if any(model.arch.merges for model in found.models):
+        st.caption("Tokens merge within a block, so that the next one is given fewer.")
 
 
 def _table(found: Comparison) -> pd.DataFrame:
