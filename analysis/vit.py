@@ -286,7 +286,7 @@ def by_distance(table: Tensor, grid: tuple[int, int], prefix: int, places: Tenso
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Softmax of scores that nobody else reads: in their place where it can be, as maps outgrow caches."""
+    """Softmax of scores that nothing else reads. It overwrites them where it can, as they outgrow caches."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled(scores.device.type):
         return scores.softmax(dim=-1)
     return torch.softmax(scores, dim=-1, out=scores)

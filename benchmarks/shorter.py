@@ -222,8 +222,8 @@ def write_latency(keep: Path, save: bool) -> None:
         "Speed-up of DeiT-Tiny pruned by the default budget against dense, both timed in turns, with its "
         "95 % interval, and what part of the ratio of MACs it is. Merged tokens, widths and depth as found "
         'for each size in the table before. "Merging for nothing" drops as many tokens in the same blocks '
-        "without choosing or weighing any: no way of merging can be faster. Compiled are both models, by "
-        "torch.compile for each size of batch.\n\n"
+        "without choosing or weighing any: no way of merging can be faster. "
+        '"Compiled" means that torch.compile has compiled both models, for each batch size.\n\n'
     )
     head = ["GMACs", "MACs ratio", "", *(f"batch {batch}" for batch in BATCHES)]
     report("Latency of the default budgets, DeiT-Tiny", body + table(head, rows), save)
